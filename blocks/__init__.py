@@ -1,0 +1,5 @@
+"""What an operator edits in the Prefect UI. Importing this package registers the block types."""
+
+from blocks.policy import ContainerPolicy
+
+__all__ = ["ContainerPolicy"]

@@ -1,0 +1,77 @@
+"""From a spec to Docker's create arguments: pure, and the whole of what a task can ask of Docker.
+
+The names are docker-py's keyword arguments, which prefect-docker hands on verbatim.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flows.execution import Image
+from flows.spec import LABEL_CACHE, ContainerSpec, Mount
+
+# The first API version (Engine 26) that can mount a folder of a volume by itself.
+SUBPATH_API = (1, 45)
+
+
+def create_arguments(
+    spec: ContainerSpec, image: Image, api_version: tuple[int, ...]
+) -> dict[str, Any]:
+    """Arguments for `create_docker_container`; the image goes by id, so no pull can change it."""
+    arguments: dict[str, Any] = {
+        "image": image.id,
+        "command": list(spec.command),
+        "name": spec.name,
+        "environment": dict(spec.env),
+        "labels": dict(spec.labels),
+        "working_dir": spec.workdir,
+        "mounts": [_mount(spec, mount, api_version) for mount in spec.mounts],
+        # A process of the image's own as pid 1 ignores SIGTERM and leaves its orphans unreaped.
+        "init": True,
+        "privileged": False,
+        "network_mode": "bridge",
+        "security_opt": ["no-new-privileges"] if spec.no_new_privileges else [],
+        "pids_limit": spec.pids_limit,
+    }
+    if spec.cpus is not None:
+        arguments["nano_cpus"] = round(spec.cpus * 10**9)
+    if spec.memory_bytes is not None:
+        # Without a swap limit of the same size, Docker grants as much swap again.
+        arguments |= {"mem_limit": spec.memory_bytes, "memswap_limit": spec.memory_bytes}
+    return arguments
+
+
+def needs_run_volume(mount: Mount, api_version: tuple[int, ...]) -> bool:
+    """Whether this engine can show one folder of a volume only through a volume of its own."""
+    return mount.kind == "volume" and api_version < SUBPATH_API
+
+
+def run_volume_name(spec: ContainerSpec) -> str:
+    """The per-run volume that shows the job's folder on engines without sub-paths."""
+    return f"{spec.name}-workspace"
+
+
+def run_volume_arguments(spec: ContainerSpec, mount: Mount, mountpoint: str) -> dict[str, Any]:
+    """Arguments for the creation of the per-run volume; removing it leaves the data."""
+    device = f"{mountpoint}/{mount.subpath}"
+    return {
+        "name": run_volume_name(spec),
+        "driver": "local",
+        "driver_opts": {"type": "none", "o": "bind", "device": device},
+        "labels": dict(spec.labels),
+    }
+
+
+def cache_volume_arguments(mount: Mount) -> dict[str, Any]:
+    """Arguments for the creation of a cache volume, recognisable later as one of ours."""
+    return {"name": mount.source, "labels": {LABEL_CACHE: "true"}}
+
+
+def _mount(spec: ContainerSpec, mount: Mount, api_version: tuple[int, ...]) -> Mapping[str, object]:
+    if mount.kind == "bind":
+        return {"Type": "bind", "Source": mount.source, "Target": mount.target}
+    plain = {"Type": "volume", "Source": mount.source, "Target": mount.target}
+    if mount.kind == "cache":
+        return plain
+    if needs_run_volume(mount, api_version):
+        return plain | {"Source": run_volume_name(spec)}
+    return plain | {"VolumeOptions": {"Subpath": mount.subpath}}

@@ -1,0 +1,85 @@
+"""Every error this package raises, by who must act.
+
+ContainerTaskError
+├── Rejected                  the submitter: the payload, or a rule of this host, forbids the task
+│   ├── PayloadError          one or more faults in the payload, each with its JSON path
+│   ├── CapabilityMissing     this worker lacks what the task requires
+│   ├── RepositoryRejected    the repository or the ref does not exist, or may not be read
+│   └── WorkdirMissing        the working directory is not in the checkout
+├── WorkspaceError            the operator: the job folder or the clone failed, not the task
+└── EngineError               the operator: Docker, the host or the registry failed, not the task
+    ├── EngineUnavailable     the engine does not answer
+    ├── EngineRefused         the engine understood the request and refused it as it stands
+    ├── ContainerGone         the container was removed from outside
+    └── ImageError            the image cannot be had: missing, denied, unreachable, broken off
+
+A container that exits non-zero is a result (`flows.execution.Outcome`), not an error.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One thing wrong with a payload: where (a JSON path), and what to do about it."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class ContainerTaskError(Exception):
+    """The root of the tree; `str()` is one sentence for a person."""
+
+
+class Rejected(ContainerTaskError):
+    """The task may not run here as it stands; nothing was created for it."""
+
+
+class PayloadError(Rejected):
+    """The payload is not acceptable.
+
+    `faults` holds every fault found, in the order of the payload, at least one.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(map(str, faults)))
+
+
+class CapabilityMissing(Rejected):
+    """This worker's `MOONMIND_WORKER_CAPABILITIES` do not cover what the task requires."""
+
+
+class RepositoryRejected(Rejected):
+    """The repository or the ref is missing or may not be read with the credentials at hand."""
+
+
+class WorkdirMissing(Rejected):
+    """The working directory is to be in the job's folder, and is not there."""
+
+
+class WorkspaceError(ContainerTaskError):
+    """The job folder could not be made, or the repository could not be reached."""
+
+
+class EngineError(ContainerTaskError):
+    """Docker, its host or a registry failed."""
+
+
+class EngineUnavailable(EngineError):
+    """No answer, a broken connection, or a server-side fault."""
+
+
+class EngineRefused(EngineError):
+    """The engine refused the request as it stands, for instance more CPUs than the host has."""
+
+
+class ContainerGone(EngineError):
+    """The container is no longer there, and this runner did not remove it."""
+
+
+class ImageError(EngineError):
+    """The image cannot be had from where the task says."""

@@ -1,0 +1,155 @@
+"""Where a run writes what happened: the container's output, and the journal of the stages.
+
+Container output goes two ways: whole and unchanged to `runner.log`, in readable doses to Prefect.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flows.files import HeldFile
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+# One record for Prefect a second and of this size at most, and this much in all: a task that
+# prints without end costs its server a bounded amount. The file has everything.
+_RECORD_BYTES = 16 * 1024
+_RECORD_SECONDS = 1.0
+_TOTAL_BYTES = 4 * 1024**2
+
+
+class Journal:
+    """`execute.log`: what the stages did, a line each, told to Prefect as well."""
+
+    def __init__(self, path: Path, root: Path, logger: Logger) -> None:
+        self._file = HeldFile(path, root)
+        self._logger = logger
+
+    def say(self, sentence: str) -> None:
+        """Note one sentence, with the time."""
+        self._logger.info(sentence)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._file.write(f"{now} {sentence}\n".encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.settle()
+        self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What became of the output: `bytes` seen in all, `dropped_from_ui` of them not told to
+    Prefect, `error` (one sentence) where `runner.log` is not whole, and the last lines."""
+
+    bytes: int
+    dropped_from_ui: int
+    error: str | None
+    tail: str
+
+
+class RunnerLog:
+    """`runner.log`: a sink for the container's output that also feeds a `Teller`."""
+
+    def __init__(self, path: Path, root: Path, tell: Callable[[str], None]) -> None:
+        self._file = HeldFile(path, root)
+        self._teller = Teller(tell)
+        self._bytes = 0
+        self._error: str | None = None
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes; a full disk is noted and the output still drained."""
+        self._bytes += len(chunk)
+        self._teller.write(chunk)
+        if self._error is None:
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                self._error = f"runner.log is incomplete: {error.strerror}"
+
+    def facts(self) -> LogFacts:
+        """What became of the output; after this, nothing more is told to Prefect."""
+        self._teller.finish()
+        return LogFacts(self._bytes, self._teller.dropped, self._error, self._tail())
+
+    def _tail(self, limit: int = 4096) -> str:
+        text = self._file.tail(limit).decode("utf-8", "replace")
+        return text.partition("\n")[2] or text if self._bytes > limit else text
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._teller.finish()
+        self._file.settle()
+        self._file.close()
+
+
+class Teller:
+    """Passes text on in one record a second, leaving out what nobody could read.
+
+    Each record shows the newest output of its second and counts what it leaves out. After the
+    total is spent only the very end is told, when `finish` is called.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._newest = bytearray()
+        self._left_out = 0
+        self._told = 0
+        self.dropped = 0
+        self._lock = threading.Lock()
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="container output")
+        self._thread.start()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes; never blocks for longer than a copy."""
+        with self._lock:
+            self._newest += chunk
+            surplus = len(self._newest) - _RECORD_BYTES
+            if surplus > _RECORD_BYTES:
+                self._left_out += surplus
+                del self._newest[:surplus]
+
+    def finish(self) -> None:
+        """Tell what is still untold, and stop. Safe to call twice."""
+        self._finished.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._finished.wait(_RECORD_SECONDS):
+            if self._told < _TOTAL_BYTES:
+                self._flush(whole_lines=True)
+        self._flush(whole_lines=False)
+
+    def _flush(self, *, whole_lines: bool) -> None:
+        with self._lock:
+            last_line = self._newest.rfind(b"\n") + 1
+            end = last_line if whole_lines and last_line else len(self._newest)
+            record, left_out = bytes(self._newest[:end]), self._left_out
+            del self._newest[:end]
+            self._left_out = 0
+        if not record:
+            return
+        self._told += len(record)
+        self.dropped += left_out
+        note = f"[{left_out} bytes left out here; runner.log has them]\n" if left_out else ""
+        self._tell(note + record.decode("utf-8", "replace").rstrip("\n"))

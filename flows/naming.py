@@ -1,0 +1,33 @@
+"""The flow run's name: repository, image and command at a glance, for any payload whatever."""
+
+from flows.errors import PayloadError
+from flows.payload import TaskPayload, parse
+from flows.repository import Remote
+from flows.spec import command_summary
+
+_COMMAND_LENGTH = 60
+
+
+def run_name(raw: object) -> str:
+    """A name of one line for the run of `raw`; a payload that is refused still gets one."""
+    try:
+        payload = parse(raw)
+    except PayloadError as error:
+        return f"refused payload: {error.faults[0].path}"
+    container = payload.task.container
+    if container.image is None or container.command is None:
+        return "no container task"
+    command = command_summary(container.command, _COMMAND_LENGTH)
+    return " · ".join([*_repository(payload), _image(container.image), command])
+
+
+def _repository(payload: TaskPayload) -> list[str]:
+    if not payload.repository:
+        return []
+    path = Remote.parse(payload.repository).display.rstrip("/").removesuffix(".git")
+    return ["/".join(path.replace(":", "/").split("/")[-2:])]
+
+
+def _image(image: str) -> str:
+    """Without the registry and the digest, which fill the line and tell little."""
+    return "/".join(image.partition("@")[0].split("/")[-2:])

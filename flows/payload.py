@@ -1,0 +1,255 @@
+"""The queue payload: untrusted JSON in, frozen models and a canonical form out.
+
+`parse` is the only door. It accepts what a queue carries (camelCase, `null` for absent, `"yes"`
+for true), lists every fault at once, and never looks at the host. Unknown keys are refused inside
+`task.container`, where a misspelt limit must not be ignored, and kept everywhere else.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from flows import rules
+from flows.errors import Fault, PayloadError
+from flows.faults import faults_of, json_faults
+
+PullMode = Literal["if-missing", "always", "never"]
+
+
+class _Model(BaseModel):
+    """camelCase outside, snake_case inside, frozen, and `null` means absent."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", alias_generator=to_camel, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}
+
+
+class Resources(_Model):
+    """Hard limits of the container."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpus: Annotated[float, Field(strict=True)] | None = Field(
+        default=None, ge=0.01, le=4096, allow_inf_nan=False, title="CPUs",
+        description="a number above 0, fractions allowed, such as 1.5",
+    )  # fmt: skip
+    memory: Annotated[str, BeforeValidator(rules.memory)] | None = Field(
+        default=None, title="Memory", examples=["512m", "16g"],
+        description="bytes, or a number with a unit, such as 512m or 16g; at least 6m",
+    )  # fmt: skip
+
+
+class CacheVolume(_Model):
+    """A named volume that outlives the run, such as a package cache."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, AfterValidator(rules.volume_name)] = Field(
+        title="Volume name", description="a named volume's name, never a host path"
+    )
+    target: Annotated[str, AfterValidator(rules.mount_target)] = Field(
+        title="Mount point", description="an absolute path inside the container"
+    )
+
+
+class Container(_Model):
+    """The image, the command and their surroundings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: Annotated[bool, BeforeValidator(rules.flag)] = Field(
+        default=False, title="Run in a container", description="true or false"
+    )
+    image: Annotated[str, AfterValidator(rules.image)] | None = Field(
+        default=None, title="Image", examples=["python:3.12-slim"],
+        description="an image name, name[:tag][@sha256:digest]",
+    )  # fmt: skip
+    command: (
+        tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...] | None
+    ) = Field(
+        default=None, min_length=1, title="Command", examples=[["python", "-m", "pytest"]],
+        description='a non-empty array of strings, such as ["bash", "-lc", "make test"]',
+    )  # fmt: skip
+    workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
+        default=None, title="Working directory",
+        description="an absolute path inside the container; <job_id> stands for the run's id",
+    )  # fmt: skip
+    env: dict[
+        Annotated[str, AfterValidator(rules.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(rules.argument)],
+    ] = Field(
+        default_factory=dict, title="Environment",
+        description="an object of string to string",
+    )  # fmt: skip
+    artifacts_subdir: Annotated[str, AfterValidator(rules.subdir)] = Field(
+        default="container", title="Artifacts folder",
+        description="one or more path segments, such as container or reports/unit",
+    )  # fmt: skip
+    timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
+        description="a whole number of seconds from 1 to 2592000",
+    )  # fmt: skip
+    resources: Resources = Field(
+        default_factory=Resources, title="Limits", description="an object with cpus and memory"
+    )
+    pull: PullMode = Field(
+        default="if-missing", title="Pull", description="if-missing, always or never"
+    )
+    cache_volumes: tuple[CacheVolume, ...] = Field(
+        default=(), title="Cache volumes", description="an array of {name, target}"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _env_null_is_absent(cls, data: Any) -> Any:
+        env = data.get("env") if isinstance(data, dict) else None
+        if not isinstance(env, dict):
+            return data
+        return data | {"env": {key: value for key, value in env.items() if value is not None}}
+
+
+class Git(_Model):
+    """Which ref to check out, and which branch a publish would push."""
+
+    starting_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
+        default=None, title="Branch, tag or commit", description="a branch, a tag or a commit"
+    )
+    new_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
+        default=None, title="Branch to push to", description="a branch name"
+    )
+
+
+class Publish(_Model):
+    """What happens to changes in the checkout after the run."""
+
+    mode: Literal["none", "branch", "pr"] = Field(
+        default="none", title="Publish", description="none, branch or pr"
+    )
+
+
+class Skill(_Model):
+    """Carried for agents; only its capabilities matter here."""
+
+    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
+        default=(), title="Required capabilities", description="an array of strings"
+    )
+
+
+class Task(_Model):
+    """What is to be done."""
+
+    container: Container = Field(
+        default_factory=Container, title="Container", description="an object"
+    )
+    instructions: str | None = Field(
+        default=None, title="Instructions", description="a text, shown in the report"
+    )
+    git: Git = Field(default_factory=Git, title="Git", description="an object")
+    publish: Publish = Field(default_factory=Publish, title="Publish", description="an object")
+    skill: Skill | None = Field(default=None, title="Skill", description="an object")
+
+
+class TaskPayload(_Model):
+    """One queue task: the only parameter of the deployment `container-task/docker`."""
+
+    task: Task = Field(default_factory=Task, title="Task", description="an object")
+    repository: Annotated[str, AfterValidator(rules.repository)] | None = Field(
+        default=None, repr=False, title="Repository",
+        description="an https, http, ssh or git URL, or owner/name on GitHub",
+    )  # fmt: skip
+    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
+        default=(), title="Required capabilities", description="an array of strings"
+    )
+    target_runtime: Annotated[str, BeforeValidator(rules.keyword)] | None = Field(
+        default=None, title="Target runtime", description="a string"
+    )
+
+    @model_validator(mode="after")
+    def _derive_capabilities(self) -> Self:
+        """Add what the task needs by its nature; normalising twice adds nothing."""
+        derived = (
+            *self.required_capabilities,
+            *(["docker"] if self.task.container.enabled else []),
+            *(["git"] if self.repository else []),
+            *(["gh"] if self.task.publish.mode == "pr" else []),
+            *([self.target_runtime] if self.target_runtime else []),
+            *(self.task.skill.required_capabilities if self.task.skill else ()),
+        )
+        # The model is frozen for everybody else; here it is still being made.
+        object.__setattr__(self, "required_capabilities", tuple(dict.fromkeys(derived)))
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """The payload as plain JSON values, defaults filled in: `parse(canonical())` equals it."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def parse(raw: object) -> TaskPayload:
+    """Normalise a payload, or raise `PayloadError` with every fault.
+
+    `raw` is whatever JSON (or a caller) gave: nothing but `PayloadError` is ever raised for it.
+    """
+    if isinstance(raw, TaskPayload):
+        return raw
+    if faults := json_faults(raw):
+        raise PayloadError(faults)
+    missing = _missing(raw)
+    try:
+        payload = TaskPayload.model_validate(raw)
+    except ValidationError as error:
+        raise PayloadError(faults_of(error, TaskPayload) + missing) from None
+    if missing:
+        raise PayloadError(missing)
+    return payload
+
+
+def require_runnable(payload: TaskPayload) -> None:
+    """Raise `PayloadError` where a valid payload asks for what this runner does not do."""
+    faults = []
+    if not payload.task.container.enabled:
+        faults.append(
+            Fault(
+                "task.container.enabled",
+                "is not true: this runner runs container tasks only; set it to true and give "
+                "an image and a command, or send the task to another queue",
+            )
+        )
+    if (mode := payload.task.publish.mode) != "none":
+        faults.append(
+            Fault(
+                "task.publish.mode",
+                f"is {mode!r}, which this runner cannot do yet: use 'none' and take the files "
+                "from the run's artifacts",
+            )
+        )
+    if faults:
+        raise PayloadError(faults)
+
+
+def _missing(raw: object) -> list[Fault]:
+    """What an enabled container lacks, found beside pydantic's faults so that all come at once."""
+    task = raw.get("task") if isinstance(raw, dict) else None
+    container = task.get("container") if isinstance(task, dict) else None
+    if not isinstance(container, dict) or not rules.is_true(container.get("enabled")):
+        return []
+    return [
+        Fault(f"task.container.{key}", f"is missing; it takes {field.description}")
+        for key, field in Container.model_fields.items()
+        if key in {"image", "command"} and container.get(key) is None
+    ]

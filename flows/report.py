@@ -1,0 +1,233 @@
+"""How it went, for people and programs: `run.json`, the Markdown report, the state's message.
+
+Pure rendering; nothing here writes or talks to anybody.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from flows.execution import FailureClass, Outcome, OutcomeName
+from flows.files import Entry
+from flows.logs import LogFacts
+from flows.spec import command_summary
+from flows.stages import Executed, Prepared
+
+SCHEMA_VERSION: Literal[1] = 1
+_LISTED_IN_REPORT = 50
+_STATE_NAMES = {
+    OutcomeName.TIMED_OUT: "TimedOut",
+    OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
+    OutcomeName.REJECTED: "Rejected",
+    OutcomeName.IMAGE_ERROR: "ImageError",
+    OutcomeName.INFRASTRUCTURE: "InfrastructureError",
+}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Artifact(_Model):
+    """One thing below `artifacts/`; paths are relative to it."""
+
+    path: str
+    kind: Literal["file", "symlink", "other"]
+    size_bytes: int = Field(ge=0)
+    sha256: str | None = Field(description="null for what is no readable regular file")
+
+
+class Logs(_Model):
+    """What became of the container's output."""
+
+    bytes: int = Field(ge=0, description="stdout and stderr together")
+    complete: bool = Field(description="whether runner.log holds all of them")
+    dropped_from_ui: int = Field(ge=0, description="bytes not sent to the flow run's log")
+
+
+class RunReport(_Model):
+    """`run.json`. Times are RFC 3339 in UTC."""
+
+    schema_version: Literal[1]
+    job_id: str
+    attempt: int = Field(ge=1)
+    repository: str | None
+    commit: str | None
+    instructions: str | None
+    container_name: str
+    image: str
+    image_id: str | None
+    image_digest: str | None
+    command: list[str]
+    command_summary: str
+    pull_mode: Literal["if-missing", "always", "never"]
+    workdir: str
+    artifact_dir: str
+    artifacts_subdir: str
+    timeout_seconds: int
+    timed_out: bool
+    exit_code: int | None
+    oom_killed: bool
+    outcome: OutcomeName
+    failure_class: FailureClass | None
+    error: str | None
+    cleanup_error: str | None
+    started_at: datetime = Field(description="when the execute stage started")
+    finished_at: datetime = Field(description="when the execute stage finished")
+    duration_seconds: float = Field(ge=0)
+    container_started_at: datetime | None
+    container_finished_at: datetime | None
+    worker: str
+    logs: Logs
+    artifacts: list[Artifact]
+
+    def as_json(self) -> str:
+        """The text of the file."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> RunReport:
+    """Put the facts of one attempt together."""
+    spec, outcome, log = prepared.spec, executed.outcome, executed.log
+    duration = (executed.finished_at - executed.started_at).total_seconds()
+    return RunReport(
+        schema_version=SCHEMA_VERSION,
+        job_id=spec.job_id,
+        attempt=spec.attempt,
+        repository=prepared.repository,
+        commit=prepared.commit,
+        instructions=prepared.instructions,
+        container_name=spec.name,
+        image=spec.image,
+        image_id=outcome.image.id if outcome.image else None,
+        image_digest=(outcome.image.digest or None) if outcome.image else None,
+        command=list(spec.command),
+        command_summary=command_summary(spec.command),
+        pull_mode=spec.pull,
+        workdir=spec.workdir,
+        artifact_dir=spec.artifact_dir,
+        artifacts_subdir=spec.artifacts_subdir,
+        timeout_seconds=spec.timeout_seconds,
+        timed_out=outcome.timed_out,
+        exit_code=outcome.exit_code,
+        oom_killed=outcome.oom_killed,
+        outcome=outcome.name,
+        failure_class=outcome.failure_class,
+        error=outcome.error,
+        cleanup_error=outcome.cleanup_error,
+        started_at=executed.started_at,
+        finished_at=executed.finished_at,
+        duration_seconds=round(duration, 3),
+        container_started_at=outcome.started_at,
+        container_finished_at=outcome.finished_at,
+        worker=spec.worker,
+        logs=Logs(bytes=log.bytes, complete=log.error is None, dropped_from_ui=log.dropped_from_ui),
+        artifacts=[Artifact(**asdict(entry)) for entry in entries],
+    )
+
+
+def state_name(outcome: Outcome) -> str | None:
+    """The name of the flow run's final state, where it is not its type's own."""
+    return _STATE_NAMES.get(outcome.name)
+
+
+def stage_name(outcome: Outcome) -> str:
+    """The name of the state of the stage that ended the run's work."""
+    exited = "Failed" if outcome.exit_code is None else f"Exited {outcome.exit_code}"
+    return state_name(outcome) or exited
+
+
+def state_message(outcome: Outcome, log: LogFacts | None = None) -> str:
+    """What a person reads first: how it ended, and what to do next."""
+    if outcome.name is OutcomeName.SUCCEEDED:
+        return "exited 0"
+    message = outcome.error or str(outcome.name)
+    last = _last_line(log.tail) if log else ""
+    return f"{message}. Its last line: {last}" if last else message
+
+
+def markdown(report: RunReport, log: LogFacts) -> str:
+    """The report of a run that reached the execute stage."""
+    facts = [
+        ("Image", _code(report.image)),
+        ("Digest", _code(report.image_digest or report.image_id or "none")),
+        ("Command", _code(report.command_summary)),
+        ("Working directory", _code(report.workdir)),
+        ("Repository", _code(report.repository) if report.repository else "none"),
+        ("Commit", _code(report.commit) if report.commit else "none"),
+        ("Exit code", str(report.exit_code) if report.exit_code is not None else "none"),
+        ("Duration", f"{report.duration_seconds:.1f} s of at most {report.timeout_seconds} s"),
+        ("Worker", _code(report.worker)),
+        ("Container", _code(report.container_name)),
+    ]
+    parts = [
+        f"# {report.outcome}",
+        *(_escape(text) for text in (report.error, report.cleanup_error, log.error) if text),
+        *([f"> {_escape(report.instructions)}"] if report.instructions else []),
+        _table(("", ""), facts),
+        "## Last lines",
+        _fence(log.tail.rstrip("\n") or "(no output)"),
+        f"## Files ({len(report.artifacts)})",
+        _files(report.artifacts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rejection_markdown(outcome: Outcome) -> str:
+    """The report of a run that ended before the execute stage."""
+    sentences = (outcome.error or "").split("; ")
+    return f"# {outcome.name}\n\n" + "\n".join(f"- {_escape(line)}" for line in sentences) + "\n"
+
+
+def metadata_table(report: RunReport) -> list[dict[str, str]]:
+    """`run.json` without its lists, a row a key."""
+    plain = report.model_dump(mode="json", by_alias=True, exclude={"artifacts", "logs", "command"})
+    return [
+        {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
+    ]
+
+
+def _files(artifacts: Sequence[Artifact]) -> str:
+    if not artifacts:
+        return "None."
+    shown = artifacts[:_LISTED_IN_REPORT]
+    rows = [
+        (_code(item.path), str(item.size_bytes), _code(item.sha256[:12]) if item.sha256 else "")
+        for item in shown
+    ]
+    more = len(artifacts) - len(shown)
+    note = f"\n\nand {more} more: all are in `run.json`" if more else ""
+    return _table(("Path", "Bytes", "sha256"), rows) + note
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    clean = text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
+    return f"`{clean}`"
+
+
+def _escape(text: str) -> str:
+    flat = " ".join(text.split())
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in flat)
+
+
+def _fence(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

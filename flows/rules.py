@@ -1,0 +1,190 @@
+"""The value rules of a payload: each returns the value in canonical form, or raises ValueError.
+
+The message of the error completes the sentence "<JSON path> …".
+Sources: the image grammar is distribution's `reference`, volume names are Docker's restricted
+names, refs follow git-check-ref-format(1), an argument's length is Linux's MAX_ARG_STRLEN.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+JOB_ROOT = "/work/agent_jobs"
+RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
+JOB_ID_PLACEHOLDER = "<job_id>"
+RUN_VOLUME_PREFIX = "mm-task-"
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+_IMAGE = re.compile(
+    rf"(?:{_HOST}(?::\d{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",
+    re.ASCII,
+)
+_IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
+_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MEMORY = re.compile(r"(\d{1,19})\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+")
+_SCP_LIKE = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+")
+_HOST_NAME = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9.:\]_-]*")
+_REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
+
+_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_MIN_MEMORY = 6 * 1024**2
+_MAX_ARGUMENT_BYTES = 128 * 1024 - 1
+_TRUE = {"true", "yes", "on", "y", "t", "1"}
+_FALSE = {"false", "no", "off", "n", "f", "0"}
+
+
+def flag(value: object) -> bool:
+    """true, false, and what canonical payloads write for them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | str):
+        word = str(value).strip().lower()
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+    raise ValueError(f"is {_short(value)}, neither true nor false")
+
+
+def is_true(value: object) -> bool:
+    """Whether `flag` would accept `value` as true."""
+    try:
+        return flag(value)
+    except ValueError:
+        return False
+
+
+def keyword(value: object) -> str:
+    """A word compared without regard to case."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"is {_short(value)}, not a word")
+    return value.strip().lower()
+
+
+def capabilities(value: object) -> tuple[str, ...]:
+    """Lower-cased, deduplicated, in the order given."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("is not an array of strings")
+    return tuple(dict.fromkeys(keyword(item) for item in value))
+
+
+def image(value: str) -> str:
+    if len(value) > 500 or not _IMAGE.fullmatch(value):
+        raise ValueError(f"is {_short(value)}, not an image name")
+    if _IMAGE_ID.fullmatch(value):
+        raise ValueError("is an image id, which a registry cannot serve")
+    return value
+
+
+def argument(value: str) -> str:
+    """What execve(2) can carry: no NUL, and below the kernel's length for one argument."""
+    if "\0" in value:
+        raise ValueError("has a NUL character, which no process can receive")
+    if len(value.encode()) > _MAX_ARGUMENT_BYTES:
+        raise ValueError(
+            f"has more than {_MAX_ARGUMENT_BYTES} bytes, the most that Linux passes to a process"
+        )
+    return value
+
+
+def env_name(value: str) -> str:
+    if value in RESERVED_ENV:
+        raise ValueError("is reserved: the runner sets " + ", ".join(RESERVED_ENV) + " itself")
+    if not value or re.search(r"[=\0\s]", value):
+        raise ValueError("is not a name for an environment variable: no '=', no white space")
+    return value
+
+
+def memory(value: object) -> str:
+    """Canonical: a whole number with at most one unit letter, as Docker writes it."""
+    text = str(value).strip() if isinstance(value, int | str) and value is not True else ""
+    found = _MEMORY.fullmatch(text)
+    if not found:
+        raise ValueError(f"is {_short(value)}, not an amount of memory")
+    number, unit = int(found[1]), found[2].lower()
+    size = number * _UNITS[unit]
+    if not _MIN_MEMORY <= size < 2**63:
+        raise ValueError(f"is {_short(value)}, outside what Docker can set")
+    return f"{number}{'' if unit == 'b' else unit}"
+
+
+def memory_bytes(value: str) -> int:
+    """Bytes of a canonical amount."""
+    number, unit = value.rstrip("kmgt"), value.lstrip("0123456789")
+    return int(number) * _UNITS[unit]
+
+
+def absolute_path(value: str) -> str:
+    if not value.startswith("/") or ".." in value.split("/") or _has_control(value):
+        raise ValueError(f"is {_short(value)}, not an absolute path without '..'")
+    return "/" + str(PurePosixPath(value)).lstrip("/")
+
+
+def mount_target(value: str) -> str:
+    path = absolute_path(value)
+    if ":" in path:
+        raise ValueError(f"is {_short(value)}: a mount point may not contain ':'")
+    for taken in (JOB_ROOT, "/proc", "/sys", "/dev"):
+        if _overlap(path, taken):
+            raise ValueError(f"is {_short(value)}, which would cover or lie below {taken}")
+    return path
+
+
+def volume_name(value: str) -> str:
+    if not _VOLUME.fullmatch(value):
+        raise ValueError(
+            f"is {_short(value)}, not a volume name: letters, digits, '_', '.' and '-', "
+            "two or more, beginning with a letter or digit"
+        )
+    if value.startswith(RUN_VOLUME_PREFIX):
+        raise ValueError(f"begins with {RUN_VOLUME_PREFIX!r}, which is kept for the runner's own")
+    return value
+
+
+def subdir(value: str) -> str:
+    segments = value.split("/")
+    if len(segments) > 8 or not all(map(_SEGMENT.fullmatch, segments)):
+        raise ValueError(f"is {_short(value)}, not a relative path of plain segments")
+    return value
+
+
+def git_ref(value: str) -> str:
+    odd = value.startswith(("-", "/", ".")) or value.endswith(("/", ".", ".lock"))
+    if odd or len(value) > 250 or ".." in value or "@{" in value or not _REF.fullmatch(value):
+        raise ValueError(f"is {_short(value)}, not a name that git accepts for a ref")
+    return value
+
+
+def repository(value: str) -> str:
+    """A URL git can clone over the network; never a path of the worker's machine."""
+    if _SHORT_REPOSITORY.fullmatch(value) or _SCP_LIKE.fullmatch(value):
+        return value
+    try:
+        url = urlsplit(value)
+        named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and (url.port or 1) > 0
+    except ValueError:
+        named = False
+    if not named or url.scheme not in {"https", "http", "ssh", "git"} or _has_control(value):
+        raise ValueError("is neither a git URL nor owner/name")
+    return value
+
+
+def _overlap(one: str, other: str) -> bool:
+    first, second = PurePosixPath(one), PurePosixPath(other)
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
+def _has_control(value: str) -> bool:
+    return any(ord(char) < 0x20 or ord(char) == 0x7F for char in value)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping | list | tuple):
+        return "an object" if isinstance(value, Mapping) else "an array"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

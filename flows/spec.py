@@ -1,0 +1,195 @@
+"""What will run, decided once: `compile_spec` turns a payload into a frozen `ContainerSpec`.
+
+Pure and standard library only: no clock, no host, no Docker. The spec prints as JSON, so what a
+task would do can be read and tested without doing it. It holds no secret.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.repository import Remote
+from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
+
+if TYPE_CHECKING:
+    from blocks.policy import ContainerPolicy
+    from flows.payload import Container, TaskPayload
+
+# What may lie between the compilation of a spec and its container's start (a slow pull), and
+# between the container's end and its removal. Past it, whatever is left is nobody's.
+EXPIRY_SLACK_SECONDS = 3 * 3600
+
+LABEL_JOB_ID = "moonmind.job_id"
+LABEL_EXPIRES_AT = "moonmind.expires_at"
+LABEL_SPEC = "moonmind.spec_sha256"
+LABEL_CACHE = "moonmind.cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at one flow run: whose container it is, and when the spec was made."""
+
+    job_id: str
+    attempt: int
+    worker: str
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What the container sees at `target`.
+
+    `kind` is `bind` (`source` is a path on the engine's host, always the job's own folder),
+    `volume` (the folder `subpath` of the named volume `source`), or `cache` (the whole named
+    volume `source`).
+    """
+
+    kind: Literal["bind", "volume", "cache"]
+    source: str
+    target: str
+    subpath: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """Everything about one container, named and labelled before it exists."""
+
+    job_id: str
+    attempt: int
+    name: str
+    image: str
+    pull: Literal["if-missing", "always", "never"]
+    command: tuple[str, ...]
+    workdir: str
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    artifacts_subdir: str
+    timeout_seconds: int
+    stop_grace_seconds: int
+    cpus: float | None
+    memory_bytes: int | None
+    pids_limit: int
+    no_new_privileges: bool
+    allowed_volumes: tuple[str, ...]
+    labels: Mapping[str, str]
+
+    @property
+    def artifact_dir(self) -> str:
+        """The container's `ARTIFACT_DIR`."""
+        return self.env["ARTIFACT_DIR"]
+
+    @property
+    def worker(self) -> str:
+        """The host that runs it."""
+        return self.labels["moonmind.worker"]
+
+    @property
+    def workdir_is_mounted(self) -> bool:
+        """Whether `workdir` lies in a mount, where the image has no say about it."""
+        path = PurePosixPath(self.workdir)
+        return any(path.is_relative_to(mount.target) for mount in self.mounts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+def compile_spec(
+    payload: "TaskPayload",
+    policy: "ContainerPolicy",
+    mount: Mount,
+    run: Run,
+    *,
+    default_timeout_seconds: int,
+) -> ContainerSpec:
+    """Decide everything about the container of one attempt.
+
+    `mount` shows the job's folder, and no other, to the container.
+    """
+    container = payload.task.container
+    if container.image is None or container.command is None:
+        raise ValueError("only a payload with an enabled container compiles")
+    job_dir = f"{JOB_ROOT}/{run.job_id}"
+    timeout = container.timeout_seconds or default_timeout_seconds
+    repository = Remote.parse(payload.repository).display if payload.repository else ""
+    memory = container.resources.memory
+    decided: dict[str, Any] = {
+        "job_id": run.job_id,
+        "image": container.image,
+        "pull": container.pull,
+        "command": container.command,
+        "workdir": _workdir(container, job_dir, run.job_id),
+        "env": {
+            **container.env,
+            "JOB_ID": run.job_id,
+            "REPOSITORY": repository,
+            "ARTIFACT_DIR": f"{job_dir}/artifacts/{container.artifacts_subdir}",
+        },
+        "mounts": (
+            mount,
+            *(Mount("cache", volume.name, volume.target) for volume in container.cache_volumes),
+        ),
+        "artifacts_subdir": container.artifacts_subdir,
+        "timeout_seconds": timeout,
+        "stop_grace_seconds": policy.stop_grace_seconds,
+        "cpus": container.resources.cpus,
+        "memory_bytes": memory_bytes(memory) if memory else None,
+        "pids_limit": policy.pids_limit,
+        "no_new_privileges": policy.no_new_privileges,
+        "allowed_volumes": tuple(policy.allowed_volumes),
+    }
+    return ContainerSpec(
+        **decided,
+        attempt=run.attempt,
+        name=container_name(run),
+        labels={
+            LABEL_JOB_ID: run.job_id,
+            "moonmind.repository": repository,
+            "moonmind.runtime": "container",
+            "moonmind.attempt": str(run.attempt),
+            "moonmind.worker": run.worker,
+            "moonmind.created_at": run.now.isoformat(),
+            LABEL_EXPIRES_AT: _expiry(run.now, timeout, policy.stop_grace_seconds).isoformat(),
+            LABEL_SPEC: _fingerprint(decided),
+        },
+    )
+
+
+def container_name(run: Run) -> str:
+    """The one name of an attempt's container, known before it exists."""
+    return f"mm-task-{run.job_id}-{run.attempt}"
+
+
+def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
+    """The command on one line, quoted as a shell would need it, cut at `limit` characters."""
+    line = " ".join(shlex.join(command).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def is_expired(labels: Mapping[str, str], now: datetime) -> bool:
+    """Whether an object with these labels has outlived its run; unreadable labels never have."""
+    try:
+        return now > datetime.fromisoformat(labels[LABEL_EXPIRES_AT])
+    except (KeyError, ValueError, TypeError):
+        return False
+
+
+def _workdir(container: "Container", job_dir: str, job_id: str) -> str:
+    if container.workdir is None:
+        return f"{job_dir}/repo"
+    return container.workdir.replace(JOB_ID_PLACEHOLDER, job_id)
+
+
+def _expiry(now: datetime, timeout_seconds: int, grace_seconds: int) -> datetime:
+    return now + timedelta(seconds=timeout_seconds + grace_seconds + EXPIRY_SLACK_SECONDS)
+
+
+def _fingerprint(decided: dict[str, Any]) -> str:
+    """The same for every attempt at the same task: a running container can be recognised."""
+    plain = decided | {"mounts": [asdict(mount) for mount in decided["mounts"]]}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,42 @@
+"""Blocking calls off the event loop, in threads that never hold the process back."""
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a daemon thread of its own and return its result.
+
+    Unlike an executor's thread it may block for the length of a task without using up a pool,
+    and a cancelled caller leaves it behind without the loop waiting for it at its end.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def deliver(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = context.run(function)
+        except BaseException as raised:  # noqa: BLE001 - handed to the caller, whatever it is
+            error = raised
+        # A closed loop means that nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(deliver, result, error)
+
+    threading.Thread(target=work, daemon=True, name=f"container-task {function!r:.60}").start()
+    return await future

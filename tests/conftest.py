@@ -1,0 +1,59 @@
+"""What tests share: a Docker Engine or a reason to skip, a Prefect API, a folder for jobs."""
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+from prefect.testing.utilities import prefect_test_harness
+
+from tests.runs import Runner
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def _docker_answers() -> bool:
+    try:
+        command = ["docker", "version", "--format", "{{.Server.Version}}"]
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if IN_CI or _docker_answers():
+        return
+    skip = pytest.mark.skip(reason="no Docker Engine answers: start one, or run scripts/test")
+    for item in items:
+        if item.get_closest_marker("docker"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`MOONMIND_WORKDIR` of this test process."""
+    folder = tmp_path_factory.mktemp("agent_jobs")
+    os.environ["MOONMIND_WORKDIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[None]:
+    """A Prefect API with an empty database, for flows run in this process."""
+    with prefect_test_harness():
+        yield
+
+
+@pytest.fixture
+def runner(prefect_api: None, jobs_folder: Path) -> Runner:
+    """Runs the flow in this process and finds what it left."""
+    return Runner(jobs_folder)
+
+
+@pytest.fixture
+async def outside_a_run() -> AsyncIterator[None]:
+    """prefect-docker's functions log to the run they are in; there is none."""
+    with disable_run_logger():
+        yield

@@ -1,0 +1,236 @@
+"""A Prefect server, the deployment and a worker as processes of this checkout, on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+POOL = "container-tasks"
+DEPLOYMENT = "container-task/docker"
+_START_SECONDS = 90.0
+_STOP_SECONDS = 30.0
+
+
+class StackError(Exception):
+    """A process did not come up; the message names its log."""
+
+
+class Stack:
+    """One server and one worker with their files below `home`.
+
+    Everything that it starts is in a process group of its own and ended by `stop`.
+    """
+
+    def __init__(self, home: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self.port = port
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {
+            # Keys of the caller's shell would send the pieces to another server or profile.
+            **{key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")},
+            "PREFECT_HOME": str(home / "prefect"),
+            "PREFECT_API_URL": f"{self.address}/api",
+            "PREFECT_UI_URL": self.address,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "NO_COLOR": "1",
+            "MOONMIND_WORKDIR": str(home / "agent_jobs"),
+            **(settings or {}),
+        }
+
+    @property
+    def address(self) -> str:
+        """Of the UI; the API is below it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def jobs(self) -> Path:
+        """`MOONMIND_WORKDIR` of the worker."""
+        return Path(self.environment["MOONMIND_WORKDIR"])
+
+    def start(self) -> None:
+        """Bring up the server, register pool and deployment, bring up the worker."""
+        self.start_server()
+        self.create_pool()
+        self.start_worker()
+        self.deploy()
+
+    def start_server(self) -> None:
+        """Start the server and wait until it is healthy."""
+        words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        self._start("server", words)
+        self._await("server", self.is_healthy)
+
+    def start_worker(self, pool: str = POOL, kind: str = "process") -> None:
+        """Start a worker and wait until the server has heard from it."""
+        known = {worker["name"]: worker["last_heartbeat_time"] for worker in self._workers(pool)}
+        self._start("worker", ["worker", "start", "--pool", pool, "--type", kind])
+        self._await(
+            "worker",
+            lambda: any(
+                known.get(worker["name"]) != worker["last_heartbeat_time"]
+                for worker in self._workers(pool)
+            ),
+        )
+
+    def create_pool(self, pool: str = POOL, kind: str = "process") -> None:
+        """Create the work pool if it is not there."""
+        template: dict[str, Any] = {}
+        answer = self.api("POST", "/work_pools/", name=pool, type=kind, base_job_template=template)
+        if answer.status_code not in (201, 409):
+            answer.raise_for_status()
+
+    def deploy(self) -> None:
+        """Register what prefect.yaml says."""
+        self.prefect("--no-prompt", "deploy", "--all", cwd=ROOT)
+
+    def submit(self, payload: object, *words: str) -> str:
+        """Submit one payload with `prefect deployment run`; return the flow run's id."""
+        text = self.prefect(
+            "deployment", "run", DEPLOYMENT, "--param", f"payload={json.dumps(payload)}", *words
+        )
+        return flow_run_id(text)
+
+    def flow_run(self, run_id: str) -> dict[str, Any]:
+        """The flow run as the API tells it."""
+        answer = self.api("GET", f"/flow_runs/{run_id}")
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def await_final(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
+        """Wait until the flow run is over; raise `StackError` when it takes too long."""
+        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found = self.flow_run(run_id)
+            if found["state_type"] in final:
+                return found
+            time.sleep(0.2)
+        raise StackError(f"flow run {run_id} is still {found['state_name']} after {seconds} s")
+
+    def api(self, method: str, path: str, **body: object) -> httpx.Response:
+        """One request to the API."""
+        url = f"{self.address}/api{path}"
+        return httpx.request(method, url, json=body or None, timeout=30)
+
+    def prefect(self, *words: str, cwd: Path | None = None) -> str:
+        """Run the prefect command against this server; raise `StackError` with what it said."""
+        done = subprocess.run(
+            [_prefect(), *words],
+            env=self.environment,
+            cwd=cwd or self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StackError(f"prefect {words[0]} failed: {(done.stdout + done.stderr).strip()}")
+        return done.stdout
+
+    def is_healthy(self) -> bool:
+        """Whether the server answers."""
+        with suppress(httpx.HTTPError):
+            return self.api("GET", "/health").status_code == 200
+        return False
+
+    def log(self, name: str) -> Path:
+        """Where the process `name` writes."""
+        return self.home / f"{name}.log"
+
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """A process that this object started."""
+        return self._processes[name]
+
+    def stop(self, name: str | None = None) -> None:
+        """End the named process, or all, last started first."""
+        for each in [name] if name else list(reversed(self._processes)):
+            process = self._processes.pop(each)
+            end_group(process.pid, process.wait)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self, name: str, words: list[str]) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self.log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [_prefect(), *words],
+                env=self.environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _await(self, name: str, is_up: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_up():
+            if self._processes[name].poll() is not None or time.monotonic() > deadline:
+                tail = self.log(name).read_text(errors="replace")[-2000:]
+                raise StackError(f"the {name} did not start; {self.log(name)} ends:\n{tail}")
+            time.sleep(0.1)
+
+    def _workers(self, pool: str) -> list[dict[str, Any]]:
+        answer = self.api("POST", f"/work_pools/{pool}/workers/filter", limit=50)
+        return list(answer.json()) if answer.status_code == 200 else []
+
+
+def flow_run_id(text: str) -> str:
+    """The id that `prefect deployment run` printed."""
+    for line in text.splitlines():
+        _, found, run_id = line.partition("UUID: ")
+        if found:
+            return run_id.strip()
+    raise StackError(f"prefect deployment run printed no flow run id: {text}")
+
+
+def end_group(pid: int, wait: Callable[[float], object]) -> None:
+    """SIGTERM to a process group that we started, SIGKILL when it does not end."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(pid, number)
+        with suppress(subprocess.TimeoutExpired, TimeoutError):
+            wait(_STOP_SECONDS)
+            return
+
+
+def free_port(preferred: int = 0) -> int:
+    """`preferred` if nobody listens there, else one that the system chooses."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise StackError("no free port on 127.0.0.1")
+
+
+def follow(path: Path, start: int, is_over: Callable[[], bool]) -> Iterator[str]:
+    """Lines of `path` from the offset `start` on, until `is_over` and nothing is left."""
+    with path.open(errors="replace") as file:
+        file.seek(start)
+        while True:
+            over = is_over()
+            for line in file:
+                yield line.rstrip("\n")
+            if over:
+                return
+            time.sleep(0.1)
+
+
+def _prefect() -> str:
+    return str(Path(sys.executable).with_name("prefect"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from flows.errors import Fault
 MAX_PAYLOAD_BYTES = 512 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
+MAX_FAULTS = 50
 
 # Prefect reads these keys as instructions wherever they stand in a parameter.
 _PREFECT_KEYS = ("$ref", "__prefect_kind")
@@ -33,6 +35,8 @@ _MESSAGES = {
     "less_than_equal": "is too large",
     "literal_error": "is not one of the words known here",
 }
+# Other keys could be read as more of the path, or would garble the line that shows it.
+_PLAIN_KEY = re.compile(r"[\w$-]{1,80}")
 _MAKE_SMALLER = "put large inputs into the repository or a cache volume"
 
 
@@ -45,6 +49,8 @@ def json_faults(raw: object) -> list[Fault]:
         faults += _value_faults(path, value)
         if count > MAX_VALUES:
             return [Fault("payload", f"has more than {MAX_VALUES} values; {_MAKE_SMALLER}")]
+        if len(faults) > MAX_FAULTS:
+            return _limited(faults)
     if faults:
         return faults
     size = len(json.dumps(raw).encode())
@@ -60,8 +66,16 @@ def json_faults(raw: object) -> list[Fault]:
 
 def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
     """Translate pydantic's errors for `model`, each with what the place would accept."""
-    found = (_fault(model, item["loc"], item) for item in error.errors(include_url=False))
-    return list(dict.fromkeys(found))
+    items = error.errors(include_url=False, include_input=False)
+    found = (_fault(model, item["loc"], item) for item in items[: MAX_FAULTS + 1])
+    return _limited(list(dict.fromkeys(found)))
+
+
+def _limited(faults: list[Fault]) -> list[Fault]:
+    """Every fault, unless they are so many that nobody would read them."""
+    if len(faults) <= MAX_FAULTS:
+        return faults
+    return [*faults[:MAX_FAULTS], Fault("payload", "has more faults; these are the first")]
 
 
 def _fault(model: type[BaseModel], loc: tuple[int | str, ...], item: Any) -> Fault:
@@ -88,7 +102,7 @@ def _resolve(
             continue
         if part == "[key]":
             continue
-        path += f".{part}" if path else part
+        path = _join(path, part)
         if inside is not None:
             owner = inside
             field = _by_alias(owner).get(part)
@@ -116,20 +130,26 @@ def _unknown_key(key: str, owner: type[BaseModel]) -> str:
 
 def _walk(root: object) -> Iterator[tuple[str, object]]:
     """Every value with its path, without recursion: depth is the sender's choice."""
-    stack: list[tuple[str, object, int]] = [("", root, 0)]
+    yield "", root
+    stack = [_children("", root)]
     while stack:
-        path, value, depth = stack.pop()
+        path, value = next(stack[-1], (None, None))
+        if path is None:
+            stack.pop()
+            continue
         yield path, value
-        if depth >= MAX_DEPTH and isinstance(value, dict | list) and value:
+        if len(stack) < MAX_DEPTH:
+            stack.append(_children(path, value))
+        elif isinstance(value, dict | list) and value:
             yield path, _TooDeep()
-            continue
-        if isinstance(value, dict):
-            children = [(_join(path, key), item, depth + 1) for key, item in value.items()]
-        elif isinstance(value, list):
-            children = [(f"{path}[{i}]", item, depth + 1) for i, item in enumerate(value)]
-        else:
-            continue
-        stack.extend(reversed(children))
+
+
+def _children(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        return ((_join(path, key), item) for key, item in value.items())
+    if isinstance(value, list):
+        return ((f"{path}[{i}]", item) for i, item in enumerate(value))
+    return iter(())
 
 
 class _TooDeep:
@@ -168,7 +188,9 @@ def _not_json(value: object) -> str | None:
 
 
 def _join(path: str, key: object) -> str:
-    name = str(key).encode("utf-8", "replace").decode()[:80]
+    name = key if isinstance(key, str) else type(key).__name__
+    if not _PLAIN_KEY.fullmatch(name):
+        return f"{path}[{json.dumps(name[:80])}]"
     return f"{path}.{name}" if path else name
 
 

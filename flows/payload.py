@@ -5,6 +5,7 @@ for true), lists every fault at once, and never looks at the host. Unknown keys 
 `task.container`, where a misspelt limit must not be ignored, and kept everywhere else.
 """
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -47,7 +48,7 @@ class Resources(_Model):
 
     cpus: Annotated[float, Field(strict=True)] | None = Field(
         default=None, ge=0.01, le=4096, allow_inf_nan=False, title="CPUs",
-        description="a number above 0, fractions allowed, such as 1.5",
+        description="a number of at least 0.01, such as 1.5",
     )  # fmt: skip
     memory: Annotated[str, BeforeValidator(rules.memory)] | None = Field(
         default=None, title="Memory", examples=["512m", "16g"],
@@ -66,6 +67,13 @@ class CacheVolume(_Model):
     target: Annotated[str, AfterValidator(rules.mount_target)] = Field(
         title="Mount point", description="an absolute path inside the container"
     )
+
+
+def _distinct_targets(volumes: tuple[CacheVolume, ...]) -> tuple[CacheVolume, ...]:
+    for target, count in Counter(volume.target for volume in volumes).items():
+        if count > 1:
+            raise ValueError(f"mounts more than one volume at {target}")
+    return volumes
 
 
 class Container(_Model):
@@ -111,7 +119,7 @@ class Container(_Model):
     pull: PullMode = Field(
         default="if-missing", title="Pull", description="if-missing, always or never"
     )
-    cache_volumes: tuple[CacheVolume, ...] = Field(
+    cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
         default=(), title="Cache volumes", description="an array of {name, target}"
     )
 
@@ -157,7 +165,7 @@ class Task(_Model):
     container: Container = Field(
         default_factory=Container, title="Container", description="an object"
     )
-    instructions: str | None = Field(
+    instructions: Annotated[str, AfterValidator(rules.text)] | None = Field(
         default=None, title="Instructions", description="a text, shown in the report"
     )
     git: Git = Field(default_factory=Git, title="Git", description="an object")

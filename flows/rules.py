@@ -27,13 +27,14 @@ _IMAGE = re.compile(
 _IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_MEMORY = re.compile(r"(\d{1,19})\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
-_SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9_.-]+")
-_SCP_LIKE = re.compile(r"[A-Za-z0-9_.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+")
-_HOST_NAME = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9.:\]_-]*")
+_MEMORY = re.compile(r"(\d{1,19})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
+_SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
+_SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+", re.ASCII)
+_HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
+_NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 
-_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _MIN_MEMORY = 6 * 1024**2
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
@@ -61,7 +62,7 @@ def is_true(value: object) -> bool:
 
 def keyword(value: object) -> str:
     """A word compared without regard to case."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or _has_control(value):
         raise ValueError(f"is {_short(value)}, not a word")
     return value.strip().lower()
 
@@ -92,6 +93,13 @@ def argument(value: str) -> str:
     return value
 
 
+def text(value: str) -> str:
+    """What a database can keep."""
+    if "\0" in value:
+        raise ValueError("has a NUL character")
+    return value
+
+
 def env_name(value: str) -> str:
     if value in RESERVED_ENV:
         raise ValueError("is reserved: the runner sets " + ", ".join(RESERVED_ENV) + " itself")
@@ -106,11 +114,11 @@ def memory(value: object) -> str:
     found = _MEMORY.fullmatch(text)
     if not found:
         raise ValueError(f"is {_short(value)}, not an amount of memory")
-    number, unit = int(found[1]), found[2].lower()
+    number, unit = int(found[1]), (found[2] or "").lower()
     size = number * _UNITS[unit]
     if not _MIN_MEMORY <= size < 2**63:
         raise ValueError(f"is {_short(value)}, outside what Docker can set")
-    return f"{number}{'' if unit == 'b' else unit}"
+    return f"{number}{unit}"
 
 
 def memory_bytes(value: str) -> int:
@@ -150,11 +158,15 @@ def subdir(value: str) -> str:
     segments = value.split("/")
     if len(segments) > 8 or not all(map(_SEGMENT.fullmatch, segments)):
         raise ValueError(f"is {_short(value)}, not a relative path of plain segments")
+    if segments[:2] == ["logs", "execute.log"]:
+        raise ValueError(f"is {_short(value)}, where the runner writes a log of its own")
     return value
 
 
 def git_ref(value: str) -> str:
-    odd = value.startswith(("-", "/", ".")) or value.endswith(("/", ".", ".lock"))
+    # git takes a leading '-' for an option and a leading '+' for "force".
+    odd = value.startswith(("-", "+")) or value.endswith(".") or value == "@"
+    odd |= any(not part or part[0] == "." or part.endswith(".lock") for part in value.split("/"))
     if odd or len(value) > 250 or ".." in value or "@{" in value or not _REF.fullmatch(value):
         raise ValueError(f"is {_short(value)}, not a name that git accepts for a ref")
     return value
@@ -166,10 +178,12 @@ def repository(value: str) -> str:
         return value
     try:
         url = urlsplit(value)
-        named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and (url.port or 1) > 0
+        named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and url.port != 0
+        # ssh would take such a user for an option.
+        named &= not (url.username or "").startswith("-")
     except ValueError:
         named = False
-    if not named or url.scheme not in {"https", "http", "ssh", "git"} or _has_control(value):
+    if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):
         raise ValueError("is neither a git URL nor owner/name")
     return value
 

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
+from uuid import uuid4
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the artifacts folder; `sha256` is None for everything but a regular file."""
+    """One thing in the artifacts folder; `sha256` is None for everything but a readable file."""
 
     path: str
     kind: Literal["file", "symlink", "other"]
@@ -25,11 +26,20 @@ class Entry:
 
 
 def listing(root: Path) -> Iterator[Entry]:
-    """Every file, link and special file below `root`, sorted by path within each folder."""
+    """Every file, link and special file below `root`, sorted by path within each folder.
+
+    A folder is listed only where its inside cannot be: forbidden to this process, or so deep
+    that its path is longer than the system takes.
+    """
     pending = [root]
     while pending:
-        with os.scandir(pending.pop()) as scan:
-            children = sorted(scan, key=lambda child: child.name)
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as scan:
+                children = sorted(scan, key=lambda child: child.name)
+        except OSError:
+            yield _unseen(root, folder)
+            continue
         for child in children:
             if child.is_dir(follow_symlinks=False):
                 pending.append(Path(child.path))
@@ -48,8 +58,7 @@ class HeldFile:
         self._path = path
         self._root = root
         _make_way(path, root)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        self._descriptor = os.open(path, flags, 0o666)
+        self._descriptor = self._open()
 
     def write(self, data: bytes) -> None:
         """Append all of `data`. Raises `OSError`, for instance when the disk is full."""
@@ -59,8 +68,12 @@ class HeldFile:
 
     def tail(self, limit: int) -> bytes:
         """The last bytes of the file, at most `limit`."""
-        size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, limit, max(0, size - limit))
+        return os.pread(self._descriptor, limit, max(0, self.size_bytes - limit))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size now, which is not what was written where somebody else wrote as well."""
+        return os.fstat(self._descriptor).st_size
 
     def settle(self) -> None:
         """Put the file back at its path if it is not there; only for a container that is gone."""
@@ -69,10 +82,17 @@ class HeldFile:
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         with open(self._descriptor, "rb", closefd=False) as source:
             replace(self._path, self._root, source)
+        settled = self._open()
+        self.close()
+        self._descriptor = settled
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._descriptor)
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.open(self._path, flags, 0o666)
 
     def _is_in_place(self) -> bool:
         try:
@@ -83,7 +103,10 @@ class HeldFile:
 
 
 def replace(path: Path, root: Path, source: IO[bytes]) -> None:
-    """Write `source` to a new file at `path`, below `root`, in place of whatever is in the way."""
+    """Write `source` to a new file at `path`, below `root`.
+
+    A file or link in the way is removed; a folder in the way is kept under another name.
+    """
     _make_way(path, root)
     _clear(path)
     with path.open("xb") as target:
@@ -102,18 +125,26 @@ def _make_way(path: Path, root: Path) -> None:
 
 def _clear(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        # Not removed: it may be deeper than this process can go, and it is the task's own.
+        path.rename(path.with_name(f"{path.name}.{uuid4().hex[:8]}"))
     else:
         path.unlink(missing_ok=True)
 
 
 def _entry(root: Path, child: "os.DirEntry[str]") -> Entry:
-    info = child.stat(follow_symlinks=False)
+    try:
+        info = child.stat(follow_symlinks=False)
+    except OSError:
+        return _unseen(root, Path(child.path))
     path = os.path.relpath(child.path, root)
     if stat.S_ISREG(info.st_mode):
         return Entry(_printable(path), "file", info.st_size, _sha256(child.path))
     kind: Literal["symlink", "other"] = "symlink" if stat.S_ISLNK(info.st_mode) else "other"
     return Entry(_printable(path), kind, 0, None)
+
+
+def _unseen(root: Path, path: Path) -> Entry:
+    return Entry(_printable(os.path.relpath(path, root)), "other", 0, None)
 
 
 def _sha256(path: str) -> str | None:

@@ -3,9 +3,10 @@
 Container output goes two ways: whole and unchanged to `runner.log`, in readable doses to Prefect.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,10 +32,13 @@ class Journal:
         self._logger = logger
 
     def say(self, sentence: str) -> None:
-        """Note one sentence, with the time."""
+        """Note one sentence, with the time; a full disk is told to Prefect and not raised."""
         self._logger.info(sentence)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(f"{now} {sentence}\n".encode())
+        try:
+            self._file.write(f"{now} {sentence}\n".encode())
+        except OSError as error:
+            self._logger.warning("execute.log is incomplete: %s", error.strerror)
 
     def __enter__(self) -> Self:
         return self
@@ -45,7 +49,9 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.settle()
+        # A disk that is full by now must not replace what the run came to.
+        with contextlib.suppress(OSError):
+            self._file.settle()
         self._file.close()
 
 
@@ -74,18 +80,27 @@ class RunnerLog:
         self._bytes += len(chunk)
         self._teller.write(chunk)
         if self._error is None:
-            try:
+            with self._noted():
                 self._file.write(chunk)
-            except OSError as error:
-                self._error = f"runner.log is incomplete: {error.strerror}"
 
     def facts(self) -> LogFacts:
-        """What became of the output; after this, nothing more is told to Prefect."""
+        """What became of the output, once the container is gone; nothing is told after this."""
         self._teller.finish()
+        with self._noted():
+            self._file.settle()
+        if self._error is None and self._file.size_bytes != self._bytes:
+            self._error = "runner.log is not as written: the task changed it while it ran"
         return LogFacts(self._bytes, self._teller.dropped, self._error, self._tail())
 
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or f"runner.log is incomplete: {error.strerror}"
+
     def _tail(self, limit: int = 4096) -> str:
-        text = self._file.tail(limit).decode("utf-8", "replace")
+        text = _readable(self._file.tail(limit))
         return text.partition("\n")[2] or text if self._bytes > limit else text
 
     def __enter__(self) -> Self:
@@ -98,7 +113,8 @@ class RunnerLog:
         traceback: TracebackType | None,
     ) -> None:
         self._teller.finish()
-        self._file.settle()
+        with self._noted():
+            self._file.settle()
         self._file.close()
 
 
@@ -152,4 +168,9 @@ class Teller:
         self._told += len(record)
         self.dropped += left_out
         note = f"[{left_out} bytes left out here; runner.log has them]\n" if left_out else ""
-        self._tell(note + record.decode("utf-8", "replace").rstrip("\n"))
+        self._tell(note + _readable(record).rstrip("\n"))
+
+
+def _readable(output: bytes) -> str:
+    """Text that a database can keep, which takes no NUL."""
+    return output.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")

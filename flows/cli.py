@@ -64,6 +64,8 @@ def _read(name: str) -> object:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise PayloadError([Fault(name, f"is not JSON: {error.msg} at {where}")]) from None
+    except ValueError:
+        raise PayloadError([Fault(name, "is not a payload: a number is too long")]) from None
     except RecursionError:
         raise PayloadError([Fault(name, "is not a payload: nested too deeply")]) from None
 

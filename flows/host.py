@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flows.errors import CapabilityMissing
@@ -12,7 +12,9 @@ from flows.payload import TaskPayload
 
 
 def _words(value: object) -> object:
-    return [word.strip().lower() for word in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return value.lower().replace(",", " ").split()
 
 
 class HostSettings(BaseSettings):
@@ -22,7 +24,8 @@ class HostSettings(BaseSettings):
         env_prefix="MOONMIND_", env_ignore_empty=True, frozen=True, populate_by_name=True
     )
 
-    workdir: Path = Path("/work/agent_jobs")
+    # Docker would take a relative path for the name of a volume.
+    workdir: Annotated[Path, AfterValidator(Path.absolute)] = Path("/work/agent_jobs")
     workspace_volume: str = Field(default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME")
     capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         default=("docker", "git"), alias="MOONMIND_WORKER_CAPABILITIES"

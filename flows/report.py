@@ -3,6 +3,7 @@
 Pure rendering; nothing here writes or talks to anybody.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -19,6 +20,8 @@ from flows.stages import Executed, Prepared
 
 SCHEMA_VERSION: Literal[1] = 1
 _LISTED_IN_REPORT = 50
+# Between two faults of a payload, not inside one: a JSON path and a colon follow.
+_NEXT_FAULT = re.compile(r"; (?=[\w$-]+(?:[.\[]\S*)?: )")
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
     OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
@@ -180,8 +183,8 @@ def markdown(report: RunReport, log: LogFacts) -> str:
 
 
 def rejection_markdown(outcome: Outcome) -> str:
-    """The report of a run that ended before the execute stage."""
-    sentences = (outcome.error or "").split("; ")
+    """The report of a run that ended before the execute stage, a line a fault."""
+    sentences = _NEXT_FAULT.split(outcome.error or "")
     return f"# {outcome.name}\n\n" + "\n".join(f"- {_escape(line)}" for line in sentences) + "\n"
 
 
@@ -212,13 +215,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    clean = text.replace("`", "'").replace("|", "\\|").replace("\n", " ")
-    return f"`{clean}`"
+    flat = " ".join(text.splitlines())
+    # A code span cannot show a backtick plainly, nor a backslash before a table's bar.
+    return _escape(text) if "`" in flat or "|" in flat else f"`{flat}`"
 
 
 def _escape(text: str) -> str:
     flat = " ".join(text.split())
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in flat)
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#~&" else char for char in flat)
 
 
 def _fence(text: str) -> str:

@@ -1,9 +1,8 @@
 """`DockerEngine`: the engine contract on a Docker Engine, through prefect-docker."""
 
 import fnmatch
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +29,7 @@ from flows.create_arguments import (
     run_volume_name,
 )
 from flows.engine_errors import NotFound, container_expected, said, translated
+from flows.engine_output import Attachment
 from flows.errors import EngineError, EngineRefused, Rejected
 from flows.execution import ContainerState, Image, Sink
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount
@@ -98,22 +98,17 @@ class DockerEngine:
     @asynccontextmanager
     async def tail(self, spec: ContainerSpec, sink: Sink) -> AsyncIterator[None]:
         """See `flows.execution.Engine`."""
-        stream = await self._on_container(
+        attachment = await self._on_container(
             spec,
             "attaching to the output",
-            lambda: self._docker.api.attach(spec.name, stream=True, logs=False),
+            lambda: Attachment.open(self._docker, spec.name),
         )
-        pump = threading.Thread(
-            target=_pump, args=(stream, sink), daemon=True, name=f"output of {spec.name}"
-        )
-        pump.start()
+        attachment.copy_to(sink)
         try:
             yield
-            await in_thread(lambda: pump.join(_DRAIN_SECONDS))
+            await in_thread(lambda: attachment.drain(_DRAIN_SECONDS))
         finally:
-            # Ends a pump that still waits, for instance when the caller is being cancelled.
-            with suppress(OSError):
-                stream.close()
+            attachment.hang_up()
 
     async def start(self, spec: ContainerSpec) -> None:
         """See `flows.execution.Engine`."""
@@ -248,14 +243,6 @@ class DockerEngine:
             labels = self._docker.api.inspect_volume(name).get("Labels") or {}
             if labels.get(LABEL_JOB_ID) == spec.job_id:
                 self._docker.api.remove_volume(name)
-
-
-def _pump(stream: Iterable[bytes], sink: Sink) -> None:
-    # A connection that breaks ends the copy, not the task: completion comes from the container's
-    # state, never from the end of this stream.
-    with suppress(OSError, ValueError, requests.exceptions.RequestException):
-        for chunk in stream:
-            sink.write(chunk)
 
 
 def _state(found: Mapping[str, Any]) -> ContainerState:

@@ -24,6 +24,9 @@ from flows.errors import (
 )
 from flows.spec import ContainerSpec
 
+_KILLED = 128 + 9
+_OOM_NEWS_SECONDS = 0.2
+
 
 class OutcomeName(StrEnum):
     """How a run ended. Published: users' automations match on these; never rename one."""
@@ -136,7 +139,7 @@ class Engine(Protocol):
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
         """Wait until the container has stopped, at most `seconds`; whether it has.
 
-        Raises `ContainerGone` where it was removed from outside."""
+        Raises `ContainerGone` where there is none any more."""
 
     async def stop(self, spec: ContainerSpec) -> None:
         """SIGTERM, `spec.stop_grace_seconds`, SIGKILL; returns when the container has stopped.
@@ -197,7 +200,17 @@ async def _watch(engine: Engine, spec: ContainerSpec, sink: Sink) -> Outcome:
         timed_out = not await engine.wait(spec, spec.timeout_seconds)
         if timed_out:
             await engine.stop(spec)
-    return judge(spec, await engine.inspect(spec), timed_out=timed_out)
+    return judge(spec, await _final_state(engine, spec), timed_out=timed_out)
+
+
+async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
+    state = await engine.inspect(spec)
+    if state.exit_code == _KILLED and not state.oom_killed:
+        # The engine hears of a memory kill by another way than of the exit, at times a little
+        # later; which it was, only the engine may say.
+        await asyncio.sleep(_OOM_NEWS_SECONDS)
+        state = await engine.inspect(spec)
+    return state
 
 
 def judge(spec: ContainerSpec, state: ContainerState, *, timed_out: bool) -> Outcome:
@@ -247,6 +260,11 @@ def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
         )
     if code == 126:
         return f"exited 126, which means not executable: check the permissions of {program!r}"
+    if code == _KILLED:
+        return (
+            "exited 137, killed by SIGKILL; the engine reports no lack of memory: see the end of "
+            "runner.log, and on the host who else kills processes"
+        )
     if code is not None and code > 128 and code - 128 <= 64:
         return f"exited {code}, ended by signal {code - 128}: see the end of runner.log"
     return f"exited {code}: see the end of runner.log"

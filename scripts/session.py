@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _stop_kept() -> int:
     for name, pid in json.loads(KEPT.read_text())["pids"].items():
         # A number that was reused since belongs to somebody else.
         if f"prefect\0{name}".encode() in _command_line(pid):
-            end_group(pid, lambda seconds, pid=pid: _await_end(pid, seconds))
+            end_group(pid, partial(_await_end, pid))
     KEPT.unlink()
     _say("Server and worker are stopped.")
     return 0

@@ -69,9 +69,7 @@ class Finished:
 
     @property
     def output(self) -> str:
-        return (
-            self.file(self.run_json["artifactsSubdir"]) / "logs" / "runner.log"
-        ).read_text()
+        return (self.file(self.run_json["artifactsSubdir"]) / "logs" / "runner.log").read_text()
 
 
 class Runner:
@@ -81,7 +79,7 @@ class Runner:
         self._jobs_folder = jobs_folder
 
     async def __call__(self, payload: object) -> Finished:
-        state = await container_task(payload, return_state=True)  # type: ignore[arg-type,misc]
+        state = await container_task(payload, return_state=True)
         job_id = str(state.state_details.flow_run_id)
         assert left_on_engine(job_id) == [], "the run left something on the engine"
         return Finished(state, self._jobs_folder / job_id)

@@ -1,0 +1,145 @@
+"""An engine without Docker, held to the same contract by tests/test_engine_contract.py.
+
+A command is the name of a behaviour with its arguments; see `_behave`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
+from flows.execution import ContainerState, Image, Sink
+from flows.pulling import not_present
+from flows.spec import ContainerSpec
+
+
+@dataclass
+class _Container:
+    spec: ContainerSpec
+    output: list[bytes] = field(default_factory=list)
+    sinks: list[Sink] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    exit_code: int | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    life: asyncio.Task[None] | None = None
+
+    def end(self, exit_code: int) -> None:
+        if not self.ended.is_set():
+            self.exit_code = exit_code
+            self.finished_at = datetime.now(UTC)
+            self.ended.set()
+        if self.life:
+            self.life.cancel()
+
+    def print(self, text: bytes) -> None:
+        for sink in self.sinks:
+            sink.write(text)
+
+
+class FakeEngine:
+    """Containers in memory.
+
+    `images` are those present. `breaks_at` names a method that fails as if Docker were gone, after
+    it has done its work half-way.
+    """
+
+    def __init__(self, images: tuple[str, ...] = (), breaks_at: str = "") -> None:
+        self.containers: dict[str, _Container] = {}
+        self.calls: list[str] = []
+        self._images = images
+        self._breaks_at = breaks_at
+
+    async def pull(self, spec: ContainerSpec) -> Image:
+        self._note("pull")
+        if spec.image not in self._images:
+            raise not_present(spec.image)
+        return Image(f"sha256:{spec.image}")
+
+    async def create(self, spec: ContainerSpec, image: Image) -> None:
+        if spec.name in self.containers:
+            raise EngineRefused(f"the name {spec.name} is in use")
+        self.containers[spec.name] = _Container(spec)
+        self._note("create")
+
+    async def missing_workdir(self, spec: ContainerSpec) -> bool:
+        self._note("missing_workdir")
+        return spec.workdir not in ("/", "/bin")
+
+    @asynccontextmanager
+    async def tail(self, spec: ContainerSpec, sink: Sink) -> AsyncIterator[None]:
+        self._note("tail")
+        self._get(spec).sinks.append(sink)
+        yield
+
+    async def start(self, spec: ContainerSpec) -> None:
+        container = self._get(spec)
+        container.started_at = datetime.now(UTC)
+        container.life = asyncio.create_task(_behave(container, *spec.command))
+        self._note("start")
+
+    async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
+        self._note("wait")
+        ended = self._get(spec).ended
+        try:
+            await asyncio.wait_for(ended.wait(), seconds)
+        except TimeoutError:
+            return False
+        self._get(spec)
+        return True
+
+    async def stop(self, spec: ContainerSpec) -> None:
+        self._note("stop")
+        if container := self.containers.get(spec.name):
+            container.end(137 if spec.command[0] == "ignore-sigterm" else 143)
+
+    async def inspect(self, spec: ContainerSpec) -> ContainerState:
+        self._note("inspect")
+        container = self._get(spec)
+        running = container.started_at is not None and not container.ended.is_set()
+        return ContainerState(
+            running=running,
+            exit_code=container.exit_code,
+            oom_killed=spec.command[0] == "eat-memory" and not running,
+            started_at=container.started_at,
+            finished_at=container.finished_at,
+        )
+
+    async def destroy(self, spec: ContainerSpec) -> None:
+        self.calls.append("destroy")
+        if container := self.containers.pop(spec.name, None):
+            container.end(137)
+        if self._breaks_at == "destroy":
+            raise EngineUnavailable("Docker does not answer while removing the container")
+
+    def _get(self, spec: ContainerSpec) -> _Container:
+        if spec.name not in self.containers:
+            raise ContainerGone(f"the container {spec.name} is gone")
+        return self.containers[spec.name]
+
+    def _note(self, method: str) -> None:
+        self.calls.append(method)
+        if method == self._breaks_at:
+            raise EngineUnavailable(f"Docker does not answer while in {method}")
+
+
+async def _behave(container: _Container, behaviour: str, *words: str) -> None:
+    match behaviour:
+        case "print":
+            container.print(" ".join(words).encode() + b"\n")
+            container.end(0)
+        case "exit":
+            container.end(int(words[0]))
+        case "eat-memory":
+            container.end(137)
+        case "sleep" | "ignore-sigterm":
+            await asyncio.sleep(float(words[0]))
+            container.end(0)
+        case _:
+            container.print(b"not found\n")
+            container.end(127)
+
+
+__all__ = ["EngineError", "FakeEngine"]

@@ -1,0 +1,247 @@
+"""What `flows.execution.Engine` promises, on the fake and on a real Docker Engine."""
+
+import asyncio
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from blocks.policy import ContainerPolicy
+from flows.engine import DockerEngine
+from flows.errors import ContainerGone, EngineError, ImageError
+from flows.execution import Engine
+from flows.payload import parse
+from flows.spec import ContainerSpec, Run, compile_spec
+from flows.workspace import Workspace
+from tests.fake_engine import FakeEngine
+from tests.runs import BUSYBOX, left_on_engine, payload
+
+# The same behaviour, as each engine is told it.
+COMMANDS = {
+    "fake": {
+        "print": ("print", "hello"),
+        "exit 3": ("exit", "3"),
+        "sleep": ("sleep", "60"),
+        "ignore sigterm": ("ignore-sigterm", "60"),
+        "missing": ("no-such-command",),
+        "eat memory": ("eat-memory",),
+    },
+    "docker": {
+        "print": ("echo", "hello"),
+        "exit 3": ("sh", "-c", "exit 3"),
+        "sleep": ("sleep", "60"),
+        "ignore sigterm": ("sh", "-c", "trap '' TERM; while true; do sleep 1; done"),
+        "missing": ("no-such-command",),
+        # Lives a moment longer than the kill: engines on cgroup v1 lose the news of a last process.
+        "eat memory": ("sh", "-c", "tail /dev/zero; sleep 0.3; exit 137"),
+    },
+}
+
+
+class Collector:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.output = b""
+
+    def write(self, chunk: bytes) -> None:
+        self.output += chunk
+
+
+class Case:
+    """An engine, and specs for it."""
+
+    def __init__(self, kind: str, engine: Engine, folder: Path) -> None:
+        self.kind = kind
+        self.engine = engine
+        self._folder = folder
+
+    def spec(self, behaviour: str, **container: Any) -> ContainerSpec:
+        run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+        workspace = Workspace(self._folder, run.job_id)
+        workspace.create("container")
+        task = parse(payload(*COMMANDS[self.kind][behaviour], **container))
+        return compile_spec(
+            task,
+            ContainerPolicy(stop_grace_seconds=1),
+            workspace.mount,
+            run,
+            default_timeout_seconds=60,
+        )
+
+    async def started(self, spec: ContainerSpec) -> ContainerSpec:
+        await self.engine.create(spec, await self.engine.pull(spec))
+        await self.engine.start(spec)
+        return spec
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+async def case(
+    request: pytest.FixtureRequest, tmp_path: Path, outside_a_run: None
+) -> AsyncIterator[Case]:
+    kind: str = request.param
+    if kind == "fake":
+        yield Case(kind, FakeEngine(images=(BUSYBOX,)), tmp_path)
+        return
+    async with DockerEngine() as engine:
+        yield Case(kind, engine, tmp_path)
+
+
+async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -> None:
+    spec, sink = case.spec("print"), Collector()
+    await case.engine.create(spec, await case.engine.pull(spec))
+    async with case.engine.tail(spec, sink):
+        await case.engine.start(spec)
+        assert await case.engine.wait(spec, 30)
+    state = await case.engine.inspect(spec)
+    await case.engine.destroy(spec)
+    assert (state.running, state.exit_code, state.oom_killed) == (False, 0, False)
+    assert state.started_at is not None
+    assert state.finished_at is not None
+    assert timedelta(0) <= state.finished_at - state.started_at < timedelta(seconds=30)
+    assert sink.output == b"hello\n"
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("exit 3", 3), ("missing", 127)])
+async def test_the_exit_code_is_the_containers_own(case: Case, behaviour: str, code: int) -> None:
+    spec = await case.started(case.spec(behaviour))
+    assert await case.engine.wait(spec, 30)
+    assert (await case.engine.inspect(spec)).exit_code == code
+    await case.engine.destroy(spec)
+
+
+async def test_the_engine_itself_tells_that_memory_ran_out(case: Case) -> None:
+    spec = await case.started(case.spec("eat memory", resources={"memory": "16m"}))
+    assert await case.engine.wait(spec, 30)
+    state = await case.engine.inspect(spec)
+    assert (state.oom_killed, state.exit_code) == (True, 137)
+    await case.engine.destroy(spec)
+
+
+async def test_waiting_ends_when_its_time_is_over_and_the_container_runs_on(case: Case) -> None:
+    spec = await case.started(case.spec("sleep"))
+    assert not await case.engine.wait(spec, 0.3)
+    assert (await case.engine.inspect(spec)).running
+    await case.engine.destroy(spec)
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("sleep", 143), ("ignore sigterm", 137)])
+async def test_stopping_is_a_signal_a_grace_and_a_kill(
+    case: Case, behaviour: str, code: int
+) -> None:
+    spec = await case.started(case.spec(behaviour))
+    await case.engine.stop(spec)
+    state = await case.engine.inspect(spec)
+    assert (state.running, state.exit_code) == (False, code)
+    await case.engine.stop(spec)
+    await case.engine.destroy(spec)
+    await case.engine.stop(spec)
+
+
+async def test_an_image_that_may_not_be_pulled_and_is_not_there_is_an_image_error(
+    case: Case,
+) -> None:
+    spec = replace(case.spec("print"), image="moonmind-local/no-such-image:1")
+    with pytest.raises(ImageError, match="is not on this host"):
+        await case.engine.pull(spec)
+
+
+async def test_destroying_is_safe_before_create_and_twice(case: Case) -> None:
+    spec = case.spec("sleep")
+    await case.engine.destroy(spec)
+    await case.started(spec)
+    await case.engine.destroy(spec)
+    await case.engine.destroy(spec)
+    with pytest.raises(ContainerGone):
+        await case.engine.inspect(spec)
+
+
+async def test_a_name_that_is_taken_is_refused(case: Case) -> None:
+    spec = await case.started(case.spec("sleep"))
+    with pytest.raises(EngineError):
+        await case.engine.create(spec, await case.engine.pull(spec))
+    await case.engine.destroy(spec)
+
+
+async def test_waiting_ends_when_the_container_vanishes(case: Case) -> None:
+    spec = await case.started(case.spec("sleep"))
+    waiting = asyncio.create_task(case.engine.wait(spec, 30))
+    await asyncio.sleep(0)
+    await case.engine.destroy(spec)
+    with suppress(ContainerGone):
+        assert await waiting
+    with pytest.raises(ContainerGone):
+        await case.engine.wait(spec, 30)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "missing"), [("/bin", False), ("/no/such", True)], ids=["there", "not there"]
+)
+async def test_a_working_directory_that_the_image_lacks_is_found(
+    case: Case, workdir: str, missing: bool
+) -> None:
+    spec = case.spec("print", workdir=workdir)
+    await case.engine.create(spec, await case.engine.pull(spec))
+    assert await case.engine.missing_workdir(spec) is missing
+    await case.engine.destroy(spec)
+
+
+@pytest.mark.docker
+async def test_a_foreign_container_of_the_same_name_is_never_touched(
+    tmp_path: Path, outside_a_run: None
+) -> None:
+    async with DockerEngine() as engine:
+        spec = Case("docker", engine, tmp_path).spec("sleep")
+        docker = ["docker", "create", "--name", spec.name, BUSYBOX, "true"]
+        foreign = subprocess.run(docker, capture_output=True, text=True, check=True).stdout.strip()
+        try:
+            with pytest.raises(EngineError, match="already in use"):
+                await engine.create(spec, await engine.pull(spec))
+            await engine.destroy(spec)
+            inspect = ["docker", "inspect", foreign]
+            assert subprocess.run(inspect, capture_output=True, check=False).returncode == 0
+        finally:
+            subprocess.run(["docker", "rm", "--force", foreign], capture_output=True, check=True)
+
+
+@pytest.mark.docker
+async def test_a_hundred_megabytes_arrive_in_order_with_flat_memory(
+    tmp_path: Path, outside_a_run: None
+) -> None:
+    class Checking:
+        """Counts and checks lines as they come; keeps nothing but the last partial one."""
+
+        def __init__(self) -> None:
+            self.lines, self.bytes, self._rest = 0, 0, b""
+
+        def write(self, chunk: bytes) -> None:
+            self.bytes += len(chunk)
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            for line in lines:
+                self.lines += 1
+                assert int(line.split()[0]) == self.lines
+
+    script = "i=0; seq 1 1000000 | awk '{printf \"%d %092d\\n\", $1, 0}'"
+    async with DockerEngine() as engine:
+        case, sink = Case("docker", engine, tmp_path), Checking()
+        spec = replace(case.spec("print"), command=("sh", "-c", script))
+        before = threading.active_count()
+        await engine.create(spec, await engine.pull(spec))
+        started = time.monotonic()
+        async with engine.tail(spec, sink):
+            await engine.start(spec)
+            assert await engine.wait(spec, 120)
+        await engine.destroy(spec)
+    assert sink.lines == 1_000_000
+    assert sink.bytes > 95_000_000
+    assert threading.active_count() <= before + 1
+    assert time.monotonic() - started < 120
+    assert left_on_engine(spec.job_id) == []

@@ -58,9 +58,7 @@ class Attachment:
         self._close()
 
     def _close(self) -> None:
-        # docker-py keeps the response with the socket; closing only the socket leaks the former.
-        response = getattr(self._connection, "_response", None)
+        # docker-py hangs the response on the stream; closing that closes both.
+        response = getattr(self._connection, "_response", self._connection)
         with contextlib.suppress(OSError):
-            self._connection.close()
-        if response is not None:
             response.close()

@@ -30,7 +30,6 @@ _MESSAGES = {
     "int_type": "is not a whole number",
     "float_type": "is not a number",
     "finite_number": "is not a finite number",
-    "too_short": "is empty",
     "greater_than_equal": "is too small",
     "less_than_equal": "is too large",
     "literal_error": "is not one of the words known here",

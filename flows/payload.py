@@ -88,10 +88,13 @@ class Container(_Model):
         default=None, title="Image", examples=["python:3.12-slim"],
         description="an image name, name[:tag][@sha256:digest]",
     )  # fmt: skip
-    command: (
-        tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...] | None
-    ) = Field(
-        default=None, min_length=1, title="Command", examples=[["python", "-m", "pytest"]],
+    command: Annotated[
+        tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...],
+        AfterValidator(rules.command),
+    ] | None = Field(
+        default=None, title="Command", examples=[["python", "-m", "pytest"]],
+        # As `min_length`, an array whose strings are all bad would be called empty as well.
+        json_schema_extra={"minItems": 1},
         description='a non-empty array of strings, such as ["bash", "-lc", "make test"]',
     )  # fmt: skip
     workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(

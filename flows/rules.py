@@ -82,6 +82,12 @@ def image(value: str) -> str:
     return value
 
 
+def command(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("is empty")
+    return value
+
+
 def argument(value: str) -> str:
     """What execve(2) can carry: no NUL, and below the kernel's length for one argument."""
     if "\0" in value:

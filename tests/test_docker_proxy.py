@@ -1,0 +1,219 @@
+"""A real haproxy with the stack's file: the runner's calls pass, everything else is refused."""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect_docker import DockerHost
+
+from blocks.policy import ContainerPolicy
+from flows import execution
+from flows.engine import DockerEngine
+from flows.errors import ImageError
+from flows.execution import OutcomeName
+from flows.payload import parse
+from flows.spec import ContainerSpec, Mount, Run, compile_spec
+from flows.workspace import Workspace
+from tests.conftest import IN_CI
+from tests.runs import BUSYBOX, left_on_engine, payload
+
+CONFIG = Path(__file__).parent.parent / "deploy/docker-proxy/haproxy.cfg"
+SOCKET = Path(os.environ.get("DOCKER_HOST", "/var/run/docker.sock").removeprefix("unix://"))
+
+pytestmark = pytest.mark.docker
+
+
+def unavailable(reason: str) -> None:
+    if IN_CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A port of loopback where the proxy answers."""
+    # Debian keeps it where only root's PATH leads.
+    haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not haproxy:
+        unavailable("haproxy is not installed")
+    if not SOCKET.is_socket():
+        unavailable("the Docker Engine has no socket on this machine that haproxy could go to")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number: int = free.getsockname()[1]
+    settings = {"DOCKER_PROXY_BIND": f"127.0.0.1:{number}", "DOCKER_PROXY_SOCKET": str(SOCKET)}
+    command = [str(haproxy), "-db", "-f", str(CONFIG)]
+    with subprocess.Popen(command, env=os.environ | settings) as process:
+        try:
+            until_it_listens(process, number)
+            yield number
+        finally:
+            process.terminate()
+
+
+def until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"haproxy ended with {process.returncode}"
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail("haproxy does not listen")
+
+
+@pytest.fixture
+async def engine(port: int, outside_a_run: None) -> AsyncIterator[DockerEngine]:
+    async with DockerEngine(DockerHost(base_url=f"tcp://127.0.0.1:{port}")) as through_proxy:
+        yield through_proxy
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    """The name of a volume that does not exist yet, and will not afterwards."""
+    name = f"proxy-test-{uuid4().hex}"
+    yield name
+    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
+
+
+class Collector:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.output = b""
+
+    def write(self, chunk: bytes) -> None:
+        self.output += chunk
+
+
+def spec_of(
+    folder: Path, *command: str, mount: Mount | None = None, **container: Any
+) -> ContainerSpec:
+    run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+    workspace = Workspace(folder, run.job_id)
+    workspace.create("container")
+    return compile_spec(
+        parse(payload(*command, **container)),
+        ContainerPolicy(stop_grace_seconds=1),
+        mount or workspace.mount,
+        run,
+        default_timeout_seconds=60,
+    )
+
+
+async def test_a_run_with_a_cache_goes_through(
+    engine: DockerEngine, volume: str, tmp_path: Path
+) -> None:
+    cache = [{"name": volume, "target": "/cache"}]
+    script = "echo one; echo two >&2; echo three > /cache/file"
+    spec = spec_of(tmp_path, "sh", "-c", script, workdir="/tmp", cacheVolumes=cache)
+    sink = Collector()
+    outcome = await execution.run(engine, spec, sink)
+    assert (outcome.name, outcome.error, outcome.cleanup_error) == ("succeeded", None, None)
+    assert sink.output == b"one\ntwo\n"
+    assert left_on_engine(spec.job_id) == []
+
+
+async def test_a_run_that_is_stopped_goes_through(engine: DockerEngine, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "sh", "-c", "echo up; sleep 60", timeoutSeconds=1)
+    sink = Collector()
+    outcome = await execution.run(engine, spec, sink)
+    assert (outcome.name, outcome.cleanup_error) == (OutcomeName.TIMED_OUT, None)
+    assert sink.output == b"up\n"
+
+
+async def test_a_workspace_in_a_volume_goes_through(
+    engine: DockerEngine, volume: str, tmp_path: Path
+) -> None:
+    subprocess.run(
+        ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, "mkdir", "/jobs/one"],
+        check=True,
+    )
+    mount = Mount("volume", volume, "/job", subpath="one")
+    spec = spec_of(tmp_path, "touch", "/job/file", workdir="/job", mount=mount)
+    outcome = await execution.run(engine, spec, Collector())
+    assert (outcome.name, outcome.error, outcome.cleanup_error) == ("succeeded", None, None)
+    assert left_on_engine(spec.job_id) == []
+
+
+async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -> None:
+    spec = replace(spec_of(tmp_path, "true"), image="127.0.0.1:1/none:1", pull="always")
+    with pytest.raises(ImageError) as refused:
+        await engine.pull(spec)
+    assert "proxy" not in str(refused.value)
+
+
+# An id that no container has: what the proxy lets through, the engine answers with 404.
+ID = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"/containers/{ID}/exec"),
+        ("POST", f"/containers/{ID}/kill"),
+        ("POST", f"/containers/{ID}/update"),
+        ("POST", f"/containers/{ID}/json"),
+        ("GET", f"/containers/{ID}/attach"),
+        ("GET", f"/containers/{ID}/attach/ws"),
+        ("GET", f"/containers/{ID}/export"),
+        ("GET", f"/containers/{ID}/archive"),
+        ("PUT", f"/containers/{ID}/archive"),
+        ("POST", "/exec/1/start"),
+        ("GET", "/containers/json"),
+        ("POST", "/containers/prune"),
+        ("POST", "/containers/create"),
+        ("POST", "/containers/create?name=postgres"),
+        # A container of somebody else, by its name or by a short form of its id.
+        ("GET", "/containers/postgres/json"),
+        ("POST", "/containers/postgres/stop"),
+        ("DELETE", "/containers/postgres"),
+        ("GET", f"/containers/{ID[:12]}/json"),
+        ("GET", "/volumes"),
+        ("POST", "/volumes/prune"),
+        ("DELETE", "/volumes/postgres_data"),
+        ("POST", "/build"),
+        ("POST", "/commit"),
+        ("POST", "/images/create?fromSrc=-"),
+        ("POST", "/images/load"),
+        ("POST", "/images/busybox/push"),
+        ("DELETE", "/images/busybox"),
+        ("GET", "/images/json"),
+        ("GET", "/images/../containers/json"),
+        ("GET", "/images/%2e%2e/containers/json"),
+        ("POST", "/swarm/init"),
+        ("GET", "/secrets"),
+        ("GET", "/configs"),
+        ("GET", "/services"),
+        ("GET", "/plugins"),
+        ("POST", "/plugins/pull"),
+        ("GET", "/networks"),
+        ("POST", "/networks/create"),
+        ("POST", "/auth"),
+        ("POST", "/session"),
+        ("GET", "/events"),
+        ("GET", "/system/df"),
+        ("GET", "/info"),
+        ("GET", "/v1.41/info"),
+        ("GET", "//info"),
+        ("GET", "/v1.41//info"),
+        ("GET", "/v1.41/v1.41/version"),
+        ("POST", "/version"),
+        ("GET", "/"),
+    ],
+)
+def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    assert (answer.status, b"docker-proxy" in answer.read()) == (403, True)
+    connection.close()

@@ -1,0 +1,29 @@
+"""Specs of one run that never happens, for tests that need no engine."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from blocks.policy import ContainerPolicy
+from flows.execution import Image
+from flows.payload import parse
+from flows.spec import (
+    ContainerSpec,
+    Mount,
+    Run,
+    compile_spec,
+)
+from flows.workspace import Workspace
+
+NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+RUN = Run("7f1e", attempt=2, worker="host-1", now=NOW)
+JOB = "/work/agent_jobs/7f1e"
+BIND = Workspace(Path("/srv/jobs"), RUN.job_id).mount
+VOLUME = Workspace(Path("/srv/jobs"), RUN.job_id, "agent_workspaces").mount
+IMAGE = Image("sha256:" + "a" * 64)
+
+
+def compiled(
+    raw: object, mount: Mount = BIND, run: Run = RUN, policy: ContainerPolicy | None = None
+) -> ContainerSpec:
+    policy = policy or ContainerPolicy()
+    return compile_spec(parse(raw), policy, mount, run, default_timeout_seconds=900)

@@ -1,0 +1,221 @@
+"""The queue payload: what is accepted, in which form, and what a refusal says."""
+
+import copy
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from blocks.policy import ContainerPolicy
+from flows.errors import PayloadError
+from flows.payload import TaskPayload, parse, require_runnable
+from flows.spec import Mount, Run, compile_spec
+from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense, valid_payloads
+
+
+def faults(raw: object) -> dict[str, str]:
+    """The refusal of `raw`: message by JSON path."""
+    with pytest.raises(PayloadError) as refusal:
+        parse(raw)
+    return {fault.path: fault.message for fault in refusal.value.faults}
+
+
+def container(raw: object) -> Any:
+    return parse(raw).canonical()["task"]["container"]
+
+
+def test_the_canonical_form_fills_in_defaults_and_capabilities() -> None:
+    expected = copy.deepcopy(FULL)
+    expected["requiredCapabilities"] = ["docker", "git"]
+    expected["task"]["container"]["resources"]["cpus"] = 8.0
+    assert parse(FULL).canonical() == expected
+
+
+def test_what_is_left_out_gets_its_default() -> None:
+    assert container(enabled()) == {
+        "enabled": True,
+        "image": "busybox",
+        "command": ["true"],
+        "env": {},
+        "artifactsSubdir": "container",
+        "resources": {},
+        "pull": "if-missing",
+        "cacheVolumes": [],
+    }
+    assert parse({}).canonical()["task"]["publish"] == {"mode": "none"}
+
+
+@pytest.mark.parametrize(
+    "key", ["workdir", "env", "artifactsSubdir", "timeoutSeconds", "resources", "pull",
+            "cacheVolumes"],
+)  # fmt: skip
+def test_null_is_absent_in_a_container(key: str) -> None:
+    assert container(enabled(**{key: None})) == container(enabled())
+
+
+@pytest.mark.parametrize("key", ["task", "repository", "requiredCapabilities", "targetRuntime"])
+def test_null_is_absent_at_the_top(key: str) -> None:
+    assert parse({key: None}) == parse({})
+
+
+def test_null_is_absent_deeper_down() -> None:
+    nulls = enabled(resources={"cpus": None, "memory": None}, env={"A": None})
+    nulls["task"] |= {"git": {"newBranch": None}, "publish": None, "skill": None}
+    assert parse(nulls) == parse(enabled())
+
+
+def test_a_required_key_that_is_null_is_missing() -> None:
+    assert set(faults(enabled(image=None, command=None))) == {
+        "task.container.image",
+        "task.container.command",
+    }
+
+
+@pytest.mark.parametrize("value", [True, "true", "TRUE", " Yes ", "on", "y", "t", "1", 1])
+def test_every_spelling_of_true_enables(value: object) -> None:
+    assert container(enabled(enabled=value))["enabled"] is True
+
+
+@pytest.mark.parametrize("value", [False, "false", "No", "off", "n", "f", "0", 0, None])
+def test_every_spelling_of_false_disables(value: object) -> None:
+    assert container({"task": {"container": {"enabled": value}}})["enabled"] is False
+
+
+@pytest.mark.parametrize(
+    ("raw", "derived"),
+    [
+        ({}, []),
+        (enabled(), ["docker"]),
+        ({"repository": "a/b"}, ["git"]),
+        ({"task": {"publish": {"mode": "pr"}}}, ["gh"]),
+        ({"task": {"publish": {"mode": "branch"}}}, []),
+        ({"targetRuntime": " Codex "}, ["codex"]),
+        ({"task": {"skill": {"requiredCapabilities": ["Unity", "gpu"]}}}, ["unity", "gpu"]),
+        (
+            enabled() | {"requiredCapabilities": ["GPU", "gpu ", "Docker"], "repository": "a/b"},
+            ["gpu", "docker", "git"],
+        ),
+    ],
+)
+def test_capabilities_follow_from_the_task(raw: object, derived: list[str]) -> None:
+    assert parse(raw).canonical()["requiredCapabilities"] == derived
+
+
+def test_unknown_keys_outside_a_container_are_kept_as_they_are() -> None:
+    extra = {"kept": [1, {"nested": None}], "UPPER_case": "x"}
+    raw = enabled() | {"auth": extra}
+    raw["task"] |= {"runtime": extra, "git": {"depth": extra}}
+    canonical = parse(raw).canonical()
+    assert canonical["auth"] == extra
+    assert canonical["task"]["runtime"] == extra
+    assert canonical["task"]["git"] == {"depth": extra}
+
+
+def test_a_command_arrives_verbatim() -> None:
+    command = ["", " a  b ", "$(id)", "line\nline", "--flag=ü", "'\"\\"]
+    assert container(enabled(command=command))["command"] == command
+
+
+@pytest.mark.parametrize(
+    ("given_as", "canonical"),
+    [("512m", "512m"), ("16G", "16g"), (" 2 GiB ", "2g"), ("1gb", "1g"), (6291456, "6291456"),
+     ("6291456b", "6291456"), ("1t", "1t"), ("6144K", "6144k")],
+)  # fmt: skip
+def test_memory_is_canonical(given_as: object, canonical: str) -> None:
+    assert container(enabled(resources={"memory": given_as}))["resources"]["memory"] == canonical
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["python", "python:3.12-slim", "library/python", "localhost:5000/a/b_c/d__e-f.g:T_1.x-y",
+     "ghcr.io/o/n@sha256:" + "a" * 64, "ghcr.io/o/n:v1@sha256:" + "0" * 64, "a.b.c/x"],
+)  # fmt: skip
+def test_an_image_name_is_kept(image: str) -> None:
+    assert container(enabled(image=image))["image"] == image
+
+
+@pytest.mark.parametrize("ref", ["main", "feature/a-b_c.d", "v1.2.3", "0" * 40, "é/ü", "a@b"])
+def test_a_branch_tag_or_commit_is_kept(ref: str) -> None:
+    assert parse({"task": {"git": {"startingBranch": ref}}}).task.git.starting_branch == ref
+
+
+@pytest.mark.parametrize(
+    "repository",
+    ["https://example.org/team/game.git", "http://git.internal:3000/a", "ssh://git@host:22/a.git",
+     "git://host/a", "git@github.com:team/game.git", "deploy_1@host:~/a", "team/game",
+     "octo_corp/.github", "https://user:pa%40ss@host/a", "https://[::1]/a", "HTTPS://Host/a"],
+)  # fmt: skip
+def test_a_repository_on_the_network_is_kept(repository: str) -> None:
+    assert parse({"repository": repository}).canonical()["repository"] == repository
+
+
+def test_a_task_without_a_container_is_valid_and_not_for_this_runner() -> None:
+    with pytest.raises(PayloadError, match="this runner runs container tasks only"):
+        require_runnable(parse({"targetRuntime": "codex", "task": {"runtime": {"mode": "codex"}}}))
+
+
+@pytest.mark.parametrize("mode", ["branch", "pr"])
+def test_publishing_is_valid_and_not_built_yet(mode: str) -> None:
+    raw = enabled()
+    raw["task"]["publish"] = {"mode": mode}
+    with pytest.raises(PayloadError, match=r"task\.publish\.mode: is '\w+', which .* yet"):
+        require_runnable(parse(raw))
+
+
+def test_a_payload_that_is_parsed_already_stays_as_it_is() -> None:
+    payload = parse(FULL)
+    assert parse(payload) is payload
+
+
+@bounded(150)
+@given(valid_payloads)
+def test_normalising_twice_is_normalising_once(raw: Any) -> None:
+    before = copy.deepcopy(raw)
+    once = parse(raw)
+    assert raw == before
+    canonical = once.canonical()
+    assert parse(canonical) == once
+    assert parse(canonical).canonical() == canonical
+    assert parse(json.loads(json.dumps(canonical))) == once
+
+
+@bounded(300)
+@given(nonsense)
+def test_no_nonsense_raises_anything_but_a_payload_error(raw: object) -> None:
+    _parse_or_refuse(raw)
+
+
+@bounded(300)
+@given(mutated_payloads())
+def test_whatever_is_accepted_names_no_host_path_and_is_stable(raw: object) -> None:
+    payload = _parse_or_refuse(raw)
+    if payload is None:
+        return
+    assert parse(payload.canonical()).canonical() == payload.canonical()
+    if payload.task.container.enabled:
+        job = Mount("bind", "/jobs/1", "/work/agent_jobs/1")
+        spec = compile_spec(
+            payload,
+            ContainerPolicy(),
+            job,
+            Run("1", 1, "host", datetime.now(UTC)),
+            default_timeout_seconds=60,
+        )
+        assert spec.mounts[0] is job
+        for mount in spec.mounts[1:]:
+            assert mount.kind == "cache"
+            assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]+", mount.source)
+
+
+def _parse_or_refuse(raw: object) -> TaskPayload | None:
+    try:
+        return parse(raw)
+    except PayloadError as error:
+        refusal = error
+    assert refusal.faults
+    assert all(fault.path and fault.message for fault in refusal.faults)
+    assert str(refusal).encode()
+    return None

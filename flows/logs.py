@@ -20,7 +20,6 @@ Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 # One record for Prefect a second and of this size at most, and this much in all: a task that
 # prints without end costs its server a bounded amount. The file has everything.
 _RECORD_BYTES = 16 * 1024
-_RECORD_SECONDS = 1.0
 _TOTAL_BYTES = 4 * 1024**2
 
 
@@ -125,8 +124,9 @@ class Teller:
     total is spent only the very end is told, when `finish` is called.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], every_seconds: float = 1.0) -> None:
         self._tell = tell
+        self._every_seconds = every_seconds
         self._newest = bytearray()
         self._left_out = 0
         self._told = 0
@@ -151,7 +151,7 @@ class Teller:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._finished.wait(_RECORD_SECONDS):
+        while not self._finished.wait(self._every_seconds):
             if self._told < _TOTAL_BYTES:
                 self._flush(whole_lines=True)
         self._flush(whole_lines=False)

@@ -6,12 +6,7 @@ from pathlib import Path
 from blocks.policy import ContainerPolicy
 from flows.execution import Image
 from flows.payload import parse
-from flows.spec import (
-    ContainerSpec,
-    Mount,
-    Run,
-    compile_spec,
-)
+from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

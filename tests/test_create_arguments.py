@@ -12,9 +12,7 @@ from flows.create_arguments import (
 )
 from flows.errors import PayloadError
 from flows.payload import parse, require_runnable
-from flows.spec import (
-    Mount,
-)
+from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, valid_payloads
 

@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 
 from blocks.policy import ContainerPolicy
-from flows.spec import (
-    EXPIRY_SLACK_SECONDS,
-    ContainerSpec,
-    Run,
-    command_summary,
-    is_expired,
-)
+from flows.spec import EXPIRY_SLACK_SECONDS, ContainerSpec, Run, command_summary, is_expired
 from tests.specs import JOB, NOW, RUN, VOLUME, compiled
 from tests.strategies import FULL, enabled
 

@@ -1,0 +1,266 @@
+"""Files in a folder that somebody else's container has had to itself."""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from flows.files import Entry, HeldFile, listing, replace
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """The one folder that the container sees; what lies beside it is the host's."""
+    folder = tmp_path / "job"
+    (folder / "artifacts" / "logs").mkdir(parents=True)
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "runner.log").write_bytes(b"precious")
+    return folder
+
+
+@pytest.fixture
+def deep_tree(tmp_path: Path) -> Iterator[Path]:
+    """A tree whose paths are longer than the system takes, as a container can make it."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("level", dir_fd=descriptor)
+        below = os.open("level", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    yield folder
+    # pytest's own removal recurses once a level.
+    subprocess.run(["rm", "-rf", tmp_path], check=True)
+
+
+def removed(log: Path) -> None:
+    log.unlink()
+
+
+def replaced_by_a_file(log: Path) -> None:
+    log.unlink()
+    log.write_bytes(b"forged")
+
+
+def replaced_by_a_link_out(log: Path) -> None:
+    log.unlink()
+    log.symlink_to(log.parents[3] / "host" / "runner.log")
+
+
+def replaced_by_a_folder(log: Path) -> None:
+    log.unlink()
+    (log / "sub").mkdir(parents=True)
+    (log / "sub" / "file").write_bytes(b"kept")
+
+
+def replaced_by_a_pipe(log: Path) -> None:
+    log.unlink()
+    os.mkfifo(log)
+
+
+def folder_removed(log: Path) -> None:
+    shutil.rmtree(log.parents[1])
+
+
+def folder_replaced_by_a_file(log: Path) -> None:
+    shutil.rmtree(log.parents[1])
+    log.parents[1].write_bytes(b"")
+
+
+def folder_replaced_by_a_link_out(log: Path) -> None:
+    shutil.rmtree(log.parent)
+    log.parent.symlink_to(log.parents[3] / "host")
+
+
+def folder_replaced_by_a_dangling_link(log: Path) -> None:
+    shutil.rmtree(log.parent)
+    log.parent.symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize(
+    "vandalise",
+    [
+        removed,
+        replaced_by_a_file,
+        replaced_by_a_link_out,
+        replaced_by_a_folder,
+        replaced_by_a_pipe,
+        folder_removed,
+        folder_replaced_by_a_file,
+        folder_replaced_by_a_link_out,
+        folder_replaced_by_a_dangling_link,
+    ],
+)
+def test_a_held_file_ends_up_whole_in_its_place(
+    job: Path, vandalise: Callable[[Path], None]
+) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    held = HeldFile(path, job)
+    held.write(b"before\n")
+    vandalise(path)
+    held.write(b"after\n")
+    held.settle()
+    held.write(b"at the end\n")
+    assert held.tail(100) == b"before\nafter\nat the end\n"
+    held.close()
+    assert not path.is_symlink()
+    assert not any(folder.is_symlink() for folder in path.parents if folder.is_relative_to(job))
+    assert path.read_bytes() == b"before\nafter\nat the end\n"
+    assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+
+
+def test_a_folder_in_the_way_is_kept_beside(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    held = HeldFile(path, job)
+    replaced_by_a_folder(path)
+    held.settle()
+    held.close()
+    (moved,) = path.parent.glob("runner.log.*")
+    assert (moved / "sub" / "file").read_bytes() == b"kept"
+
+
+def test_a_folder_in_the_way_may_be_deeper_than_can_be_removed(job: Path, deep_tree: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    held = HeldFile(path, job)
+    held.write(b"output")
+    path.unlink()
+    deep_tree.rename(path)
+    held.settle()
+    held.close()
+    assert path.read_bytes() == b"output"
+
+
+def test_an_untouched_file_is_left_as_it_is(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    held = HeldFile(path, job)
+    number = path.stat().st_ino
+    held.settle()
+    held.close()
+    assert path.stat().st_ino == number
+
+
+def test_opening_follows_no_link(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    path.symlink_to(job.parent / "host" / "runner.log")
+    with pytest.raises(OSError, match="symbolic link"):
+        HeldFile(path, job)
+    assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+
+
+def test_a_file_is_appended_to_when_held_again(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "execute.log"
+    for text in (b"one\n", b"two\n"):
+        held = HeldFile(path, job)
+        held.write(text)
+        held.close()
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "folder", "link", "linked folder", "nothing"])
+def test_replacing_writes_a_new_file_whatever_is_in_the_way(job: Path, in_the_way: str) -> None:
+    path = job / "artifacts" / "metadata" / "run.json"
+    if in_the_way == "linked folder":
+        path.parent.symlink_to(job.parent / "host")
+    else:
+        path.parent.mkdir()
+    if in_the_way == "file":
+        path.write_text("old")
+    elif in_the_way == "folder":
+        path.mkdir()
+    elif in_the_way == "link":
+        path.symlink_to(job.parent / "host" / "runner.log")
+    replace(path, job, BytesIO(b"{}"))
+    assert path.read_bytes() == b"{}"
+    assert sorted(os.listdir(job.parent / "host")) == ["runner.log"]
+    assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+
+
+def test_a_listing_has_every_file_with_size_and_checksum(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    (tmp_path / "b" / "c" / "zero").touch()
+    empty = hashlib.sha256(b"").hexdigest()
+    assert list(listing(tmp_path)) == [
+        Entry("a.txt", "file", 3, hashlib.sha256(b"abc").hexdigest()),
+        Entry("b/c/zero", "file", 0, empty),
+    ]
+
+
+def test_a_listing_follows_no_link_and_waits_on_no_pipe(tmp_path: Path, job: Path) -> None:
+    folder = job / "artifacts"
+    (folder / "away").symlink_to(tmp_path / "host")
+    (folder / "file").symlink_to(tmp_path / "host" / "runner.log")
+    (folder / "itself").symlink_to(".")
+    (folder / "nowhere").symlink_to("/nowhere")
+    os.mkfifo(folder / "pipe")
+    assert list(listing(folder)) == [
+        Entry("away", "symlink", 0, None),
+        Entry("file", "symlink", 0, None),
+        Entry("itself", "symlink", 0, None),
+        Entry("nowhere", "symlink", 0, None),
+        Entry("pipe", "other", 0, None),
+    ]
+
+
+def test_a_listing_names_sockets_and_opens_none(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        # The path of a socket has room for 107 bytes only.
+        listener.bind(f"/proc/self/fd/{folder}/socket")
+        assert list(listing(tmp_path)) == [Entry("socket", "other", 0, None)]
+    os.close(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_listing_names_devices_and_reads_none(tmp_path: Path) -> None:
+    try:
+        os.mknod(tmp_path / "zero", 0o600 | 0o020000, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("this root may not make devices")
+    assert list(listing(tmp_path)) == [Entry("zero", "other", 0, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"new\nline", "new\nline"),
+        (b"\xff\xfe.bin", "\\xff\\xfe.bin"),
+        (b"-rf", "-rf"),
+        (b"a|b`c](x)", "a|b`c](x)"),
+        ("ü\u202e".encode(), "ü\u202e"),
+        (b"x" * 255, "x" * 255),
+    ],
+)
+def test_a_listing_shows_hostile_names_as_text(tmp_path: Path, name: bytes, shown: str) -> None:
+    (tmp_path / os.fsdecode(name)).write_bytes(b"abc")
+    ((path, size),) = [(entry.path, entry.size_bytes) for entry in listing(tmp_path)]
+    assert (path, size) == (shown, 3)
+    assert path.encode()
+
+
+def test_a_listing_says_where_a_tree_is_too_deep_to_see(deep_tree: Path) -> None:
+    (deep_tree / "z").write_bytes(b"abc")
+    top, hidden = listing(deep_tree)
+    assert top.path == "z"
+    assert (hidden.kind, hidden.sha256) == ("other", None)
+    assert hidden.path.startswith("level/level/")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_listing_names_what_this_user_may_not_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir(mode=0)
+    (tmp_path / "secret").touch(mode=0)
+    assert [(entry.path, entry.sha256) for entry in listing(tmp_path)] == [
+        ("secret", None),
+        ("folder", None),
+    ]

@@ -119,7 +119,8 @@ async def test_a_run_with_a_cache_goes_through(
     sink = Collector()
     outcome = await execution.run(engine, spec, sink)
     assert (outcome.name, outcome.error, outcome.cleanup_error) == ("succeeded", None, None)
-    assert sink.output == b"one\ntwo\n"
+    # Which of two pipes the engine reads first is its own affair.
+    assert sorted(sink.output.splitlines()) == [b"one", b"two"]
     assert left_on_engine(spec.job_id) == []
 
 

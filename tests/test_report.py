@@ -1,0 +1,342 @@
+"""How it went, for people and programs: sentences, Markdown, and run.json with its schema."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from markdown_it import MarkdownIt
+
+from flows import report
+from flows.errors import (
+    CapabilityMissing,
+    EngineRefused,
+    EngineUnavailable,
+    ImageError,
+    PayloadError,
+    WorkspaceError,
+)
+from flows.execution import (
+    ContainerState,
+    FailureClass,
+    Outcome,
+    OutcomeName,
+    judge,
+    outcome_of,
+)
+from flows.files import Entry
+from flows.logs import LogFacts
+from flows.payload import parse
+from flows.report import RunReport
+from flows.stages import Executed, Prepared
+from flows.workspace import Workspace
+from tests.specs import IMAGE, NOW, compiled
+from tests.strategies import FULL, enabled
+
+SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
+REGENERATE = (
+    "python -c 'import json; from flows.report import RunReport; print(json.dumps("
+    'RunReport.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
+    " > docs/run.schema.json"
+)
+LOG = LogFacts(bytes=12, dropped_from_ui=0, error=None, tail="one\nlast line\n")
+ENTRIES = [
+    Entry("container/logs/runner.log", "file", 12, "0" * 64),
+    Entry("away", "symlink", 0, None),
+]
+
+
+def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
+    state = ContainerState(False, exit_code, oom, started_at=NOW, finished_at=NOW)
+    return judge(compiled(FULL), state, timed_out=late)
+
+
+def refusal() -> Outcome:
+    with pytest.raises(PayloadError) as error:
+        parse(enabled(image="UPPER", imagee="x", timeoutSeconds=0))
+    return outcome_of(error.value)
+
+
+OUTCOMES = {
+    "succeeded": judged(0),
+    "failed": judged(3),
+    "signalled": judged(139),
+    "not found": judged(127),
+    "not executable": judged(126),
+    "timed out": judged(143, late=True),
+    "timed out, exit 0": judged(0, late=True),
+    "out of memory": judged(137, oom=True),
+    "killed": judged(137),
+    "canceled": Outcome(OutcomeName.CANCELED, FailureClass.CANCELED, "somebody cancelled the run"),
+    "no capability": outcome_of(CapabilityMissing("this worker lacks the capability gpu")),
+    "refused": outcome_of(EngineRefused("Docker refused while creating: 99 CPUs")),
+    "no image": outcome_of(ImageError("cannot pull the image busybox: not found")),
+    "no engine": outcome_of(EngineUnavailable("Docker does not answer")),
+    "no disk": outcome_of(WorkspaceError("cannot make the job folder")),
+}
+each_outcome = pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOMES)
+
+
+def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunReport:
+    spec = replace(compiled(FULL), **changes.pop("spec", {}))
+    prepared = Prepared(
+        Workspace(Path("/srv/jobs"), spec.job_id), spec, "https://example.org/a.git", "c" * 40, None
+    )
+    ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
+    executed = Executed(replace(outcome, image=IMAGE), LOG, NOW, ended)
+    return report.build(replace(prepared, **changes), executed, ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "says"),
+    [
+        ("succeeded", None, "exited 0"),
+        ("failed", None, "exited 3: see the end of runner.log. Its last line: last line"),
+        ("signalled", None, "exited 139, ended by signal 11: see"),
+        ("not found", None, "exited 127, which means command not found: check that 'bash'"),
+        ("not executable", None, "exited 126, which means not executable: check"),
+        ("timed out", "TimedOut", "ran longer than its limit of 3600 s and was stopped: raise"),
+        ("timed out, exit 0", "TimedOut", "ran longer than its limit"),
+        ("out of memory", "OutOfMemory", "ran out of memory at its limit of 16384 MiB: raise"),
+        ("killed", None, "exited 137"),
+        ("canceled", None, "somebody cancelled the run"),
+        ("no capability", "Rejected", "this worker lacks the capability gpu"),
+        ("refused", "Rejected", "Docker refused while creating: 99 CPUs"),
+        ("no image", "ImageError", "cannot pull the image busybox: not found"),
+        ("no engine", "InfrastructureError", "Docker does not answer"),
+        ("no disk", "InfrastructureError", "cannot make the job folder"),
+    ],
+)
+def test_the_state_says_how_it_ended(case: str, name: str | None, says: str) -> None:
+    outcome = OUTCOMES[case]
+    assert report.state_name(outcome) == name
+    assert report.state_message(outcome, LOG).startswith(says)
+
+
+def test_every_outcome_is_among_those_tested() -> None:
+    assert {outcome.name for outcome in OUTCOMES.values()} == set(OutcomeName)
+
+
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        ("", "exited 3: see the end of runner.log"),
+        ("\n \n\t\n", "exited 3: see the end of runner.log"),
+        ("a\n  error: no\n\n", "exited 3: see the end of runner.log. Its last line: error: no"),
+        ("x" * 999, "exited 3: see the end of runner.log. Its last line: " + "x" * 200),
+    ],
+)
+def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, message: str) -> None:
+    assert report.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [("failed", "Exited 3"), ("timed out", "TimedOut"), ("no image", "ImageError"),
+     ("canceled", "Failed")],
+)  # fmt: skip
+def test_a_stage_is_named_after_what_ended_it(case: str, name: str) -> None:
+    assert report.stage_name(OUTCOMES[case]) == name
+
+
+def test_run_json_has_the_facts_of_the_attempt() -> None:
+    written = json.loads(reported(OUTCOMES["failed"]).as_json())
+    expected = {
+        "schemaVersion": 1,
+        "jobId": "7f1e",
+        "attempt": 2,
+        "repository": "https://example.org/a.git",
+        "commit": "c" * 40,
+        "containerName": "mm-task-7f1e-2",
+        "image": "mcr.microsoft.com/dotnet/sdk:8.0",
+        "imageId": IMAGE.id,
+        "imageDigest": None,
+        "command": ["bash", "-lc", "dotnet test ./Game.sln --logger junit"],
+        "commandSummary": "bash -lc 'dotnet test ./Game.sln --logger junit'",
+        "pullMode": "if-missing",
+        "workdir": "/work/agent_jobs/7f1e/repo",
+        "artifactDir": "/work/agent_jobs/7f1e/artifacts/container",
+        "timeoutSeconds": 3600,
+        "timedOut": False,
+        "exitCode": 3,
+        "oomKilled": False,
+        "outcome": "failed",
+        "failureClass": "exit-code",
+        "error": "exited 3: see the end of runner.log",
+        "startedAt": "2026-02-03T04:05:06Z",
+        "finishedAt": "2026-02-03T04:06:00.250000Z",
+        "durationSeconds": 54.25,
+        "worker": "host-1",
+        "logs": {"bytes": 12, "complete": True, "droppedFromUi": 0},
+    }
+    assert {key: written[key] for key in expected} == expected
+    assert written["artifacts"][1] == {
+        "path": "away", "kind": "symlink", "sizeBytes": 0, "sha256": None,
+    }  # fmt: skip
+
+
+def schema() -> Any:
+    return json.loads(SCHEMA.read_text())
+
+
+def faults(document: object) -> Iterator[jsonschema.ValidationError]:
+    validator = jsonschema.Draft202012Validator
+    return validator(schema(), format_checker=validator.FORMAT_CHECKER).iter_errors(document)
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    current = RunReport.model_json_schema(by_alias=True, mode="serialization")
+    assert schema() == current, f"run: {REGENERATE}"
+    jsonschema.Draft202012Validator.check_schema(current)
+
+
+@each_outcome
+def test_run_json_keeps_to_its_schema(outcome: Outcome) -> None:
+    assert list(faults(json.loads(reported(outcome).as_json()))) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"startedAt": "yesterday"},
+        {"startedAt": "2026-02-03T04:05:06"},
+        {"outcome": "fine"},
+        {"exitCode": "0"},
+        {"schemaVersion": 2},
+        {"durationSeconds": -1},
+        {"surprise": 1},
+        {"jobId": None},
+    ],
+)
+def test_the_schema_refuses_what_is_no_report(change: Any) -> None:
+    assert list(faults(json.loads(reported().as_json()) | change))
+
+
+def test_every_key_of_a_report_is_always_there() -> None:
+    written = set(json.loads(reported(OUTCOMES["no engine"]).as_json()))
+    assert written == set(schema()["required"]) == set(schema()["properties"])
+
+
+def test_an_incomplete_log_is_not_called_complete() -> None:
+    spec = compiled(FULL)
+    prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None)
+    log = replace(LOG, error="runner.log is incomplete: No space left on device")
+    executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
+    facts = report.build(prepared, executed, [])
+    assert facts.logs.complete is False
+    assert "No space left on device" in page(report.markdown(facts, log)).text
+
+
+class Page(HTMLParser):
+    """What a Markdown renderer makes of a report: its elements, its cells and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+        self.text = ""
+        self.code = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "pre":
+            self.tags.append("/pre")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "pre" in self.tags and "/pre" not in self.tags:
+            self.code += data
+        elif self.cells and data != "\n":
+            self.cells[-1] += data
+
+
+def page(markdown: str) -> Page:
+    parsed = Page()
+    parsed.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown))
+    return parsed
+
+
+HOSTILE = [
+    "`code` ``more`` ```",
+    "grep 'a\\|b' | cut -d\\| -f1",
+    "[click](javascript:alert(1)) ![x](http://example.org/x.png)",
+    "<script>alert(1)</script> <img src=x onerror=alert(1)> &lt;b&gt;",
+    "# title\n\n| a | b |\n| --- | --- |\n| 1 | 2 |",
+    "**bold** _it_ ~~gone~~ \\` \\",
+    "```\n</pre><h1>out</h1>\n````\n~~~",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text_in_the_report(text: str) -> None:
+    outcome = replace(OUTCOMES["failed"], error=text, cleanup_error=text)
+    facts = reported(outcome, instructions=text, repository=text, spec={"command": (text,)})
+    facts = facts.model_copy(
+        update={"artifacts": [report.Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
+    )
+    shown = page(report.markdown(facts, replace(LOG, tail=text)))
+    assert set(shown.tags) <= {
+        "h1", "h2", "p", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "code", "pre",
+        "/pre",
+    }  # fmt: skip
+    assert shown.tags.count("h1") == 1
+    assert shown.tags.count("table") == 2
+    assert len(shown.cells) == 2 * 10 + 3
+    flat = " ".join(text.split())
+    assert shown.cells[5] == facts.command_summary
+    assert [" ".join(shown.cells[i].split()) for i in (9, 20)] == [flat, flat]
+    assert shown.text.count(flat) >= 3
+    assert shown.code == text.rstrip("\n") + "\n"
+
+
+def test_a_report_shows_the_facts_and_the_last_lines() -> None:
+    shown = page(report.markdown(reported(OUTCOMES["failed"], instructions="Run it"), LOG))
+    rows = dict(zip(shown.cells[:20:2], shown.cells[1:20:2], strict=True))
+    assert rows["Exit code"] == "3"
+    assert rows["Duration"] == "54.2 s of at most 3600 s"
+    assert rows["Commit"] == "c" * 40
+    assert shown.cells[20:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
+    assert shown.code == "one\nlast line\n"
+    assert "Run it" in shown.text
+
+
+def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
+    files = [
+        report.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
+    ]
+    shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
+    assert len(shown.cells) == 20 + 3 * 50
+    assert "Files (60)" in shown.text
+    assert "and 10 more: all are in run.json" in shown.text
+
+
+def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:
+    shown = page(report.rejection_markdown(refusal()))
+    assert shown.tags == ["h1", "ul", "li", "li", "li"]
+    assert "task.container.image: is 'UPPER', not an image name; it takes" in shown.text
+    assert "task.container.imagee: is not a key that exists here; did you mean" in shown.text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text_in_a_refusal(text: str) -> None:
+    outcome = Outcome(OutcomeName.REJECTED, FailureClass.REPOSITORY, text)
+    shown = page(report.rejection_markdown(outcome))
+    assert set(shown.tags) <= {"h1", "ul", "li", "p"}
+    assert " ".join(text.split()) in shown.text
+
+
+def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:
+    rows = {row["key"]: row["value"] for row in report.metadata_table(reported())}
+    assert rows["exitCode"] == "0"
+    assert rows["error"] == ""
+    assert rows["outcome"] == "succeeded"
+    assert {"logs", "artifacts", "command"}.isdisjoint(rows)

@@ -26,6 +26,7 @@ _REFUSALS = re.compile(
     r"not found|does not exist|could not read (Username|Password)|Authentication failed"
     r"|access denied|Permission denied|returned error: 40[0134]|couldn't find remote ref"
     r"|Repository not exported|not our ref|unadvertised object|did not match any"
+    r"|no such repository|invalid reference|unknown revision|bad object"
     r"|does not appear to be a git repository|not valid: is this a git repository",
     re.IGNORECASE,
 )

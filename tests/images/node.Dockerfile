@@ -1,4 +1,4 @@
 ARG BASE
 FROM $BASE
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
-    nodejs && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+    nodejs npm && rm -rf /var/lib/apt/lists/* /var/cache/apt/*

@@ -1,0 +1,111 @@
+"""The order of a run and its outcome, on an engine that can be made to fail at every step."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from blocks.policy import ContainerPolicy
+from flows.execution import ContainerState, FailureClass, OutcomeName, judge, run
+from flows.payload import parse
+from flows.spec import ContainerSpec, Mount, Run, compile_spec
+from tests.fake_engine import FakeEngine
+from tests.runs import BUSYBOX, payload
+
+STEPS = ["pull", "create", "missing_workdir", "tail", "start", "wait", "inspect"]
+
+
+class Nowhere:
+    """A sink for output that no test looks at."""
+
+    def write(self, chunk: bytes) -> None:
+        """Forget it."""
+
+
+def spec(*command: str, **container: object) -> ContainerSpec:
+    return compile_spec(
+        parse(payload(*command, **({"workdir": "/bin"} | container))),
+        ContainerPolicy(stop_grace_seconds=1),
+        Mount("bind", "/jobs/j", "/work/agent_jobs/j"),
+        Run("j", attempt=1, worker="test", now=datetime.now(UTC)),
+        default_timeout_seconds=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "name", "failure_class", "exit_code"),
+    [
+        (["print", "hi"], 30, OutcomeName.SUCCEEDED, None, 0),
+        (["exit", "3"], 30, OutcomeName.FAILED, FailureClass.EXIT_CODE, 3),
+        (["exit", "137"], 30, OutcomeName.FAILED, FailureClass.EXIT_CODE, 137),
+        (["nosuch"], 30, OutcomeName.FAILED, FailureClass.COMMAND_NOT_RUNNABLE, 127),
+        (["eat-memory"], 30, OutcomeName.OUT_OF_MEMORY, FailureClass.MEMORY, 137),
+        (["sleep", "60"], 1, OutcomeName.TIMED_OUT, FailureClass.TIMEOUT, 143),
+    ],
+)
+async def test_the_end_of_the_container_decides_the_outcome(
+    command: list[str],
+    limit: int,
+    name: OutcomeName,
+    failure_class: FailureClass | None,
+    exit_code: int,
+) -> None:
+    engine = FakeEngine(images=(BUSYBOX,))
+    outcome = await run(engine, spec(*command, timeoutSeconds=limit), Nowhere())
+    assert (outcome.name, outcome.failure_class) == (name, failure_class)
+    assert outcome.exit_code == exit_code
+    assert outcome.timed_out is (name is OutcomeName.TIMED_OUT)
+    assert (outcome.error is None) is (name is OutcomeName.SUCCEEDED)
+    assert engine.containers == {}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and_leaves_nothing(
+    step: str,
+) -> None:
+    engine = FakeEngine(images=(BUSYBOX,), breaks_at=step)
+    outcome = await run(engine, spec("print", "hi"), Nowhere())
+    assert outcome.name is OutcomeName.INFRASTRUCTURE
+    assert step in (outcome.error or "")
+    assert engine.containers == {}
+    assert engine.calls[-1] == "destroy"
+
+
+async def test_a_clean_up_that_fails_is_told_beside_the_outcome() -> None:
+    engine = FakeEngine(images=(BUSYBOX,), breaks_at="destroy")
+    outcome = await run(engine, spec("print", "hi"), Nowhere())
+    assert outcome.name is OutcomeName.SUCCEEDED
+    assert outcome.cleanup_error == "Docker does not answer while removing the container"
+
+
+async def test_a_missing_image_is_an_image_error_and_nothing_is_created() -> None:
+    engine = FakeEngine()
+    outcome = await run(engine, spec("print", "hi"), Nowhere())
+    assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, FailureClass.IMAGE)
+    assert "create" not in engine.calls
+
+
+async def test_a_missing_working_directory_fails_before_the_start() -> None:
+    engine = FakeEngine(images=(BUSYBOX,))
+    outcome = await run(engine, spec("print", "hi", workdir="/no/such"), Nowhere())
+    assert outcome.failure_class is FailureClass.WORKDIR_MISSING
+    assert "/no/such" in (outcome.error or "")
+    assert "start" not in engine.calls
+
+
+async def test_a_run_that_is_cancelled_removes_its_container_before_it_ends() -> None:
+    engine = FakeEngine(images=(BUSYBOX,))
+    running = asyncio.create_task(run(engine, spec("sleep", "60"), Nowhere()))
+    while "wait" not in engine.calls:
+        await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert engine.containers == {}
+
+
+@pytest.mark.parametrize("killed_child", [True, False])
+def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child: bool) -> None:
+    state = ContainerState(running=False, exit_code=0, oom_killed=killed_child)
+    outcome = judge(spec("make"), state, timed_out=False)
+    assert (outcome.name, outcome.oom_killed) == (OutcomeName.SUCCEEDED, killed_child)

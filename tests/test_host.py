@@ -1,0 +1,73 @@
+"""What a host's environment sets, and what a worker refuses for it."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.errors import CapabilityMissing
+from flows.host import HostSettings
+from flows.payload import parse
+from tests.strategies import enabled
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment in which no setting is made."""
+    for name in HostSettings.model_fields.values():
+        monkeypatch.delenv(str(name.alias), raising=False)
+    monkeypatch.delenv("MOONMIND_WORKDIR", raising=False)
+    return monkeypatch
+
+
+def test_nothing_needs_setting(environment: pytest.MonkeyPatch) -> None:
+    host = HostSettings()
+    assert host.workdir == Path("/work/agent_jobs")
+    assert host.workspace_volume == ""
+    assert host.capabilities == ("docker", "git")
+    assert host.timeout_seconds == 3600
+    assert host.worker
+
+
+def test_every_setting_has_a_variable(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MOONMIND_WORKDIR", "/srv/jobs")
+    environment.setenv("MOONMIND_CONTAINER_WORKSPACE_VOLUME", "agent_workspaces")
+    environment.setenv("MOONMIND_WORKER_CAPABILITIES", " Docker, git ,,GPU")
+    environment.setenv("MOONMIND_CONTAINER_TIMEOUT_SECONDS", "60")
+    environment.setenv("MOONMIND_WORKER_NAME", "host-1")
+    host = HostSettings()
+    assert host.workdir == Path("/srv/jobs")
+    assert host.workspace_volume == "agent_workspaces"
+    assert host.capabilities == ("docker", "git", "gpu")
+    assert host.timeout_seconds == 60
+    assert host.worker == "host-1"
+
+
+def test_an_empty_variable_is_a_variable_not_set(environment: pytest.MonkeyPatch) -> None:
+    for name in ("WORKDIR", "CONTAINER_TIMEOUT_SECONDS", "WORKER_CAPABILITIES", "WORKER_NAME"):
+        environment.setenv(f"MOONMIND_{name}", "")
+    assert HostSettings().capabilities == ("docker", "git")
+    assert HostSettings().timeout_seconds == 3600
+
+
+def test_a_relative_folder_for_jobs_is_meant_from_here(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MOONMIND_WORKDIR", "jobs")
+    assert HostSettings().workdir == Path.cwd() / "jobs"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5"])
+def test_a_time_limit_that_is_none_is_refused(environment: pytest.MonkeyPatch, value: str) -> None:
+    environment.setenv("MOONMIND_CONTAINER_TIMEOUT_SECONDS", value)
+    with pytest.raises(ValidationError, match="MOONMIND_CONTAINER_TIMEOUT_SECONDS"):
+        HostSettings()
+
+
+def test_a_worker_with_every_capability_takes_the_task() -> None:
+    payload = parse(enabled() | {"repository": "a/b", "requiredCapabilities": ["GPU"]})
+    HostSettings(capabilities=("docker", "git", "gpu")).require_capabilities(payload)
+
+
+def test_a_worker_names_every_capability_that_it_lacks() -> None:
+    payload = parse(enabled() | {"requiredCapabilities": ["GPU", "docker", "unity"]})
+    with pytest.raises(CapabilityMissing, match=r"lacks the capability gpu, unity .*docker, git"):
+        HostSettings(capabilities=("docker", "git")).require_capabilities(payload)

@@ -1,0 +1,52 @@
+"""Secrets stay out of text."""
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+from flows.masking import Masker
+from flows.repository import Remote
+
+
+@pytest.mark.parametrize(
+    "secret", ["hunter2", "p@ss word/+", "ümläut", "[a-z]*\\1", "x" * 500, "line\nbreak"]
+)
+def test_a_secret_is_masked_in_every_spelling(secret: str) -> None:
+    spellings = [secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()]
+    text = " | ".join(["before", *spellings, "after"])
+    assert Masker([secret]).text(text) == "before | *** | *** | *** | after"
+
+
+def test_a_secret_within_a_secret_leaves_no_rest() -> None:
+    assert Masker(["token", "token-of-mine"]).text("token-of-mine token") == "*** ***"
+
+
+@pytest.mark.parametrize("secret", ["", "a", "abc"])
+def test_a_value_too_short_to_hide_garbles_nothing(secret: str) -> None:
+    assert Masker([secret]).text("a abc abcd") == "a abc abcd"
+
+
+def test_text_without_secrets_stays_as_it_is() -> None:
+    assert Masker([]).text("all of it") == "all of it"
+
+
+@pytest.mark.parametrize(
+    ("repository", "url", "secrets"),
+    [
+        ("team/game", "https://github.com/team/game.git", ()),
+        ("team/game.git", "https://github.com/team/game.git", ()),
+        ("https://example.org/a.git", "https://example.org/a.git", ()),
+        ("https://bot:p%40ss@example.org:8443/a", "https://example.org:8443/a", ("p@ss", "bot")),
+        ("https://token@example.org/a", "https://example.org/a", ("token",)),
+        ("ssh://git@example.org/a", "ssh://git@example.org/a", ()),
+        ("ssh://git:pass@example.org:22/a", "ssh://git@example.org:22/a", ("pass",)),
+        ("git@example.org:a/b.git", "git@example.org:a/b.git", ()),
+    ],
+)
+def test_a_repositorys_credentials_are_apart_from_its_address(
+    repository: str, url: str, secrets: tuple[str, ...]
+) -> None:
+    remote = Remote.parse(repository)
+    assert (remote.url, remote.secrets) == (url, secrets)
+    assert not any(secret in repr(remote) for secret in secrets)

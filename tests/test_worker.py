@@ -1,0 +1,119 @@
+"""A real Prefect server, a process worker and the deployment, driven by Prefect's own commands."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.stack import DEPLOYMENT, ROOT, Stack, flow_run_id, free_port
+from tests.runs import BUSYBOX, left_on_engine, shell
+
+pytestmark = [pytest.mark.docker, pytest.mark.server]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("stack"), free_port()) as stack:
+        stack.start()
+        yield stack
+
+
+def hello() -> str:
+    """examples/hello.json, on the stand-in of its image."""
+    payload = json.loads((ROOT / "examples" / "hello.json").read_text())
+    payload["task"]["container"]["image"] = BUSYBOX
+    return json.dumps(payload)
+
+
+def test_the_command_of_the_readme_submits_watches_and_completes(stack: Stack) -> None:
+    told = stack.prefect(
+        "deployment", "run", DEPLOYMENT, "--param", f"payload={hello()}",
+        "--watch", "--watch-interval", "1",
+    )  # fmt: skip
+    run_id = flow_run_id(told)
+    flow_run = stack.flow_run(run_id)
+    assert flow_run["state_type"] == "COMPLETED"
+    assert flow_run["name"].startswith(BUSYBOX)
+    facts = json.loads((stack.jobs / run_id / "artifacts/container/metadata/run.json").read_text())
+    assert (facts["outcome"], facts["jobId"]) == ("succeeded", run_id)
+    assert left_on_engine(run_id) == []
+
+
+def test_a_failing_task_ends_failed_with_its_last_line_and_no_traceback(stack: Stack) -> None:
+    run_id = stack.submit(shell("echo the reason >&2; exit 7"))
+    flow_run = stack.await_final(run_id)
+    assert (flow_run["state_type"], flow_run["state_name"]) == ("FAILED", "Failed")
+    message = flow_run["state"]["message"]
+    assert message == "exited 7: see the end of runner.log. Its last line: the reason"
+    assert "Traceback" not in stack.log("worker").read_text()
+
+
+def test_a_payload_that_the_api_accepts_and_the_contract_does_not_is_rejected(
+    stack: Stack,
+) -> None:
+    run_id = stack.submit({"task": {"container": {"enabled": True, "comand": ["true"]}}})
+    flow_run = stack.await_final(run_id)
+    assert flow_run["state_name"] == "Rejected"
+    assert "did you mean 'command'?" in flow_run["state"]["message"]
+    assert not (stack.jobs / run_id).exists()
+
+
+def test_a_payload_of_five_megabytes_is_refused_at_the_door(stack: Stack) -> None:
+    payload = shell("true") | {"notes": "x" * 5_000_000}
+    answer = stack.api("GET", f"/deployments/name/{DEPLOYMENT}")
+    deployment_id = answer.json()["id"]
+    answer = stack.api(
+        "POST", f"/deployments/{deployment_id}/create_flow_run", parameters={"payload": payload}
+    )
+    assert answer.status_code == 422
+    assert "must be less than" in answer.text
+
+
+def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(stack: Stack) -> None:
+    lines = 1_000_000
+    script = f"seq 1 {lines} | awk '{{printf \"%d %092d\\n\", $1, 0}}'; echo the very end"
+    run_id = stack.submit(shell(script))
+    assert stack.await_final(run_id)["state_type"] == "COMPLETED"
+    artifacts = stack.jobs / run_id / "artifacts/container"
+    facts = json.loads((artifacts / "metadata/run.json").read_text())
+    size = (artifacts / "logs/runner.log").stat().st_size
+    assert size == facts["logs"]["bytes"] > 95_000_000
+    assert facts["logs"]["complete"] is True
+    records = stack.api(
+        "POST", "/logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200
+    ).json()
+    told = "\n".join(record["message"] for record in records)
+    assert "the very end" in told
+    assert len(records) < 150
+    assert len(told) < 3_000_000
+    assert size - facts["logs"]["droppedFromUi"] < 3_000_000
+
+
+def test_scripts_run_tells_a_failure_by_its_exit_status(tmp_path: Path) -> None:
+    payload = tmp_path / "fails.json"
+    payload.write_text(json.dumps(shell("echo seen live; exit 3")))
+    done = subprocess.run(
+        [ROOT / "scripts" / "run", payload], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "seen live" in done.stdout
+    assert "Outcome   failed: exited 3" in done.stdout
+
+
+def test_scripts_run_refuses_a_bad_payload_before_anything_starts(tmp_path: Path) -> None:
+    payload = tmp_path / "bad.json"
+    payload.write_text("{}")
+    done = subprocess.run(
+        [ROOT / "scripts" / "run", payload], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("task.container.enabled: ")
+
+
+def test_the_process_of_a_run_needs_nothing_but_the_installed_package(stack: Stack) -> None:
+    text = stack.prefect("deployment", "inspect", DEPLOYMENT)
+    assert "flows.container_task.container_task" in text
+    assert sys.version_info >= (3, 11)

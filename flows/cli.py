@@ -29,7 +29,13 @@ app = App(
 
 @app.command
 def check(
-    payload: Annotated[str, Parameter(help="A file with the payload, or - for standard input.")],
+    payload: Annotated[
+        str,
+        Parameter(
+            help="A file with the payload, or - for standard input.", allow_leading_hyphen=True
+        ),
+    ],
+    /,
 ) -> int:
     """Print the canonical payload and the compiled spec as JSON; touch neither Docker nor Prefect.
 

@@ -1,5 +1,7 @@
 """A pull as the engine tells it: names, progress, and errors after a 200."""
 
+from typing import Any
+
 import pytest
 
 from flows.errors import ImageError
@@ -27,13 +29,17 @@ def test_a_reference_splits_into_repository_and_tag_or_digest(
 
 
 def test_a_stream_without_an_error_is_read_to_its_end() -> None:
-    events = iter([{"status": "Pulling"}, {"progressDetail": {}}, {"status": "Done", "error": ""}])
+    told: list[dict[str, Any]] = [{"status": "Pulling"}, {"progressDetail": {}}, {"error": ""}]
+    events = iter(told)
     follow("busybox", events)
     assert next(events, None) is None
 
 
 def test_an_error_in_the_middle_of_a_stream_is_raised() -> None:
-    events = [{"status": "Pulling"}, {"error": "unexpected EOF.", "errorDetail": {}}]
+    events: list[dict[str, Any]] = [
+        {"status": "Pulling"},
+        {"error": "unexpected EOF.", "errorDetail": {}},
+    ]
     with pytest.raises(ImageError, match="cannot pull the image busybox: unexpected EOF; check"):
         follow("busybox", events)
 

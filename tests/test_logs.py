@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import pytest
 
@@ -102,6 +102,8 @@ def test_a_task_that_never_stops_printing_is_told_in_bounds_and_then_its_end() -
         told_bytes += len(told.get(timeout=30)) + 1
     for _ in range(1000):
         teller.write(chunk)
+    with pytest.raises(Empty):
+        told.get(timeout=0.2)
     teller.write(b"the end\n")
     teller.finish()
     last = told.get(timeout=30)

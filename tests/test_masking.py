@@ -19,7 +19,7 @@ def test_a_secret_is_masked_in_every_spelling(secret: str) -> None:
 
 
 def test_a_secret_within_a_secret_leaves_no_rest() -> None:
-    assert Masker(["token", "token-of-mine"]).text("token-of-mine token") == "*** ***"
+    assert Masker(["token", "my-token-2"]).text("my-token-2 token") == "*** ***"
 
 
 @pytest.mark.parametrize("secret", ["", "a", "abc"])

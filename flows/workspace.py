@@ -50,6 +50,10 @@ class Workspace:
         """The container's stdout and stderr."""
         return self.artifacts / artifacts_subdir / "logs" / "runner.log"
 
+    def run_json(self, artifacts_subdir: str) -> Path:
+        """How the run went."""
+        return self.artifacts / artifacts_subdir / "metadata" / "run.json"
+
     @property
     def mount(self) -> Mount:
         """How the container gets this folder, and no other job's."""
@@ -72,6 +76,7 @@ class Workspace:
                 self.repo,
                 self.execute_log.parent,
                 self.runner_log(artifacts_subdir).parent,
+                self.run_json(artifacts_subdir).parent,
             ):
                 folder.mkdir(parents=True, exist_ok=True)
             for path, _, _ in os.walk(self.folder):
@@ -99,7 +104,7 @@ class Workspace:
 
     def write_run_json(self, artifacts_subdir: str, text: str) -> Path:
         """Write the metadata file and return its path."""
-        path = self.artifacts / artifacts_subdir / "metadata" / "run.json"
+        path = self.run_json(artifacts_subdir)
         replace(path, self.folder, BytesIO(text.encode()))
         return path
 

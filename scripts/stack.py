@@ -31,8 +31,15 @@ class Stack:
     Everything that it starts is in a process group of its own and ended by `stop`.
     """
 
-    def __init__(self, home: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        settings: Mapping[str, str] | None = None,
+        python: Path = Path(sys.executable),
+    ) -> None:
         self.home = home
+        self._command = str(python.with_name("prefect"))
         self.port = port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {
@@ -93,7 +100,7 @@ class Stack:
 
     def deploy(self) -> None:
         """Register what prefect.yaml says."""
-        self.prefect("--no-prompt", "deploy", "--all", cwd=ROOT)
+        self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
 
     def submit(self, payload: object, *words: str) -> str:
         """Submit one payload with `prefect deployment run`; return the flow run's id."""
@@ -124,12 +131,12 @@ class Stack:
         url = f"{self.address}/api{path}"
         return httpx.request(method, url, json=body or None, timeout=30)
 
-    def prefect(self, *words: str, cwd: Path | None = None) -> str:
+    def prefect(self, *words: str) -> str:
         """Run the prefect command against this server; raise `StackError` with what it said."""
         done = subprocess.run(
-            [_prefect(), *words],
+            [self._command, *words],
             env=self.environment,
-            cwd=cwd or self.home,
+            cwd=self.home,
             capture_output=True,
             text=True,
             check=False,
@@ -168,7 +175,7 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [_prefect(), *words],
+                [self._command, *words],
                 env=self.environment,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
@@ -230,7 +237,3 @@ def follow(path: Path, start: int, is_over: Callable[[], bool]) -> Iterator[str]
             if over:
                 return
             time.sleep(0.1)
-
-
-def _prefect() -> str:
-    return str(Path(sys.executable).with_name("prefect"))

@@ -6,6 +6,7 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
@@ -26,7 +27,9 @@ SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
 async def artifacts_of(run: Finished) -> dict[str, Any]:
     async with get_client() as client:
         found = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.job_id]))
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run.job_id)])
+            )
         )
     return {artifact.key or "": artifact.data for artifact in found}
 
@@ -34,7 +37,7 @@ async def artifacts_of(run: Finished) -> dict[str, Any]:
 async def logs_of(run: Finished) -> str:
     async with get_client() as client:
         records = await client.read_logs(
-            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.job_id])), limit=200
+            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(run.job_id)])), limit=200
         )
     return "\n".join(record.message for record in records)
 

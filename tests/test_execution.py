@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ class Nowhere:
         """Forget it."""
 
 
-def spec(*command: str, **container: object) -> ContainerSpec:
+def spec(*command: str, **container: Any) -> ContainerSpec:
     return compile_spec(
         parse(payload(*command, **({"workdir": "/bin"} | container))),
         ContainerPolicy(stop_grace_seconds=1),

@@ -5,35 +5,38 @@ Glue that Prefect can show. What a task means is decided in `flows.spec`, how it
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect import flow, get_client, get_run_logger, runtime, task
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.exceptions import PrefectException
+from prefect.states import Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy
-from flows import execution, report
+from flows import report
+from flows.attempts import REPORT_KEY, execute_attempt, publish_attempt
 from flows.checkout import checkout
-from flows.engine import DockerEngine
 from flows.errors import ContainerTaskError
-from flows.execution import Outcome, OutcomeName, outcome_of
 from flows.host import HostSettings
-from flows.logs import Journal, LogFacts, RunnerLog
+from flows.ledger import Ledger
+from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
+from flows.logs import Journal
 from flows.naming import run_name
+from flows.outcomes import Outcome, OutcomeName, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable
 from flows.repository import Remote
-from flows.spec import Run, command_summary, compile_spec
-from flows.stages import Executed, Prepared
+from flows.spec import Run, compile_spec
+from flows.stages import Attempt, Prepared, RetryRules, is_retried
 from flows.workspace import Workspace
 
 T = TypeVar("T")
 
-REPORT_KEY = "container-run"
-METADATA_KEY = "container-run-metadata"
+_LONGEST_BACKOFF_SECONDS = 60.0
 
 
 @flow(
@@ -42,83 +45,101 @@ METADATA_KEY = "container-run-metadata"
     # The flow judges its payload itself: a bad one ends `Rejected`, every fault in a sentence.
     validate_parameters=False,
     persist_result=False,
+    on_completion=[on_ended],
+    on_failure=[on_ended],
+    on_cancellation=[on_cancelled],
+    on_crashed=[on_crashed],
 )
-async def container_task(payload: TaskPayload) -> State[Any]:
+async def container_task(payload: TaskPayload | None = None) -> State[Any]:
     """Run one container for one queue task.
 
     Args:
         payload: The task, as JSON: which image and command to run, and in what surroundings.
     """
-    prepared = await _result(prepare(payload))
-    if isinstance(prepared, Outcome):
-        return _final_state(prepared)
-    executed = await _result(execute(prepared))
-    # Prefect's types know no `return_state` of an async task.
-    published: State[None] = await publish(prepared, executed, return_state=True)  # type: ignore[misc]
-    if not published.is_completed():
-        # The outcome stands, whatever became of its publication.
-        get_run_logger().warning("The results could not be published: %s", published.message)
-    return _final_state(executed.outcome, executed.log)
+    try:
+        ledger = Ledger(HostSettings().workdir, str(runtime.flow_run.id))
+        async with ledger.held_in_turn():
+            return await _attempts(payload, ledger)
+    except ContainerTaskError as error:
+        return _final_state(outcome_of(error))
+
+
+async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
+    """One attempt after another, as long as the payload's retry rules allow."""
+    while True:
+        attempt = await _result(prepare(payload, ledger))
+        if isinstance(attempt, Outcome):
+            return _final_state(attempt)
+        if attempt.executed is None:
+            attempt = await _result(execute(attempt, ledger))
+        # Prefect's types know no `return_state` of an async task.
+        published: State[Attempt] = await publish(attempt, ledger, return_state=True)  # type: ignore[misc]
+        if not published.is_completed():
+            # The outcome stands, whatever became of its publication.
+            get_run_logger().warning("The results could not be published: %s", published.message)
+            ledger.close(attempt)
+        attempts = ledger.attempts()
+        if not is_retried(attempts, attempt.prepared.retry):
+            return _final_state(attempt.outcome, attempt)
+        seconds = min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (len(attempts) - 1))
+        get_run_logger().info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
+        await asyncio.sleep(seconds)
 
 
 @task(name="prepare", task_run_name="prepare", cache_policy=NO_CACHE, persist_result=False)
-async def prepare(payload: object) -> Prepared | Outcome:
+async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
     """Judge the payload, decide what will run, make the job's folder and checkout.
 
-    Returns the outcome instead where the run ends here.
+    An attempt that an earlier process left unfinished is taken up as it is. Returns the outcome
+    instead where the run ends here.
     """
+    unfinished = ledger.last()
+    if unfinished is not None and not unfinished.published:
+        return unfinished
     try:
-        return await _prepare(payload)
+        return await _prepare(payload, ledger)
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         await acreate_markdown_artifact(report.rejection_markdown(outcome), key=REPORT_KEY)
         return _named(outcome, outcome)
 
 
-@task(name="execute", task_run_name="execute", cache_policy=NO_CACHE, persist_result=False)
-async def execute(prepared: Prepared) -> Executed:
+@task(
+    name="execute",
+    task_run_name="execute",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    on_running=[tell_started],
+    on_completion=[tell_finished],
+    on_failure=[tell_finished],
+)
+async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
-    workspace, spec, started_at = prepared.workspace, prepared.spec, datetime.now(UTC)
-    logger = get_run_logger()
-    with (
-        Journal(workspace.execute_log, workspace.folder, logger) as journal,
-        RunnerLog(
-            workspace.runner_log(spec.artifacts_subdir), workspace.folder, logger.info
-        ) as runner_log,
-    ):
-        journal.say(f"Running {command_summary(spec.command)} in {spec.image} as {spec.name}")
-        async with DockerEngine() as engine:
-            outcome = await execution.run(engine, spec, runner_log)
-        log = runner_log.facts()
-        journal.say(f"Ended {outcome.name}: {report.state_message(outcome)}")
-    return _named(Executed(outcome, log, started_at, datetime.now(UTC)), outcome)
+    executed = await execute_attempt(ledger, attempt, get_run_logger(), _must_stop)
+    outcome = executed.outcome
+    if outcome.name is OutcomeName.CANCELED:
+        # The cancellation was held back for the container's sake; what is due to the user is
+        # delivered here, for Prefect runs no further stage.
+        await publish_attempt(ledger, executed, get_run_logger())
+        raise asyncio.CancelledError
+    return _named(executed, outcome)
 
 
 @task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
-async def publish(prepared: Prepared, executed: Executed) -> None:
+async def publish(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Write `run.json` and the artifacts that the Prefect UI shows."""
-    workspace, spec = prepared.workspace, prepared.spec
-    entries = await asyncio.to_thread(workspace.listing)
-    facts = report.build(prepared, executed, entries)
-    run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
-    with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:
-        journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
-    await acreate_markdown_artifact(
-        report.markdown(facts, executed.log), key=REPORT_KEY, description=f"How {spec.name} went"
-    )
-    await acreate_table_artifact(
-        report.metadata_table(facts), key=METADATA_KEY, description=str(run_json)
-    )
+    return await publish_attempt(ledger, attempt, get_run_logger())
 
 
-async def _prepare(raw: object) -> Prepared:
+async def _prepare(raw: object, ledger: Ledger) -> Attempt:
+    started = time.monotonic()
     payload = parse(raw)
     require_runnable(payload)
     host, policy = HostSettings(), await ContainerPolicy.in_force()
     host.require_capabilities(payload)
     run = Run(
-        job_id=str(runtime.flow_run.id),
-        attempt=max(1, runtime.flow_run.run_count),
+        job_id=ledger.job_id,
+        attempt=len(ledger.attempts()) + 1,
         worker=host.worker,
         now=datetime.now(UTC),
     )
@@ -139,15 +160,49 @@ async def _prepare(raw: object) -> Prepared:
     except BaseException:
         await asyncio.to_thread(workspace.remove)
         raise
-    display = remote.display if remote else None
-    return Prepared(workspace, spec, display, commit, payload.task.instructions)
+    rules = payload.task.container.retry
+    prepared = Prepared(
+        workspace=workspace,
+        spec=spec,
+        repository=remote.display if remote else None,
+        commit=commit,
+        instructions=payload.task.instructions,
+        retry=RetryRules(
+            rules.infrastructure,
+            rules.image,
+            {int(code): times for code, times in rules.exit_codes.items()},
+        ),
+        prepare_seconds=round(time.monotonic() - started, 3),
+    )
+    attempt = Attempt(prepared, started_at=datetime.now(UTC))
+    ledger.put(attempt)
+    return attempt
 
 
-def _final_state(outcome: Outcome, log: LogFacts | None = None) -> State[Any]:
+async def _must_stop() -> bool:
+    """Whether a cancelled run is to stop its container, or to leave it to be adopted.
+
+    A run that nobody would start again stops it; so does one that somebody cancelled. One whose
+    worker shuts down leaves it.
+    """
+    if runtime.flow_run.id is None or runtime.deployment.id is None:
+        return True
+    try:
+        async with get_client() as client:
+            state = (await client.read_flow_run(runtime.flow_run.id)).state
+    except (PrefectException, OSError):
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
     """The flow run's state, as the outcome decides it."""
+    log = attempt.executed.log if attempt and attempt.executed else None
     message = report.state_message(outcome, log)
     if outcome.name is OutcomeName.SUCCEEDED:
         return Completed(message=message)
+    if outcome.name is OutcomeName.CANCELED:
+        return Cancelled(message=message)
     return Failed(name=report.state_name(outcome), message=message)
 
 

@@ -2,10 +2,11 @@
 
 import fnmatch
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,9 +16,7 @@ import requests.exceptions
 from prefect_docker import DockerHost
 from prefect_docker.containers import (
     create_docker_container,
-    remove_docker_container,
     start_docker_container,
-    stop_docker_container,
 )
 
 from flows import pulling
@@ -30,16 +29,20 @@ from flows.create_arguments import (
 )
 from flows.engine_errors import NotFound, container_expected, said, translated
 from flows.engine_output import Attachment
-from flows.errors import EngineError, EngineRefused, Rejected
-from flows.execution import ContainerState, Image, Sink
-from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount
+from flows.errors import EngineError, EngineRefused, Rejected, WorkdirMissing
+from flows.execution import Sink, Tailed
+from flows.outcomes import ContainerState, Image
+from flows.spec import LABEL_CACHE, LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Mount, Owned
 from flows.threads import in_thread
 
 T = TypeVar("T")
 
+# The kind of a path in a container's difference from its image.
+_ADDED = 1
+
 # Proxies cut requests that stay quiet for long, some at 4 minutes.
 _WAIT_SLICE_SECONDS = 60.0
-# How long a stopped container's last output may take to arrive.
+# How long a stopped container's last output may keep silent before it is given up.
 _DRAIN_SECONDS = 30.0
 
 
@@ -65,6 +68,12 @@ class DockerEngine:
         if "_docker" in self.__dict__:
             self._docker.close()
 
+    async def find(self, spec: ContainerSpec) -> bool:
+        """See `flows.execution.Engine`."""
+        labels = await self._labels(spec.name)
+        wanted = (LABEL_JOB_ID, LABEL_SPEC)
+        return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
+
     async def pull(self, spec: ContainerSpec) -> Image:
         """See `flows.execution.Engine`."""
         present = None if spec.pull == "always" else await self._image(spec.image)
@@ -79,33 +88,51 @@ class DockerEngine:
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.execution.Engine`."""
-        await self._call("preparing volumes", lambda: self._prepare_volumes(spec))
+        made = await self._call("preparing volumes", lambda: self._prepare_volumes(spec))
         arguments = create_arguments(spec, image, self._api_version)
-        with translated("creating the container"):
-            await create_docker_container.fn(docker_host=self._host, **arguments)
+        try:
+            with translated("creating the container"):
+                await create_docker_container.fn(docker_host=self._host, **arguments)
+        except EngineError as error:
+            # A task that was refused leaves nothing, its new caches included.
+            await self._call("removing volumes", lambda: self._remove_volumes(made))
+            if "not a directory" in str(error):
+                raise WorkdirMissing(
+                    f"task.container.workdir: {spec.workdir} is not a folder in the image "
+                    f"{spec.image}; correct it, or leave it out to start in the repository"
+                ) from error
+            raise
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """See `flows.execution.Engine`.
 
         Docker makes a missing working directory in the container's own layer when it creates it,
-        so the layer's difference from the image tells.
+        at the end of whatever links lead there, so the layer's difference from the image tells.
         """
         changes = await self._on_container(
             spec, "looking at the working directory", lambda: self._docker.api.diff(spec.name)
         )
-        return any(change["Path"] == spec.workdir for change in changes or [])
+        added = (PurePosixPath(each["Path"]) for each in changes or [] if each["Kind"] == _ADDED)
+        targets = [PurePosixPath(mount.target) for mount in spec.mounts]
+        return any(
+            path.name == PurePosixPath(spec.workdir).name
+            and not any(target.is_relative_to(path) for target in targets)
+            for path in added
+        )
 
     @asynccontextmanager
-    async def tail(self, spec: ContainerSpec, sink: Sink) -> AsyncIterator[None]:
+    async def tail(
+        self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
+    ) -> AsyncIterator[Tailed]:
         """See `flows.execution.Engine`."""
         attachment = await self._on_container(
             spec,
             "attaching to the output",
-            lambda: Attachment.open(self._docker, spec.name),
+            lambda: Attachment.open(self._docker, spec.name, replay=replay),
         )
         attachment.copy_to(sink)
         try:
-            yield
+            yield attachment.tailed
             await in_thread(lambda: attachment.drain(_DRAIN_SECONDS))
         finally:
             attachment.hang_up()
@@ -130,10 +157,15 @@ class DockerEngine:
         return not (await self.inspect(spec)).running
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.execution.Engine`."""
-        with suppress(NotFound), translated("stopping the container"):
-            await stop_docker_container.fn(
-                spec.name, docker_host=self._host, timeout=spec.stop_grace_seconds
+        """See `flows.execution.Engine`.
+
+        Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
+        its tasks find no run to log to.
+        """
+        with suppress(NotFound):
+            await self._call(
+                "stopping the container",
+                lambda: self._docker.api.stop(spec.name, timeout=spec.stop_grace_seconds),
             )
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
@@ -145,13 +177,47 @@ class DockerEngine:
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """See `flows.execution.Engine`."""
-        if await self._owns_container(spec):
-            with suppress(NotFound), translated("removing the container"):
-                await remove_docker_container.fn(
-                    spec.name, docker_host=self._host, force=True, v=True
-                )
+        if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
+            await self._call("removing the container", lambda: self._remove(spec.name))
         if any(needs_run_volume(mount, self._api_version) for mount in spec.mounts):
             await self._call("removing the run's volume", lambda: self._remove_volume(spec))
+
+    async def owned(self) -> list[Owned]:
+        """Every container, per-run volume and network that this runner made, of any job."""
+        return await self._call("listing what is ours", lambda: list(self._owned()))
+
+    async def discard(self, owned: Owned) -> bool:
+        """Remove one such object if it still carries its job's label; whether it was removed."""
+        return await self._call(f"removing {owned.name}", lambda: self._discard(owned))
+
+    def _owned(self) -> Iterator[Owned]:
+        api, ours = self._docker.api, {"label": LABEL_JOB_ID}
+        for found in api.containers(all=True, filters=ours):
+            yield Owned("container", found["Names"][0].lstrip("/"), found["Id"], found["Labels"])
+        for found in api.volumes(filters=ours)["Volumes"] or []:
+            yield Owned("volume", found["Name"], found["Name"], found["Labels"])
+        for found in api.networks(filters=ours):
+            yield Owned("network", found["Name"], found["Id"], found["Labels"])
+
+    def _discard(self, owned: Owned) -> bool:
+        api = self._docker.api
+        kinds: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
+            "container": (
+                lambda key: api.inspect_container(key)["Config"]["Labels"],
+                lambda key: self._remove(key),
+            ),
+            "volume": (lambda key: api.inspect_volume(key)["Labels"], api.remove_volume),
+            "network": (lambda key: api.inspect_network(key)["Labels"], api.remove_network),
+        }
+        labels_of, remove = kinds[owned.kind]
+        try:
+            # Read again right before: the object of that name may be somebody else's by now.
+            if (labels_of(owned.id) or {}).get(LABEL_JOB_ID) != owned.job_id:
+                return False
+            remove(owned.id)
+        except docker.errors.NotFound:
+            return False
+        return True
 
     @cached_property
     def _docker(self) -> docker.DockerClient:
@@ -204,21 +270,24 @@ class DockerEngine:
         except docker.errors.APIError as error:
             raise pulling.image_error(image, said(error)) from error
 
-    def _prepare_volumes(self, spec: ContainerSpec) -> None:
+    def _prepare_volumes(self, spec: ContainerSpec) -> list[str]:
+        """Judge every volume, then make the missing ones; the names of the caches made."""
+        caches = [mount for mount in spec.mounts if mount.kind == "cache"]
+        missing = [mount for mount in caches if not self._is_allowed(spec, mount)]
         for mount in spec.mounts:
-            if mount.kind == "cache":
-                self._ensure_cache(spec, mount)
-            elif needs_run_volume(mount, self._api_version):
+            if needs_run_volume(mount, self._api_version):
                 mountpoint = self._docker.api.inspect_volume(mount.source)["Mountpoint"]
                 self._docker.api.create_volume(**run_volume_arguments(spec, mount, mountpoint))
+        for mount in missing:
+            self._docker.api.create_volume(**cache_volume_arguments(mount))
+        return [mount.source for mount in missing]
 
-    def _ensure_cache(self, spec: ContainerSpec, mount: Mount) -> None:
-        """Make the cache, or check that the volume of that name is one and nobody's data."""
+    def _is_allowed(self, spec: ContainerSpec, mount: Mount) -> bool:
+        """Whether the cache exists; raises `Rejected` where it is a volume with others' data."""
         try:
             found = self._docker.api.inspect_volume(mount.source)
         except docker.errors.NotFound:
-            self._docker.api.create_volume(**cache_volume_arguments(mount))
-            return
+            return False
         allowed = any(fnmatch.fnmatchcase(mount.source, glob) for glob in spec.allowed_volumes)
         if not allowed and LABEL_CACHE not in (found.get("Labels") or {}):
             raise Rejected(
@@ -226,16 +295,32 @@ class DockerEngine:
                 "another name in task.container.cacheVolumes, or have an operator add it to "
                 "allowed_volumes in the container policy block"
             )
+        return True
 
-    async def _owns_container(self, spec: ContainerSpec) -> bool:
+    def _remove_volumes(self, names: list[str]) -> None:
+        for name in names:
+            # One that another task mounted meanwhile is in use, and stays.
+            with suppress(docker.errors.APIError):
+                self._docker.api.remove_volume(name)
+
+    async def _labels(self, name: str) -> Mapping[str, str]:
+        """The labels of a container; none where there is no such container."""
         try:
             found = await self._call(
-                "looking for the container",
-                lambda: self._docker.api.inspect_container(spec.name),
+                "looking for the container", lambda: self._docker.api.inspect_container(name)
             )
         except NotFound:
-            return False
-        return bool(found["Config"]["Labels"].get(LABEL_JOB_ID) == spec.job_id)
+            return {}
+        return dict(found["Config"]["Labels"] or {})
+
+    def _remove(self, container: str) -> None:
+        try:
+            self._docker.api.remove_container(container, force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            if "is already in progress" not in said(error):
+                raise
 
     def _remove_volume(self, spec: ContainerSpec) -> None:
         name = run_volume_name(spec)

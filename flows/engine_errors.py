@@ -12,8 +12,8 @@ from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavai
 _UNAVAILABLE = (requests.exceptions.RequestException, OSError)
 
 
-class NameTaken(EngineRefused):
-    """Another container has the name."""
+class NameTaken(EngineError):
+    """A container that is not this task's has the name."""
 
 
 class NotFound(EngineError):

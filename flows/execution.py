@@ -5,98 +5,35 @@ happens in between, it destroys what the spec names before it returns.
 """
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import StrEnum
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 
-from flows.errors import (
-    CapabilityMissing,
-    ContainerTaskError,
-    EngineError,
-    EngineRefused,
-    ImageError,
-    Rejected,
-    RepositoryRejected,
-    WorkdirMissing,
-    WorkspaceError,
+from flows.errors import EngineError, Rejected
+from flows.outcomes import (
+    CANCELED_EARLY,
+    KILLED,
+    ContainerState,
+    Image,
+    Outcome,
+    StoppedBy,
+    judge,
+    missing_workdir,
+    outcome_of,
 )
 from flows.spec import ContainerSpec
 
-_KILLED = 128 + 9
+T = TypeVar("T")
+
 _OOM_NEWS_SECONDS = 0.2
 
 
-class OutcomeName(StrEnum):
-    """How a run ended. Published: users' automations match on these; never rename one."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    TIMED_OUT = "timed-out"
-    OUT_OF_MEMORY = "out-of-memory"
-    CANCELED = "canceled"
-    REJECTED = "rejected"
-    IMAGE_ERROR = "image-error"
-    INFRASTRUCTURE = "infrastructure"
-
-
-class FailureClass(StrEnum):
-    """Why, one level finer than the outcome. Published: never rename one."""
-
-    EXIT_CODE = "exit-code"
-    COMMAND_NOT_RUNNABLE = "command-not-runnable"
-    WORKDIR_MISSING = "workdir-missing"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    CANCELED = "canceled"
-    PAYLOAD = "payload"
-    CAPABILITY = "capability"
-    REPOSITORY = "repository"
-    LIMITS = "limits"
-    IMAGE = "image"
-    ENGINE = "engine"
-    WORKSPACE = "workspace"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image that is present on the engine. `digest` is empty for one that was never pulled."""
-
-    id: str
-    digest: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """What a fresh inspect says. `error` is the engine's own word on a failed start."""
-
-    running: bool
-    exit_code: int | None
-    oom_killed: bool
-    error: str = ""
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The end of one attempt, decided once.
-
-    `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
-    changes it.
-    """
-
-    name: OutcomeName
-    failure_class: FailureClass | None = None
-    error: str | None = None
-    exit_code: int | None = None
-    oom_killed: bool = False
-    timed_out: bool = False
-    image: Image | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    cleanup_error: str | None = None
+class HandedOver(Exception):
+    """The caller was cancelled and the container is left running for whoever adopts it."""
 
 
 class Sink(Protocol):
@@ -106,12 +43,27 @@ class Sink(Protocol):
         """Take the next bytes of the merged stdout and stderr."""
 
 
+@dataclass(slots=True)
+class Tailed:
+    """What became of a container's output, known after the block of `Engine.tail`.
+
+    `reconnects` counts the breaks of the connection that output followed. `complete` says that
+    the sink has taken everything unchanged; false where the engine could not give it any more.
+    """
+
+    reconnects: int = 0
+    complete: bool = False
+
+
 class Engine(Protocol):
     """What runs containers. Every method takes the spec; none returns a handle.
 
     Each method raises `EngineError` (or a subclass) and nothing else, and may be called from any
     process: names are known before the objects exist.
     """
+
+    async def find(self, spec: ContainerSpec) -> bool:
+        """Whether a container made for this very spec exists: name, job and fingerprint agree."""
 
     async def pull(self, spec: ContainerSpec) -> Image:
         """Make the image present as `spec.pull` says. Raises `ImageError`, also where the
@@ -126,11 +78,15 @@ class Engine(Protocol):
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """Whether the created container's image has no folder at `spec.workdir`."""
 
-    def tail(self, spec: ContainerSpec, sink: Sink) -> AbstractAsyncContextManager[None]:
-        """Copy the container's output to `sink`.
+    def tail(
+        self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
+    ) -> AbstractAsyncContextManager[Tailed]:
+        """Copy the container's output to `sink`; with `replay`, everything that the container
+        ever wrote comes first.
 
         Entered between `create` and `start`, nothing is lost; left after the container has
-        stopped, everything has been written. Order is kept. Bytes arrive unchanged."""
+        stopped, everything has been written. The order of each stream is kept. Bytes arrive
+        unchanged. A connection that breaks is taken up again where it was; the value tells."""
 
     async def start(self, spec: ContainerSpec) -> None:
         """Start the created container. A command that cannot be run is no error: `inspect` then
@@ -157,55 +113,124 @@ class Engine(Protocol):
         another process. Never touches an object without this job's label."""
 
 
-_BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...] = (
-    (ImageError, OutcomeName.IMAGE_ERROR, FailureClass.IMAGE),
-    (EngineRefused, OutcomeName.REJECTED, FailureClass.LIMITS),
-    (CapabilityMissing, OutcomeName.REJECTED, FailureClass.CAPABILITY),
-    (RepositoryRejected, OutcomeName.REJECTED, FailureClass.REPOSITORY),
-    (WorkdirMissing, OutcomeName.REJECTED, FailureClass.WORKDIR_MISSING),
-    (Rejected, OutcomeName.REJECTED, FailureClass.PAYLOAD),
-    (WorkspaceError, OutcomeName.INFRASTRUCTURE, FailureClass.WORKSPACE),
-)
-
-
-async def run(engine: Engine, spec: ContainerSpec, sink: Sink) -> Outcome:
+async def run(
+    engine: Engine,
+    spec: ContainerSpec,
+    sink: Sink,
+    *,
+    adopt: bool = False,
+    must_stop: Callable[[], Awaitable[bool]] | None = None,
+) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
-    Returns an outcome for everything a task or an engine can do; raises only what cancels the
-    caller, after the container is gone.
+    With `adopt`, the container exists already (an earlier process made it) and is taken over: its
+    output comes whole, its time limit counts from its own start.
+
+    Returns an outcome for everything a task or an engine can do. When the caller is cancelled,
+    `must_stop` decides (without it: yes): yes stops the container and returns `canceled`; no
+    leaves it running for whoever adopts it, and raises the cancellation.
     """
+    stages: dict[str, float] = {}
     image: Image | None = None
     try:
-        image = await engine.pull(spec)
-        await engine.create(spec, image)
-        outcome = await _watch(engine, spec, sink)
+        if adopt:
+            outcome = await _watch(engine, spec, sink, stages, must_stop, adopt=True)
+        else:
+            with _timed(stages, "pull"):
+                image = await engine.pull(spec)
+            with _timed(stages, "create"):
+                await engine.create(spec, image)
+            outcome = await _watch(engine, spec, sink, stages, must_stop, adopt=False)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
+    except asyncio.CancelledError:
+        if not await _decides(must_stop):
+            raise
+        outcome = CANCELED_EARLY
+    except HandedOver as handed_over:
+        raise asyncio.CancelledError from handed_over
     except BaseException:
         await _destroy(engine, spec)
         raise
-    return replace(outcome, image=image, cleanup_error=await _destroy(engine, spec))
+    cleanup_error = await _destroy(engine, spec)
+    return replace(outcome, image=image, cleanup_error=cleanup_error, stages=stages)
 
 
-async def _watch(engine: Engine, spec: ContainerSpec, sink: Sink) -> Outcome:
-    if not spec.workdir_is_mounted and await engine.missing_workdir(spec):
-        return Outcome(
-            OutcomeName.FAILED,
-            FailureClass.WORKDIR_MISSING,
-            f"the image {spec.image} has no folder {spec.workdir}: correct "
-            "task.container.workdir, or leave it out to start in the repository",
-        )
-    async with engine.tail(spec, sink):
-        await engine.start(spec)
-        timed_out = not await engine.wait(spec, spec.timeout_seconds)
-        if timed_out:
+async def finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Outcome) -> Outcome:
+    """End the attempt of a process that is no more, and leave nothing of it behind.
+
+    A container that has ended by itself tells the truth about it; for one that still runs, or is
+    gone, the outcome is `unfinished`.
+    """
+    try:
+        outcome = await _finish(engine, spec, sink, unfinished)
+    except EngineError as error:
+        outcome = replace(unfinished, cleanup_error=str(error))
+    return replace(outcome, cleanup_error=await _destroy(engine, spec))
+
+
+async def _finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Outcome) -> Outcome:
+    if not await engine.find(spec):
+        return unfinished
+    async with engine.tail(spec, sink, replay=True):
+        ran_on = (await engine.inspect(spec)).running
+        if ran_on:
             await engine.stop(spec)
-    return judge(spec, await _final_state(engine, spec), timed_out=timed_out)
+    state = await _final_state(engine, spec)
+    if state.started_at is None:
+        return unfinished
+    ended = judge(spec, state, StoppedBy.CONTAINER)
+    if not ran_on:
+        return ended
+    return replace(
+        ended,
+        name=unfinished.name,
+        failure_class=unfinished.failure_class,
+        error=unfinished.error,
+        stopped_by=unfinished.stopped_by,
+    )
+
+
+async def _watch(
+    engine: Engine,
+    spec: ContainerSpec,
+    sink: Sink,
+    stages: dict[str, float],
+    must_stop: Callable[[], Awaitable[bool]] | None,
+    *,
+    adopt: bool,
+) -> Outcome:
+    if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
+        return missing_workdir(spec)
+    stopped_by = StoppedBy.CONTAINER
+    with _timed(stages, "run"):
+        async with engine.tail(spec, sink, replay=adopt):
+            try:
+                seconds = await _begin(engine, spec, adopt=adopt)
+                if not await engine.wait(spec, seconds):
+                    stopped_by = StoppedBy.DEADLINE
+            except asyncio.CancelledError as cancellation:
+                if not await _decides(must_stop):
+                    raise HandedOver from cancellation
+                stopped_by = StoppedBy.CANCEL
+            if stopped_by is not StoppedBy.CONTAINER:
+                await _to_the_end(engine.stop(spec))
+    return judge(spec, await _final_state(engine, spec), stopped_by)
+
+
+async def _begin(engine: Engine, spec: ContainerSpec, *, adopt: bool) -> float:
+    """Start the container where nobody has yet; the seconds that its time limit leaves it."""
+    state = await engine.inspect(spec) if adopt else None
+    if state is None or state.started_at is None:
+        await engine.start(spec)
+        return spec.timeout_seconds
+    elapsed = (datetime.now(UTC) - state.started_at).total_seconds()
+    return max(0.0, spec.timeout_seconds - elapsed)
 
 
 async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
     state = await engine.inspect(spec)
-    if state.exit_code == _KILLED and not state.oom_killed:
+    if state.exit_code == KILLED and not state.oom_killed:
         # The engine hears of a memory kill by another way than of the exit, at times a little
         # later; which it was, only the engine may say.
         await asyncio.sleep(_OOM_NEWS_SECONDS)
@@ -213,81 +238,32 @@ async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
     return state
 
 
-def judge(spec: ContainerSpec, state: ContainerState, *, timed_out: bool) -> Outcome:
-    """The outcome of a container that has stopped, from the engine's own word alone."""
-    ended = Outcome(
-        OutcomeName.SUCCEEDED,
-        exit_code=state.exit_code,
-        oom_killed=state.oom_killed,
-        timed_out=timed_out,
-        started_at=state.started_at,
-        finished_at=state.finished_at,
-    )
-    if timed_out:
-        return replace(
-            ended,
-            name=OutcomeName.TIMED_OUT,
-            failure_class=FailureClass.TIMEOUT,
-            error=f"ran longer than its limit of {spec.timeout_seconds} s and was stopped: raise "
-            "task.container.timeoutSeconds, or see in runner.log where the time went",
-        )
-    if state.exit_code == 0:
-        return ended
-    if state.oom_killed:
-        limit = f"{spec.memory_bytes / 1024**2:g} MiB" if spec.memory_bytes else "the host's"
-        return replace(
-            ended,
-            name=OutcomeName.OUT_OF_MEMORY,
-            failure_class=FailureClass.MEMORY,
-            error=f"ran out of memory at its limit of {limit}: raise "
-            "task.container.resources.memory",
-        )
-    not_runnable = state.exit_code in (126, 127)
-    return replace(
-        ended,
-        name=OutcomeName.FAILED,
-        failure_class=FailureClass.COMMAND_NOT_RUNNABLE if not_runnable else FailureClass.EXIT_CODE,
-        error=_exit_sentence(spec, state),
-    )
-
-
-def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
-    code, program = state.exit_code, spec.command[0]
-    if code == 127:
-        return (
-            f"exited 127, which means command not found: check that {program!r}, and what it "
-            f"calls, is in the image {spec.image}"
-        )
-    if code == 126:
-        return f"exited 126, which means not executable: check the permissions of {program!r}"
-    if code == _KILLED:
-        return (
-            "exited 137, killed by SIGKILL; the engine reports no lack of memory: see the end of "
-            "runner.log, and on the host who else kills processes"
-        )
-    if code is not None and code > 128 and code - 128 <= 64:
-        return f"exited {code}, ended by signal {code - 128}: see the end of runner.log"
-    return f"exited {code}: see the end of runner.log"
-
-
-def outcome_of(error: ContainerTaskError) -> Outcome:
-    """The outcome of a run that an error of this package ended."""
-    for kind, name, failure_class in _BY_ERROR:
-        if isinstance(error, kind):
-            return Outcome(name, failure_class, str(error))
-    return Outcome(OutcomeName.INFRASTRUCTURE, FailureClass.ENGINE, str(error))
+async def _decides(must_stop: Callable[[], Awaitable[bool]] | None) -> bool:
+    return True if must_stop is None else await _to_the_end(must_stop())
 
 
 async def _destroy(engine: Engine, spec: ContainerSpec) -> str | None:
     """Remove the container even while the caller is being cancelled; say what kept it."""
-    removal = asyncio.ensure_future(engine.destroy(spec))
-    while not removal.done():
-        try:
-            await asyncio.shield(removal)
-        except asyncio.CancelledError:
-            # Cancelled again while cleaning up: the removal goes on and is waited for.
-            continue
-        except EngineError:
-            break
-    error = removal.exception()
-    return str(error) if error else None
+    try:
+        await _to_the_end(engine.destroy(spec))
+    except EngineError as error:
+        return str(error)
+    return None
+
+
+async def _to_the_end(step: Awaitable[T]) -> T:
+    """Wait for a step that must not be left half-done, however often the caller is cancelled."""
+    running = asyncio.ensure_future(step)
+    while not running.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    return running.result()
+
+
+@contextlib.contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        stages[name] = round(time.monotonic() - started, 3)

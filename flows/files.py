@@ -66,6 +66,12 @@ class HeldFile:
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
+    def empty(self) -> int:
+        """Drop what is in the file; return how many bytes that were."""
+        size = os.fstat(self._descriptor).st_size
+        os.ftruncate(self._descriptor, 0)
+        return size
+
     def tail(self, limit: int) -> bytes:
         """The last bytes of the file, at most `limit`."""
         return os.pread(self._descriptor, limit, max(0, self.size_bytes - limit))

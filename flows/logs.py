@@ -68,9 +68,12 @@ class LogFacts:
 class RunnerLog:
     """`runner.log`: a sink for the container's output that also feeds a `Teller`."""
 
-    def __init__(self, path: Path, root: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, root: Path, tell: Callable[[str], None], *, anew: bool = False
+    ) -> None:
+        """With `anew`, all output comes once more: what is in the file is told already."""
         self._file = HeldFile(path, root)
-        self._teller = Teller(tell)
+        self._teller = Teller(tell, skip=self._file.empty() if anew else 0)
         self._bytes = 0
         self._error: str | None = None
 
@@ -124,8 +127,12 @@ class Teller:
     total is spent only the very end is told, when `finish` is called.
     """
 
-    def __init__(self, tell: Callable[[str], None], every_seconds: float = 1.0) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], every_seconds: float = 1.0, skip: int = 0
+    ) -> None:
+        """The first `skip` bytes are left out: somebody told them before."""
         self._tell = tell
+        self._skip = skip
         self._every_seconds = every_seconds
         self._newest = bytearray()
         self._left_out = 0
@@ -139,7 +146,9 @@ class Teller:
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; never blocks for longer than a copy."""
         with self._lock:
-            self._newest += chunk
+            untold = chunk[self._skip :]
+            self._skip -= len(chunk) - len(untold)
+            self._newest += untold
             surplus = len(self._newest) - _RECORD_BYTES
             if surplus > _RECORD_BYTES:
                 self._left_out += surplus

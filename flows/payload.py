@@ -56,6 +56,28 @@ class Resources(_Model):
     )  # fmt: skip
 
 
+class Retry(_Model):
+    """How often an attempt that failed for a given cause is followed by another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    infrastructure: Annotated[int, Field(strict=True)] = Field(
+        default=2, ge=0, le=10, title="After infrastructure failures",
+        description="a whole number from 0 to 10",
+    )  # fmt: skip
+    image: Annotated[int, Field(strict=True)] = Field(
+        default=0, ge=0, le=10, title="After image errors",
+        description="a whole number from 0 to 10",
+    )  # fmt: skip
+    exit_codes: dict[
+        Annotated[str, AfterValidator(rules.exit_code)],
+        Annotated[int, Field(strict=True, ge=0, le=10)],
+    ] = Field(
+        default_factory=dict, title="After exit codes",
+        description='an object from exit code to a number from 0 to 10, such as {"75": 1}',
+    )  # fmt: skip
+
+
 class CacheVolume(_Model):
     """A named volume that outlives the run, such as a package cache."""
 
@@ -115,6 +137,14 @@ class Container(_Model):
     timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
         default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
         description="a whole number of seconds from 1 to 2592000",
+    )  # fmt: skip
+    stop_grace_seconds: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=0, le=3600, title="Stop grace (seconds)",
+        description="a whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL",
+    )  # fmt: skip
+    retry: Retry = Field(
+        default_factory=Retry, title="Retries",
+        description="an object with infrastructure, image and exitCodes",
     )  # fmt: skip
     resources: Resources = Field(
         default_factory=Resources, title="Limits", description="an object with cpus and memory"

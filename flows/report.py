@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from flows.execution import FailureClass, Outcome, OutcomeName
 from flows.files import Entry
 from flows.logs import LogFacts
+from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
 
@@ -84,6 +84,9 @@ class RunReport(_Model):
     started_at: datetime = Field(description="when the execute stage started")
     finished_at: datetime = Field(description="when the execute stage finished")
     duration_seconds: float = Field(ge=0)
+    stopped_by: StoppedBy | None = Field(description="who ended the container; null: it never ran")
+    signal: int | None = Field(description="the signal that ended the process, from its exit code")
+    stage_seconds: dict[str, float] = Field(description="prepare, pull, create and run")
     container_started_at: datetime | None
     container_finished_at: datetime | None
     worker: str
@@ -98,7 +101,6 @@ class RunReport(_Model):
 def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> RunReport:
     """Put the facts of one attempt together."""
     spec, outcome, log = prepared.spec, executed.outcome, executed.log
-    duration = (executed.finished_at - executed.started_at).total_seconds()
     return RunReport(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
@@ -126,7 +128,10 @@ def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> R
         cleanup_error=outcome.cleanup_error,
         started_at=executed.started_at,
         finished_at=executed.finished_at,
-        duration_seconds=round(duration, 3),
+        duration_seconds=executed.duration_seconds,
+        stopped_by=outcome.stopped_by,
+        signal=outcome.signal,
+        stage_seconds={"prepare": prepared.prepare_seconds, **outcome.stages},
         container_started_at=outcome.started_at,
         container_finished_at=outcome.finished_at,
         worker=spec.worker,
@@ -155,8 +160,8 @@ def state_message(outcome: Outcome, log: LogFacts | None = None) -> str:
     return f"{message}. Its last line: {last}" if last else message
 
 
-def markdown(report: RunReport, log: LogFacts) -> str:
-    """The report of a run that reached the execute stage."""
+def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ()) -> str:
+    """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     facts = [
         ("Image", _code(report.image)),
         ("Digest", _code(report.image_digest or report.image_id or "none")),
@@ -174,6 +179,7 @@ def markdown(report: RunReport, log: LogFacts) -> str:
         *(_escape(text) for text in (report.error, report.cleanup_error, log.error) if text),
         *([f"> {_escape(report.instructions)}"] if report.instructions else []),
         _table(("", ""), facts),
+        *(["## Attempts", _attempts(attempts)] if len(attempts) > 1 else []),
         "## Last lines",
         _fence(log.tail.rstrip("\n") or "(no output)"),
         f"## Files ({len(report.artifacts)})",
@@ -194,6 +200,14 @@ def metadata_table(report: RunReport) -> list[dict[str, str]]:
     return [
         {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
     ]
+
+
+def _attempts(attempts: Sequence[Outcome]) -> str:
+    rows = [
+        (str(number), str(each.name), _escape(each.error or "exited 0"))
+        for number, each in enumerate(attempts, start=1)
+    ]
+    return _table(("Attempt", "Outcome", ""), rows)
 
 
 def _files(artifacts: Sequence[Artifact]) -> str:

@@ -169,6 +169,12 @@ def subdir(value: str) -> str:
     return value
 
 
+def exit_code(value: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,2}", value, re.ASCII) or int(value) > 255:
+        raise ValueError("is not an exit code from 1 to 255")
+    return value
+
+
 def git_ref(value: str) -> str:
     # git takes a leading '-' for an option and a leading '+' for "force".
     odd = value.startswith(("-", "+")) or value.endswith(".") or value == "@"

@@ -56,6 +56,21 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Owned:
+    """Something on an engine that carries a job's label."""
+
+    kind: Literal["container", "volume", "network"]
+    name: str
+    id: str
+    labels: Mapping[str, str]
+
+    @property
+    def job_id(self) -> str:
+        """Whose it is."""
+        return self.labels[LABEL_JOB_ID]
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """Everything about one container, named and labelled before it exists."""
 
@@ -116,6 +131,9 @@ def compile_spec(
         raise ValueError("only a payload with an enabled container compiles")
     job_dir = f"{JOB_ROOT}/{run.job_id}"
     timeout = container.timeout_seconds or default_timeout_seconds
+    grace = container.stop_grace_seconds
+    if grace is None:
+        grace = policy.stop_grace_seconds
     repository = Remote.parse(payload.repository).display if payload.repository else ""
     memory = container.resources.memory
     decided: dict[str, Any] = {
@@ -136,7 +154,7 @@ def compile_spec(
         ),
         "artifacts_subdir": container.artifacts_subdir,
         "timeout_seconds": timeout,
-        "stop_grace_seconds": policy.stop_grace_seconds,
+        "stop_grace_seconds": grace,
         "cpus": container.resources.cpus,
         "memory_bytes": memory_bytes(memory) if memory else None,
         "pids_limit": policy.pids_limit,
@@ -154,7 +172,7 @@ def compile_spec(
             "moonmind.attempt": str(run.attempt),
             "moonmind.worker": run.worker,
             "moonmind.created_at": run.now.isoformat(),
-            LABEL_EXPIRES_AT: _expiry(run.now, timeout, policy.stop_grace_seconds).isoformat(),
+            LABEL_EXPIRES_AT: _expiry(run.now, timeout, grace).isoformat(),
             LABEL_SPEC: _fingerprint(decided),
         },
     )

@@ -1,12 +1,32 @@
 """What one stage of a run hands to the next: plain frozen values, nothing live."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from flows.execution import Outcome
 from flows.logs import LogFacts
+from flows.outcomes import Outcome, OutcomeName
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRules:
+    """How many further attempts each cause of failure gets."""
+
+    infrastructure: int
+    image: int
+    exit_codes: Mapping[int, int]
+
+    def allowed_after(self, outcome: Outcome) -> int:
+        """How many attempts that ended like this one may be followed by another."""
+        if outcome.name is OutcomeName.INFRASTRUCTURE:
+            return self.infrastructure
+        if outcome.name is OutcomeName.IMAGE_ERROR:
+            return self.image
+        if outcome.name is OutcomeName.FAILED and outcome.exit_code is not None:
+            return self.exit_codes.get(outcome.exit_code, 0)
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +38,57 @@ class Prepared:
     repository: str | None
     commit: str | None
     instructions: str | None
+    retry: RetryRules
+    prepare_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """How it ran; the times are those of the stage, in UTC."""
+    """How it ran; the times are those of the stage, in UTC, over every process that took part."""
 
     outcome: Outcome
     log: LogFacts
     started_at: datetime
     finished_at: datetime
+
+    @property
+    def duration_seconds(self) -> float:
+        """Of the whole stage."""
+        return round((self.finished_at - self.started_at).total_seconds(), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at the task: prepared, then executed, then published (its results are all told).
+
+    `began` is noted before the container is created: a fresh process that finds an attempt which
+    began and has no `executed` knows that its container may still run.
+    """
+
+    prepared: Prepared
+    started_at: datetime
+    began: bool = False
+    executed: Executed | None = None
+    published: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended. Raises `ValueError` for one that has not."""
+        if self.executed is None:
+            raise ValueError(f"{self.prepared.spec.name} has not ended")
+        return self.executed.outcome
+
+
+def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
+    """Whether the newest attempt is to be followed by another, each cause on its own account."""
+    outcomes = [attempt.executed.outcome for attempt in attempts if attempt.executed]
+    if not outcomes:
+        return False
+    newest = outcomes[-1]
+    like_it = [each for each in outcomes if _cause(each) == _cause(newest)]
+    return len(like_it) <= rules.allowed_after(newest)
+
+
+def _cause(outcome: Outcome) -> tuple[OutcomeName, int | None]:
+    exit_code = outcome.exit_code if outcome.name is OutcomeName.FAILED else None
+    return outcome.name, exit_code

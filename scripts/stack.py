@@ -109,6 +109,14 @@ class Stack:
         )
         return flow_run_id(text)
 
+    def submit_to(self, deployment: str) -> str:
+        """Start a deployment without parameters; return the flow run's id."""
+        return flow_run_id(self.prefect("deployment", "run", deployment))
+
+    def forget(self, name: str) -> None:
+        """A process that somebody else has ended is no longer ours to stop."""
+        del self._processes[name]
+
     def flow_run(self, run_id: str) -> dict[str, Any]:
         """The flow run as the API tells it."""
         answer = self.api("GET", f"/flow_runs/{run_id}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.execution import ContainerState, Image, Sink
+from flows.execution import Sink, Tailed
+from flows.outcomes import ContainerState, Image
 from flows.pulling import not_present
 from flows.spec import ContainerSpec
 
@@ -35,6 +36,7 @@ class _Container:
             self.life.cancel()
 
     def print(self, text: bytes) -> None:
+        self.output.append(text)
         for sink in self.sinks:
             sink.write(text)
 
@@ -51,6 +53,10 @@ class FakeEngine:
         self.calls: list[str] = []
         self._images = images
         self._breaks_at = breaks_at
+
+    async def find(self, spec: ContainerSpec) -> bool:
+        found = self.containers.get(spec.name)
+        return found is not None and found.spec.labels == spec.labels
 
     async def pull(self, spec: ContainerSpec) -> Image:
         self._note("pull")
@@ -69,10 +75,16 @@ class FakeEngine:
         return spec.workdir not in ("/", "/bin")
 
     @asynccontextmanager
-    async def tail(self, spec: ContainerSpec, sink: Sink) -> AsyncIterator[None]:
+    async def tail(
+        self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
+    ) -> AsyncIterator[Tailed]:
         self._note("tail")
-        self._get(spec).sinks.append(sink)
-        yield
+        container, tailed = self._get(spec), Tailed()
+        if replay:
+            sink.write(b"".join(container.output))
+        container.sinks.append(sink)
+        yield tailed
+        tailed.complete = True
 
     async def start(self, spec: ContainerSpec) -> None:
         container = self._get(spec)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from blocks.policy import ContainerPolicy
-from flows.execution import Image
+from flows.outcomes import Image
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace

@@ -1,6 +1,9 @@
 """A real haproxy with the stack's file: the runner's calls pass, everything else is refused."""
 
+import asyncio
+import contextlib
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -11,16 +14,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 from uuid import uuid4
 
+import docker
 import pytest
 from prefect_docker import DockerHost
 
 from blocks.policy import ContainerPolicy
 from flows import execution
 from flows.engine import DockerEngine
+from flows.engine_evidence import read_evidence
+from flows.engine_usage import Sampler
 from flows.errors import ImageError
-from flows.execution import OutcomeName
+from flows.evidence import Evidence
+from flows.outcomes import OutcomeName
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
@@ -153,6 +161,34 @@ async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -
     assert "proxy" not in str(refused.value)
 
 
+async def test_what_a_container_uses_and_how_it_ends_goes_through(
+    engine: DockerEngine, port: int, tmp_path: Path
+) -> None:
+    spec = spec_of(tmp_path, "sleep", "60")
+    await engine.create(spec, await engine.pull(spec))
+    await engine.start(spec)
+    started_at = (await engine.inspect(spec)).started_at
+    assert started_at is not None
+    with contextlib.closing(docker.DockerClient(f"tcp://127.0.0.1:{port}")) as client:
+        sampler = Sampler(client, spec.name)
+        sampler.start()
+        deadline = time.monotonic() + 20
+        while not sampler.usage.samples:
+            assert time.monotonic() < deadline, "no sample comes"
+            await asyncio.sleep(0.01)
+        sampler.stop()
+        assert sampler.join(5)
+        await engine.destroy(spec)
+        evidence = read_evidence(client, spec.name, started_at)
+    assert evidence == Evidence((9,), exit_code=137, destroyed=True)
+
+
+def events_of(*containers: str) -> str:
+    """The filter that the runner asks with, as a part of an address."""
+    filters = {"container": containers, "event": ["die"], "type": ["container"]}
+    return quote_plus(json.dumps(filters, separators=(",", ":")))
+
+
 # An id that no container has: what the proxy lets through, the engine answers with 404.
 ID = "0" * 64
 
@@ -201,7 +237,14 @@ ID = "0" * 64
         ("POST", "/networks/create"),
         ("POST", "/auth"),
         ("POST", "/session"),
+        ("GET", "/containers/postgres/stats"),
         ("GET", "/events"),
+        ("GET", f"/events?since=1&until=2&filters={events_of('postgres')}"),
+        # Without an end; with a second container; with a parameter that only the engine decodes.
+        ("GET", f"/events?since=1&filters={events_of('mm-task-1')}"),
+        ("GET", f"/events?since=1&until=2&filters={events_of('mm-task-1', 'postgres')}"),
+        ("GET", f"/events?%66ilters=&since=1&until=2&filters={events_of('mm-task-1')}"),
+        ("POST", f"/events?since=1&until=2&filters={events_of('mm-task-1')}"),
         ("GET", "/system/df"),
         ("GET", "/info"),
         ("GET", "/v1.41/info"),

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from blocks.policy import ContainerPolicy
-from flows.execution import ContainerState, FailureClass, OutcomeName, judge, run
+from flows.execution import run
+from flows.outcomes import ContainerState, FailureClass, OutcomeName, judge
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from tests.fake_engine import FakeEngine

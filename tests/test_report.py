@@ -21,16 +21,9 @@ from flows.errors import (
     PayloadError,
     WorkspaceError,
 )
-from flows.execution import (
-    ContainerState,
-    FailureClass,
-    Outcome,
-    OutcomeName,
-    judge,
-    outcome_of,
-)
 from flows.files import Entry
 from flows.logs import LogFacts
+from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, judge, outcome_of
 from flows.payload import parse
 from flows.report import RunReport
 from flows.stages import Executed, Prepared

@@ -1,0 +1,131 @@
+"""The work of one attempt, for whoever does it: the flow, a hook after it, or a sweep.
+
+Everything it needs of an earlier process it finds in the ledger and on the engine.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+
+from flows import execution, report
+from flows.engine import DockerEngine
+from flows.ledger import Ledger
+from flows.logs import Journal, Logger, RunnerLog
+from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.spec import command_summary
+from flows.stages import Attempt, Executed
+
+REPORT_KEY = "container-run"
+METADATA_KEY = "container-run-metadata"
+
+LOST = Outcome(
+    OutcomeName.INFRASTRUCTURE,
+    FailureClass.ENGINE,
+    "its container vanished while no process watched over it: somebody removed it, or the engine "
+    "lost it",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """The open files of an attempt that is being worked on."""
+
+    journal: Journal
+    runner_log: RunnerLog
+
+
+async def execute_attempt(
+    ledger: Ledger,
+    attempt: Attempt,
+    logger: Logger,
+    must_stop: Callable[[], Awaitable[bool]] | None = None,
+) -> Attempt:
+    """Run the attempt's container to its end, or take over the one that an earlier process left.
+
+    The outcome is in the ledger when this returns. See `flows.execution.run` for `must_stop`.
+    """
+    spec = attempt.prepared.spec
+    async with DockerEngine() as engine, _desk(attempt, logger) as desk:
+        if attempt.began:
+            adopt = await engine.find(spec)
+            desk.journal.say(f"Adopting {spec.name}" if adopt else f"{spec.name} is gone")
+            if not adopt:
+                return _record(ledger, attempt, LOST, desk)
+        else:
+            adopt, attempt = False, replace(attempt, began=True)
+            ledger.put(attempt)
+            summary = command_summary(spec.command)
+            desk.journal.say(f"Running {summary} in {spec.image} as {spec.name}")
+        outcome = await execution.run(
+            engine, spec, desk.runner_log, adopt=adopt, must_stop=must_stop
+        )
+        return _record(ledger, attempt, outcome, desk)
+
+
+async def finish_attempt(
+    ledger: Ledger, attempt: Attempt, logger: Logger, unfinished: Outcome
+) -> Attempt:
+    """End an attempt that nobody will go on with; see `flows.execution.finish`."""
+    async with DockerEngine() as engine, _desk(attempt, logger) as desk:
+        outcome = await execution.finish(engine, attempt.prepared.spec, desk.runner_log, unfinished)
+        return _record(ledger, attempt, outcome, desk)
+
+
+async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> Attempt:
+    """Write `run.json`, and the artifacts that the Prefect UI shows; note it in the ledger."""
+    prepared, executed = attempt.prepared, attempt.executed
+    if executed is None:
+        raise ValueError("only an executed attempt has results")
+    workspace, spec = prepared.workspace, prepared.spec
+    entries = await asyncio.to_thread(workspace.listing)
+    facts = report.build(prepared, executed, entries)
+    run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
+    with Journal(workspace.execute_log, workspace.folder, logger) as journal:
+        journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
+    history = [each.outcome for each in ledger.attempts() if each.executed]
+    async with get_client() as client:
+        for artifact in (
+            ArtifactCreate(
+                key=REPORT_KEY,
+                type="markdown",
+                description=f"How {spec.name} went",
+                data=report.markdown(facts, executed.log, history),
+                flow_run_id=UUID(spec.job_id),
+            ),
+            ArtifactCreate(
+                key=METADATA_KEY,
+                type="table",
+                description=str(run_json),
+                data=json.dumps(report.metadata_table(facts)),
+                flow_run_id=UUID(spec.job_id),
+            ),
+        ):
+            await client.create_artifact(artifact)
+    return ledger.close(attempt)
+
+
+@asynccontextmanager
+async def _desk(attempt: Attempt, logger: Logger) -> AsyncIterator[_Desk]:
+    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
+    path = workspace.runner_log(spec.artifacts_subdir)
+    with (
+        Journal(workspace.execute_log, workspace.folder, logger) as journal,
+        RunnerLog(path, workspace.folder, logger.info, anew=attempt.began) as runner_log,
+    ):
+        yield _Desk(journal, runner_log)
+
+
+def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
+    log = desk.runner_log.facts()
+    desk.journal.say(f"Ended {outcome.name}: {report.state_message(outcome)}")
+    executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
+    attempt = replace(attempt, executed=executed)
+    ledger.put(attempt)
+    return attempt

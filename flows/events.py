@@ -1,0 +1,82 @@
+"""The two events of an attempt. Published strings: users' automations match on them.
+
+Each has an id made of the job, the attempt and its name, so an event that two hooks or two
+processes emit is stored once.
+"""
+
+from typing import Any
+from uuid import UUID, uuid5
+
+from prefect.events import emit_event
+
+from flows.spec import command_summary
+from flows.stages import Attempt
+
+STARTED = "moonmind.task.container.started"
+FINISHED = "moonmind.task.container.finished"
+_NAMESPACE = UUID("6f0c5a0e-3b57-4f0f-9a55-0a5f2f3d7c11")
+
+
+def emit_started(attempt: Attempt) -> None:
+    """Tell that the execute stage of an attempt started."""
+    spec = attempt.prepared.spec
+    _emit(
+        STARTED,
+        attempt,
+        {
+            "containerName": spec.name,
+            "image": spec.image,
+            "command": command_summary(spec.command),
+            "pullMode": spec.pull,
+            "timeoutSeconds": spec.timeout_seconds,
+            "attempt": spec.attempt,
+        },
+    )
+
+
+def emit_finished(attempt: Attempt) -> None:
+    """Tell how an attempt ended; nothing is told of one that has not."""
+    spec, executed = attempt.prepared.spec, attempt.executed
+    if executed is None:
+        return
+    outcome = executed.outcome
+    _emit(
+        FINISHED,
+        attempt,
+        {
+            "containerName": spec.name,
+            "image": spec.image,
+            "command": command_summary(spec.command),
+            "outcome": str(outcome.name),
+            "failureClass": str(outcome.failure_class) if outcome.failure_class else None,
+            "exitCode": outcome.exit_code,
+            "timedOut": outcome.timed_out,
+            "durationSeconds": executed.duration_seconds,
+            "artifactsSubdir": spec.artifacts_subdir,
+            "attempt": spec.attempt,
+        },
+    )
+
+
+def event_id(job_id: str, attempt: int, event: str) -> UUID:
+    """The one id of an attempt's event."""
+    return uuid5(_NAMESPACE, f"{job_id}/{attempt}/{event}")
+
+
+def _emit(event: str, attempt: Attempt, payload: dict[str, Any]) -> None:
+    spec = attempt.prepared.spec
+    emit_event(
+        event,
+        resource={
+            "prefect.resource.id": f"moonmind.task.{spec.job_id}",
+            "prefect.resource.name": spec.name,
+        },
+        related=[
+            {
+                "prefect.resource.id": f"prefect.flow-run.{spec.job_id}",
+                "prefect.resource.role": "flow-run",
+            }
+        ],
+        payload=payload,
+        id=event_id(spec.job_id, spec.attempt, event),
+    )

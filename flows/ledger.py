@@ -1,0 +1,99 @@
+"""What is known of each run, on disk and outside every container's reach.
+
+One file a job below `<MOONMIND_WORKDIR>/.runs`: its attempts, as far as they got. One lock a job,
+held by the process that works on it; the kernel lets go of it when that process dies, however it
+dies. Together they tell a fresh process what an old one left, without a database.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from flows.errors import WorkspaceError
+from flows.stages import Attempt
+
+_FOLDER = ".runs"
+_ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
+_RETRY_SECONDS = 0.2
+
+
+class Busy(Exception):
+    """Another process works on this job."""
+
+
+class Ledger:
+    """The attempts of one job, oldest first; what is written survives the process."""
+
+    def __init__(self, root: Path, job_id: str) -> None:
+        self.job_id = job_id
+        self._file = root / _FOLDER / f"{job_id}.json"
+        self._lock = root / _FOLDER / f"{job_id}.lock"
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """What is known so far; empty for a job that never got to an attempt."""
+        try:
+            return _ATTEMPTS.validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return ()
+
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return next(reversed(self.attempts()), None)
+
+    def put(self, attempt: Attempt) -> None:
+        """Add an attempt, or replace what was known of it. Raises `WorkspaceError`."""
+        known = {each.prepared.spec.attempt: each for each in self.attempts()}
+        known[attempt.prepared.spec.attempt] = attempt
+        partial = self._file.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(_ATTEMPTS.dump_json(tuple(known[number] for number in sorted(known))))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._file)
+        except OSError as error:
+            raise WorkspaceError(f"cannot write {self._file}: {error.strerror}") from error
+
+    def close(self, attempt: Attempt) -> Attempt:
+        """Note that everything about the attempt has been told."""
+        told = replace(attempt, published=True)
+        self.put(told)
+        return told
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the job's lock for the block; raises `Busy` at once where another process does."""
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise WorkspaceError(f"cannot open {self._lock}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise Busy(f"another process works on {self.job_id}") from None
+        finally:
+            os.close(descriptor)
+
+    @asynccontextmanager
+    async def held_in_turn(self) -> AsyncIterator[None]:
+        """Hold the lock, after whoever has it now: a process that outlived its worker, say."""
+        while True:
+            try:
+                with self.held():
+                    yield
+                    return
+            except Busy:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+def known_jobs(root: Path) -> list[str]:
+    """The ids of all jobs that this host ever began to work on and still has."""
+    return sorted(path.stem for path in (root / _FOLDER).glob("*.lock"))

@@ -1,0 +1,54 @@
+"""The state hooks: they emit the events, and they see to runs whose process is gone.
+
+Prefect calls task hooks and the hooks of a run that ends by itself in the run's own process, the
+others (a cancellation, a crash that the worker saw) in the worker's, or in a new one. They find
+what they need in the ledger.
+"""
+
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.logging.loggers import flow_run_logger
+
+from flows.events import emit_finished, emit_started
+from flows.host import HostSettings
+from flows.ledger import Ledger
+from flows.recovery import ABANDONED, CANCELED, may_start_again, recover_soon, settle
+
+
+def tell_started(task: object, task_run: TaskRun, state: object) -> None:
+    """The execute stage runs."""
+    if (attempt := _ledger(task_run.flow_run_id).last()) is not None:
+        emit_started(attempt)
+
+
+def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
+    """The execute stage is over."""
+    if (attempt := _ledger(task_run.flow_run_id).last()) is not None:
+        emit_finished(attempt)
+
+
+def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
+    """The run ended by itself; tell once more what a hook before this may have failed to tell."""
+    if (attempt := _ledger(flow_run.id).last()) is not None:
+        emit_finished(attempt)
+
+
+async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
+    """The run was cancelled; its process may have been killed before it was done."""
+    await settle(_ledger(flow_run.id), CANCELED, flow_run_logger(flow_run))
+
+
+async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
+    """The run's process died or was told to stop."""
+    logger = flow_run_logger(flow_run)
+    async with get_client() as client:
+        # The run that a worker hands to its hooks is the one it once submitted.
+        now = await client.read_flow_run(flow_run.id)
+    if may_start_again(now):
+        recover_soon(flow_run.id, _ledger(flow_run.id), logger)
+    else:
+        await settle(_ledger(flow_run.id), ABANDONED, logger)
+
+
+def _ledger(flow_run_id: object) -> Ledger:
+    return Ledger(HostSettings().workdir, str(flow_run_id))

@@ -1,0 +1,138 @@
+"""The sweep: adopt or reap what died without a word.
+
+Runs on a schedule on every host that has a worker. Two questions, each with its own evidence: a
+job of this host whose lock is free has no process any more, whatever its run's state says; an
+object on the engine whose run is over, or whose `moonmind.expires_at` is past, has no run.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect import flow, get_client, get_run_logger
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
+
+from flows.engine import DockerEngine
+from flows.host import HostSettings
+from flows.ledger import Busy, Ledger, known_jobs
+from flows.logs import Logger
+from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
+from flows.spec import Owned, is_expired
+
+# Between the state Running and the moment at which the run takes its lock lie the flow's imports.
+_STARTING = timedelta(seconds=20)
+
+
+@flow(name="reap-orphans", persist_result=False)
+async def reap_orphans(dry_run: bool = False) -> list[str]:
+    """End or restart runs whose process died on this host, and remove what nobody owns.
+
+    Args:
+        dry_run: Only say what would be done.
+
+    Returns:
+        What was done, or would be, a sentence each.
+    """
+    logger, host = get_run_logger(), HostSettings()
+    done: list[str] = []
+    async with get_client() as client, DockerEngine() as engine:
+        async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
+            done.append(sentence)
+        async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
+            done.append(sentence)
+    for sentence in done:
+        logger.info(f"Would: {sentence}" if dry_run else sentence)
+    return done
+
+
+async def _sweep_runs(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    for job_id in known_jobs(host.workdir):
+        ledger = Ledger(host.workdir, job_id)
+        if _is_held(ledger):
+            continue
+        run = await _flow_run(client, job_id)
+        what = _orphaned(run, ledger)
+        if what is None:
+            continue
+        if not dry_run:
+            await _end_or_restart(client, run, ledger, logger)
+        yield f"{job_id}: {what}"
+
+
+def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
+    """Why a job without a process needs somebody; None where it does not."""
+    attempt = ledger.last()
+    is_untold = attempt is not None and not attempt.published
+    if run is None or run.state is None:
+        return "its run was deleted" if is_untold else None
+    if run.state.is_final():
+        if attempt is None and may_start_again(run):
+            return "its process died before its container began"
+        return "its run is over and its attempt is not" if is_untold else None
+    if run.state.is_cancelling():
+        return "its process died while it was being cancelled"
+    just_began = datetime.now(UTC) - run.state.timestamp < _STARTING
+    return "its process died" if run.state.is_running() and not just_began else None
+
+
+async def _end_or_restart(
+    client: PrefectClient, run: FlowRun | None, ledger: Ledger, logger: Logger
+) -> None:
+    state = run.state if run else None
+    if run is None or state is None:
+        await settle(ledger, ABANDONED, logger)
+    elif state.is_cancelled() or state.is_cancelling():
+        await settle(ledger, CANCELED, logger)
+        canceled: State[None] = Cancelled(message=CANCELED.error)
+        if state.is_cancelling():
+            await client.set_flow_run_state(run.id, canceled)
+    else:
+        crashed: State[None] = Crashed(message="Its process died; nothing on its host runs it.")
+        if not state.is_final():
+            await client.set_flow_run_state(run.id, crashed)
+        await recover(run.id, ledger, logger)
+
+
+async def _sweep_engine(
+    client: PrefectClient, host: HostSettings, engine: DockerEngine, *, dry_run: bool
+) -> AsyncIterator[str]:
+    now = datetime.now(UTC)
+    # Containers first: a volume in use cannot be removed.
+    for owned in await engine.owned():
+        ledger = Ledger(host.workdir, owned.job_id)
+        if _is_held(ledger):
+            continue
+        if not is_expired(owned.labels, now) and not await _is_over(client, owned, ledger):
+            continue
+        if dry_run or await engine.discard(owned):
+            yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
+
+
+async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
+    run = await _flow_run(client, owned.job_id)
+    if run is None or run.state is None:
+        return run is None
+    # A crashed run may be started again and adopt what is here.
+    attempt = ledger.last()
+    is_settled = attempt is not None and attempt.published
+    return run.state.is_final() and (is_settled or not run.state.is_crashed())
+
+
+async def _flow_run(client: PrefectClient, job_id: str) -> FlowRun | None:
+    try:
+        return await client.read_flow_run(UUID(job_id))
+    except (ObjectNotFound, ValueError):
+        return None
+
+
+def _is_held(ledger: Ledger) -> bool:
+    try:
+        with ledger.held():
+            return False
+    except Busy:
+        return True

@@ -1,0 +1,224 @@
+"""How an attempt ended, and why: names, classes, and the sentence that says what to do next.
+
+Pure. The outcome is decided once, from the engine's own word, and never rewritten.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from flows.errors import (
+    CapabilityMissing,
+    ContainerTaskError,
+    EngineRefused,
+    ImageError,
+    Rejected,
+    RepositoryRejected,
+    WorkdirMissing,
+    WorkspaceError,
+)
+from flows.spec import ContainerSpec
+
+KILLED = 128 + 9
+
+
+class OutcomeName(StrEnum):
+    """How a run ended. Published: users' automations match on these; never rename one."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed-out"
+    OUT_OF_MEMORY = "out-of-memory"
+    CANCELED = "canceled"
+    REJECTED = "rejected"
+    IMAGE_ERROR = "image-error"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class FailureClass(StrEnum):
+    """Why, one level finer than the outcome. Published: never rename one."""
+
+    EXIT_CODE = "exit-code"
+    COMMAND_NOT_RUNNABLE = "command-not-runnable"
+    NOT_STARTED = "not-started"
+    WORKDIR_MISSING = "workdir-missing"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    CANCELED = "canceled"
+    PAYLOAD = "payload"
+    CAPABILITY = "capability"
+    REPOSITORY = "repository"
+    LIMITS = "limits"
+    IMAGE = "image"
+    ENGINE = "engine"
+    WORKSPACE = "workspace"
+    WORKER = "worker"
+
+
+class StoppedBy(StrEnum):
+    """Who ended a container that ran. Published: never rename one."""
+
+    CONTAINER = "container"
+    DEADLINE = "deadline"
+    CANCEL = "cancel"
+    OUTSIDE = "outside"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is present on the engine. `digest` is empty for one that was never pulled."""
+
+    id: str
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """What a fresh inspect says. `error` is the engine's own word on a failed start."""
+
+    running: bool
+    exit_code: int | None
+    oom_killed: bool
+    error: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one attempt, decided once.
+
+    `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
+    changes it. `stages` has the seconds that pull, create and run took.
+    """
+
+    name: OutcomeName
+    failure_class: FailureClass | None = None
+    error: str | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    timed_out: bool = False
+    stopped_by: StoppedBy | None = None
+    image: Image | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cleanup_error: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the container's process, as its exit code tells it."""
+        code = self.exit_code
+        return code - 128 if code is not None and 128 < code <= 128 + 64 else None
+
+
+CANCELED_EARLY = Outcome(
+    OutcomeName.CANCELED, FailureClass.CANCELED, "canceled before its container ran"
+)
+_BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...] = (
+    (ImageError, OutcomeName.IMAGE_ERROR, FailureClass.IMAGE),
+    (EngineRefused, OutcomeName.REJECTED, FailureClass.LIMITS),
+    (CapabilityMissing, OutcomeName.REJECTED, FailureClass.CAPABILITY),
+    (RepositoryRejected, OutcomeName.REJECTED, FailureClass.REPOSITORY),
+    (WorkdirMissing, OutcomeName.REJECTED, FailureClass.WORKDIR_MISSING),
+    (Rejected, OutcomeName.REJECTED, FailureClass.PAYLOAD),
+    (WorkspaceError, OutcomeName.INFRASTRUCTURE, FailureClass.WORKSPACE),
+)
+
+
+def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> Outcome:
+    """The outcome of a container that has stopped, from the engine's own word alone."""
+    ended = Outcome(
+        OutcomeName.SUCCEEDED,
+        exit_code=state.exit_code,
+        oom_killed=state.oom_killed,
+        timed_out=stopped_by is StoppedBy.DEADLINE,
+        stopped_by=stopped_by,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+    )
+    if stopped_by is StoppedBy.CANCEL:
+        return replace(
+            ended,
+            name=OutcomeName.CANCELED,
+            failure_class=FailureClass.CANCELED,
+            error="canceled while its container ran, which was stopped",
+        )
+    if stopped_by is StoppedBy.DEADLINE:
+        return replace(
+            ended,
+            name=OutcomeName.TIMED_OUT,
+            failure_class=FailureClass.TIMEOUT,
+            error=f"ran longer than its limit of {spec.timeout_seconds} s and was stopped: raise "
+            "task.container.timeoutSeconds, or see in runner.log where the time went",
+        )
+    if state.exit_code == 0:
+        return ended
+    if state.oom_killed:
+        return replace(
+            ended,
+            name=OutcomeName.OUT_OF_MEMORY,
+            failure_class=FailureClass.MEMORY,
+            error=_memory_sentence(spec),
+        )
+    if state.error:
+        return replace(
+            ended,
+            name=OutcomeName.FAILED,
+            failure_class=FailureClass.NOT_STARTED,
+            error=f"its container could not be started: {state.error}",
+        )
+    not_runnable = state.exit_code in (126, 127)
+    return replace(
+        ended,
+        name=OutcomeName.FAILED,
+        failure_class=FailureClass.COMMAND_NOT_RUNNABLE if not_runnable else FailureClass.EXIT_CODE,
+        error=_exit_sentence(spec, state),
+    )
+
+
+def missing_workdir(spec: ContainerSpec) -> Outcome:
+    return Outcome(
+        OutcomeName.FAILED,
+        FailureClass.WORKDIR_MISSING,
+        f"the image {spec.image} has no folder {spec.workdir}: correct "
+        "task.container.workdir, or leave it out to start in the repository",
+    )
+
+
+def _memory_sentence(spec: ContainerSpec) -> str:
+    if spec.memory_bytes is None:
+        return "ran out of memory, the host's own: set task.container.resources.memory"
+    limit = f"{spec.memory_bytes / 1024**2:g} MiB"
+    return f"ran out of memory at its limit of {limit}: raise task.container.resources.memory"
+
+
+def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
+    code = state.exit_code
+    if code == 127:
+        return (
+            "exited 127, which usually means that a command was not found: check that "
+            f"{spec.command[0]!r}, and what it calls, is in the image {spec.image}"
+        )
+    if code == 126:
+        return (
+            "exited 126, which usually means that a file is not executable: check the "
+            f"permissions of {spec.command[0]!r} and of what it calls"
+        )
+    if code == KILLED:
+        return (
+            "exited 137, killed by SIGKILL; the engine reports no lack of memory: see the end of "
+            "runner.log, and on the host who else kills processes"
+        )
+    if code is not None and code > 128 and code - 128 <= 64:
+        return f"exited {code}, ended by signal {code - 128}: see the end of runner.log"
+    return f"exited {code}: see the end of runner.log"
+
+
+def outcome_of(error: ContainerTaskError) -> Outcome:
+    """The outcome of a run that an error of this package ended."""
+    for kind, name, failure_class in _BY_ERROR:
+        if isinstance(error, kind):
+            return Outcome(name, failure_class, str(error))
+    return Outcome(OutcomeName.INFRASTRUCTURE, FailureClass.ENGINE, str(error))

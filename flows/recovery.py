@@ -1,0 +1,109 @@
+"""What follows when a run's process is gone: the run starts again, or it is ended properly.
+
+Used by the hooks that run after a crash or a cancellation, and by the sweep. Whoever comes second
+finds the job's lock taken or its attempt published, and does nothing.
+"""
+
+import asyncio
+import threading
+import time
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Scheduled
+
+from flows.attempts import finish_attempt, publish_attempt
+from flows.errors import PayloadError
+from flows.events import emit_finished
+from flows.ledger import Busy, Ledger
+from flows.logs import Logger
+from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.payload import Retry, parse
+
+_MOMENT_SECONDS = 5.0
+
+CANCELED = Outcome(
+    OutcomeName.CANCELED,
+    FailureClass.CANCELED,
+    "canceled while its container ran, which was stopped",
+    stopped_by=StoppedBy.CANCEL,
+)
+ABANDONED = Outcome(
+    OutcomeName.INFRASTRUCTURE,
+    FailureClass.WORKER,
+    "the process that watched over it died too often to start it again",
+    stopped_by=StoppedBy.OUTSIDE,
+)
+
+
+async def settle(ledger: Ledger, unfinished: Outcome, logger: Logger) -> None:
+    """End the newest attempt if it has not ended, and tell what has not been told of it.
+
+    Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
+    """
+    try:
+        with ledger.held():
+            attempt = ledger.last()
+            if attempt is None:
+                return
+            if attempt.executed is None:
+                attempt = await finish_attempt(ledger, attempt, logger, unfinished)
+            emit_finished(attempt)
+            if not attempt.published:
+                await publish_attempt(ledger, attempt, logger)
+    except Busy:
+        logger.info("Another process still works on this job; it will end it")
+
+
+async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
+    """Start a crashed run again, so that it adopts its container; or settle it.
+
+    How often is `task.container.retry.infrastructure`, counted in starts of the flow run.
+    """
+    async with get_client() as client:
+        flow_run = await client.read_flow_run(flow_run_id)
+        if may_start_again(flow_run):
+            await start_again(client, flow_run)
+            return
+    await settle(ledger, ABANDONED, logger)
+
+
+def recover_soon(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
+    """`recover` in a moment, in a thread of its own.
+
+    A worker reports the crash of a process twice, the second time after the hooks: a run that is
+    back in its queue by then would be marked as crashed again. Should this process end before
+    the moment is over, the sweep recovers the run.
+    """
+
+    def work() -> None:
+        time.sleep(_MOMENT_SECONDS)
+        asyncio.run(recover(flow_run_id, ledger, logger))
+
+    threading.Thread(target=work, daemon=True, name=f"recover {flow_run_id}").start()
+
+
+def may_start_again(flow_run: FlowRun) -> bool:
+    """Whether a crashed run has starts left."""
+    crashed = flow_run.state is not None and flow_run.state.is_crashed()
+    return crashed and bool(flow_run.deployment_id) and flow_run.run_count <= _restarts(flow_run)
+
+
+async def start_again(client: PrefectClient, flow_run: FlowRun) -> None:
+    """Put a run back into its queue, under the same id."""
+    state: State[None] = Scheduled(
+        scheduled_time=datetime.now(UTC),
+        name="AwaitingRetry",
+        message="Its process died; another takes over.",
+    )
+    await client.set_flow_run_state(flow_run.id, state)
+
+
+def _restarts(flow_run: FlowRun) -> int:
+    try:
+        return parse(flow_run.parameters.get("payload")).task.container.retry.infrastructure
+    except PayloadError:
+        return Retry().infrastructure

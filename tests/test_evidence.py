@@ -1,0 +1,188 @@
+"""Who ended a container, as the engine's events tell it: every end looks different."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from flows.engine_evidence import read_evidence
+from flows.errors import EngineError, EngineUnavailable
+from flows.evidence import Evidence, fold
+from tests.runs import BUSYBOX
+
+ENDLESS = "echo up; sleep 60"
+# Ends with the code of a signal that nobody sent.
+OWN_EXIT = "exit 143"
+# Lives a moment longer than the kill: engines on cgroup v1 lose the news of a last process.
+EAT_MEMORY = "tail /dev/zero; sleep 0.3; exit 137"
+
+
+class Launched:
+    """A container that runs, and what its events say."""
+
+    def __init__(self, client: docker.DockerClient, container: Container) -> None:
+        self._client = client
+        self.container = container
+        container.reload()
+        self.started_at = datetime.fromisoformat(container.attrs["State"]["StartedAt"])
+
+    def until_it_speaks(self) -> None:
+        """Before, its init takes no signals yet."""
+        deadline = time.monotonic() + 20
+        while not self.container.logs():
+            assert time.monotonic() < deadline, "the container says nothing"
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        self.container.wait(timeout=20)
+        self.container.reload()
+
+    def evidence(self) -> Evidence:
+        return read_evidence(self._client, str(self.container.name), self.started_at)
+
+
+@pytest.fixture
+def client() -> Iterator[docker.DockerClient]:
+    with contextlib.closing(docker.from_env()) as direct:
+        yield direct
+
+
+@pytest.fixture
+def launch(client: docker.DockerClient) -> Iterator[Callable[..., Launched]]:
+    """Starts containers that run a shell script."""
+    prefix, made = f"evidence-test-{uuid4().hex}", []
+
+    def start(script: str, suffix: str = "", **settings: Any) -> Launched:
+        container = client.containers.create(
+            BUSYBOX, ["sh", "-c", script], name=prefix + suffix, init=True, **settings
+        )
+        made.append(container)
+        container.start()
+        return Launched(client, container)
+
+    yield start
+    for container in made:
+        with contextlib.suppress(docker.errors.NotFound):
+            container.remove(force=True)
+
+
+def kill(signal: str) -> Callable[[Container], None]:
+    return lambda container: container.kill(signal)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("script", "act", "expected"),
+    [
+        pytest.param(OWN_EXIT, None, Evidence((), exit_code=143), id="its own exit"),
+        pytest.param(ENDLESS, kill("TERM"), Evidence((15,), exit_code=143), id="kill -TERM"),
+        pytest.param(ENDLESS, kill("KILL"), Evidence((9,), exit_code=137), id="kill -KILL"),
+        pytest.param(ENDLESS, Container.stop, Evidence((15,), exit_code=143), id="stop"),
+        pytest.param(
+            "trap '' TERM; echo up; while :; do sleep 0.1; done",
+            lambda container: container.stop(timeout=1),
+            Evidence((15, 9), exit_code=137),
+            id="stop of one that ignores it",
+        ),
+    ],
+)
+def test_who_ended_a_container_shows(
+    launch: Callable[..., Launched],
+    script: str,
+    act: Callable[[Container], None] | None,
+    expected: Evidence,
+) -> None:
+    launched = launch(script)
+    if act:
+        launched.until_it_speaks()
+        act(launched.container)
+    launched.end()
+    assert launched.evidence() == expected
+
+
+@pytest.mark.docker
+def test_a_removal_from_outside_shows(launch: Callable[..., Launched]) -> None:
+    launched = launch(ENDLESS)
+    launched.container.remove(force=True)
+    assert launched.evidence() == Evidence((9,), exit_code=137, destroyed=True)
+
+
+@pytest.mark.docker
+def test_a_removal_after_the_end_is_no_kill(launch: Callable[..., Launched]) -> None:
+    launched = launch(OWN_EXIT)
+    launched.end()
+    launched.container.remove(force=True)
+    assert launched.evidence() == Evidence((), exit_code=143, destroyed=True)
+
+
+@pytest.mark.docker
+def test_a_lack_of_memory_shows(launch: Callable[..., Launched]) -> None:
+    launched = launch(EAT_MEMORY, mem_limit="16m")
+    launched.end()
+    assert launched.evidence() == Evidence((), oom=True, exit_code=137)
+
+
+@pytest.mark.docker
+def test_a_container_that_runs_has_no_evidence(launch: Callable[..., Launched]) -> None:
+    assert launch(ENDLESS).evidence() == Evidence()
+
+
+@pytest.mark.docker
+def test_a_container_whose_name_begins_alike_is_another(launch: Callable[..., Launched]) -> None:
+    first, second = launch(ENDLESS), launch(ENDLESS, suffix="-1")
+    second.container.remove(force=True)
+    assert first.evidence() == Evidence()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("seconds", [-3600, 3600], ids=["slow", "fast"])
+def test_a_clock_that_is_not_the_engines_hides_nothing_and_holds_nobody_up(
+    launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    launched = launch(OWN_EXIT)
+    launched.end()
+    here = time.time
+    monkeypatch.setattr("flows.engine_evidence.time.time", lambda: here() + seconds)
+    started = time.monotonic()
+    assert launched.evidence().exit_code == 143
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.docker
+def test_what_happened_before_the_window_is_left_out(
+    client: docker.DockerClient, launch: Callable[..., Launched]
+) -> None:
+    launched = launch(OWN_EXIT)
+    launched.end()
+    finished = datetime.fromisoformat(launched.container.attrs["State"]["FinishedAt"])
+    name = str(launched.container.name)
+    later = finished + timedelta(seconds=1)
+    assert read_evidence(client, name, later) == Evidence()
+
+
+def test_an_engine_that_does_not_answer_is_an_engine_error() -> None:
+    nowhere = docker.DockerClient("tcp://127.0.0.1:1", version="1.41")
+    with contextlib.closing(nowhere), pytest.raises(EngineUnavailable):
+        read_evidence(nowhere, "any", datetime.fromtimestamp(0))
+
+
+@pytest.mark.docker
+def test_an_engine_that_refuses_is_an_engine_error() -> None:
+    unsupported = docker.from_env(version="9.99")
+    with contextlib.closing(unsupported), pytest.raises(EngineError):
+        read_evidence(unsupported, "any", datetime.fromtimestamp(0))
+
+
+def test_events_of_others_are_nobody_elses_evidence() -> None:
+    events = [
+        {"Action": "kill", "Actor": {"Attributes": {"name": "a-1", "signal": "9"}}},
+        {"Action": "kill", "Actor": {"Attributes": {"name": "a", "signal": "15"}}},
+        {"Action": "die", "Actor": {"Attributes": {"name": "a", "exitCode": "143"}}},
+    ]
+    assert fold("a", events) == Evidence((15,), exit_code=143)

@@ -28,7 +28,7 @@ from flows.engine_evidence import read_evidence
 from flows.engine_usage import Sampler
 from flows.errors import ImageError
 from flows.evidence import Evidence
-from flows.execution import OutcomeName
+from flows.outcomes import OutcomeName
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace

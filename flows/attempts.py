@@ -33,6 +33,9 @@ LOST = Outcome(
 )
 
 
+_CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
+
+
 @dataclass(frozen=True, slots=True)
 class _Desk:
     """The open files of an attempt that is being worked on."""
@@ -124,6 +127,8 @@ async def _desk(attempt: Attempt, logger: Logger) -> AsyncIterator[_Desk]:
 
 def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
     log = desk.runner_log.facts()
+    if not outcome.log_complete and log.error is None:
+        log = replace(log, error=_CUT)
     desk.journal.say(f"Ended {outcome.name}: {report.state_message(outcome)}")
     executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
     attempt = replace(attempt, executed=executed)

@@ -28,9 +28,12 @@ from flows.create_arguments import (
     run_volume_name,
 )
 from flows.engine_errors import NotFound, container_expected, said, translated
+from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
+from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, Rejected, WorkdirMissing
-from flows.execution import Sink, Tailed
+from flows.evidence import Evidence
+from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Mount, Owned
 from flows.threads import in_thread
@@ -167,6 +170,23 @@ class DockerEngine:
                 "stopping the container",
                 lambda: self._docker.api.stop(spec.name, timeout=spec.stop_grace_seconds),
             )
+
+    @asynccontextmanager
+    async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
+        """See `flows.execution.Engine`."""
+        sampler, measured = Sampler(self._docker, spec.name), Measured()
+        sampler.start()
+        try:
+            yield measured
+        finally:
+            sampler.stop()
+            measured.usage = sampler.usage
+
+    async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        """See `flows.execution.Engine`."""
+        return await self._call(
+            "reading the engine's events", lambda: read_evidence(self._docker, spec.name, since)
+        )
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
         """See `flows.execution.Engine`."""

@@ -9,11 +9,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from flows.errors import EngineError, Rejected
+from flows.evidence import Evidence
 from flows.outcomes import (
     CANCELED_EARLY,
     KILLED,
@@ -26,6 +27,7 @@ from flows.outcomes import (
     outcome_of,
 )
 from flows.spec import ContainerSpec
+from flows.usage import Usage
 
 T = TypeVar("T")
 
@@ -53,6 +55,13 @@ class Tailed:
 
     reconnects: int = 0
     complete: bool = False
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a container used, known after the block of `Engine.measured`."""
+
+    usage: Usage = field(default_factory=Usage)
 
 
 class Engine(Protocol):
@@ -105,6 +114,13 @@ class Engine(Protocol):
         """The state as the engine tells it now, never a remembered one.
 
         Raises `ContainerGone` where there is none."""
+
+    def measured(self, spec: ContainerSpec) -> AbstractAsyncContextManager[Measured]:
+        """Sample what the container uses while the block runs. Never fails a task: an engine
+        that tells nothing leaves a `Usage` that says so."""
+
+    async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        """What the engine's own events say of the container's end. Empty where they are gone."""
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """Remove everything that `create` makes for this spec, running or not.
@@ -172,14 +188,17 @@ async def finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Ou
 async def _finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Outcome) -> Outcome:
     if not await engine.find(spec):
         return unfinished
-    async with engine.tail(spec, sink, replay=True):
+    async with engine.tail(spec, sink, replay=True) as tailed:
         ran_on = (await engine.inspect(spec)).running
         if ran_on:
             await engine.stop(spec)
-    state = await _final_state(engine, spec)
-    if state.started_at is None:
+    if (await engine.inspect(spec)).started_at is None:
         return unfinished
-    ended = judge(spec, state, StoppedBy.CONTAINER)
+    ended = replace(
+        await _judged(engine, spec, StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER),
+        log_reconnects=tailed.reconnects,
+        log_complete=tailed.complete,
+    )
     if not ran_on:
         return ended
     return replace(
@@ -204,7 +223,10 @@ async def _watch(
         return missing_workdir(spec)
     stopped_by = StoppedBy.CONTAINER
     with _timed(stages, "run"):
-        async with engine.tail(spec, sink, replay=adopt):
+        async with (
+            engine.tail(spec, sink, replay=adopt) as tailed,
+            engine.measured(spec) as measured,
+        ):
             try:
                 seconds = await _begin(engine, spec, adopt=adopt)
                 if not await engine.wait(spec, seconds):
@@ -215,7 +237,13 @@ async def _watch(
                 stopped_by = StoppedBy.CANCEL
             if stopped_by is not StoppedBy.CONTAINER:
                 await _to_the_end(engine.stop(spec))
-    return judge(spec, await _final_state(engine, spec), stopped_by)
+    outcome = await _judged(engine, spec, stopped_by)
+    return replace(
+        outcome,
+        usage=measured.usage,
+        log_reconnects=tailed.reconnects,
+        log_complete=tailed.complete,
+    )
 
 
 async def _begin(engine: Engine, spec: ContainerSpec, *, adopt: bool) -> float:
@@ -226,6 +254,17 @@ async def _begin(engine: Engine, spec: ContainerSpec, *, adopt: bool) -> float:
         return spec.timeout_seconds
     elapsed = (datetime.now(UTC) - state.started_at).total_seconds()
     return max(0.0, spec.timeout_seconds - elapsed)
+
+
+async def _judged(engine: Engine, spec: ContainerSpec, stopped_by: StoppedBy) -> Outcome:
+    """The outcome of the container that has stopped, on the evidence of the engine."""
+    state = await _final_state(engine, spec)
+    if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and state.started_at:
+        evidence = await engine.evidence(spec, state.started_at)
+        state = replace(state, oom_killed=state.oom_killed or evidence.oom)
+        if evidence.signals and not state.oom_killed:
+            stopped_by = StoppedBy.OUTSIDE
+    return judge(spec, state, stopped_by)
 
 
 async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:

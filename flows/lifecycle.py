@@ -40,14 +40,13 @@ async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run's process died or was told to stop."""
-    logger = flow_run_logger(flow_run)
     async with get_client() as client:
         # The run that a worker hands to its hooks is the one it once submitted.
         now = await client.read_flow_run(flow_run.id)
     if may_start_again(now):
-        recover_soon(flow_run.id, _ledger(flow_run.id), logger)
+        recover_soon(flow_run.id)
     else:
-        await settle(_ledger(flow_run.id), ABANDONED, logger)
+        await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run))
 
 
 def _ledger(flow_run_id: object) -> Ledger:

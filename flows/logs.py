@@ -60,6 +60,7 @@ class LogFacts:
     Prefect, `error` (one sentence) where `runner.log` is not whole, and the last lines."""
 
     bytes: int
+    lines: int
     dropped_from_ui: int
     error: str | None
     tail: str
@@ -75,11 +76,13 @@ class RunnerLog:
         self._file = HeldFile(path, root)
         self._teller = Teller(tell, skip=self._file.empty() if anew else 0)
         self._bytes = 0
+        self._lines = 0
         self._error: str | None = None
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""
         self._bytes += len(chunk)
+        self._lines += chunk.count(b"\n")
         self._teller.write(chunk)
         if self._error is None:
             with self._noted():
@@ -92,7 +95,7 @@ class RunnerLog:
             self._file.settle()
         if self._error is None and self._file.size_bytes != self._bytes:
             self._error = "runner.log is not as written: the task changed it while it ran"
-        return LogFacts(self._bytes, self._teller.dropped, self._error, self._tail())
+        return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from flows.errors import (
     WorkspaceError,
 )
 from flows.spec import ContainerSpec
+from flows.usage import Usage
 
 KILLED = 128 + 9
 
@@ -105,6 +106,9 @@ class Outcome:
     finished_at: datetime | None = None
     cleanup_error: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    log_reconnects: int = 0
+    log_complete: bool = True
 
     @property
     def signal(self) -> int | None:
@@ -161,6 +165,14 @@ def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> 
             name=OutcomeName.OUT_OF_MEMORY,
             failure_class=FailureClass.MEMORY,
             error=_memory_sentence(spec),
+        )
+    if stopped_by is StoppedBy.OUTSIDE:
+        return replace(
+            ended,
+            name=OutcomeName.FAILED,
+            failure_class=FailureClass.EXIT_CODE,
+            error=f"exited {state.exit_code} after somebody outside sent its container a signal: "
+            "see who else uses the engine",
         )
     if state.error:
         return replace(

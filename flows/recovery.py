@@ -5,19 +5,21 @@ finds the job's lock taken or its attempt published, and does nothing.
 """
 
 import asyncio
-import threading
-import time
+import subprocess
+import sys
 from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempts import finish_attempt, publish_attempt
 from flows.errors import PayloadError
 from flows.events import emit_finished
+from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
 from flows.logs import Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
@@ -71,19 +73,20 @@ async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
     await settle(ledger, ABANDONED, logger)
 
 
-def recover_soon(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
-    """`recover` in a moment, in a thread of its own.
+def recover_soon(flow_run_id: UUID) -> None:
+    """`recover` in a moment, in a process of its own.
 
-    A worker reports the crash of a process twice, the second time after the hooks: a run that is
-    back in its queue by then would be marked as crashed again. Should this process end before
-    the moment is over, the sweep recovers the run.
+    A worker reports the crash of a process twice, the second time after the hooks and theirs: a
+    run that is back in its queue by then would be marked as crashed again. Should the process
+    not live to do it, the sweep recovers the run.
     """
-
-    def work() -> None:
-        time.sleep(_MOMENT_SECONDS)
-        asyncio.run(recover(flow_run_id, ledger, logger))
-
-    threading.Thread(target=work, daemon=True, name=f"recover {flow_run_id}").start()
+    subprocess.Popen(
+        [sys.executable, "-m", "flows.recovery", str(flow_run_id)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def may_start_again(flow_run: FlowRun) -> bool:
@@ -107,3 +110,14 @@ def _restarts(flow_run: FlowRun) -> int:
         return parse(flow_run.parameters.get("payload")).task.container.retry.infrastructure
     except PayloadError:
         return Retry().infrastructure
+
+
+async def _recover_later(flow_run_id: UUID) -> None:
+    await asyncio.sleep(_MOMENT_SECONDS)
+    async with get_client() as client:
+        logger = flow_run_logger(await client.read_flow_run(flow_run_id))
+    await recover(flow_run_id, Ledger(HostSettings().workdir, str(flow_run_id)), logger)
+
+
+if __name__ == "__main__":
+    asyncio.run(_recover_later(UUID(sys.argv[1])))

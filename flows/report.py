@@ -52,6 +52,20 @@ class Logs(_Model):
     bytes: int = Field(ge=0, description="stdout and stderr together")
     complete: bool = Field(description="whether runner.log holds all of them")
     dropped_from_ui: int = Field(ge=0, description="bytes not sent to the flow run's log")
+    lines: int = Field(ge=0, description="line ends in the output")
+    reconnects: int = Field(ge=0, description="breaks of the connection that output followed")
+
+
+class Used(_Model):
+    """What the container used, sampled about once a second: lower bounds, null where unseen."""
+
+    peak_memory_bytes: int | None
+    cpu_seconds: float | None
+    block_read_bytes: int | None
+    block_write_bytes: int | None
+    network_received_bytes: int | None
+    network_sent_bytes: int | None
+    samples: int
 
 
 class RunReport(_Model):
@@ -91,6 +105,7 @@ class RunReport(_Model):
     container_finished_at: datetime | None
     worker: str
     logs: Logs
+    usage: Used
     artifacts: list[Artifact]
 
     def as_json(self) -> str:
@@ -135,7 +150,14 @@ def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> R
         container_started_at=outcome.started_at,
         container_finished_at=outcome.finished_at,
         worker=spec.worker,
-        logs=Logs(bytes=log.bytes, complete=log.error is None, dropped_from_ui=log.dropped_from_ui),
+        logs=Logs(
+            bytes=log.bytes,
+            lines=log.lines,
+            complete=log.error is None,
+            dropped_from_ui=log.dropped_from_ui,
+            reconnects=outcome.log_reconnects,
+        ),
+        usage=Used(**asdict(outcome.usage)),
         artifacts=[Artifact(**asdict(entry)) for entry in entries],
     )
 

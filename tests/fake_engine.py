@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.execution import Sink, Tailed
+from flows.evidence import Evidence
+from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
 from flows.pulling import not_present
 from flows.spec import ContainerSpec
@@ -118,6 +119,13 @@ class FakeEngine:
             started_at=container.started_at,
             finished_at=container.finished_at,
         )
+
+    @asynccontextmanager
+    async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
+        yield Measured()
+
+    async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        return Evidence()
 
     async def destroy(self, spec: ContainerSpec) -> None:
         self.calls.append("destroy")

@@ -8,7 +8,7 @@ import pytest
 
 from blocks.policy import ContainerPolicy
 from flows.execution import run
-from flows.outcomes import ContainerState, FailureClass, OutcomeName, judge
+from flows.outcomes import ContainerState, FailureClass, OutcomeName, StoppedBy, judge
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from tests.fake_engine import FakeEngine
@@ -95,19 +95,38 @@ async def test_a_missing_working_directory_fails_before_the_start() -> None:
     assert "start" not in engine.calls
 
 
-async def test_a_run_that_is_cancelled_removes_its_container_before_it_ends() -> None:
+async def test_a_run_that_is_cancelled_stops_its_container_and_says_so() -> None:
     engine = FakeEngine(images=(BUSYBOX,))
     running = asyncio.create_task(run(engine, spec("sleep", "60"), Nowhere()))
     while "wait" not in engine.calls:
         await asyncio.sleep(0)
     running.cancel()
+    outcome = await running
+    assert outcome.name is OutcomeName.CANCELED
+    assert outcome.exit_code == 143
+    assert engine.containers == {}
+
+
+async def test_a_run_that_is_handed_over_leaves_its_container_to_be_adopted() -> None:
+    async def hand_over() -> bool:
+        return False
+
+    engine, task = FakeEngine(images=(BUSYBOX,)), spec("sleep", "0.2")
+    running = asyncio.create_task(run(engine, task, Nowhere(), must_stop=hand_over))
+    while "wait" not in engine.calls:
+        await asyncio.sleep(0)
+    running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+    assert await engine.find(task)
+    adopted = await run(engine, task, Nowhere(), adopt=True)
+    assert (adopted.name, adopted.exit_code) == (OutcomeName.SUCCEEDED, 0)
+    assert engine.calls.count("create") == 1
     assert engine.containers == {}
 
 
 @pytest.mark.parametrize("killed_child", [True, False])
 def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child: bool) -> None:
     state = ContainerState(running=False, exit_code=0, oom_killed=killed_child)
-    outcome = judge(spec("make"), state, timed_out=False)
+    outcome = judge(spec("make"), state, StoppedBy.CONTAINER)
     assert (outcome.name, outcome.oom_killed) == (OutcomeName.SUCCEEDED, killed_child)

@@ -23,10 +23,18 @@ from flows.errors import (
 )
 from flows.files import Entry
 from flows.logs import LogFacts
-from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, judge, outcome_of
+from flows.outcomes import (
+    ContainerState,
+    FailureClass,
+    Outcome,
+    OutcomeName,
+    StoppedBy,
+    judge,
+    outcome_of,
+)
 from flows.payload import parse
 from flows.report import RunReport
-from flows.stages import Executed, Prepared
+from flows.stages import Executed, Prepared, RetryRules
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled
 from tests.strategies import FULL, enabled
@@ -37,16 +45,19 @@ REGENERATE = (
     'RunReport.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/run.schema.json"
 )
-LOG = LogFacts(bytes=12, dropped_from_ui=0, error=None, tail="one\nlast line\n")
+LOG = LogFacts(bytes=12, lines=2, dropped_from_ui=0, error=None, tail="one\nlast line\n")
 ENTRIES = [
     Entry("container/logs/runner.log", "file", 12, "0" * 64),
     Entry("away", "symlink", 0, None),
 ]
 
 
+NO_RETRY = RetryRules(0, 0, {})
+
+
 def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
     state = ContainerState(False, exit_code, oom, started_at=NOW, finished_at=NOW)
-    return judge(compiled(FULL), state, timed_out=late)
+    return judge(compiled(FULL), state, StoppedBy.DEADLINE if late else StoppedBy.CONTAINER)
 
 
 def refusal() -> Outcome:
@@ -78,7 +89,13 @@ each_outcome = pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOME
 def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunReport:
     spec = replace(compiled(FULL), **changes.pop("spec", {}))
     prepared = Prepared(
-        Workspace(Path("/srv/jobs"), spec.job_id), spec, "https://example.org/a.git", "c" * 40, None
+        Workspace(Path("/srv/jobs"), spec.job_id),
+        spec,
+        "https://example.org/a.git",
+        "c" * 40,
+        None,
+        NO_RETRY,
+        0.1,
     )
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
     executed = Executed(replace(outcome, image=IMAGE), LOG, NOW, ended)
@@ -91,8 +108,16 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
         ("succeeded", None, "exited 0"),
         ("failed", None, "exited 3: see the end of runner.log. Its last line: last line"),
         ("signalled", None, "exited 139, ended by signal 11: see"),
-        ("not found", None, "exited 127, which means command not found: check that 'bash'"),
-        ("not executable", None, "exited 126, which means not executable: check"),
+        (
+            "not found",
+            None,
+            "exited 127, which usually means that a command was not found: check that 'bash'",
+        ),
+        (
+            "not executable",
+            None,
+            "exited 126, which usually means that a file is not executable: check",
+        ),
         ("timed out", "TimedOut", "ran longer than its limit of 3600 s and was stopped: raise"),
         ("timed out, exit 0", "TimedOut", "ran longer than its limit"),
         ("out of memory", "OutOfMemory", "ran out of memory at its limit of 16384 MiB: raise"),
@@ -165,7 +190,7 @@ def test_run_json_has_the_facts_of_the_attempt() -> None:
         "finishedAt": "2026-02-03T04:06:00.250000Z",
         "durationSeconds": 54.25,
         "worker": "host-1",
-        "logs": {"bytes": 12, "complete": True, "droppedFromUi": 0},
+        "logs": {"bytes": 12, "complete": True, "droppedFromUi": 0, "lines": 2, "reconnects": 0},
     }
     assert {key: written[key] for key in expected} == expected
     assert written["artifacts"][1] == {
@@ -217,7 +242,7 @@ def test_every_key_of_a_report_is_always_there() -> None:
 
 def test_an_incomplete_log_is_not_called_complete() -> None:
     spec = compiled(FULL)
-    prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None)
+    prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None, NO_RETRY, 0.1)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
     executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
     facts = report.build(prepared, executed, [])

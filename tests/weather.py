@@ -108,9 +108,7 @@ class Weather:
     def assert_told_once(self, run_id: str, attempts: int = 1) -> None:
         """One `started` and one `finished` for each attempt, and nothing left on the engine."""
         expected = {
-            (event, number): 1
-            for event in (STARTED, FINISHED)
-            for number in range(1, attempts + 1)
+            (event, number): 1 for event in (STARTED, FINISHED) for number in range(1, attempts + 1)
         }
         try:
             wait_until("both events", lambda: self.events(run_id) == expected, 15)

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from flows.errors import Fault
 from flows.execution import FailureClass, Outcome, OutcomeName
 from flows.files import Entry
 from flows.logs import LogFacts
@@ -20,8 +21,15 @@ from flows.stages import Executed, Prepared
 
 SCHEMA_VERSION: Literal[1] = 1
 _LISTED_IN_REPORT = 50
-# Between two faults of a payload, not inside one: a JSON path and a colon follow.
-_NEXT_FAULT = re.compile(r"; (?=[\w$-]+(?:[.\[]\S*)?: )")
+# ECMA-48: control strings such as window titles, then control sequences such as colours, then
+# the escapes of two characters.
+_ESCAPES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]",
+    re.MULTILINE,
+)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
     OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
@@ -182,9 +190,9 @@ def markdown(report: RunReport, log: LogFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def rejection_markdown(outcome: Outcome) -> str:
+def rejection_markdown(outcome: Outcome, faults: Sequence[Fault] = ()) -> str:
     """The report of a run that ended before the execute stage, a line a fault."""
-    sentences = _NEXT_FAULT.split(outcome.error or "")
+    sentences = [str(fault) for fault in faults] or [outcome.error or ""]
     return f"# {outcome.name}\n\n" + "\n".join(f"- {_escape(line)}" for line in sentences) + "\n"
 
 
@@ -233,5 +241,6 @@ def _fence(text: str) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    """What a terminal would show of the last line that says anything."""
+    lines = (_CONTROLS.sub(" ", line).strip() for line in _ESCAPES.sub("", text).splitlines())
+    return next(filter(None, reversed(list(lines))), "")[:200]

@@ -56,10 +56,10 @@ def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> O
     return judge(compiled(FULL), state, timed_out=late)
 
 
-def refusal() -> Outcome:
+def refusal() -> PayloadError:
     with pytest.raises(PayloadError) as error:
-        parse(enabled(image="UPPER", imagee="x", timeoutSeconds=0))
-    return outcome_of(error.value)
+        parse(enabled(image="UPPER; a: b", imagee="x", timeoutSeconds=0))
+    return error.value
 
 
 OUTCOMES = {
@@ -123,15 +123,23 @@ def test_every_outcome_is_among_those_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tail", "message"),
+    ("tail", "line"),
     [
-        ("", "exited 3: see the end of runner.log"),
-        ("\n \n\t\n", "exited 3: see the end of runner.log"),
-        ("a\n  error: no\n\n", "exited 3: see the end of runner.log. Its last line: error: no"),
-        ("x" * 999, "exited 3: see the end of runner.log. Its last line: " + "x" * 200),
+        ("", ""),
+        ("\n \n\t\n", ""),
+        ("a\n  error: no\n\n", "error: no"),
+        ("x" * 999, "x" * 200),
+        ("\x1b[1;31merror\x1b[0m: no\x1b[K", "error: no"),
+        ("no\n\x1b[0m\x1b[?25h\n", "no"),
+        ("\x1b]0;title\x07a\x1b]8;;http://x\x1b\\b", "ab"),
+        ("\x9b31ma\x1b(B\x1b=\x1b7b", "ab"),
+        ("10 %\r20 %\x08\x07\tdone\x7f", "20 % done"),
+        ("\x1b]0;no end\nreason", "reason"),
+        ("\x1b", ""),
     ],
 )
-def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, message: str) -> None:
+def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: str) -> None:
+    message = "exited 3: see the end of runner.log" + (f". Its last line: {line}" if line else "")
     assert report.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
 
 
@@ -320,9 +328,10 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
 
 
 def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:
-    shown = page(report.rejection_markdown(refusal()))
+    error = refusal()
+    shown = page(report.rejection_markdown(outcome_of(error), error.faults))
     assert shown.tags == ["h1", "ul", "li", "li", "li"]
-    assert "task.container.image: is 'UPPER', not an image name; it takes" in shown.text
+    assert "task.container.image: is 'UPPER; a: b', not an image name; it takes" in shown.text
     assert "task.container.imagee: is not a key that exists here; did you mean" in shown.text
 
 

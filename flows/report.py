@@ -4,7 +4,7 @@ Pure rendering; nothing here writes or talks to anybody.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Literal
@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from flows.errors import Fault
 from flows.execution import FailureClass, Outcome, OutcomeName
-from flows.files import Entry
+from flows.files import Listing
 from flows.logs import LogFacts
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
@@ -51,7 +51,9 @@ class Artifact(_Model):
     path: str
     kind: Literal["file", "symlink", "other"]
     size_bytes: int = Field(ge=0)
-    sha256: str | None = Field(description="null for what is no readable regular file")
+    sha256: str | None = Field(
+        description="null for what is no readable regular file, or beyond the bytes that are hashed"
+    )
 
 
 class Logs(_Model):
@@ -97,13 +99,14 @@ class RunReport(_Model):
     worker: str
     logs: Logs
     artifacts: list[Artifact]
+    artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
     def as_json(self) -> str:
         """The text of the file."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
-def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> RunReport:
+def build(prepared: Prepared, executed: Executed, found: Listing) -> RunReport:
     """Put the facts of one attempt together."""
     spec, outcome, log = prepared.spec, executed.outcome, executed.log
     duration = (executed.finished_at - executed.started_at).total_seconds()
@@ -139,7 +142,8 @@ def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> R
         container_finished_at=outcome.finished_at,
         worker=spec.worker,
         logs=Logs(bytes=log.bytes, complete=log.error is None, dropped_from_ui=log.dropped_from_ui),
-        artifacts=[Artifact(**asdict(entry)) for entry in entries],
+        artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
+        artifacts_left_out=found.left_out,
     )
 
 
@@ -184,8 +188,8 @@ def markdown(report: RunReport, log: LogFacts) -> str:
         _table(("", ""), facts),
         "## Last lines",
         _fence(log.tail.rstrip("\n") or "(no output)"),
-        f"## Files ({len(report.artifacts)})",
-        _files(report.artifacts),
+        f"## Files ({len(report.artifacts) + report.artifacts_left_out})",
+        _files(report.artifacts, report.artifacts_left_out),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -204,7 +208,7 @@ def metadata_table(report: RunReport) -> list[dict[str, str]]:
     ]
 
 
-def _files(artifacts: Sequence[Artifact]) -> str:
+def _files(artifacts: Sequence[Artifact], left_out: int) -> str:
     if not artifacts:
         return "None."
     shown = artifacts[:_LISTED_IN_REPORT]
@@ -213,8 +217,11 @@ def _files(artifacts: Sequence[Artifact]) -> str:
         for item in shown
     ]
     more = len(artifacts) - len(shown)
-    note = f"\n\nand {more} more: all are in `run.json`" if more else ""
-    return _table(("Path", "Bytes", "sha256"), rows) + note
+    notes = [
+        *([f"and {more} more: all are in `run.json`"] if more else []),
+        *([f"and {left_out} more that are listed nowhere"] if left_out else []),
+    ]
+    return "\n\n".join([_table(("Path", "Bytes", "sha256"), rows), *notes])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,12 +4,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from flows.errors import WorkdirMissing, WorkspaceError
-from flows.files import Entry, listing, replace
+from flows.files import Listing, listing, write_whole
 from flows.rules import JOB_ROOT
 from flows.spec import ContainerSpec, Mount
 
@@ -97,15 +96,16 @@ class Workspace:
                 "after the checkout; correct it, or leave it out to start in the repository"
             )
 
-    def listing(self) -> list[Entry]:
+    def listing(self) -> Listing:
         """What the run left in `artifacts/`, but for the files this runner still writes."""
+        found = listing(self.artifacts)
         own = {"logs/execute.log"}
-        return [entry for entry in listing(self.artifacts) if entry.path not in own]
+        return replace(found, entries=tuple(e for e in found.entries if e.path not in own))
 
     def write_run_json(self, artifacts_subdir: str, text: str) -> Path:
         """Write the metadata file and return its path."""
         path = self.run_json(artifacts_subdir)
-        replace(path, self.folder, BytesIO(text.encode()))
+        write_whole(path, self.folder, text.encode())
         return path
 
     def remove(self) -> None:

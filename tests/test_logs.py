@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -152,7 +153,9 @@ def test_a_task_that_removes_the_log_leaves_it_whole(path: Path, tmp_path: Path)
     assert (facts.error, facts.tail) == (None, "before\nafter\n")
 
 
-@pytest.mark.parametrize("content", [b"", b"before\nand a line of the task's own\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"before\nand a line of the task's own\n", b"forged\n", b"\0" * 7]
+)
 def test_a_log_that_the_task_changed_is_not_called_complete(
     path: Path, tmp_path: Path, content: bytes
 ) -> None:
@@ -161,6 +164,38 @@ def test_a_log_that_the_task_changed_is_not_called_complete(
         path.write_bytes(content)
         facts = log.facts()
     assert facts.error == "runner.log is not as written: the task changed it while it ran"
+
+
+def test_a_log_is_not_complete_whatever_time_the_task_gives_it(path: Path, tmp_path: Path) -> None:
+    with RunnerLog(path, tmp_path, LOGGER.info) as log:
+        log.write(b"before\n")
+        times = path.stat()
+        with path.open("r+b") as file:
+            file.write(b"B")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        log.write(b"after\n")
+        facts = log.facts()
+    assert facts.error == "runner.log is not as written: the task changed it while it ran"
+
+
+def test_a_log_that_the_task_moved_and_blew_up_is_whole_again(path: Path, tmp_path: Path) -> None:
+    with RunnerLog(path, tmp_path, LOGGER.info) as log:
+        log.write(b"before\n")
+        path.rename(tmp_path / "moved")
+        os.truncate(tmp_path / "moved", 8 * 1024**4)
+        facts = log.facts()
+    assert path.read_bytes() == b"before\n"
+    assert facts.error is None
+
+
+def test_a_hundred_megabytes_are_read_again_in_a_moment(path: Path, tmp_path: Path) -> None:
+    chunk = os.urandom(1024**2)
+    with RunnerLog(path, tmp_path, lambda record: None) as log:
+        for _ in range(100):
+            log.write(chunk)
+        began = time.process_time()
+        assert log.facts().error is None
+        assert time.process_time() - began < 2
 
 
 def test_a_full_disk_is_noted_and_the_output_still_drained(small_disk: Path) -> None:
@@ -198,6 +233,16 @@ def test_a_journal_keeps_time_and_tells_prefect(
     assert [line.partition(" ")[2] for line in lines] == ["Prepared ü", "100% done"]
     assert all(datetime.fromisoformat(line.partition(" ")[0]).tzinfo for line in lines)
     assert caplog.messages == ["Prepared ü", "100% done"]
+
+
+def test_a_journal_that_the_task_changed_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "execute.log"
+    with Journal(path, tmp_path, LOGGER) as journal:
+        journal.say("Running true")
+        path.write_bytes(path.read_bytes().replace(b"true", b"evil"))
+    assert caplog.messages[-1].startswith("execute.log is not as written: the task changed it")
 
 
 def test_a_journal_on_a_full_disk_still_tells_prefect(

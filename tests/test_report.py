@@ -29,7 +29,7 @@ from flows.execution import (
     judge,
     outcome_of,
 )
-from flows.files import Entry
+from flows.files import Entry, Listing
 from flows.logs import LogFacts
 from flows.payload import parse
 from flows.report import RunReport
@@ -45,10 +45,12 @@ REGENERATE = (
     " > docs/run.schema.json"
 )
 LOG = LogFacts(bytes=12, dropped_from_ui=0, error=None, tail="one\nlast line\n")
-ENTRIES = [
-    Entry("container/logs/runner.log", "file", 12, "0" * 64),
-    Entry("away", "symlink", 0, None),
-]
+FOUND = Listing(
+    (
+        Entry("container/logs/runner.log", "file", 12, "0" * 64),
+        Entry("away", "symlink", 0, None),
+    )
+)
 
 
 def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
@@ -89,7 +91,7 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
     )
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
     executed = Executed(replace(outcome, image=IMAGE), LOG, NOW, ended)
-    return report.build(replace(prepared, **changes), executed, ENTRIES)
+    return report.build(replace(prepared, **changes), executed, FOUND)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
     executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
-    facts = report.build(prepared, executed, [])
+    facts = report.build(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(report.markdown(facts, log)).text
 
@@ -325,6 +327,14 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
     assert len(shown.cells) == 20 + 3 * 50
     assert "Files (60)" in shown.text
     assert "and 10 more: all are in run.json" in shown.text
+
+
+def test_what_no_list_has_room_for_is_counted() -> None:
+    facts = reported().model_copy(update={"artifacts_left_out": 7})
+    shown = page(report.markdown(facts, LOG))
+    assert "Files (9)" in shown.text
+    assert "and 7 more that are listed nowhere" in shown.text
+    assert json.loads(facts.as_json())["artifactsLeftOut"] == 7
 
 
 def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:

@@ -3,9 +3,14 @@
 from typing import Self
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from prefect.exceptions import ObjectNotFound
+from pydantic import Field, ValidationError
 
 POLICY_NAME = "default"
+
+
+class PolicyUnreadable(Exception):
+    """There is a policy, or may be, and it cannot be had; `str()` is one sentence for a person."""
 
 
 class ContainerPolicy(Block):
@@ -50,8 +55,24 @@ class ContainerPolicy(Block):
 
     @classmethod
     async def in_force(cls) -> Self:
-        """The saved block named `default`, or the built-in defaults where none is saved."""
+        """The saved block named `default`, or the built-in defaults where none is saved.
+
+        Raises `PolicyUnreadable` for everything else: a policy that cannot be read is not one
+        that allows what the defaults allow.
+        """
         try:
             return await cls.aload(POLICY_NAME)
-        except ValueError:
-            return cls()
+        except Exception as error:
+            if isinstance(error.__cause__, ObjectNotFound):
+                return cls()
+            slug = f"{cls.get_block_type_slug()}/{POLICY_NAME}"
+            raise PolicyUnreadable(_sentence(slug, error.__cause__ or error)) from error
+
+
+def _sentence(slug: str, error: BaseException) -> str:
+    if not isinstance(error, ValidationError):
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"the block {slug} cannot be read ({said}): check that Prefect's API answers"
+    faults = error.errors(include_url=False, include_context=False)
+    said = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from blocks.policy import ContainerPolicy
-from flows.errors import Fault, PayloadError
+from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.host import HostSettings
 from flows.payload import TaskPayload, parse, require_runnable
 from flows.repository import Remote
@@ -18,7 +18,7 @@ from flows.rules import JOB_ID_PLACEHOLDER
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace
 
-BAD_PAYLOAD = 2
+BAD_INPUT = 2
 
 app = App(
     name="container-task",
@@ -39,17 +39,22 @@ def check(
 ) -> int:
     """Print the canonical payload and the compiled spec as JSON; touch neither Docker nor Prefect.
 
-    Exit status 0, or 2 with every fault of the payload on standard error, one a line with its
-    JSON path. The spec is the one that this host's settings and the built-in policy give.
+    Exit status 0, or 2 with what is wrong on standard error: every fault of the payload, one a
+    line with its JSON path, or a variable of this host that has a wrong value. The spec is the
+    one that this host's settings and the built-in policy give.
     """
     try:
         task = parse(_read(payload))
         require_runnable(task)
+        decided = _decided(task)
     except PayloadError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
-        return BAD_PAYLOAD
-    print(json.dumps(_decided(task), indent=2))
+        return BAD_INPUT
+    except HostMisconfigured as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    print(json.dumps(decided, indent=2))
     return 0
 
 
@@ -77,7 +82,7 @@ def _read(name: str) -> object:
 
 
 def _decided(task: TaskPayload) -> dict[str, Any]:
-    host = HostSettings()
+    host = HostSettings.from_environment()
     run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
     spec = compile_spec(
         task,

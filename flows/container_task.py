@@ -17,11 +17,11 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Failed
 
-from blocks.policy import ContainerPolicy
+from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
 from flows.attempts import REPORT_KEY, execute_attempt, publish_attempt
 from flows.checkout import checkout
-from flows.errors import ContainerTaskError
+from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
 from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
@@ -57,7 +57,8 @@ async def container_task(payload: TaskPayload | None = None) -> State[Any]:
         payload: The task, as JSON: which image and command to run, and in what surroundings.
     """
     try:
-        ledger = Ledger(HostSettings().workdir, str(runtime.flow_run.id))
+        host = HostSettings.from_environment()
+        ledger = Ledger(host.workdir, str(runtime.flow_run.id))
         async with ledger.held_in_turn():
             return await _attempts(payload, ledger)
     except ContainerTaskError as error:
@@ -100,7 +101,8 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
         return await _prepare(payload, ledger)
     except ContainerTaskError as error:
         outcome = outcome_of(error)
-        await acreate_markdown_artifact(report.rejection_markdown(outcome), key=REPORT_KEY)
+        faults = error.faults if isinstance(error, PayloadError) else ()
+        await acreate_markdown_artifact(report.rejection_markdown(outcome, faults), key=REPORT_KEY)
         return _named(outcome, outcome)
 
 
@@ -135,11 +137,13 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     started = time.monotonic()
     payload = parse(raw)
     require_runnable(payload)
-    host, policy = HostSettings(), await ContainerPolicy.in_force()
+    host = HostSettings.from_environment()
     host.require_capabilities(payload)
+    policy = await _policy()
+    earlier = len(ledger.attempts())
     run = Run(
         job_id=ledger.job_id,
-        attempt=len(ledger.attempts()) + 1,
+        attempt=earlier + 1,
         worker=host.worker,
         now=datetime.now(UTC),
     )
@@ -148,7 +152,7 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
     )
     remote = Remote.parse(payload.repository) if payload.repository else None
-    await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
+    await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:
             journal.say(f"Prepared {workspace.folder}")
@@ -158,7 +162,8 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
                 journal.say(f"Checked out {remote.display} at {commit}")
         workspace.require_workdir(spec)
     except BaseException:
-        await asyncio.to_thread(workspace.remove)
+        if not earlier:
+            await asyncio.to_thread(workspace.remove)
         raise
     rules = payload.task.container.retry
     prepared = Prepared(
@@ -177,6 +182,13 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)
     return attempt
+
+
+async def _policy() -> ContainerPolicy:
+    try:
+        return await ContainerPolicy.in_force()
+    except PolicyUnreadable as error:
+        raise HostMisconfigured(str(error)) from error
 
 
 async def _must_stop() -> bool:

@@ -1,15 +1,26 @@
-"""Translate what docker-py and requests raise into this package's errors, once and completely."""
+"""Translate what docker-py and its HTTP client raise into this package's errors, all of it once."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import docker.errors
 import requests.exceptions
+import urllib3.exceptions
+from docker.constants import DEFAULT_UNIX_SOCKET
 
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 
-# docker-py lets requests', urllib3's (as requests') and plain socket errors through.
-_UNAVAILABLE = (requests.exceptions.RequestException, OSError)
+# docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
+# urllib3's. Those named one by one are in no family.
+_UNAVAILABLE = (
+    docker.errors.DockerException,
+    docker.errors.StreamParseError,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    urllib3.exceptions.ProxySchemeUnsupported,
+    OSError,
+)
 
 
 class NameTaken(EngineError):
@@ -29,11 +40,11 @@ def translated(doing: str) -> Iterator[None]:
         raise NotFound(f"Docker has no such object while {doing}: {said(error)}") from error
     except docker.errors.APIError as error:
         raise _api_error(error, doing) from error
-    except docker.errors.DockerException as error:
-        raise EngineUnavailable(f"Docker cannot be reached while {doing}: {error}") from error
     except _UNAVAILABLE as error:
+        host = os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET.replace("http+unix", "unix")
         raise EngineUnavailable(
-            f"Docker does not answer while {doing} ({error}): check DOCKER_HOST and the engine"
+            f"Docker at {host} does not answer while {doing}: {_reason(error)}; check that the "
+            "engine runs, that DOCKER_HOST names it, and that this worker may use it"
         ) from error
 
 
@@ -63,3 +74,15 @@ def _api_error(error: docker.errors.APIError, doing: str) -> EngineError:
             "will not do"
         )
     return EngineUnavailable(f"Docker failed while {doing}: {words}")
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, which the clients wrap several times over; else their own words."""
+    reason = str(next(iter(error.args), type(error).__name__))
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError):
+            reason = inner.strerror or str(inner)
+        wrapped = (argument for argument in inner.args if isinstance(argument, BaseException))
+        inner = next(wrapped, inner.__cause__)
+    return reason.rstrip(".")

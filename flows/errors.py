@@ -6,6 +6,7 @@ ContainerTaskError
 │   ├── CapabilityMissing     this worker lacks what the task requires
 │   ├── RepositoryRejected    the repository or the ref does not exist, or may not be read
 │   └── WorkdirMissing        the working directory is not in the checkout
+├── HostMisconfigured         the operator: an environment variable of the worker is wrong
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
 └── EngineError               the operator: Docker, the host or the registry failed, not the task
     ├── EngineUnavailable     the engine does not answer
@@ -59,6 +60,10 @@ class RepositoryRejected(Rejected):
 
 class WorkdirMissing(Rejected):
     """The working directory is to be in the job's folder, and is not there."""
+
+
+class HostMisconfigured(ContainerTaskError):
+    """A `MOONMIND_*` variable of this worker has a value that it does not take."""
 
 
 class WorkspaceError(ContainerTaskError):

@@ -6,18 +6,25 @@ follows a link or waits on a pipe. For containers that are gone: nobody else is 
 
 import hashlib
 import os
-import shutil
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 from uuid import uuid4
 
+# What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
+# nothing to make. 20 GiB are half a minute of hashing.
+MAX_HASHED_BYTES = 20 * 1024**3
+MAX_ENTRIES = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the artifacts folder; `sha256` is None for everything but a readable file."""
+    """One thing in the artifacts folder.
+
+    `sha256` is None for everything but a readable file that was within the limit of hashed bytes.
+    """
 
     path: str
     kind: Literal["file", "symlink", "other"]
@@ -25,33 +32,61 @@ class Entry:
     sha256: str | None
 
 
-def listing(root: Path) -> Iterator[Entry]:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What lies below a folder; of what was found beyond the limit, only the number."""
+
+    entries: tuple[Entry, ...]
+    left_out: int = 0
+
+
+class _HashBudget:
+    """Which files are still hashed: those that fit in what earlier ones left of the bytes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+
+    def covers(self, size_bytes: int) -> bool:
+        if size_bytes > self._left:
+            return False
+        self._left -= size_bytes
+        return True
+
+
+def listing(
+    root: Path, max_entries: int = MAX_ENTRIES, max_hashed_bytes: int = MAX_HASHED_BYTES
+) -> Listing:
     """Every file, link and special file below `root`, sorted by path within each folder.
 
     A folder is listed only where its inside cannot be: forbidden to this process, or so deep
-    that its path is longer than the system takes.
+    that its path is longer than the system takes. Folders count for `max_entries`; of one that
+    has more than what is left of it, the system chooses which are listed.
     """
-    pending = [root]
+    budget = _HashBudget(max_hashed_bytes)
+    entries, pending, left_out = [], [root], 0
     while pending:
         folder = pending.pop()
         try:
-            with os.scandir(folder) as scan:
-                children = sorted(scan, key=lambda child: child.name)
+            children, more = _children(folder, max_entries)
         except OSError:
-            yield _unseen(root, folder)
+            entries.append(_unseen(root, folder))
             continue
+        max_entries -= len(children)
+        left_out += more
         for child in children:
             if child.is_dir(follow_symlinks=False):
                 pending.append(Path(child.path))
             else:
-                yield _entry(root, child)
+                entries.append(_entry(root, child, budget))
+    return Listing(tuple(entries), left_out)
 
 
 class HeldFile:
     """A file opened before the container starts and written through that one descriptor.
 
-    What the container does to the path meanwhile cannot send the writes elsewhere, and `settle`
-    puts the file back where the container removed or replaced it.
+    What the container does to the path meanwhile cannot send the writes elsewhere, `settle` puts
+    the file back where the container removed or replaced it, and `is_as_written` tells whether
+    the container wrote in it as well.
     """
 
     def __init__(self, path: Path, root: Path) -> None:
@@ -59,12 +94,17 @@ class HeldFile:
         self._root = root
         _make_way(path, root)
         self._descriptor = self._open()
+        self._begin = self._end = self.size_bytes
+        self._sha256 = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         """Append all of `data`. Raises `OSError`, for instance when the disk is full."""
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+            count = os.write(self._descriptor, rest)
+            self._sha256.update(rest[:count])
+            self._end += count
+            rest = rest[count:]
 
     def empty(self) -> int:
         """Drop what is in the file; return how many bytes that were."""
@@ -82,15 +122,33 @@ class HeldFile:
         return os.fstat(self._descriptor).st_size
 
     def settle(self) -> None:
-        """Put the file back at its path if it is not there; only for a container that is gone."""
+        """Put the file back at its path if it is not there; only for a container that is gone.
+
+        Raises `OSError`; on a full disk the file is there, as far as it fits.
+        """
         if self._is_in_place():
             return
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        with open(self._descriptor, "rb", closefd=False) as source:
-            replace(self._path, self._root, source)
+        _make_way(self._path, self._root)
+        _clear(self._path)
+        with open(self._descriptor, "rb", closefd=False) as source, self._path.open("xb") as copy:
+            source.seek(0)
+            _copy(source, copy, self._end)
         settled = self._open()
         self.close()
         self._descriptor = settled
+
+    def is_as_written(self) -> bool:
+        """Whether the file has all that was written here and nothing else; reads all of that.
+
+        What it had when it was opened counts by its size only.
+        """
+        # No time stamp would do instead: those of a file are set by whoever owns it, and stand
+        # still for some milliseconds between two writes.
+        if self.size_bytes != self._end:
+            return False
+        with open(self._descriptor, "rb", closefd=False) as file:
+            file.seek(self._begin)
+            return hashlib.file_digest(file, "sha256").digest() == self._sha256.digest()
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -108,15 +166,23 @@ class HeldFile:
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def replace(path: Path, root: Path, source: IO[bytes]) -> None:
-    """Write `source` to a new file at `path`, below `root`.
+def write_whole(path: Path, root: Path, data: bytes) -> None:
+    """Write `data` to a new file at `path`, below `root`: all of it, or none.
 
-    A file or link in the way is removed; a folder in the way is kept under another name.
+    A file or link in the way is replaced; a folder in the way is kept under another name. Raises
+    `OSError`; what was at `path` is then still there.
     """
     _make_way(path, root)
-    _clear(path)
-    with path.open("xb") as target:
-        shutil.copyfileobj(source, target)
+    if is_folder(path):
+        _clear(path)
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _make_way(path: Path, root: Path) -> None:
@@ -124,27 +190,49 @@ def _make_way(path: Path, root: Path) -> None:
     folder = root
     for part in path.relative_to(root).parts[:-1]:
         folder /= part
-        if folder.is_symlink() or not folder.is_dir():
+        if not is_folder(folder):
             _clear(folder)
             folder.mkdir()
 
 
 def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path):
         # Not removed: it may be deeper than this process can go, and it is the task's own.
         path.rename(path.with_name(f"{path.name}.{uuid4().hex[:8]}"))
     else:
         path.unlink(missing_ok=True)
 
 
-def _entry(root: Path, child: "os.DirEntry[str]") -> Entry:
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size_bytes: int) -> None:
+    """Copy the first bytes; what a container put behind them may have no end."""
+    while size_bytes > 0 and (chunk := source.read(min(size_bytes, 1024**2))):
+        size_bytes -= target.write(chunk)
+
+
+def _children(folder: Path, limit: int) -> tuple[list["os.DirEntry[str]"], int]:
+    """At most `limit` of what is in `folder`, by name, and how many more there are."""
+    with os.scandir(folder) as scan:
+        children = sorted(islice(scan, limit), key=lambda child: child.name)
+        return children, sum(1 for _ in scan)
+
+
+def _entry(root: Path, child: "os.DirEntry[str]", budget: _HashBudget) -> Entry:
     try:
         info = child.stat(follow_symlinks=False)
     except OSError:
         return _unseen(root, Path(child.path))
     path = os.path.relpath(child.path, root)
     if stat.S_ISREG(info.st_mode):
-        return Entry(_printable(path), "file", info.st_size, _sha256(child.path))
+        sha256 = _sha256(child.path) if budget.covers(info.st_size) else None
+        return Entry(_printable(path), "file", info.st_size, sha256)
     kind: Literal["symlink", "other"] = "symlink" if stat.S_ISLNK(info.st_mode) else "other"
     return Entry(_printable(path), kind, 0, None)
 

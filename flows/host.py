@@ -2,12 +2,13 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from flows.errors import CapabilityMissing
+from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.payload import TaskPayload
 
 
@@ -20,18 +21,48 @@ def _words(value: object) -> object:
 class HostSettings(BaseSettings):
     """`MOONMIND_*` of this process; every value has a working default."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="MOONMIND_", env_ignore_empty=True, frozen=True, populate_by_name=True
-    )
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True)
 
     # Docker would take a relative path for the name of a volume.
-    workdir: Annotated[Path, AfterValidator(Path.absolute)] = Path("/work/agent_jobs")
-    workspace_volume: str = Field(default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME")
-    capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
-        default=("docker", "git"), alias="MOONMIND_WORKER_CAPABILITIES"
+    workdir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        default=Path("/work/agent_jobs"),
+        alias="MOONMIND_WORKDIR",
+        description="the path of a folder",
     )
-    timeout_seconds: int = Field(default=3600, ge=1, alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS")
-    worker: str = Field(default_factory=socket.gethostname, alias="MOONMIND_WORKER_NAME")
+    workspace_volume: str = Field(
+        default="",
+        alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME",
+        description="the name of a volume",
+    )
+    capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        default=("docker", "git"),
+        alias="MOONMIND_WORKER_CAPABILITIES",
+        description="words separated by commas",
+    )
+    timeout_seconds: int = Field(
+        default=3600,
+        ge=1,
+        alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS",
+        description="a whole number of seconds, 1 or more",
+    )
+    worker: str = Field(
+        default_factory=socket.gethostname,
+        alias="MOONMIND_WORKER_NAME",
+        description="a name",
+    )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The settings of this process.
+
+        Raises `HostMisconfigured` naming every variable with a wrong value and what it takes.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            raise HostMisconfigured(
+                "; ".join(map(_sentence, error.errors(include_url=False)))
+            ) from error
 
     def require_capabilities(self, payload: TaskPayload) -> None:
         """Raise `CapabilityMissing` naming every capability this worker lacks for the task."""
@@ -42,3 +73,9 @@ class HostSettings(BaseSettings):
                 f"(it has {', '.join(self.capabilities)}): send the task to a worker that has it, "
                 "or add it to MOONMIND_WORKER_CAPABILITIES"
             )
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    variable = fault["loc"][0]
+    field = next(f for f in HostSettings.model_fields.values() if f.alias == variable)
+    return f"{variable} is {fault['input']!r:.60} on this worker, but takes {field.description}"

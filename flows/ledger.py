@@ -50,15 +50,24 @@ class Ledger:
         """Add an attempt, or replace what was known of it. Raises `WorkspaceError`."""
         known = {each.prepared.spec.attempt: each for each in self.attempts()}
         known[attempt.prepared.spec.attempt] = attempt
-        partial = self._file.with_suffix(".partial")
+        data = _ATTEMPTS.dump_json(tuple(known[number] for number in sorted(known)))
         try:
-            with partial.open("wb") as file:
-                file.write(_ATTEMPTS.dump_json(tuple(known[number] for number in sorted(known))))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._file)
-        except OSError as error:
-            raise WorkspaceError(f"cannot write {self._file}: {error.strerror}") from error
+            self._write(data)
+        except OSError:
+            # The task may have filled the disk; there is room kept for what must be told of it.
+            self._file.with_suffix(".ballast").unlink(missing_ok=True)
+            try:
+                self._write(data)
+            except OSError as error:
+                raise WorkspaceError(f"cannot write {self._file}: {error.strerror}") from error
+
+    def _write(self, data: bytes) -> None:
+        partial = self._file.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._file)
 
     def close(self, attempt: Attempt) -> Attempt:
         """Note that everything about the attempt has been told."""

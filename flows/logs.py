@@ -51,6 +51,10 @@ class Journal:
         # A disk that is full by now must not replace what the run came to.
         with contextlib.suppress(OSError):
             self._file.settle()
+            if not self._file.is_as_written():
+                self._logger.warning(
+                    "execute.log is not as written: the task changed it while it ran"
+                )
         self._file.close()
 
 
@@ -89,12 +93,15 @@ class RunnerLog:
                 self._file.write(chunk)
 
     def facts(self) -> LogFacts:
-        """What became of the output, once the container is gone; nothing is told after this."""
+        """What became of the output, once the container is gone; nothing is told after this.
+
+        Reads the whole log again, which takes seconds where it has gigabytes.
+        """
         self._teller.finish()
         with self._noted():
             self._file.settle()
-        if self._error is None and self._file.size_bytes != self._bytes:
-            self._error = "runner.log is not as written: the task changed it while it ran"
+            if self._error is None and not self._file.is_as_written():
+                self._error = "runner.log is not as written: the task changed it while it ran"
         return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
 
     @contextlib.contextmanager

@@ -1,12 +1,10 @@
 """Read an engine's pull stream: layers on their way, and errors that arrive after a 200."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flows.errors import ImageError
-
-Report = Callable[[str], None]
 
 
 def split_reference(image: str) -> tuple[str, str]:

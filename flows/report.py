@@ -4,7 +4,7 @@ Pure rendering; nothing here writes or talks to anybody.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Literal
@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from flows.files import Entry
+from flows.errors import Fault
+from flows.files import Listing
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.spec import command_summary
@@ -20,8 +21,15 @@ from flows.stages import Executed, Prepared
 
 SCHEMA_VERSION: Literal[1] = 1
 _LISTED_IN_REPORT = 50
-# Between two faults of a payload, not inside one: a JSON path and a colon follow.
-_NEXT_FAULT = re.compile(r"; (?=[\w$-]+(?:[.\[]\S*)?: )")
+# ECMA-48: control strings such as window titles, then control sequences such as colours, then
+# the escapes of two characters.
+_ESCAPES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]",
+    re.MULTILINE,
+)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
     OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
@@ -43,7 +51,9 @@ class Artifact(_Model):
     path: str
     kind: Literal["file", "symlink", "other"]
     size_bytes: int = Field(ge=0)
-    sha256: str | None = Field(description="null for what is no readable regular file")
+    sha256: str | None = Field(
+        description="null for what is no readable regular file, or beyond the bytes that are hashed"
+    )
 
 
 class Logs(_Model):
@@ -107,13 +117,14 @@ class RunReport(_Model):
     logs: Logs
     usage: Used
     artifacts: list[Artifact]
+    artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
     def as_json(self) -> str:
         """The text of the file."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
-def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> RunReport:
+def build(prepared: Prepared, executed: Executed, found: Listing) -> RunReport:
     """Put the facts of one attempt together."""
     spec, outcome, log = prepared.spec, executed.outcome, executed.log
     return RunReport(
@@ -158,7 +169,8 @@ def build(prepared: Prepared, executed: Executed, entries: Iterable[Entry]) -> R
             reconnects=outcome.log_reconnects,
         ),
         usage=Used(**asdict(outcome.usage)),
-        artifacts=[Artifact(**asdict(entry)) for entry in entries],
+        artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
+        artifacts_left_out=found.left_out,
     )
 
 
@@ -204,15 +216,15 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
         *(["## Attempts", _attempts(attempts)] if len(attempts) > 1 else []),
         "## Last lines",
         _fence(log.tail.rstrip("\n") or "(no output)"),
-        f"## Files ({len(report.artifacts)})",
-        _files(report.artifacts),
+        f"## Files ({len(report.artifacts) + report.artifacts_left_out})",
+        _files(report.artifacts, report.artifacts_left_out),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def rejection_markdown(outcome: Outcome) -> str:
+def rejection_markdown(outcome: Outcome, faults: Sequence[Fault] = ()) -> str:
     """The report of a run that ended before the execute stage, a line a fault."""
-    sentences = _NEXT_FAULT.split(outcome.error or "")
+    sentences = [str(fault) for fault in faults] or [outcome.error or ""]
     return f"# {outcome.name}\n\n" + "\n".join(f"- {_escape(line)}" for line in sentences) + "\n"
 
 
@@ -232,7 +244,7 @@ def _attempts(attempts: Sequence[Outcome]) -> str:
     return _table(("Attempt", "Outcome", ""), rows)
 
 
-def _files(artifacts: Sequence[Artifact]) -> str:
+def _files(artifacts: Sequence[Artifact], left_out: int) -> str:
     if not artifacts:
         return "None."
     shown = artifacts[:_LISTED_IN_REPORT]
@@ -241,8 +253,11 @@ def _files(artifacts: Sequence[Artifact]) -> str:
         for item in shown
     ]
     more = len(artifacts) - len(shown)
-    note = f"\n\nand {more} more: all are in `run.json`" if more else ""
-    return _table(("Path", "Bytes", "sha256"), rows) + note
+    notes = [
+        *([f"and {more} more: all are in `run.json`"] if more else []),
+        *([f"and {left_out} more that are listed nowhere"] if left_out else []),
+    ]
+    return "\n\n".join([_table(("Path", "Bytes", "sha256"), rows), *notes])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -269,5 +284,6 @@ def _fence(text: str) -> str:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""
+    """What a terminal would show of the last line that says anything."""
+    lines = (_CONTROLS.sub(" ", line).strip() for line in _ESCAPES.sub("", text).splitlines())
+    return next(filter(None, reversed(list(lines))), "")[:200]

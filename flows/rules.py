@@ -197,6 +197,12 @@ def repository(value: str) -> str:
         named = False
     if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):
         raise ValueError("is neither a git URL nor owner/name")
+    if "?" in value or "#" in value:
+        # Not shown: what follows is where hosts take a token.
+        raise ValueError(
+            "has a '?' or a '#': git clones from no query or fragment; "
+            "name a branch, tag or commit in task.git.startingBranch"
+        )
     return value
 
 

@@ -144,3 +144,15 @@ def test_a_payload_that_this_runner_does_not_run_is_refused(
     result = checked(str(tmp_path / "payload.json"), capsys)
     assert (result.status, result.out) == (2, "")
     assert [line.partition(": ")[0] for line in result.err.splitlines()] == [path]
+
+
+def test_a_wrong_setting_of_the_host_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "payload.json").write_text(json.dumps(FULL))
+    result = container_task(
+        "check", str(tmp_path / "payload.json"), MOONMIND_CONTAINER_TIMEOUT_SECONDS="abc"
+    )
+    assert (result.status, result.out) == (2, "")
+    assert result.err == (
+        "MOONMIND_CONTAINER_TIMEOUT_SECONDS is 'abc' on this worker, but takes a whole number of "
+        "seconds, 1 or more\n"
+    )

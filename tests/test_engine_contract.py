@@ -106,7 +106,8 @@ async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -
     assert (state.running, state.exit_code, state.oom_killed) == (False, 0, False)
     assert state.started_at is not None
     assert state.finished_at is not None
-    assert timedelta(0) <= state.finished_at - state.started_at < timedelta(seconds=30)
+    # The engine notes the start after it happened, at times a moment after a short life's end.
+    assert timedelta(seconds=-1) < state.finished_at - state.started_at < timedelta(seconds=30)
     assert sink.output == b"hello\n"
 
 

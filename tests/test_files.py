@@ -5,13 +5,13 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from flows.files import Entry, HeldFile, listing, replace
+from flows.files import Entry, HeldFile, Listing, listing, write_whole
 
 
 @pytest.fixture
@@ -165,8 +165,34 @@ def test_a_file_is_appended_to_when_held_again(job: Path) -> None:
     assert path.read_bytes() == b"one\ntwo\n"
 
 
+def test_a_file_as_it_was_written_is_known_from_one_that_was_not(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    path.write_bytes(b"before")
+    held = HeldFile(path, job)
+    held.write(b"mine")
+    assert held.is_as_written()
+    held.write(b"")
+    held.write(b"too")
+    assert held.is_as_written()
+    path.write_bytes(b"beforeMinetoo")
+    assert not held.is_as_written()
+    held.close()
+
+
+def test_only_what_was_written_is_put_back(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    held = HeldFile(path, job)
+    held.write(b"mine")
+    path.rename(job / "moved")
+    os.truncate(job / "moved", 8 * 1024**4)
+    held.settle()
+    assert held.is_as_written()
+    held.close()
+    assert path.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("in_the_way", ["file", "folder", "link", "linked folder", "nothing"])
-def test_replacing_writes_a_new_file_whatever_is_in_the_way(job: Path, in_the_way: str) -> None:
+def test_writing_whole_makes_a_new_file_whatever_is_in_the_way(job: Path, in_the_way: str) -> None:
     path = job / "artifacts" / "metadata" / "run.json"
     if in_the_way == "linked folder":
         path.parent.symlink_to(job.parent / "host")
@@ -178,8 +204,9 @@ def test_replacing_writes_a_new_file_whatever_is_in_the_way(job: Path, in_the_wa
         path.mkdir()
     elif in_the_way == "link":
         path.symlink_to(job.parent / "host" / "runner.log")
-    replace(path, job, BytesIO(b"{}"))
+    write_whole(path, job, b"{}")
     assert path.read_bytes() == b"{}"
+    assert not list(path.parent.glob(".*")), "no draft is left"
     assert sorted(os.listdir(job.parent / "host")) == ["runner.log"]
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
 
@@ -190,7 +217,7 @@ def test_a_listing_has_every_file_with_size_and_checksum(tmp_path: Path) -> None
     (tmp_path / "a.txt").write_bytes(b"abc")
     (tmp_path / "b" / "c" / "zero").touch()
     empty = hashlib.sha256(b"").hexdigest()
-    assert list(listing(tmp_path)) == [
+    assert list(listing(tmp_path).entries) == [
         Entry("a.txt", "file", 3, hashlib.sha256(b"abc").hexdigest()),
         Entry("b/c/zero", "file", 0, empty),
     ]
@@ -203,7 +230,7 @@ def test_a_listing_follows_no_link_and_waits_on_no_pipe(tmp_path: Path, job: Pat
     (folder / "itself").symlink_to(".")
     (folder / "nowhere").symlink_to("/nowhere")
     os.mkfifo(folder / "pipe")
-    assert list(listing(folder)) == [
+    assert list(listing(folder).entries) == [
         Entry("away", "symlink", 0, None),
         Entry("file", "symlink", 0, None),
         Entry("itself", "symlink", 0, None),
@@ -217,7 +244,7 @@ def test_a_listing_names_sockets_and_opens_none(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         # The path of a socket has room for 107 bytes only.
         listener.bind(f"/proc/self/fd/{folder}/socket")
-        assert list(listing(tmp_path)) == [Entry("socket", "other", 0, None)]
+        assert list(listing(tmp_path).entries) == [Entry("socket", "other", 0, None)]
     os.close(folder)
 
 
@@ -227,7 +254,7 @@ def test_a_listing_names_devices_and_reads_none(tmp_path: Path) -> None:
         os.mknod(tmp_path / "zero", 0o600 | 0o020000, os.makedev(1, 5))
     except PermissionError:
         pytest.skip("this root may not make devices")
-    assert list(listing(tmp_path)) == [Entry("zero", "other", 0, None)]
+    assert list(listing(tmp_path).entries) == [Entry("zero", "other", 0, None)]
 
 
 @pytest.mark.parametrize(
@@ -243,24 +270,53 @@ def test_a_listing_names_devices_and_reads_none(tmp_path: Path) -> None:
 )
 def test_a_listing_shows_hostile_names_as_text(tmp_path: Path, name: bytes, shown: str) -> None:
     (tmp_path / os.fsdecode(name)).write_bytes(b"abc")
-    ((path, size),) = [(entry.path, entry.size_bytes) for entry in listing(tmp_path)]
+    ((path, size),) = [(entry.path, entry.size_bytes) for entry in listing(tmp_path).entries]
     assert (path, size) == (shown, 3)
     assert path.encode()
 
 
 def test_a_listing_says_where_a_tree_is_too_deep_to_see(deep_tree: Path) -> None:
     (deep_tree / "z").write_bytes(b"abc")
-    top, hidden = listing(deep_tree)
+    top, hidden = listing(deep_tree).entries
     assert top.path == "z"
     assert (hidden.kind, hidden.sha256) == ("other", None)
     assert hidden.path.startswith("level/level/")
+
+
+def test_a_listing_hashes_no_more_than_its_budget(tmp_path: Path) -> None:
+    for name, size in (("a", 6), ("b", 5), ("c", 4), ("d", 0)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    hashed = {e.path: e.sha256 is not None for e in listing(tmp_path, max_hashed_bytes=10).entries}
+    assert hashed == {"a": True, "b": False, "c": True, "d": True}
+
+
+def test_a_file_of_terabytes_without_a_byte_in_it_is_listed_at_once(tmp_path: Path) -> None:
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 8 * 1024**4)
+    began = time.monotonic()
+    assert listing(tmp_path) == Listing((Entry("sparse", "file", 8 * 1024**4, None),))
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "listed", "left_out"), [(9, 7, 0), (8, 6, 1), (5, 3, 4), (3, 1, 6), (0, 0, 3)]
+)
+def test_a_listing_has_a_limit_and_counts_what_is_beyond(
+    tmp_path: Path, limit: int, listed: int, left_out: int
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for path in ("a", *(f"{folder}/{name}" for folder in ("one", "two") for name in "bcd")):
+        (tmp_path / path).touch()
+    found = listing(tmp_path, max_entries=limit)
+    assert (len(found.entries), found.left_out) == (listed, left_out)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_listing_names_what_this_user_may_not_read(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir(mode=0)
     (tmp_path / "secret").touch(mode=0)
-    assert [(entry.path, entry.sha256) for entry in listing(tmp_path)] == [
+    assert [(entry.path, entry.sha256) for entry in listing(tmp_path).entries] == [
         ("secret", None),
         ("folder", None),
     ]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from flows.errors import CapabilityMissing
+from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.host import HostSettings
+from flows.outcomes import OutcomeName, outcome_of
 from flows.payload import parse
 from tests.strategies import enabled
 
@@ -16,12 +16,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment in which no setting is made."""
     for name in HostSettings.model_fields.values():
         monkeypatch.delenv(str(name.alias), raising=False)
-    monkeypatch.delenv("MOONMIND_WORKDIR", raising=False)
     return monkeypatch
 
 
 def test_nothing_needs_setting(environment: pytest.MonkeyPatch) -> None:
-    host = HostSettings()
+    host = HostSettings.from_environment()
     assert host.workdir == Path("/work/agent_jobs")
     assert host.workspace_volume == ""
     assert host.capabilities == ("docker", "git")
@@ -35,7 +34,7 @@ def test_every_setting_has_a_variable(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MOONMIND_WORKER_CAPABILITIES", " Docker, git ,,GPU")
     environment.setenv("MOONMIND_CONTAINER_TIMEOUT_SECONDS", "60")
     environment.setenv("MOONMIND_WORKER_NAME", "host-1")
-    host = HostSettings()
+    host = HostSettings.from_environment()
     assert host.workdir == Path("/srv/jobs")
     assert host.workspace_volume == "agent_workspaces"
     assert host.capabilities == ("docker", "git", "gpu")
@@ -46,28 +45,41 @@ def test_every_setting_has_a_variable(environment: pytest.MonkeyPatch) -> None:
 def test_an_empty_variable_is_a_variable_not_set(environment: pytest.MonkeyPatch) -> None:
     for name in ("WORKDIR", "CONTAINER_TIMEOUT_SECONDS", "WORKER_CAPABILITIES", "WORKER_NAME"):
         environment.setenv(f"MOONMIND_{name}", "")
-    assert HostSettings().capabilities == ("docker", "git")
-    assert HostSettings().timeout_seconds == 3600
+    assert HostSettings.from_environment().capabilities == ("docker", "git")
+    assert HostSettings.from_environment().timeout_seconds == 3600
+
+
+def test_a_variable_of_somebody_else_is_not_read(environment: pytest.MonkeyPatch) -> None:
+    for name in HostSettings.model_fields:
+        environment.setenv(name.upper(), "0")
+    assert HostSettings.from_environment().timeout_seconds == 3600
+    assert HostSettings.from_environment().workdir == Path("/work/agent_jobs")
 
 
 def test_a_relative_folder_for_jobs_is_meant_from_here(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MOONMIND_WORKDIR", "jobs")
-    assert HostSettings().workdir == Path.cwd() / "jobs"
+    assert HostSettings.from_environment().workdir == Path.cwd() / "jobs"
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5", "1e3"])
 def test_a_time_limit_that_is_none_is_refused(environment: pytest.MonkeyPatch, value: str) -> None:
     environment.setenv("MOONMIND_CONTAINER_TIMEOUT_SECONDS", value)
-    with pytest.raises(ValidationError, match="MOONMIND_CONTAINER_TIMEOUT_SECONDS"):
-        HostSettings()
+    with pytest.raises(HostMisconfigured) as refusal:
+        HostSettings.from_environment()
+    assert str(refusal.value) == (
+        f"MOONMIND_CONTAINER_TIMEOUT_SECONDS is {value!r} on this worker, but takes a whole "
+        "number of seconds, 1 or more"
+    )
+    assert outcome_of(refusal.value).name is OutcomeName.INFRASTRUCTURE
 
 
-def test_a_worker_with_every_capability_takes_the_task() -> None:
+def test_a_worker_with_every_capability_takes_the_task(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("MOONMIND_WORKER_CAPABILITIES", "docker,git,gpu")
     payload = parse(enabled() | {"repository": "a/b", "requiredCapabilities": ["GPU"]})
-    HostSettings(capabilities=("docker", "git", "gpu")).require_capabilities(payload)
+    HostSettings.from_environment().require_capabilities(payload)
 
 
-def test_a_worker_names_every_capability_that_it_lacks() -> None:
+def test_a_worker_names_every_capability_that_it_lacks(environment: pytest.MonkeyPatch) -> None:
     payload = parse(enabled() | {"requiredCapabilities": ["GPU", "docker", "unity"]})
     with pytest.raises(CapabilityMissing, match=r"lacks the capability gpu, unity .*docker, git"):
-        HostSettings(capabilities=("docker", "git")).require_capabilities(payload)
+        HostSettings.from_environment().require_capabilities(payload)

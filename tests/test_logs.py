@@ -2,8 +2,8 @@
 
 import logging
 import os
-import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from flows.logs import Journal, RunnerLog, Teller
-from tests.conftest import IN_CI
+from tests.hosts import disk
 
 LOGGER = logging.getLogger("tests.journal")
 LIVE_BYTES = 4 * 1024**2
@@ -27,14 +27,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        assert not IN_CI, "CI runs as a user who may mount"
-        pytest.skip("only root mounts a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disk(tmp_path, "256k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(
@@ -152,7 +146,9 @@ def test_a_task_that_removes_the_log_leaves_it_whole(path: Path, tmp_path: Path)
     assert (facts.error, facts.tail) == (None, "before\nafter\n")
 
 
-@pytest.mark.parametrize("content", [b"", b"before\nand a line of the task's own\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"before\nand a line of the task's own\n", b"forged\n", b"\0" * 7]
+)
 def test_a_log_that_the_task_changed_is_not_called_complete(
     path: Path, tmp_path: Path, content: bytes
 ) -> None:
@@ -161,6 +157,38 @@ def test_a_log_that_the_task_changed_is_not_called_complete(
         path.write_bytes(content)
         facts = log.facts()
     assert facts.error == "runner.log is not as written: the task changed it while it ran"
+
+
+def test_a_log_is_not_complete_whatever_time_the_task_gives_it(path: Path, tmp_path: Path) -> None:
+    with RunnerLog(path, tmp_path, LOGGER.info) as log:
+        log.write(b"before\n")
+        times = path.stat()
+        with path.open("r+b") as file:
+            file.write(b"B")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        log.write(b"after\n")
+        facts = log.facts()
+    assert facts.error == "runner.log is not as written: the task changed it while it ran"
+
+
+def test_a_log_that_the_task_moved_and_blew_up_is_whole_again(path: Path, tmp_path: Path) -> None:
+    with RunnerLog(path, tmp_path, LOGGER.info) as log:
+        log.write(b"before\n")
+        path.rename(tmp_path / "moved")
+        os.truncate(tmp_path / "moved", 8 * 1024**4)
+        facts = log.facts()
+    assert path.read_bytes() == b"before\n"
+    assert facts.error is None
+
+
+def test_a_hundred_megabytes_are_read_again_in_a_moment(path: Path, tmp_path: Path) -> None:
+    chunk = os.urandom(1024**2)
+    with RunnerLog(path, tmp_path, lambda record: None) as log:
+        for _ in range(100):
+            log.write(chunk)
+        began = time.process_time()
+        assert log.facts().error is None
+        assert time.process_time() - began < 2
 
 
 def test_a_full_disk_is_noted_and_the_output_still_drained(small_disk: Path) -> None:
@@ -198,6 +226,16 @@ def test_a_journal_keeps_time_and_tells_prefect(
     assert [line.partition(" ")[2] for line in lines] == ["Prepared ü", "100% done"]
     assert all(datetime.fromisoformat(line.partition(" ")[0]).tzinfo for line in lines)
     assert caplog.messages == ["Prepared ü", "100% done"]
+
+
+def test_a_journal_that_the_task_changed_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "execute.log"
+    with Journal(path, tmp_path, LOGGER) as journal:
+        journal.say("Running true")
+        path.write_bytes(path.read_bytes().replace(b"true", b"evil"))
+    assert caplog.messages[-1].startswith("execute.log is not as written: the task changed it")
 
 
 def test_a_journal_on_a_full_disk_still_tells_prefect(

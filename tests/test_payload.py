@@ -23,6 +23,9 @@ def faults(raw: object) -> dict[str, str]:
     return {fault.path: fault.message for fault in refusal.value.faults}
 
 
+RETRY = {"infrastructure": 2, "image": 0, "exitCodes": {}}
+
+
 def container(raw: object) -> Any:
     return parse(raw).canonical()["task"]["container"]
 
@@ -31,6 +34,7 @@ def test_the_canonical_form_fills_in_defaults_and_capabilities() -> None:
     expected = copy.deepcopy(FULL)
     expected["requiredCapabilities"] = ["docker", "git"]
     expected["task"]["container"]["resources"]["cpus"] = 8.0
+    expected["task"]["container"]["retry"] = RETRY
     assert parse(FULL).canonical() == expected
 
 
@@ -44,6 +48,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         "resources": {},
         "pull": "if-missing",
         "cacheVolumes": [],
+        "retry": RETRY,
     }
     assert parse({}).canonical()["task"]["publish"] == {"mode": "none"}
 

@@ -169,6 +169,14 @@ def test_a_repository_that_is_not_on_the_network_is_refused(repository: object) 
     assert "owner/name" in fault[1] or "not a string" in fault[1]
 
 
+@pytest.mark.parametrize("rest", ["?ref=main", "#main", "?", "#", "?token=hunter2#x"])
+@pytest.mark.parametrize("url", ["https://host/x.git", "ssh://git@host/x", "git://host:9418/x"])
+def test_what_git_would_not_be_given_of_a_url_is_refused(url: str, rest: str) -> None:
+    message = faults({"repository": url + rest})["repository"]
+    assert "no query or fragment; name a branch, tag or commit in task.git.starting" in message
+    assert "hunter2" not in message
+
+
 def test_a_refused_repository_does_not_show_its_password() -> None:
     assert "hunter2" not in str(faults({"repository": "ftp://user:hunter2@host/x"}))
     assert "hunter2" not in repr(parse({"repository": "https://user:hunter2@host/x"}))

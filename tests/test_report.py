@@ -21,7 +21,7 @@ from flows.errors import (
     PayloadError,
     WorkspaceError,
 )
-from flows.files import Entry
+from flows.files import Entry, Listing
 from flows.logs import LogFacts
 from flows.outcomes import (
     ContainerState,
@@ -46,10 +46,12 @@ REGENERATE = (
     " > docs/run.schema.json"
 )
 LOG = LogFacts(bytes=12, lines=2, dropped_from_ui=0, error=None, tail="one\nlast line\n")
-ENTRIES = [
-    Entry("container/logs/runner.log", "file", 12, "0" * 64),
-    Entry("away", "symlink", 0, None),
-]
+FOUND = Listing(
+    (
+        Entry("container/logs/runner.log", "file", 12, "0" * 64),
+        Entry("away", "symlink", 0, None),
+    )
+)
 
 
 NO_RETRY = RetryRules(0, 0, {})
@@ -60,10 +62,10 @@ def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> O
     return judge(compiled(FULL), state, StoppedBy.DEADLINE if late else StoppedBy.CONTAINER)
 
 
-def refusal() -> Outcome:
+def refusal() -> PayloadError:
     with pytest.raises(PayloadError) as error:
-        parse(enabled(image="UPPER", imagee="x", timeoutSeconds=0))
-    return outcome_of(error.value)
+        parse(enabled(image="UPPER; a: b", imagee="x", timeoutSeconds=0))
+    return error.value
 
 
 OUTCOMES = {
@@ -99,7 +101,7 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
     )
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
     executed = Executed(replace(outcome, image=IMAGE), LOG, NOW, ended)
-    return report.build(replace(prepared, **changes), executed, ENTRIES)
+    return report.build(replace(prepared, **changes), executed, FOUND)
 
 
 @pytest.mark.parametrize(
@@ -141,15 +143,23 @@ def test_every_outcome_is_among_those_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tail", "message"),
+    ("tail", "line"),
     [
-        ("", "exited 3: see the end of runner.log"),
-        ("\n \n\t\n", "exited 3: see the end of runner.log"),
-        ("a\n  error: no\n\n", "exited 3: see the end of runner.log. Its last line: error: no"),
-        ("x" * 999, "exited 3: see the end of runner.log. Its last line: " + "x" * 200),
+        ("", ""),
+        ("\n \n\t\n", ""),
+        ("a\n  error: no\n\n", "error: no"),
+        ("x" * 999, "x" * 200),
+        ("\x1b[1;31merror\x1b[0m: no\x1b[K", "error: no"),
+        ("no\n\x1b[0m\x1b[?25h\n", "no"),
+        ("\x1b]0;title\x07a\x1b]8;;http://x\x1b\\b", "ab"),
+        ("\x9b31ma\x1b(B\x1b=\x1b7b", "ab"),
+        ("10 %\r20 %\x08\x07\tdone\x7f", "20 % done"),
+        ("\x1b]0;no end\nreason", "reason"),
+        ("\x1b", ""),
     ],
 )
-def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, message: str) -> None:
+def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: str) -> None:
+    message = "exited 3: see the end of runner.log" + (f". Its last line: {line}" if line else "")
     assert report.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
 
 
@@ -245,7 +255,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None, NO_RETRY, 0.1)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
     executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
-    facts = report.build(prepared, executed, [])
+    facts = report.build(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(report.markdown(facts, log)).text
 
@@ -337,10 +347,19 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
     assert "and 10 more: all are in run.json" in shown.text
 
 
+def test_what_no_list_has_room_for_is_counted() -> None:
+    facts = reported().model_copy(update={"artifacts_left_out": 7})
+    shown = page(report.markdown(facts, LOG))
+    assert "Files (9)" in shown.text
+    assert "and 7 more that are listed nowhere" in shown.text
+    assert json.loads(facts.as_json())["artifactsLeftOut"] == 7
+
+
 def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:
-    shown = page(report.rejection_markdown(refusal()))
+    error = refusal()
+    shown = page(report.rejection_markdown(outcome_of(error), error.faults))
     assert shown.tags == ["h1", "ul", "li", "li", "li"]
-    assert "task.container.image: is 'UPPER', not an image name; it takes" in shown.text
+    assert "task.container.image: is 'UPPER; a: b', not an image name; it takes" in shown.text
     assert "task.container.imagee: is not a key that exists here; did you mean" in shown.text
 
 

@@ -138,7 +138,7 @@ def _kept() -> Stack | None:
     if not KEPT.exists():
         return None
     stack = Stack(HOME, json.loads(KEPT.read_text())["port"], _own_workdir())
-    return stack if stack.is_healthy() else None
+    return stack if stack.answers() else None
 
 
 def _stop_kept() -> int:

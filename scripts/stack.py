@@ -74,10 +74,10 @@ class Stack:
         self.deploy()
 
     def start_server(self) -> None:
-        """Start the server and wait until it is healthy."""
+        """Start the server and wait until it answers."""
         words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         self._start("server", words)
-        self._await("server", self.is_healthy)
+        self._await("server", self.answers)
 
     def start_worker(self, pool: str = POOL, kind: str = "process") -> None:
         """Start a worker and wait until the server has heard from it."""
@@ -145,10 +145,11 @@ class Stack:
             raise StackError(f"prefect {words[0]} failed: {(done.stdout + done.stderr).strip()}")
         return done.stdout
 
-    def is_healthy(self) -> bool:
-        """Whether the server answers."""
-        with suppress(httpx.HTTPError):
-            return self.api("GET", "/health").status_code == 200
+    def answers(self) -> bool:
+        """Whether the server does, and is the one of this `home`: another may have the port."""
+        with suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
+            settings = self.api("GET", "/admin/settings").json()
+            return bool(settings["home"] == self.environment["PREFECT_HOME"])
         return False
 
     def log(self, name: str) -> Path:
@@ -186,8 +187,11 @@ class Stack:
 
     def _await(self, name: str, is_up: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not is_up():
-            if self._processes[name].poll() is not None or time.monotonic() > deadline:
+        while True:
+            up, ended = is_up(), self._processes[name].poll() is not None
+            if up and not ended:
+                return
+            if ended or time.monotonic() > deadline:
                 tail = self.log(name).read_text(errors="replace")[-2000:]
                 raise StackError(f"the {name} did not start; {self.log(name)} ends:\n{tail}")
             time.sleep(0.1)

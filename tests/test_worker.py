@@ -2,13 +2,14 @@
 
 import json
 import subprocess
-import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from scripts.stack import DEPLOYMENT, ROOT, Stack, flow_run_id, free_port
+from scripts.stack import DEPLOYMENT, ROOT, Stack, StackError, flow_run_id, free_port
 from tests.runs import BUSYBOX, left_on_engine, shell
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
@@ -113,7 +114,22 @@ def test_scripts_run_refuses_a_bad_payload_before_anything_starts(tmp_path: Path
     assert done.stderr.startswith("task.container.enabled: ")
 
 
-def test_the_process_of_a_run_needs_nothing_but_the_installed_package(stack: Stack) -> None:
-    text = stack.prefect("deployment", "inspect", DEPLOYMENT)
-    assert "flows.container_task.container_task" in text
-    assert sys.version_info >= (3, 11)
+def test_a_strangers_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"home": "/home/stranger/.prefect"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with (
+            Stack(tmp_path, server.server_port) as stack,
+            pytest.raises(StackError, match="the server did not start"),
+        ):
+            stack.start_server()
+        server.shutdown()

@@ -1,12 +1,13 @@
 """The main job of scripts/run: a server, a worker, one payload, what became of it."""
 
 import argparse
+import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -66,9 +67,10 @@ def _run(words: argparse.Namespace) -> int:
     payload = json.loads(words.payload.read_text())
     if words.image:
         payload["task"]["container"]["image"] = words.image
-    kept = _kept()
-    if kept is None:
-        return _run_alone(payload, keep=words.keep)
+    with _alone():
+        kept = _kept()
+        if kept is None:
+            return _run_alone(payload, keep=words.keep)
     stack, pids = kept
     _say(f"Using the server that --keep left running at {stack.address}.")
     return _submit(stack, pids, payload)
@@ -86,6 +88,22 @@ def _run_alone(payload: Any, *, keep: bool) -> int:
         raise
     _leave(stack, pids, keep=keep)
     return status
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold this checkout's lock: one session's end would stop the server of another."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(
+                "Another scripts/run is at work in this checkout: waiting until it ends "
+                "(a server that --keep leaves serves several at a time)."
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _submit(stack: Stack, pids: Mapping[str, int], payload: Any) -> int:

@@ -1,30 +1,31 @@
 """The main job of scripts/run: a server, a worker, one payload, what became of it."""
 
 import argparse
+import fcntl
 import json
 import os
 import sys
-import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.stack import (
-    DEPLOYMENT,
-    ROOT,
-    Stack,
-    StackError,
-    end_group,
-    flow_run_id,
-    follow,
-    free_port,
-)
+import httpx
+
+from flows.outcomes import Outcome, OutcomeName
+from flows.payload import parse
+from flows.report import state_name
+from flows.workspace import Workspace
+from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
 
 HOME = ROOT / ".run"
 KEPT = HOME / "kept.json"
 _CANCEL_SECONDS = 60.0
+# The last records of a run reach the server after its final state.
+_QUIET_SECONDS = 1.5
 
 
 def main() -> int:
@@ -34,6 +35,9 @@ def main() -> int:
         return _stop_kept() if words.stop else _run(words)
     except StackError as error:
         _say(str(error))
+        return 1
+    except httpx.HTTPError as error:
+        _say(f"Prefect's server does not answer as it should: {error}")
         return 1
     except KeyboardInterrupt:
         _say("Interrupted.")
@@ -63,82 +67,134 @@ def _run(words: argparse.Namespace) -> int:
     payload = json.loads(words.payload.read_text())
     if words.image:
         payload["task"]["container"]["image"] = words.image
-    kept = _kept()
-    if kept is None:
-        stack = Stack(HOME, free_port(4200), _own_workdir())
-        try:
-            with _Progress("Starting Prefect's server and a worker"):
-                stack.start()
-            status = _submit(stack, payload)
-        except BaseException:
-            stack.stop()
-            raise
-        _leave(stack, keep=words.keep)
-        return status
-    _say(f"Using the server that --keep left running at {kept.address}.")
-    return _submit(kept, payload)
+    with _alone():
+        kept = _kept()
+        if kept is None:
+            return _run_alone(payload, keep=words.keep)
+    stack, pids = kept
+    _say(f"Using the server that --keep left running at {stack.address}.")
+    return _submit(stack, pids, payload)
 
 
-def _submit(stack: Stack, payload: Any) -> int:
-    """Submit through the prefect command, show the worker's output, and tell the end."""
-    text = json.dumps(payload)
-    command = ["deployment", "run", DEPLOYMENT, "--param", f"payload={text}"]
-    _say(f"prefect deployment run {DEPLOYMENT} --param payload=…")
-    worker_log = stack.log("worker")
-    start = worker_log.stat().st_size
-    run_id = flow_run_id(stack.prefect(*command))
-    final: dict[str, Any] = {}
-    waiting = threading.Thread(
-        target=lambda: final.update(stack.await_final(run_id, seconds=float("inf"))), daemon=True
-    )
+def _run_alone(payload: Any, *, keep: bool) -> int:
+    stack = Stack(HOME, free_port(4200), _own_workdir())
     try:
-        waiting.start()
-        for line in follow(worker_log, start, lambda: not waiting.is_alive()):
-            print(line, flush=True)
+        with _Progress("Starting Prefect's server and a worker"):
+            stack.start()
+        pids = {name: stack.process(name).pid for name in ("worker", "server")}
+        status = _submit(stack, pids, payload)
+    except BaseException:
+        stack.stop()
+        raise
+    _leave(stack, pids, keep=keep)
+    return status
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold this checkout's lock: one session's end would stop the server of another."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(
+                "Another scripts/run is at work in this checkout: waiting until it ends "
+                "(a server that --keep leaves serves several at a time)."
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _submit(stack: Stack, pids: Mapping[str, int], payload: Any) -> int:
+    """Submit through the prefect command, show the run's log as it comes, and tell the end."""
+    artifacts_subdir = parse(payload).task.container.artifacts_subdir
+    _say(f"prefect deployment run {DEPLOYMENT} --param payload=…")
+    run_id = stack.submit(payload)
+    try:
+        flow_run = follow(stack, pids, run_id)
     except KeyboardInterrupt:
         _cancel(stack, run_id)
         raise
-    return _tell(stack, run_id, final)
+    return _tell(stack, flow_run, artifacts_subdir)
 
 
-def _tell(stack: Stack, run_id: str, final: dict[str, Any]) -> int:
-    artifacts = stack.jobs / run_id / "artifacts"
-    found = next(iter(artifacts.glob("**/metadata/run.json")), None)
-    outcome = json.loads(found.read_text())["outcome"] if found else final["state_name"]
+def follow(stack: Stack, pids: Mapping[str, int], run_id: str) -> dict[str, Any]:
+    """Print the log of a flow run until it is over; return the flow run.
+
+    Raises `StackError` when one of the processes `pids` has ended before.
+    """
+    seen: set[str] = set()
+    quiet_since = time.monotonic()
+    while True:
+        for name, pid in pids.items():
+            if not _runs(name, pid):
+                raise StackError(f"The {name} ended before the run did; see {stack.log(name)}")
+        flow_run = stack.flow_run(run_id)
+        # Two processes write to the log: a record that comes late moves others to a higher offset.
+        records = stack.logs(run_id, max(0, len(seen) - 20))
+        fresh = [record for record in records if record["id"] not in seen]
+        for record in fresh:
+            seen.add(record["id"])
+            moment = datetime.fromisoformat(record["timestamp"]).astimezone()
+            print(f"{moment:%H:%M:%S} {record['message']}", flush=True)
+        if fresh or flow_run["state_type"] not in FINAL:
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since > _QUIET_SECONDS:
+            return flow_run
+        time.sleep(0.5)
+
+
+def _tell(stack: Stack, flow_run: dict[str, Any], artifacts_subdir: str) -> int:
+    workspace = Workspace(stack.jobs, flow_run["id"])
+    run_json = workspace.run_json(artifacts_subdir)
+    found = run_json.is_file()
     print()
-    print(f"Outcome   {outcome}: {final['state']['message']}")
-    print(f"run.json  {found or 'none: the run ended before its container'}")
+    print(f"Outcome   {_outcome(flow_run)}: {flow_run['state']['message']}")
+    print(f"run.json  {run_json if found else 'none: the run ended before its container'}")
     if found:
-        print(f"Output    {found.parent.parent / 'logs' / 'runner.log'}")
-        print(f"Stages    {artifacts / 'logs' / 'execute.log'}")
-    print(f"UI        {stack.address}/runs/flow-run/{run_id}")
-    return 0 if outcome == "succeeded" else 1
+        print(f"Output    {workspace.runner_log(artifacts_subdir)}")
+        print(f"Stages    {workspace.execute_log}")
+    print(f"UI        {stack.address}/runs/flow-run/{flow_run['id']}")
+    return 0 if flow_run["state_type"] == "COMPLETED" else 1
+
+
+def _outcome(flow_run: dict[str, Any]) -> str:
+    """From the final state alone: files in the job's folder are the task's to write."""
+    by_type = {"COMPLETED": OutcomeName.SUCCEEDED, "CANCELLED": OutcomeName.CANCELED}
+    by_name = {state_name(Outcome(outcome)): outcome for outcome in OutcomeName}
+    found = by_type.get(flow_run["state_type"]) or by_name.get(flow_run["state_name"])
+    return found or str(flow_run["state_name"]).lower()
 
 
 def _cancel(stack: Stack, run_id: str) -> None:
     """Let the worker stop the container before the worker itself is stopped."""
     _say("Cancelling the run, so that its container goes too.")
-    with suppress(StackError):
+    with suppress(StackError, httpx.HTTPError):
         stack.prefect("flow-run", "cancel", run_id)
         stack.await_final(run_id, _CANCEL_SECONDS)
 
 
-def _leave(stack: Stack, *, keep: bool) -> None:
+def _leave(stack: Stack, pids: Mapping[str, int], *, keep: bool) -> None:
     if not keep:
         stack.stop()
         _say("Server and worker are stopped; scripts/run --keep leaves them for a look at the UI.")
         return
-    pids = {name: stack.process(name).pid for name in ("worker", "server")}
     KEPT.write_text(json.dumps({"port": stack.port, "pids": pids}))
     _say(f"Server and worker stay: {stack.address} · stop them with scripts/run --stop")
 
 
-def _kept() -> Stack | None:
-    """The stack that an earlier --keep left, if it still answers."""
+def _kept() -> tuple[Stack, dict[str, int]] | None:
+    """The stack that an earlier --keep left, with its processes, if all of it still works."""
     if not KEPT.exists():
         return None
-    stack = Stack(HOME, json.loads(KEPT.read_text())["port"], _own_workdir())
-    return stack if stack.is_healthy() else None
+    kept = json.loads(KEPT.read_text())
+    stack, pids = Stack(HOME, kept["port"], _own_workdir()), kept["pids"]
+    if all(_runs(name, pid) for name, pid in pids.items()) and stack.answers():
+        return stack, pids
+    _say("Of what --keep left, not all is at work any more.")
+    _stop_kept()
+    return None
 
 
 def _stop_kept() -> int:
@@ -146,12 +202,16 @@ def _stop_kept() -> int:
         _say("Nothing was left running.")
         return 0
     for name, pid in json.loads(KEPT.read_text())["pids"].items():
-        # A number that was reused since belongs to somebody else.
-        if f"prefect\0{name}".encode() in _command_line(pid):
+        if _runs(name, pid):
             end_group(pid, partial(_await_end, pid))
-    KEPT.unlink()
+    KEPT.unlink(missing_ok=True)
     _say("Server and worker are stopped.")
     return 0
+
+
+def _runs(name: str, pid: int) -> bool:
+    """Whether the process is there; a number that was reused since belongs to somebody else."""
+    return f"prefect\0{name}".encode() in _command_line(pid)
 
 
 def _command_line(pid: int) -> bytes:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "container-tasks"
 DEPLOYMENT = "container-task/docker"
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 
@@ -50,6 +51,7 @@ class Stack:
             "PREFECT_UI_URL": self.address,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
             "MOONMIND_WORKDIR": str(home / "agent_jobs"),
@@ -74,10 +76,10 @@ class Stack:
         self.deploy()
 
     def start_server(self) -> None:
-        """Start the server and wait until it is healthy."""
+        """Start the server and wait until it answers."""
         words = ["server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         self._start("server", words)
-        self._await("server", self.is_healthy)
+        self._await("server", self.answers)
 
     def start_worker(self, pool: str = POOL, kind: str = "process") -> None:
         """Start a worker and wait until the server has heard from it."""
@@ -125,14 +127,22 @@ class Stack:
 
     def await_final(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
         """Wait until the flow run is over; raise `StackError` when it takes too long."""
-        final = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             found = self.flow_run(run_id)
-            if found["state_type"] in final:
+            if found["state_type"] in FINAL:
                 return found
             time.sleep(0.2)
         raise StackError(f"flow run {run_id} is still {found['state_name']} after {seconds} s")
+
+    def logs(self, run_id: str, offset: int = 0) -> list[dict[str, Any]]:
+        """Log records of the flow run from `offset` on, oldest first; 200 is the API's limit."""
+        wanted = {"flow_run_id": {"any_": [run_id]}}
+        answer = self.api(
+            "POST", "/logs/filter", logs=wanted, sort="TIMESTAMP_ASC", offset=offset, limit=200
+        )
+        answer.raise_for_status()
+        return list(answer.json())
 
     def api(self, method: str, path: str, **body: object) -> httpx.Response:
         """One request to the API."""
@@ -153,10 +163,11 @@ class Stack:
             raise StackError(f"prefect {words[0]} failed: {(done.stdout + done.stderr).strip()}")
         return done.stdout
 
-    def is_healthy(self) -> bool:
-        """Whether the server answers."""
-        with suppress(httpx.HTTPError):
-            return self.api("GET", "/health").status_code == 200
+    def answers(self) -> bool:
+        """Whether the server does, and is the one of this `home`: another may have the port."""
+        with suppress(httpx.HTTPError, ValueError, LookupError, TypeError):
+            settings = self.api("GET", "/admin/settings").json()
+            return bool(settings["home"] == self.environment["PREFECT_HOME"])
         return False
 
     def log(self, name: str) -> Path:
@@ -194,8 +205,11 @@ class Stack:
 
     def _await(self, name: str, is_up: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while not is_up():
-            if self._processes[name].poll() is not None or time.monotonic() > deadline:
+        while True:
+            up, ended = is_up(), self._processes[name].poll() is not None
+            if up and not ended:
+                return
+            if ended or time.monotonic() > deadline:
                 tail = self.log(name).read_text(errors="replace")[-2000:]
                 raise StackError(f"the {name} did not start; {self.log(name)} ends:\n{tail}")
             time.sleep(0.1)
@@ -232,16 +246,3 @@ def free_port(preferred: int = 0) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise StackError("no free port on 127.0.0.1")
-
-
-def follow(path: Path, start: int, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Lines of `path` from the offset `start` on, until `is_over` and nothing is left."""
-    with path.open(errors="replace") as file:
-        file.seek(start)
-        while True:
-            over = is_over()
-            for line in file:
-                yield line.rstrip("\n")
-            if over:
-                return
-            time.sleep(0.1)

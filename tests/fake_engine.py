@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
+from flows.errors import ContainerGone, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
 from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
@@ -160,6 +160,3 @@ async def _behave(container: _Container, behaviour: str, *words: str) -> None:
         case _:
             container.print(b"not found\n")
             container.end(127)
-
-
-__all__ = ["EngineError", "FakeEngine"]

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ BUSYBOX = "moonmind-local/busybox:1.36"
 PYTHON = "moonmind-local/python:3"
 GCC = "moonmind-local/gcc:12"
 NODE = "moonmind-local/node:18"
+WAITS = "the task waits"
 
 
 def payload(*command: str, image: str = BUSYBOX, task: Any = None, **container: Any) -> Any:
@@ -25,6 +28,22 @@ def payload(*command: str, image: str = BUSYBOX, task: Any = None, **container: 
 def shell(script: str, **container: Any) -> Any:
     """A payload for a shell script."""
     return payload("sh", "-c", script, **container)
+
+
+def waiting(then: str, **container: Any) -> Any:
+    """A payload that prints `WAITS`, waits for the file `go` in its artifacts, and goes on."""
+    # In two halves, because logs tell the command as well.
+    say = 'echo "the task"" waits"'
+    script = f"{say}; until [ -e $ARTIFACT_DIR/go ]; do sleep 0.1; done; {then}"
+    return shell(script, timeoutSeconds=120, **container)
+
+
+def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "the condition never came about"
+        time.sleep(0.1)
 
 
 def left_on_engine(job_id: str) -> list[str]:

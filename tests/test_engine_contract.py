@@ -1,6 +1,7 @@
 """What `flows.execution.Engine` promises, on the fake and on a real Docker Engine."""
 
 import asyncio
+import os
 import subprocess
 import threading
 import time
@@ -213,6 +214,12 @@ async def test_a_foreign_container_of_the_same_name_is_never_touched(
             subprocess.run(["docker", "rm", "--force", foreign], capture_output=True, check=True)
 
 
+def resident_bytes() -> int:
+    """The memory of this process."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.mark.docker
 async def test_a_hundred_megabytes_arrive_in_order_with_flat_memory(
     tmp_path: Path, outside_a_run: None
@@ -222,20 +229,22 @@ async def test_a_hundred_megabytes_arrive_in_order_with_flat_memory(
 
         def __init__(self) -> None:
             self.lines, self.bytes, self._rest = 0, 0, b""
+            self.peak_bytes = 0
 
         def write(self, chunk: bytes) -> None:
             self.bytes += len(chunk)
+            self.peak_bytes = max(self.peak_bytes, resident_bytes())
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
                 self.lines += 1
                 assert int(line.split()[0]) == self.lines
 
-    script = "i=0; seq 1 1000000 | awk '{printf \"%d %092d\\n\", $1, 0}'"
+    script = "seq 1 1000000 | awk '{printf \"%d %092d\\n\", $1, 0}'"
     async with DockerEngine() as engine:
         case, sink = Case("docker", engine, tmp_path), Checking()
         spec = replace(case.spec("print"), command=("sh", "-c", script))
-        before = threading.active_count()
         await engine.create(spec, await engine.pull(spec))
+        threads, memory = threading.active_count(), resident_bytes()
         started = time.monotonic()
         async with engine.tail(spec, sink):
             await engine.start(spec)
@@ -243,6 +252,7 @@ async def test_a_hundred_megabytes_arrive_in_order_with_flat_memory(
         await engine.destroy(spec)
     assert sink.lines == 1_000_000
     assert sink.bytes > 95_000_000
-    assert threading.active_count() <= before + 1
+    assert sink.peak_bytes - memory < 30 * 1024**2
+    assert threading.active_count() <= threads + 1
     assert time.monotonic() - started < 120
     assert left_on_engine(spec.job_id) == []

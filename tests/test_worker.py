@@ -1,15 +1,16 @@
 """A real Prefect server, a process worker and the deployment, driven by Prefect's own commands."""
 
 import json
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from scripts.stack import DEPLOYMENT, ROOT, Stack, flow_run_id, free_port
-from tests.runs import BUSYBOX, left_on_engine, shell
+from scripts.session import follow
+from scripts.stack import DEPLOYMENT, ROOT, Stack, StackError, flow_run_id, free_port
+from tests.runs import BUSYBOX, WAITS, left_on_engine, shell, until, waiting
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
@@ -26,6 +27,10 @@ def hello() -> str:
     payload = json.loads((ROOT / "examples" / "hello.json").read_text())
     payload["task"]["container"]["image"] = BUSYBOX
     return json.dumps(payload)
+
+
+def logs(stack: Stack, run_id: str) -> str:
+    return "\n".join(record["message"] for record in stack.logs(run_id))
 
 
 def test_the_command_of_the_readme_submits_watches_and_completes(stack: Stack) -> None:
@@ -48,7 +53,9 @@ def test_a_failing_task_ends_failed_with_its_last_line_and_no_traceback(stack: S
     assert (flow_run["state_type"], flow_run["state_name"]) == ("FAILED", "Failed")
     message = flow_run["state"]["message"]
     assert message == "exited 7: see the end of runner.log. Its last line: the reason"
-    assert "Traceback" not in stack.log("worker").read_text()
+    told = logs(stack, run_id)
+    assert "the reason" in told
+    assert "Traceback" not in told
 
 
 def test_a_payload_that_the_api_accepts_and_the_contract_does_not_is_rejected(
@@ -82,9 +89,7 @@ def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(stack: Sta
     size = (artifacts / "logs/runner.log").stat().st_size
     assert size == facts["logs"]["bytes"] > 95_000_000
     assert facts["logs"]["complete"] is True
-    records = stack.api(
-        "POST", "/logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200
-    ).json()
+    records = stack.logs(run_id)
     told = "\n".join(record["message"] for record in records)
     assert "the very end" in told
     assert len(records) < 150
@@ -92,28 +97,49 @@ def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(stack: Sta
     assert size - facts["logs"]["droppedFromUi"] < 3_000_000
 
 
-def test_scripts_run_tells_a_failure_by_its_exit_status(tmp_path: Path) -> None:
-    payload = tmp_path / "fails.json"
-    payload.write_text(json.dumps(shell("echo seen live; exit 3")))
-    done = subprocess.run(
-        [ROOT / "scripts" / "run", payload], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1, done.stderr
-    assert "seen live" in done.stdout
-    assert "Outcome   failed: exited 3" in done.stdout
+def test_a_run_outlives_its_worker_and_whoever_follows_it_is_told(stack: Stack) -> None:
+    pids = {name: stack.process(name).pid for name in ("worker", "server")}
+    run_id = stack.submit(waiting("seq 1 10000; echo went on"))
+    until(lambda: WAITS in logs(stack, run_id))
+    stack.process("worker").kill()
+    stack.process("worker").wait()
+    try:
+        with pytest.raises(StackError, match=r"worker ended before the run did; see .*worker\.log"):
+            follow(stack, pids, run_id)
+        (stack.jobs / run_id / "artifacts/container/go").touch()
+        assert stack.await_final(run_id)["state_type"] == "COMPLETED"
+    finally:
+        stack.stop("worker")
+        stack.start_worker()
+    assert "went on" in logs(stack, run_id)
+    assert left_on_engine(run_id) == []
 
 
-def test_scripts_run_refuses_a_bad_payload_before_anything_starts(tmp_path: Path) -> None:
-    payload = tmp_path / "bad.json"
-    payload.write_text("{}")
-    done = subprocess.run(
-        [ROOT / "scripts" / "run", payload], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("task.container.enabled: ")
+def test_a_cancelled_run_ends_cancelled_and_leaves_nothing_on_the_engine(stack: Stack) -> None:
+    run_id = stack.submit(waiting("true"))
+    until(lambda: WAITS in logs(stack, run_id))
+    assert left_on_engine(run_id) != []
+    stack.prefect("flow-run", "cancel", run_id)
+    assert stack.await_final(run_id)["state_name"] == "Cancelled"
+    assert left_on_engine(run_id) == []
 
 
-def test_the_process_of_a_run_needs_nothing_but_the_installed_package(stack: Stack) -> None:
-    text = stack.prefect("deployment", "inspect", DEPLOYMENT)
-    assert "flows.container_task.container_task" in text
-    assert sys.version_info >= (3, 11)
+def test_a_strangers_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"home": "/home/stranger/.prefect"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with (
+            Stack(tmp_path, server.server_port) as stack,
+            pytest.raises(StackError, match="the server did not start"),
+        ):
+            stack.start_server()
+        server.shutdown()

@@ -167,7 +167,7 @@ def write_whole(path: Path, root: Path, data: bytes) -> None:
     `OSError`; what was at `path` is then still there.
     """
     _make_way(path, root)
-    if _is_folder(path):
+    if is_folder(path):
         _clear(path)
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
@@ -184,21 +184,25 @@ def _make_way(path: Path, root: Path) -> None:
     folder = root
     for part in path.relative_to(root).parts[:-1]:
         folder /= part
-        if not _is_folder(folder):
+        if not is_folder(folder):
             _clear(folder)
             folder.mkdir()
 
 
 def _clear(path: Path) -> None:
-    if _is_folder(path):
+    if is_folder(path):
         # Not removed: it may be deeper than this process can go, and it is the task's own.
         path.rename(path.with_name(f"{path.name}.{uuid4().hex[:8]}"))
     else:
         path.unlink(missing_ok=True)
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size_bytes: int) -> None:

@@ -1,16 +1,22 @@
 """One job's folder on disk: made, filled with a checkout, inspected, removed."""
 
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 from flows.errors import WorkdirMissing, WorkspaceError
-from flows.files import Listing, listing, write_whole
+from flows.files import Listing, is_folder, listing, write_whole
+from flows.removal import remove_tree
 from flows.rules import JOB_ROOT
 from flows.spec import ContainerSpec, Mount
+
+# Room for a run.json that lists a thousand files.
+_BALLAST_BYTES = 256 * 1024
+_REMOVED = ".removed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +67,16 @@ class Workspace:
             return Mount("volume", self.volume, target, subpath=self.job_id)
         return Mount("bind", str(self.folder), target)
 
-    def create(self, artifacts_subdir: str) -> None:
+    def create(self, artifacts_subdir: str, earlier_attempt: int | None = None) -> None:
         """Make the folder anew; the container's user may write in it, whoever that is.
 
-        Raises `WorkspaceError` naming the path and the reason.
+        What an earlier attempt left in `artifacts/` goes to `attempts/<earlier_attempt>/`, the
+        rest of it is removed. Raises `WorkspaceError` naming the path and the reason.
         """
         with self._explained("cannot make the job folder"):
-            if not self.root.exists():
-                self.root.mkdir(parents=True, mode=0o711)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._make_root()
+            self._reserve()
+            earlier = self._set_aside(earlier_attempt)
             self.folder.mkdir()
             for folder in (
                 self.repo,
@@ -79,9 +86,11 @@ class Workspace:
             ):
                 folder.mkdir(parents=True, exist_ok=True)
             for path, _, _ in os.walk(self.folder):
-                # Images choose their own user. Other jobs cannot get here: each container is
-                # shown its own folder only.
+                # Images choose their own user. Nobody else gets here: other containers are shown
+                # their own folder only, and the root is closed to the host's other users.
                 os.chmod(path, 0o777)
+            if earlier:
+                self._keep_results(earlier, earlier_attempt)
 
     def require_workdir(self, spec: ContainerSpec) -> None:
         """Raise `WorkdirMissing` where the spec's workdir is to be in this folder and is not."""
@@ -103,16 +112,86 @@ class Workspace:
         return replace(found, entries=tuple(e for e in found.entries if e.path not in own))
 
     def write_run_json(self, artifacts_subdir: str, text: str) -> Path:
-        """Write the metadata file and return its path."""
+        """Write the metadata file and return its path, also where the task filled the disk.
+
+        Raises `WorkspaceError`; what was at the path before is then still there.
+        """
         path = self.run_json(artifacts_subdir)
-        write_whole(path, self.folder, text.encode())
+        with self._explained("cannot write run.json in the job folder"):
+            self._ballast.unlink(missing_ok=True)
+            write_whole(path, self.folder, text.encode())
         return path
 
     def remove(self) -> None:
-        """Remove the folder and all in it; nothing to remove is no error."""
+        """Remove the folder and all in it; nothing to remove is no error.
+
+        What this process may not remove is then at least out of the way, and is tried again with
+        the next removal.
+        """
         with self._explained("cannot remove the job folder"):
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
+            self._ballast.unlink(missing_ok=True)
+            if os.path.lexists(self.folder):
+                self._discard(self.folder)
+
+    @property
+    def _ballast(self) -> Path:
+        """Space that the container cannot fill, as it lies outside what it is shown."""
+        return self.root / ".runs" / f"{self.job_id}.ballast"
+
+    def _make_root(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = self.root.stat()
+        if found.st_mode & stat.S_ISVTX:
+            # /tmp, for instance: closing it would break the host.
+            raise WorkspaceError(
+                f"{self.root} is a folder that the users of the host share: name one of the "
+                "worker's own in MOONMIND_WORKDIR, or close this one (chmod 0700) where nobody "
+                "else uses it"
+            )
+        if found.st_uid == os.geteuid() and found.st_mode & 0o007:
+            # A container's root may leave programs here that make any user root who runs them.
+            self.root.chmod(stat.S_IMODE(found.st_mode) & ~0o007)
+
+    def _reserve(self) -> None:
+        self._ballast.parent.mkdir(exist_ok=True, mode=0o700)
+        try:
+            # Noise, as some file systems store nothing for zeros.
+            self._ballast.write_bytes(os.urandom(_BALLAST_BYTES))
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+            raise
+
+    def _set_aside(self, attempt: int | None) -> Path | None:
+        """Rename the folder of an earlier attempt, where there is one."""
+        aside = self.root / f"{self.job_id}.attempt-{attempt or 'earlier'}-{uuid4().hex[:8]}"
+        try:
+            # Beside itself, which works whoever owns it: to move a folder into another one, one
+            # must have the right to write in it.
+            return self.folder.rename(aside)
+        except FileNotFoundError:
+            return None
+
+    def _keep_results(self, earlier: Path, attempt: int | None) -> None:
+        """Move the results out of an earlier attempt's folder, and remove that.
+
+        Where the container made it unmovable, it stays as it is: results are not thrown away.
+        """
+        attempts, results = self.folder / "attempts", earlier / "artifacts"
+        try:
+            if is_folder(earlier / "attempts"):
+                (earlier / "attempts").rename(attempts)
+            attempts.mkdir(exist_ok=True)
+            if is_folder(results):
+                results.rename(_free(attempts / str(attempt or "earlier")))
+        except OSError:
+            return
+        self._discard(earlier)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove `folder`, and what earlier removals had to leave."""
+        folder.rename(self.root / f"{_REMOVED}{uuid4().hex}")
+        for removed in self.root.glob(f"{_REMOVED}*"):
+            remove_tree(removed)
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -123,3 +202,8 @@ class Workspace:
                 f"{what} {self.folder}: {error.strerror or error}; MOONMIND_WORKDIR must name a "
                 "folder that the worker may write to and that has space"
             ) from error
+
+
+def _free(path: Path) -> Path:
+    """`path`, or one like it that is not taken."""
+    return path.with_name(f"{path.name}.{uuid4().hex[:8]}") if os.path.lexists(path) else path

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 
+from tests.hosts import disk
 from tests.runs import BUSYBOX, Finished, Runner, payload, shell
 
 pytestmark = pytest.mark.docker
@@ -234,6 +235,26 @@ async def test_a_task_that_wrecks_its_artifacts_folder_still_delivers_its_log(
     assert run.state.is_completed()
     assert run.output == "before\nafter\n"
     assert list(tmp_path.iterdir()) == [], "nothing was written through the links"
+
+
+async def test_a_task_that_fills_the_disk_still_gets_its_run_json(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disk(tmp_path, "2m") as folder:
+        monkeypatch.setenv("MOONMIND_WORKDIR", str(folder / "jobs"))
+        run = await Runner(folder / "jobs")(
+            shell("cat /dev/zero > $ARTIFACT_DIR/filler; echo was full")
+        )
+        assert run.state.is_completed()
+        assert run.run_json["outcome"] == "succeeded"
+        listed = {item["path"]: item["sizeBytes"] for item in run.run_json["artifacts"]}
+        assert listed["container/filler"] > 1024**2
+
+
+async def test_a_log_that_its_task_rewrote_is_not_called_complete(runner: Runner) -> None:
+    run = await runner(shell("echo abc; sleep 1; printf forg > $ARTIFACT_DIR/logs/runner.log"))
+    assert run.output == "forg"
+    assert run.run_json["logs"] == {"bytes": 4, "complete": False, "droppedFromUi": 0}
 
 
 async def test_the_run_is_named_after_what_it_does(runner: Runner) -> None:

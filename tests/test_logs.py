@@ -2,7 +2,6 @@
 
 import logging
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from flows.logs import Journal, RunnerLog, Teller
-from tests.conftest import IN_CI
+from tests.hosts import disk
 
 LOGGER = logging.getLogger("tests.journal")
 LIVE_BYTES = 4 * 1024**2
@@ -28,14 +27,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        assert not IN_CI, "CI runs as a user who may mount"
-        pytest.skip("only root mounts a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disk(tmp_path, "256k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,6 @@ def test_the_environment_is_the_payloads_and_the_runners() -> None:
         ("team/game", "team/game"),
         ("https://bot:hunter2@example.org/a.git", "https://example.org/a.git"),
         ("https://hunter2@example.org:8443/a.git", "https://example.org:8443/a.git"),
-        ("https://example.org/a.git?token=hunter2#hunter2", "https://example.org/a.git"),
         ("ssh://git:hunter2@example.org/a.git", "ssh://git@example.org/a.git"),
         ("git@example.org:a.git", "git@example.org:a.git"),
     ],

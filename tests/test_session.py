@@ -56,7 +56,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Session]
         until(lambda: WAITS in both[0].said, 240)
         both.append(Session(shell("echo from the second"), folder / "second"))
         until(lambda: "Another scripts/run is at work" in both[1].said, 240)
-        (job,) = both[0].jobs.iterdir()
+        (job,) = both[0].jobs.glob("[!.]*")
         (job / "artifacts/of/mine/go").touch()
         for session in both:
             session.process.wait(240)
@@ -72,7 +72,7 @@ def test_scripts_run_shows_the_output_and_believes_no_file_of_the_task(
     first = sessions[0]
     assert first.process.returncode == 1, first.said
     assert "Outcome   failed: exited 3" in first.said
-    (job,) = first.jobs.iterdir()
+    (job,) = first.jobs.glob("[!.]*")
     assert f"run.json  {job}/artifacts/of/mine/metadata/run.json" in first.said
     assert f"Output    {job}/artifacts/of/mine/logs/runner.log" in first.said
     assert re.search(rf"^\d\d:\d\d:\d\d {WAITS}$", first.said, re.MULTILINE)

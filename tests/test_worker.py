@@ -115,15 +115,6 @@ def test_a_run_outlives_its_worker_and_whoever_follows_it_is_told(stack: Stack) 
     assert left_on_engine(run_id) == []
 
 
-def test_a_cancelled_run_ends_cancelled_and_leaves_nothing_on_the_engine(stack: Stack) -> None:
-    run_id = stack.submit(waiting("true"))
-    until(lambda: WAITS in logs(stack, run_id))
-    assert left_on_engine(run_id) != []
-    stack.prefect("flow-run", "cancel", run_id)
-    assert stack.await_final(run_id)["state_name"] == "Cancelled"
-    assert left_on_engine(run_id) == []
-
-
 def test_a_strangers_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
     class Stranger(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

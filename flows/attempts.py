@@ -60,7 +60,7 @@ async def execute_attempt(
             adopt = await engine.find(spec)
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"{spec.name} is gone")
             if not adopt:
-                return _record(ledger, attempt, LOST, desk)
+                return await _record(ledger, attempt, LOST, desk)
         else:
             adopt, attempt = False, replace(attempt, began=True)
             ledger.put(attempt)
@@ -69,7 +69,7 @@ async def execute_attempt(
         outcome = await execution.run(
             engine, spec, desk.runner_log, adopt=adopt, must_stop=must_stop
         )
-        return _record(ledger, attempt, outcome, desk)
+        return await _record(ledger, attempt, outcome, desk)
 
 
 async def finish_attempt(
@@ -78,7 +78,7 @@ async def finish_attempt(
     """End an attempt that nobody will go on with; see `flows.execution.finish`."""
     async with DockerEngine() as engine, _desk(attempt, logger) as desk:
         outcome = await execution.finish(engine, attempt.prepared.spec, desk.runner_log, unfinished)
-        return _record(ledger, attempt, outcome, desk)
+        return await _record(ledger, attempt, outcome, desk)
 
 
 async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> Attempt:
@@ -125,8 +125,9 @@ async def _desk(attempt: Attempt, logger: Logger) -> AsyncIterator[_Desk]:
         yield _Desk(journal, runner_log)
 
 
-def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
-    log = desk.runner_log.facts()
+async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
+    # Reads the whole file once more, to see that the task left it alone.
+    log = await asyncio.to_thread(desk.runner_log.facts)
     if not outcome.log_complete and log.error is None:
         log = replace(log, error=_CUT)
     desk.journal.say(f"Ended {outcome.name}: {report.state_message(outcome)}")

@@ -42,7 +42,8 @@ def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[None]:
     """A Prefect API with an empty database, for flows run in this process."""
-    with prefect_test_harness():
+    # Several start at a time on a small machine.
+    with prefect_test_harness(server_startup_timeout=120):
         yield
 
 

@@ -6,6 +6,11 @@ execution ◄─ engine      the steps on a real Docker Engine; the only modules
 execution ─► report      say: `run.json`, the Markdown report, the state's message
 container_task           the flow that joins them: prepare, execute, publish
 
-Beside them: `rules` and `faults` (what a payload may say, and what it is told), `host` (what
-differs by host), `workspace`, `checkout` and `files` (the job's folder), `logs`, `errors`.
+ledger, attempts         what is known of a run on disk, and the work of one attempt from it
+lifecycle ─► recovery    the hooks, and what follows when a run's process is gone
+orphans                  the sweep: restart or end what died, remove what nobody owns
+
+Beside them: `rules` and `faults` (what a payload may say, and what it is told), `outcomes`,
+`evidence` and `usage` (how it ended, and what it used), `events`, `host` (what differs by host),
+`workspace`, `checkout`, `files` and `removal` (the job's folder), `logs`, `errors`.
 """

@@ -1,8 +1,7 @@
 """`DockerEngine`: the engine contract on a Docker Engine, through prefect-docker."""
 
-import fnmatch
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import cached_property
@@ -19,23 +18,19 @@ from prefect_docker.containers import (
     start_docker_container,
 )
 
+from flows import engine_volumes as volumes
 from flows import pulling
-from flows.create_arguments import (
-    cache_volume_arguments,
-    create_arguments,
-    needs_run_volume,
-    run_volume_arguments,
-    run_volume_name,
-)
+from flows.create_arguments import create_arguments, needs_run_volume
 from flows.engine_errors import NotFound, container_expected, said, translated
 from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
+from flows.engine_owned import discard, list_owned, remove_container
 from flows.engine_usage import Sampler
-from flows.errors import EngineError, EngineRefused, Rejected, WorkdirMissing
+from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
 from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
-from flows.spec import LABEL_CACHE, LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Mount, Owned
+from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
 
 T = TypeVar("T")
@@ -91,14 +86,18 @@ class DockerEngine:
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.execution.Engine`."""
-        made = await self._call("preparing volumes", lambda: self._prepare_volumes(spec))
+        made = await self._call(
+            "preparing volumes", lambda: volumes.prepare(self._docker.api, spec, self._api_version)
+        )
         arguments = create_arguments(spec, image, self._api_version)
         try:
             with translated("creating the container"):
                 await create_docker_container.fn(docker_host=self._host, **arguments)
         except EngineError as error:
             # A task that was refused leaves nothing, its new caches included.
-            await self._call("removing volumes", lambda: self._remove_volumes(made))
+            await self._call(
+                "removing volumes", lambda: volumes.remove_caches(self._docker.api, made)
+            )
             if "not a directory" in str(error):
                 raise WorkdirMissing(
                     f"task.container.workdir: {spec.workdir} is not a folder in the image "
@@ -198,46 +197,22 @@ class DockerEngine:
     async def destroy(self, spec: ContainerSpec) -> None:
         """See `flows.execution.Engine`."""
         if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
-            await self._call("removing the container", lambda: self._remove(spec.name))
+            await self._call(
+                "removing the container", lambda: remove_container(self._docker.api, spec.name)
+            )
         if any(needs_run_volume(mount, self._api_version) for mount in spec.mounts):
-            await self._call("removing the run's volume", lambda: self._remove_volume(spec))
+            await self._call(
+                "removing the run's volume",
+                lambda: volumes.remove_run_volume(self._docker.api, spec),
+            )
 
     async def owned(self) -> list[Owned]:
         """Every container, per-run volume and network that this runner made, of any job."""
-        return await self._call("listing what is ours", lambda: list(self._owned()))
+        return await self._call("listing what is ours", lambda: list(list_owned(self._docker.api)))
 
     async def discard(self, owned: Owned) -> bool:
         """Remove one such object if it still carries its job's label; whether it was removed."""
-        return await self._call(f"removing {owned.name}", lambda: self._discard(owned))
-
-    def _owned(self) -> Iterator[Owned]:
-        api, ours = self._docker.api, {"label": LABEL_JOB_ID}
-        for found in api.containers(all=True, filters=ours):
-            yield Owned("container", found["Names"][0].lstrip("/"), found["Id"], found["Labels"])
-        for found in api.volumes(filters=ours)["Volumes"] or []:
-            yield Owned("volume", found["Name"], found["Name"], found["Labels"])
-        for found in api.networks(filters=ours):
-            yield Owned("network", found["Name"], found["Id"], found["Labels"])
-
-    def _discard(self, owned: Owned) -> bool:
-        api = self._docker.api
-        kinds: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
-            "container": (
-                lambda key: api.inspect_container(key)["Config"]["Labels"],
-                lambda key: self._remove(key),
-            ),
-            "volume": (lambda key: api.inspect_volume(key)["Labels"], api.remove_volume),
-            "network": (lambda key: api.inspect_network(key)["Labels"], api.remove_network),
-        }
-        labels_of, remove = kinds[owned.kind]
-        try:
-            # Read again right before: the object of that name may be somebody else's by now.
-            if (labels_of(owned.id) or {}).get(LABEL_JOB_ID) != owned.job_id:
-                return False
-            remove(owned.id)
-        except docker.errors.NotFound:
-            return False
-        return True
+        return await self._call(f"removing {owned.name}", lambda: discard(self._docker.api, owned))
 
     @cached_property
     def _docker(self) -> docker.DockerClient:
@@ -290,39 +265,6 @@ class DockerEngine:
         except docker.errors.APIError as error:
             raise pulling.image_error(image, said(error)) from error
 
-    def _prepare_volumes(self, spec: ContainerSpec) -> list[str]:
-        """Judge every volume, then make the missing ones; the names of the caches made."""
-        caches = [mount for mount in spec.mounts if mount.kind == "cache"]
-        missing = [mount for mount in caches if not self._is_allowed(spec, mount)]
-        for mount in spec.mounts:
-            if needs_run_volume(mount, self._api_version):
-                mountpoint = self._docker.api.inspect_volume(mount.source)["Mountpoint"]
-                self._docker.api.create_volume(**run_volume_arguments(spec, mount, mountpoint))
-        for mount in missing:
-            self._docker.api.create_volume(**cache_volume_arguments(mount))
-        return [mount.source for mount in missing]
-
-    def _is_allowed(self, spec: ContainerSpec, mount: Mount) -> bool:
-        """Whether the cache exists; raises `Rejected` where it is a volume with others' data."""
-        try:
-            found = self._docker.api.inspect_volume(mount.source)
-        except docker.errors.NotFound:
-            return False
-        allowed = any(fnmatch.fnmatchcase(mount.source, glob) for glob in spec.allowed_volumes)
-        if not allowed and LABEL_CACHE not in (found.get("Labels") or {}):
-            raise Rejected(
-                f"the volume {mount.source!r} exists and is not a cache of this runner: choose "
-                "another name in task.container.cacheVolumes, or have an operator add it to "
-                "allowed_volumes in the container policy block"
-            )
-        return True
-
-    def _remove_volumes(self, names: list[str]) -> None:
-        for name in names:
-            # One that another task mounted meanwhile is in use, and stays.
-            with suppress(docker.errors.APIError):
-                self._docker.api.remove_volume(name)
-
     async def _labels(self, name: str) -> Mapping[str, str]:
         """The labels of a container; none where there is no such container."""
         try:
@@ -332,22 +274,6 @@ class DockerEngine:
         except NotFound:
             return {}
         return dict(found["Config"]["Labels"] or {})
-
-    def _remove(self, container: str) -> None:
-        try:
-            self._docker.api.remove_container(container, force=True, v=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if "is already in progress" not in said(error):
-                raise
-
-    def _remove_volume(self, spec: ContainerSpec) -> None:
-        name = run_volume_name(spec)
-        with suppress(docker.errors.NotFound):
-            labels = self._docker.api.inspect_volume(name).get("Labels") or {}
-            if labels.get(LABEL_JOB_ID) == spec.job_id:
-                self._docker.api.remove_volume(name)
 
 
 def _state(found: Mapping[str, Any]) -> ContainerState:

@@ -154,6 +154,17 @@ async def test_a_workspace_in_a_volume_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+async def test_the_sweep_sees_and_removes_what_is_ours(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    spec = spec_of(tmp_path, "true")
+    await engine.create(spec, await engine.pull(spec))
+    (ours,) = [each for each in await engine.owned() if each.job_id == spec.job_id]
+    assert (ours.kind, ours.name) == ("container", spec.name)
+    assert await engine.discard(ours)
+    assert not await engine.discard(ours)
+
+
 async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -> None:
     spec = replace(spec_of(tmp_path, "true"), image="127.0.0.1:1/none:1", pull="always")
     with pytest.raises(ImageError) as refused:

@@ -69,7 +69,11 @@ def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
     attempt = ledger.last()
     is_untold = attempt is not None and not attempt.published
     if run is None or run.state is None:
-        return "its run was deleted" if is_untold else None
+        # Unknown to this server: deleted, or another installation's on the same host.
+        is_past = attempt is not None and is_expired(
+            attempt.prepared.spec.labels, datetime.now(UTC)
+        )
+        return "nobody knows its run any more" if is_untold and is_past else None
     if run.state.is_final():
         if attempt is None and may_start_again(run):
             return "its process died before its container began"
@@ -116,7 +120,8 @@ async def _sweep_engine(
 async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
     run = await _flow_run(client, owned.job_id)
     if run is None or run.state is None:
-        return run is None
+        # Perhaps another installation's that shares the engine: its death date decides.
+        return False
     # A crashed run may be started again and adopt what is here.
     attempt = ledger.last()
     is_settled = attempt is not None and attempt.published

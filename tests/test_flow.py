@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 )
 
 from tests.hosts import disk
-from tests.runs import BUSYBOX, Finished, Runner, payload, shell
+from tests.runs import BUSYBOX, PYTHON, Finished, Runner, payload, shell
 
 pytestmark = pytest.mark.docker
 SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
@@ -131,6 +131,21 @@ async def test_the_command_arrives_verbatim(runner: Runner, arguments: list[str]
             "at its limit of 16 MiB: raise task.container.resources.memory",
         ),
         (payload("true", workdir="/no/such"), "Failed", "failed", None, "no folder /no/such"),
+        # Debian's /var/run is a link: Docker makes the folder at its end.
+        (
+            payload("true", image=PYTHON, workdir="/var/run/nosuch"),
+            "Failed",
+            "failed",
+            None,
+            "no folder /var/run/nosuch",
+        ),
+        (
+            payload("true", workdir="/etc/passwd/x"),
+            "Rejected",
+            "rejected",
+            None,
+            "/etc/passwd/x is not a folder in the image",
+        ),
         (
             payload("true", image="moonmind-local/none:1"),
             "ImageError",

@@ -5,7 +5,8 @@ Everything it needs of an earlier process it finds in the ledger and on the engi
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 
 from flows import execution, report
 from flows.engine import DockerEngine
+from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.outcomes import FailureClass, Outcome, OutcomeName
@@ -48,28 +50,30 @@ async def execute_attempt(
     ledger: Ledger,
     attempt: Attempt,
     logger: Logger,
-    must_stop: Callable[[], Awaitable[bool]] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the ledger when this returns. See `flows.execution.run` for `must_stop`.
+    The outcome is in the ledger when this returns. `interrupt` ends it early.
     """
     spec = attempt.prepared.spec
     async with DockerEngine() as engine, _desk(attempt, logger) as desk:
-        if attempt.began:
-            adopt = await engine.find(spec)
-            desk.journal.say(f"Adopting {spec.name}" if adopt else f"{spec.name} is gone")
-            if not adopt:
-                return await _record(ledger, attempt, LOST, desk)
-        else:
-            adopt, attempt = False, replace(attempt, began=True)
-            ledger.put(attempt)
-            summary = command_summary(spec.command)
-            desk.journal.say(f"Running {summary} in {spec.image} as {spec.name}")
+        adopt = attempt.began and await engine.find(spec)
+        if attempt.began and not adopt:
+            desk.journal.say(f"{spec.name} is gone")
+            return await _record(ledger, attempt, LOST, desk)
+        summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
+        desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
+        begun = replace(attempt, began=True)
         outcome = await execution.run(
-            engine, spec, desk.runner_log, adopt=adopt, must_stop=must_stop
+            engine,
+            spec,
+            desk.runner_log,
+            adopt=adopt,
+            interrupt=interrupt,
+            before_create=lambda: ledger.put(begun),
         )
-        return await _record(ledger, attempt, outcome, desk)
+        return await _record(ledger, begun, outcome, desk)
 
 
 async def finish_attempt(
@@ -87,8 +91,9 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
     if executed is None:
         raise ValueError("only an executed attempt has results")
     workspace, spec = prepared.workspace, prepared.spec
+    started = time.monotonic()
     entries = await asyncio.to_thread(workspace.listing)
-    facts = report.build(prepared, executed, entries)
+    facts = report.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {run_json} and {len(facts.artifacts)} files")

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
+from anyio import CancelScope
 from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -19,24 +20,24 @@ from prefect.states import Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
-from flows.attempts import REPORT_KEY, execute_attempt, publish_attempt
+from flows.attempts import REPORT_KEY, execute_attempt, finish_attempt, publish_attempt
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
 from flows.host import HostSettings
+from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
+from flows.limits import PUBLISH_SECONDS, execute_seconds, flow_seconds
 from flows.logs import Journal
 from flows.naming import run_name
-from flows.outcomes import Outcome, OutcomeName, outcome_of
+from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable
 from flows.repository import Remote
 from flows.spec import Run, compile_spec
-from flows.stages import Attempt, Prepared, RetryRules, is_retried
+from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
 from flows.workspace import Workspace
 
 T = TypeVar("T")
-
-_LONGEST_BACKOFF_SECONDS = 60.0
 
 
 @flow(
@@ -72,7 +73,7 @@ async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
         if isinstance(attempt, Outcome):
             return _final_state(attempt)
         if attempt.executed is None:
-            attempt = await _result(execute(attempt, ledger))
+            attempt = await _executed(attempt, ledger)
         # Prefect's types know no `return_state` of an async task.
         published: State[Attempt] = await publish(attempt, ledger, return_state=True)  # type: ignore[misc]
         if not published.is_completed():
@@ -82,7 +83,7 @@ async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
         attempts = ledger.attempts()
         if not is_retried(attempts, attempt.prepared.retry):
             return _final_state(attempt.outcome, attempt)
-        seconds = min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (len(attempts) - 1))
+        seconds = backoff_seconds(attempts)
         get_run_logger().info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
         await asyncio.sleep(seconds)
 
@@ -117,20 +118,62 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
 )
 async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
-    executed = await execute_attempt(ledger, attempt, get_run_logger(), _must_stop)
-    outcome = executed.outcome
-    if outcome.name is OutcomeName.CANCELED:
-        # The cancellation was held back for the container's sake; what is due to the user is
-        # delivered here, for Prefect runs no further stage.
-        await publish_attempt(ledger, executed, get_run_logger())
-        raise asyncio.CancelledError
-    return _named(executed, outcome)
+    started, interrupt = time.monotonic(), Interrupt()
+    # A task of its own, which a cancellation of this one reaches as a request.
+    work = asyncio.create_task(execute_attempt(ledger, attempt, get_run_logger(), interrupt))
+    try:
+        executed = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # Prefect's time-out would cancel every wait in its scope, again and again.
+        with CancelScope(shield=True):
+            is_overdue = time.monotonic() - started >= execute_seconds(attempt.prepared.spec) - 1
+            why = StoppedBy.DEADLINE if is_overdue else await _canceled()
+            if why is None:
+                work.cancel()
+                await asyncio.wait([work])
+                raise
+            interrupt.request(why)
+            executed = await work
+            if executed.outcome.name is OutcomeName.CANCELED:
+                # What is due to the user is delivered here: Prefect runs no further stage.
+                await publish_attempt(ledger, executed, get_run_logger())
+                raise
+    return _named(executed, executed.outcome)
 
 
-@task(name="publish", task_run_name="publish", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="publish",
+    task_run_name="publish",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    timeout_seconds=PUBLISH_SECONDS,
+)
 async def publish(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Write `run.json` and the artifacts that the Prefect UI shows."""
     return await publish_attempt(ledger, attempt, get_run_logger())
+
+
+async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
+    """The attempt with its outcome, which is in the ledger however the execute task ended."""
+    spec = attempt.prepared.spec
+    state: State[Attempt] | None = None
+    stage = execute.with_options(timeout_seconds=execute_seconds(spec))
+    try:
+        async with asyncio.timeout(flow_seconds(spec)):
+            # Prefect's types know no `return_state` of an async task.
+            state = await stage(attempt, ledger, return_state=True)  # type: ignore[misc]
+    except TimeoutError:
+        get_run_logger().warning("The execute task did not end within its own limit")
+    newest = ledger.last() or attempt
+    if newest.executed is None and state is not None and not _timed_out(state):
+        await state.aresult()
+    if newest.executed is None:
+        newest = await finish_attempt(ledger, newest, get_run_logger(), OVERDUE)
+    return newest
+
+
+def _timed_out(state: State[Any]) -> bool:
+    return state.is_failed() and state.name == "TimedOut"
 
 
 async def _prepare(raw: object, ledger: Ledger) -> Attempt:
@@ -191,20 +234,21 @@ async def _policy() -> ContainerPolicy:
         raise HostMisconfigured(str(error)) from error
 
 
-async def _must_stop() -> bool:
-    """Whether a cancelled run is to stop its container, or to leave it to be adopted.
+async def _canceled() -> StoppedBy | None:
+    """Whether a run that is told to end was canceled, or leaves its container to be adopted.
 
-    A run that nobody would start again stops it; so does one that somebody cancelled. One whose
-    worker shuts down leaves it.
+    A run that nobody would start again was; so was one that somebody cancelled. One whose worker
+    shuts down leaves it.
     """
     if runtime.flow_run.id is None or runtime.deployment.id is None:
-        return True
+        return StoppedBy.CANCEL
     try:
         async with get_client() as client:
             state = (await client.read_flow_run(runtime.flow_run.id)).state
     except (PrefectException, OSError):
-        return False
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
+        return None
+    is_canceled = state is not None and (state.is_cancelling() or state.is_cancelled())
+    return StoppedBy.CANCEL if is_canceled else None
 
 
 def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:

@@ -21,6 +21,7 @@ from prefect_docker.containers import (
 from flows import engine_volumes as volumes
 from flows import pulling
 from flows.create_arguments import create_arguments, needs_run_volume
+from flows.engine_contract import Measured, Sink, Tailed
 from flows.engine_errors import NotFound, container_expected, said, translated
 from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
@@ -28,7 +29,6 @@ from flows.engine_owned import discard, list_owned, remove_container
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
-from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -67,13 +67,13 @@ class DockerEngine:
             self._docker.close()
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         labels = await self._labels(spec.name)
         wanted = (LABEL_JOB_ID, LABEL_SPEC)
         return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
 
     async def pull(self, spec: ContainerSpec) -> Image:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         present = None if spec.pull == "always" else await self._image(spec.image)
         if present is None and spec.pull == "never":
             raise pulling.not_present(spec.image)
@@ -85,7 +85,7 @@ class DockerEngine:
         return present
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         made = await self._call(
             "preparing volumes", lambda: volumes.prepare(self._docker.api, spec, self._api_version)
         )
@@ -106,7 +106,7 @@ class DockerEngine:
             raise
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
-        """See `flows.execution.Engine`.
+        """See `flows.engine_contract.Engine`.
 
         Docker makes a missing working directory in the container's own layer when it creates it,
         at the end of whatever links lead there, so the layer's difference from the image tells.
@@ -126,7 +126,7 @@ class DockerEngine:
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         attachment = await self._on_container(
             spec,
             "attaching to the output",
@@ -140,7 +140,7 @@ class DockerEngine:
             attachment.hang_up()
 
     async def start(self, spec: ContainerSpec) -> None:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         try:
             with container_expected(spec.name), translated("starting the container"):
                 await start_docker_container.fn(spec.name, docker_host=self._host)
@@ -151,7 +151,7 @@ class DockerEngine:
                 raise EngineError(str(error)) from error
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if await self._wait_slice(spec, min(left, _WAIT_SLICE_SECONDS)):
@@ -159,7 +159,7 @@ class DockerEngine:
         return not (await self.inspect(spec)).running
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.execution.Engine`.
+        """See `flows.engine_contract.Engine`.
 
         Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
         its tasks find no run to log to.
@@ -172,7 +172,7 @@ class DockerEngine:
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         sampler, measured = Sampler(self._docker, spec.name), Measured()
         sampler.start()
         try:
@@ -182,20 +182,20 @@ class DockerEngine:
             measured.usage = sampler.usage
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         return await self._call(
             "reading the engine's events", lambda: read_evidence(self._docker, spec.name, since)
         )
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         found = await self._on_container(
             spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
         )
         return _state(found["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """See `flows.execution.Engine`."""
+        """See `flows.engine_contract.Engine`."""
         if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
             await self._call(
                 "removing the container", lambda: remove_container(self._docker.api, spec.name)

@@ -15,7 +15,7 @@ import docker.errors
 import requests.exceptions
 from docker.utils.socket import frames_iter
 
-from flows.execution import Sink, Tailed
+from flows.engine_contract import Sink, Tailed
 from flows.log_position import REPLACEMENT, TEXT_DRIVER, Position, Rewind, UnlikeLogError
 
 _STREAMS = (1, 2)

@@ -14,7 +14,7 @@ ContainerTaskError
     ├── ContainerGone         the container was removed from outside
     └── ImageError            the image cannot be had: missing, denied, unreachable, broken off
 
-A container that exits non-zero is a result (`flows.execution.Outcome`), not an error.
+A container that exits non-zero is a result (`flows.outcomes.Outcome`), not an error.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 Pure. The outcome is decided once, from the engine's own word, and never rewritten.
 """
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,7 +22,16 @@ from flows.errors import (
 from flows.spec import ContainerSpec
 from flows.usage import Usage
 
-KILLED = 128 + 9
+KILLED = 128 + signal.SIGKILL
+
+_SIGNAL_ADVICE: dict[int, str] = {
+    signal.SIGSEGV: "the program used memory that is not its own; see the end of runner.log",
+    signal.SIGILL: "the program has instructions that this host's processor lacks: see whether "
+    "the image is made for it",
+    signal.SIGABRT: "the program gave itself up; see the end of runner.log for its last words",
+    signal.SIGPIPE: "the program wrote to a pipe that nobody read any more; see the end of "
+    "runner.log",
+}
 
 
 class OutcomeName(StrEnum):
@@ -63,6 +73,7 @@ class StoppedBy(StrEnum):
     CONTAINER = "container"
     DEADLINE = "deadline"
     CANCEL = "cancel"
+    ENGINE = "engine"
     OUTSIDE = "outside"
 
 
@@ -84,6 +95,11 @@ class ContainerState:
     error: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the container's process, as its exit code tells it."""
+        return _signal(self.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +129,15 @@ class Outcome:
     @property
     def signal(self) -> int | None:
         """The signal that ended the container's process, as its exit code tells it."""
-        code = self.exit_code
-        return code - 128 if code is not None and 128 < code <= 128 + 64 else None
+        return _signal(self.exit_code)
 
 
-CANCELED_EARLY = Outcome(
-    OutcomeName.CANCELED, FailureClass.CANCELED, "canceled before its container ran"
+OVERDUE = Outcome(
+    OutcomeName.TIMED_OUT,
+    FailureClass.TIMEOUT,
+    "took longer than all its limits, and was stopped by the last of them",
+    timed_out=True,
+    stopped_by=StoppedBy.DEADLINE,
 )
 _BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...] = (
     (ImageError, OutcomeName.IMAGE_ERROR, FailureClass.IMAGE),
@@ -149,6 +168,14 @@ def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> 
             failure_class=FailureClass.CANCELED,
             error="canceled while its container ran, which was stopped",
         )
+    if stopped_by is StoppedBy.ENGINE:
+        return replace(
+            ended,
+            name=OutcomeName.INFRASTRUCTURE,
+            failure_class=FailureClass.ENGINE,
+            error=f"the Docker Engine stopped while its container ran, and ended it ({_end(state)})"
+            ": see on the host why it did",
+        )
     if stopped_by is StoppedBy.DEADLINE:
         return replace(
             ended,
@@ -171,8 +198,8 @@ def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> 
             ended,
             name=OutcomeName.FAILED,
             failure_class=FailureClass.EXIT_CODE,
-            error=f"exited {state.exit_code} after somebody outside sent its container a signal: "
-            "see who else uses the engine",
+            error=f"{_end(state)}, after somebody outside had sent its container a signal: see who "
+            "else uses the engine",
         )
     if state.error:
         return replace(
@@ -188,6 +215,15 @@ def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> 
         failure_class=FailureClass.COMMAND_NOT_RUNNABLE if not_runnable else FailureClass.EXIT_CODE,
         error=_exit_sentence(spec, state),
     )
+
+
+def ended_early(why: StoppedBy) -> Outcome:
+    """The outcome of an attempt that was told to end before its container ran."""
+    if why is StoppedBy.CANCEL:
+        return Outcome(
+            OutcomeName.CANCELED, FailureClass.CANCELED, "canceled before its container ran"
+        )
+    return replace(OVERDUE, error="took longer than all its limits before its container ran")
 
 
 def missing_workdir(spec: ContainerSpec) -> Outcome:
@@ -220,12 +256,30 @@ def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
         )
     if code == KILLED:
         return (
-            "exited 137, killed by SIGKILL; the engine reports no lack of memory: see the end of "
-            "runner.log, and on the host who else kills processes"
+            f"{_end(state)}; the engine reports no lack of memory: see the end of runner.log, and "
+            "on the host who else kills processes"
         )
-    if code is not None and code > 128 and code - 128 <= 64:
-        return f"exited {code}, ended by signal {code - 128}: see the end of runner.log"
-    return f"exited {code}: see the end of runner.log"
+    advice = _SIGNAL_ADVICE.get(state.signal or 0, "see the end of runner.log")
+    return f"{_end(state)}: {advice}"
+
+
+def _end(state: ContainerState) -> str:
+    number = state.signal
+    if number is None:
+        return f"exited {state.exit_code}"
+    return f"exited {state.exit_code}, ended by {signal_name(number)}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM` for 15; the number where it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _signal(exit_code: int | None) -> int | None:
+    return exit_code - 128 if exit_code is not None and 128 < exit_code <= 128 + 64 else None
 
 
 def outcome_of(error: ContainerTaskError) -> Outcome:

@@ -138,6 +138,10 @@ class Container(_Model):
         default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
         description="a whole number of seconds from 1 to 2592000",
     )  # fmt: skip
+    pull_timeout_seconds: Annotated[int, Field(strict=True)] = Field(
+        default=1800, ge=1, le=2 * 3600, title="Pull limit (seconds)",
+        description="a whole number of seconds from 1 to 7200",
+    )  # fmt: skip
     stop_grace_seconds: Annotated[int, Field(strict=True)] | None = Field(
         default=None, ge=0, le=3600, title="Stop grace (seconds)",
         description="a whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL",

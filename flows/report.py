@@ -110,7 +110,9 @@ class RunReport(_Model):
     duration_seconds: float = Field(ge=0)
     stopped_by: StoppedBy | None = Field(description="who ended the container; null: it never ran")
     signal: int | None = Field(description="the signal that ended the process, from its exit code")
-    stage_seconds: dict[str, float] = Field(description="prepare, pull, create and run")
+    stage_seconds: dict[str, float] = Field(
+        description="prepare, pull, create, run, and publish until run.json was written"
+    )
     container_started_at: datetime | None
     container_finished_at: datetime | None
     worker: str
@@ -124,9 +126,12 @@ class RunReport(_Model):
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
 
-def build(prepared: Prepared, executed: Executed, found: Listing) -> RunReport:
+def build(
+    prepared: Prepared, executed: Executed, found: Listing, publish_seconds: float = 0.0
+) -> RunReport:
     """Put the facts of one attempt together."""
     spec, outcome, log = prepared.spec, executed.outcome, executed.log
+    stages = {"prepare": prepared.prepare_seconds, **outcome.stages, "publish": publish_seconds}
     return RunReport(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
@@ -157,7 +162,7 @@ def build(prepared: Prepared, executed: Executed, found: Listing) -> RunReport:
         duration_seconds=executed.duration_seconds,
         stopped_by=outcome.stopped_by,
         signal=outcome.signal,
-        stage_seconds={"prepare": prepared.prepare_seconds, **outcome.stages},
+        stage_seconds=stages,
         container_started_at=outcome.started_at,
         container_finished_at=outcome.finished_at,
         worker=spec.worker,

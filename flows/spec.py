@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from blocks.policy import ContainerPolicy
     from flows.payload import Container, TaskPayload
 
-# What may lie between the compilation of a spec and its container's start (a slow pull), and
-# between the container's end and its removal. Past it, whatever is left is nobody's.
+# What may lie between the compilation of a spec and its container's removal, beside the pull, the
+# time limit and the grace. Past it, whatever is left is nobody's.
 EXPIRY_SLACK_SECONDS = 3 * 3600
 
 LABEL_JOB_ID = "moonmind.job_id"
@@ -84,6 +84,7 @@ class ContainerSpec:
     env: Mapping[str, str]
     mounts: tuple[Mount, ...]
     artifacts_subdir: str
+    pull_timeout_seconds: int
     timeout_seconds: int
     stop_grace_seconds: int
     cpus: float | None
@@ -92,6 +93,11 @@ class ContainerSpec:
     no_new_privileges: bool
     allowed_volumes: tuple[str, ...]
     labels: Mapping[str, str]
+
+    @property
+    def limit_seconds(self) -> int:
+        """The longest that everything between the pull and the container's end may take."""
+        return self.pull_timeout_seconds + self.timeout_seconds + self.stop_grace_seconds
 
     @property
     def artifact_dir(self) -> str:
@@ -153,6 +159,7 @@ def compile_spec(
             *(Mount("cache", volume.name, volume.target) for volume in container.cache_volumes),
         ),
         "artifacts_subdir": container.artifacts_subdir,
+        "pull_timeout_seconds": container.pull_timeout_seconds,
         "timeout_seconds": timeout,
         "stop_grace_seconds": grace,
         "cpus": container.resources.cpus,
@@ -172,7 +179,9 @@ def compile_spec(
             "moonmind.attempt": str(run.attempt),
             "moonmind.worker": run.worker,
             "moonmind.created_at": run.now.isoformat(),
-            LABEL_EXPIRES_AT: _expiry(run.now, timeout, grace).isoformat(),
+            LABEL_EXPIRES_AT: _expiry(
+                run.now, container.pull_timeout_seconds + timeout + grace
+            ).isoformat(),
             LABEL_SPEC: _fingerprint(decided),
         },
     )
@@ -203,8 +212,8 @@ def _workdir(container: "Container", job_dir: str, job_id: str) -> str:
     return container.workdir.replace(JOB_ID_PLACEHOLDER, job_id)
 
 
-def _expiry(now: datetime, timeout_seconds: int, grace_seconds: int) -> datetime:
-    return now + timedelta(seconds=timeout_seconds + grace_seconds + EXPIRY_SLACK_SECONDS)
+def _expiry(now: datetime, limit_seconds: int) -> datetime:
+    return now + timedelta(seconds=limit_seconds + EXPIRY_SLACK_SECONDS)
 
 
 def _fingerprint(decided: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ from flows.outcomes import Outcome, OutcomeName
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
 
+_LONGEST_BACKOFF_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
@@ -61,8 +63,8 @@ class Executed:
 class Attempt:
     """One try at the task: prepared, then executed, then published (its results are all told).
 
-    `began` is noted before the container is created: a fresh process that finds an attempt which
-    began and has no `executed` knows that its container may still run.
+    `began` is noted right before the container is created: a fresh process that finds an attempt
+    which began and has no `executed` knows that its container may still run.
     """
 
     prepared: Prepared
@@ -87,6 +89,16 @@ def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
     newest = outcomes[-1]
     like_it = [each for each in outcomes if _cause(each) == _cause(newest)]
     return len(like_it) <= rules.allowed_after(newest)
+
+
+def backoff_seconds(attempts: tuple[Attempt, ...]) -> float:
+    """The pause before the next attempt.
+
+    Longer after infrastructure failures: an engine that restarts needs some seconds.
+    """
+    failed = len(attempts)
+    infrastructure = attempts[-1].outcome.name is OutcomeName.INFRASTRUCTURE
+    return min(_LONGEST_BACKOFF_SECONDS, 5.0**failed if infrastructure else 2.0 ** (failed - 1))
 
 
 def _cause(outcome: Outcome) -> tuple[OutcomeName, int | None]:

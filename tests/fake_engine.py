@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from flows.engine_contract import Measured, Sink, Tailed
 from flows.errors import ContainerGone, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
-from flows.execution import Measured, Sink, Tailed
 from flows.outcomes import ContainerState, Image
 from flows.pulling import not_present
 from flows.spec import ContainerSpec
@@ -46,14 +46,22 @@ class FakeEngine:
     """Containers in memory.
 
     `images` are those present. `breaks_at` names a method that fails as if Docker were gone, after
-    it has done its work half-way.
+    it has done its work half-way, so many `times`; `hangs_at` one that never answers.
     """
 
-    def __init__(self, images: tuple[str, ...] = (), breaks_at: str = "") -> None:
+    def __init__(
+        self,
+        images: tuple[str, ...] = (),
+        breaks_at: str = "",
+        times: int = 10**6,
+        hangs_at: str = "",
+    ) -> None:
         self.containers: dict[str, _Container] = {}
         self.calls: list[str] = []
         self._images = images
         self._breaks_at = breaks_at
+        self._breaks_left = times
+        self._hangs_at = hangs_at
 
     async def find(self, spec: ContainerSpec) -> bool:
         found = self.containers.get(spec.name)
@@ -61,6 +69,8 @@ class FakeEngine:
 
     async def pull(self, spec: ContainerSpec) -> Image:
         self._note("pull")
+        if self._hangs_at == "pull":
+            await asyncio.Event().wait()
         if spec.image not in self._images:
             raise not_present(spec.image)
         return Image(f"sha256:{spec.image}")
@@ -141,7 +151,8 @@ class FakeEngine:
 
     def _note(self, method: str) -> None:
         self.calls.append(method)
-        if method == self._breaks_at:
+        if method == self._breaks_at and self._breaks_left:
+            self._breaks_left -= 1
             raise EngineUnavailable(f"Docker does not answer while in {method}")
 
 

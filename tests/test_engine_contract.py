@@ -1,4 +1,4 @@
-"""What `flows.execution.Engine` promises, on the fake and on a real Docker Engine."""
+"""What `flows.engine_contract.Engine` promises, on the fake and on a real Docker Engine."""
 
 import asyncio
 import os
@@ -17,8 +17,8 @@ import pytest
 
 from blocks.policy import ContainerPolicy
 from flows.engine import DockerEngine
+from flows.engine_contract import Engine
 from flows.errors import ContainerGone, EngineError, ImageError
-from flows.execution import Engine
 from flows.payload import parse
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace

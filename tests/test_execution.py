@@ -8,6 +8,7 @@ import pytest
 
 from blocks.policy import ContainerPolicy
 from flows.execution import run
+from flows.interrupts import Interrupt
 from flows.outcomes import ContainerState, FailureClass, OutcomeName, StoppedBy, judge
 from flows.payload import parse
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
@@ -63,12 +64,13 @@ async def test_the_end_of_the_container_decides_the_outcome(
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and_leaves_nothing(
-    step: str,
+    step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.1)
     engine = FakeEngine(images=(BUSYBOX,), breaks_at=step)
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.INFRASTRUCTURE
-    assert step in (outcome.error or "")
+    assert (outcome.error or "").startswith("Docker ")
     assert engine.containers == {}
     assert engine.calls[-1] == "destroy"
 
@@ -95,26 +97,54 @@ async def test_a_missing_working_directory_fails_before_the_start() -> None:
     assert "start" not in engine.calls
 
 
-async def test_a_run_that_is_cancelled_stops_its_container_and_says_so() -> None:
-    engine = FakeEngine(images=(BUSYBOX,))
-    running = asyncio.create_task(run(engine, spec("sleep", "60"), Nowhere()))
+async def begun(engine: FakeEngine, task: ContainerSpec, interrupt: Interrupt) -> Any:
+    """A run that waits for its container."""
+    running = asyncio.create_task(run(engine, task, Nowhere(), interrupt=interrupt))
     while "wait" not in engine.calls:
         await asyncio.sleep(0)
-    running.cancel()
+    return running
+
+
+@pytest.mark.parametrize(
+    ("why", "name"),
+    [
+        (StoppedBy.CANCEL, OutcomeName.CANCELED),
+        (StoppedBy.DEADLINE, OutcomeName.TIMED_OUT),
+    ],
+)
+async def test_a_run_that_is_interrupted_stops_its_container_and_says_why(
+    why: StoppedBy, name: OutcomeName
+) -> None:
+    engine, interrupt = FakeEngine(images=(BUSYBOX,)), Interrupt()
+    running = await begun(engine, spec("sleep", "60"), interrupt)
+    interrupt.request(why)
+    interrupt.request(StoppedBy.OUTSIDE)
     outcome = await running
-    assert outcome.name is OutcomeName.CANCELED
+    assert (outcome.name, outcome.stopped_by) == (name, why)
     assert outcome.exit_code == 143
     assert engine.containers == {}
 
 
-async def test_a_run_that_is_handed_over_leaves_its_container_to_be_adopted() -> None:
-    async def hand_over() -> bool:
-        return False
+@pytest.mark.parametrize("why", [StoppedBy.CANCEL, StoppedBy.DEADLINE])
+async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(why: StoppedBy) -> None:
+    engine, interrupt = FakeEngine(images=(BUSYBOX,)), Interrupt()
+    interrupt.request(why)
+    outcome = await run(engine, spec("sleep", "60"), Nowhere(), interrupt=interrupt)
+    assert (outcome.timed_out, outcome.exit_code) == (why is StoppedBy.DEADLINE, None)
+    assert "before its container ran" in (outcome.error or "")
+    assert "create" not in engine.calls
 
+
+async def test_a_pull_has_a_limit_of_its_own() -> None:
+    engine = FakeEngine(images=(BUSYBOX,), hangs_at="pull")
+    outcome = await run(engine, spec("print", "hi", pullTimeoutSeconds=1), Nowhere())
+    assert outcome.name is OutcomeName.IMAGE_ERROR
+    assert "longer than its limit of 1 s" in (outcome.error or "")
+
+
+async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> None:
     engine, task = FakeEngine(images=(BUSYBOX,)), spec("sleep", "0.2")
-    running = asyncio.create_task(run(engine, task, Nowhere(), must_stop=hand_over))
-    while "wait" not in engine.calls:
-        await asyncio.sleep(0)
+    running = await begun(engine, task, Interrupt())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -122,6 +152,23 @@ async def test_a_run_that_is_handed_over_leaves_its_container_to_be_adopted() ->
     adopted = await run(engine, task, Nowhere(), adopt=True)
     assert (adopted.name, adopted.exit_code) == (OutcomeName.SUCCEEDED, 0)
     assert engine.calls.count("create") == 1
+    assert engine.containers == {}
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "name", "stopped_by"),
+    [
+        (0, OutcomeName.SUCCEEDED, StoppedBy.CONTAINER),
+        (3, OutcomeName.FAILED, StoppedBy.CONTAINER),
+        (143, OutcomeName.INFRASTRUCTURE, StoppedBy.ENGINE),
+    ],
+)
+async def test_an_engine_that_restarts_is_asked_again_how_its_container_fared(
+    exit_code: int, name: OutcomeName, stopped_by: StoppedBy
+) -> None:
+    engine = FakeEngine(images=(BUSYBOX,), breaks_at="wait", times=1)
+    outcome = await run(engine, spec("exit", str(exit_code)), Nowhere())
+    assert (outcome.name, outcome.stopped_by) == (name, stopped_by)
     assert engine.containers == {}
 
 

@@ -121,7 +121,7 @@ async def test_the_command_arrives_verbatim(runner: Runner, arguments: list[str]
     [
         (shell("echo boom; exit 3"), "Failed", "failed", 3, "exited 3.*Its last line: boom"),
         (payload("nosuch"), "Failed", "failed", 127, "'nosuch'.* is in the image"),
-        (shell("kill -SEGV $$"), "Failed", "failed", 139, "ended by signal 11"),
+        (shell("kill -SEGV $$"), "Failed", "failed", 139, "ended by SIGSEGV"),
         (payload("sleep", "60", timeoutSeconds=1), "TimedOut", "timed-out", 143, "limit of 1 s"),
         (
             shell("tail /dev/zero; sleep 0.3; exit 9", resources={"memory": "16m"}),

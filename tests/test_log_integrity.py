@@ -18,8 +18,8 @@ from prefect_docker import DockerHost
 
 from blocks.policy import ContainerPolicy
 from flows.engine import DockerEngine
+from flows.engine_contract import Tailed
 from flows.engine_output import _frames
-from flows.execution import Tailed
 from flows.log_position import Position, UnlikeLogError
 from flows.payload import parse
 from flows.spec import ContainerSpec, Run, compile_spec

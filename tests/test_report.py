@@ -109,7 +109,7 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
     [
         ("succeeded", None, "exited 0"),
         ("failed", None, "exited 3: see the end of runner.log. Its last line: last line"),
-        ("signalled", None, "exited 139, ended by signal 11: see"),
+        ("signalled", None, "exited 139, ended by SIGSEGV: the program used memory"),
         (
             "not found",
             None,

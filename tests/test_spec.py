@@ -34,7 +34,7 @@ def test_the_labels_say_whose_it_is_and_when_it_dies() -> None:
         "moonmind.attempt": "2",
         "moonmind.worker": "host-1",
         "moonmind.created_at": "2026-02-03T04:05:06+00:00",
-        "moonmind.expires_at": (NOW + timedelta(seconds=3610 + EXPIRY_SLACK_SECONDS)).isoformat(),
+        "moonmind.expires_at": (NOW + timedelta(seconds=5410 + EXPIRY_SLACK_SECONDS)).isoformat(),
     }
 
 
@@ -125,6 +125,7 @@ def test_the_fingerprint_is_the_same_for_every_attempt() -> None:
         {"env": {"A": "1"}},
         {"artifactsSubdir": "other"},
         {"timeoutSeconds": 5},
+        {"pullTimeoutSeconds": 5},
         {"resources": {"cpus": 1}},
         {"resources": {"memory": "1g"}},
         {"pull": "always"},
@@ -145,7 +146,7 @@ def test_the_fingerprint_tells_jobs_policies_and_mounts_apart() -> None:
     assert len({fingerprint(spec) for spec in (compiled(FULL), *others)}) == 5
 
 
-@pytest.mark.parametrize(("seconds", "expired"), [(0, False), (14_410, False), (14_411, True)])
+@pytest.mark.parametrize(("seconds", "expired"), [(0, False), (16_210, False), (16_211, True)])
 def test_an_object_expires_after_its_limit_its_grace_and_some_slack(
     seconds: int, expired: bool
 ) -> None:
@@ -199,6 +200,7 @@ def test_the_spec_prints_as_json() -> None:
             },
         ],
         "artifacts_subdir": "container",
+        "pull_timeout_seconds": 1800,
         "timeout_seconds": 3600,
         "stop_grace_seconds": 10,
         "cpus": 8.0,

@@ -1,0 +1,102 @@
+"""The contract of an engine: what a run asks of whatever runs containers."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from flows.evidence import Evidence
+from flows.outcomes import ContainerState, Image
+from flows.spec import ContainerSpec
+from flows.usage import Usage
+
+
+class Sink(Protocol):
+    """Takes container output as it comes. Called from any one thread at a time; never raises."""
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the merged stdout and stderr."""
+
+
+@dataclass(slots=True)
+class Tailed:
+    """What became of a container's output, known after the block of `Engine.tail`.
+
+    `reconnects` counts the breaks of the connection that output followed. `complete` says that
+    the sink has taken everything unchanged; false where the engine could not give it any more.
+    """
+
+    reconnects: int = 0
+    complete: bool = False
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a container used, known after the block of `Engine.measured`."""
+
+    usage: Usage = field(default_factory=Usage)
+
+
+class Engine(Protocol):
+    """What runs containers. Every method takes the spec; none returns a handle.
+
+    Each method raises `EngineError` (or a subclass) and nothing else, and may be called from any
+    process: names are known before the objects exist.
+    """
+
+    async def find(self, spec: ContainerSpec) -> bool:
+        """Whether a container made for this very spec exists: name, job and fingerprint agree."""
+
+    async def pull(self, spec: ContainerSpec) -> Image:
+        """Make the image present as `spec.pull` says. Raises `ImageError`, also where the
+        registry reports the failure in the middle of a successful response."""
+
+    async def create(self, spec: ContainerSpec, image: Image) -> None:
+        """Create the container, and what it needs, without starting it.
+
+        Raises `EngineRefused` where the engine will not make it as specified, `Rejected` where
+        it would mount what is not the task's; whatever was made is `destroy`'s to remove."""
+
+    async def missing_workdir(self, spec: ContainerSpec) -> bool:
+        """Whether the created container's image has no folder at `spec.workdir`."""
+
+    def tail(
+        self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
+    ) -> AbstractAsyncContextManager[Tailed]:
+        """Copy the container's output to `sink`; with `replay`, everything that the container
+        ever wrote comes first.
+
+        Entered between `create` and `start`, nothing is lost; left after the container has
+        stopped, everything has been written. The order of each stream is kept. Bytes arrive
+        unchanged. A connection that breaks is taken up again where it was; the value tells."""
+
+    async def start(self, spec: ContainerSpec) -> None:
+        """Start the created container. A command that cannot be run is no error: `inspect` then
+        tells of a container that has ended with 126 or 127 and why."""
+
+    async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
+        """Wait until the container has stopped, at most `seconds`; whether it has.
+
+        Raises `ContainerGone` where there is none any more."""
+
+    async def stop(self, spec: ContainerSpec) -> None:
+        """SIGTERM, `spec.stop_grace_seconds`, SIGKILL; returns when the container has stopped.
+        Safe on one that has stopped already or is gone."""
+
+    async def inspect(self, spec: ContainerSpec) -> ContainerState:
+        """The state as the engine tells it now, never a remembered one.
+
+        Raises `ContainerGone` where there is none."""
+
+    def measured(self, spec: ContainerSpec) -> AbstractAsyncContextManager[Measured]:
+        """Sample what the container uses while the block runs. Never fails a task: an engine
+        that tells nothing leaves a `Usage` that says so."""
+
+    async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        """What the engine's own events say of the container's end. Empty where they are gone."""
+
+    async def destroy(self, spec: ContainerSpec) -> None:
+        """Remove everything that `create` makes for this spec, running or not.
+
+        Safe at any time, any number of times, also after a `create` that failed half-way or in
+        another process. Never touches an object without this job's label."""

@@ -1,0 +1,108 @@
+"""A Docker Engine of the tests' own, that may be killed: nobody else's containers are on it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.runs import BUSYBOX
+
+_START_SECONDS = 60
+_BRIDGE = "mm-test0"
+_SUBNET = "172.31.253.1/24"
+
+
+class OwnEngine:
+    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For DOCKER_HOST."""
+        return f"unix://{self._folder}/socket"
+
+    def docker(self, *words: str) -> str:
+        """Run the docker command against it; return what it printed."""
+        command = ["docker", "--host", self.url, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def start(self) -> None:
+        """Start it, again after an end of whatever kind, and wait until it answers."""
+        # A dead one's number may be a zombie's, which dockerd takes for alive.
+        for path in (self._folder / "pid", self._folder / "run/containerd/containerd.pid"):
+            path.unlink(missing_ok=True)
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "dockerd", "--host", self.url, "--bridge", _BRIDGE,
+                    "--data-root", str(self._folder / "data"),
+                    "--exec-root", str(self._folder / "run"),
+                    "--pidfile", str(self._folder / "pid"),
+                    "--iptables=false", "--ip-masq=false",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            assert time.monotonic() < deadline, f"see {self._folder}/log"
+            time.sleep(0.1)
+
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal and wait until it and the containerd that it started are gone."""
+        assert self._process is not None
+        containerd = (self._folder / "run/containerd/containerd.pid").read_text()
+        self._process.send_signal(number)
+        self._process.wait(30)
+        self._process = None
+        deadline = time.monotonic() + _START_SECONDS
+        while _is_alive(containerd):
+            assert time.monotonic() < deadline, "containerd outlives its engine"
+            time.sleep(0.05)
+
+    def __enter__(self) -> Self:
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("address", "add", _SUBNET, "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        self.start()
+        image = subprocess.Popen(["docker", "save", BUSYBOX], stdout=subprocess.PIPE)
+        load = ["docker", "--host", self.url, "load", "--quiet"]
+        subprocess.run(load, stdin=image.stdout, check=True, capture_output=True)
+        assert image.wait() == 0
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self.end(signal.SIGTERM)
+        _ip("link", "delete", _BRIDGE)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        command = ["docker", "--host", self.url, "version"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid.strip()}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and os.path.exists(f"/proc/{pid.strip()}")

@@ -6,7 +6,7 @@ Everything it needs of an earlier process it finds in the ledger and on the engi
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from flows.engine import DockerEngine
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger, RunnerLog
+from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName
 from flows.spec import command_summary
 from flows.stages import Attempt, Executed
@@ -50,14 +51,17 @@ async def execute_attempt(
     ledger: Ledger,
     attempt: Attempt,
     logger: Logger,
+    *,
+    secrets: Sequence[str] = (),
     interrupt: Interrupt | None = None,
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the ledger when this returns. `interrupt` ends it early.
+    The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
+    in the output.
     """
     spec = attempt.prepared.spec
-    async with DockerEngine() as engine, _desk(attempt, logger) as desk:
+    async with DockerEngine() as engine, _desk(attempt, logger, secrets) as desk:
         adopt = attempt.began and await engine.find(spec)
         if attempt.began and not adopt:
             desk.journal.say(f"{spec.name} is gone")
@@ -77,10 +81,15 @@ async def execute_attempt(
 
 
 async def finish_attempt(
-    ledger: Ledger, attempt: Attempt, logger: Logger, unfinished: Outcome
+    ledger: Ledger,
+    attempt: Attempt,
+    logger: Logger,
+    unfinished: Outcome,
+    *,
+    secrets: Sequence[str] = (),
 ) -> Attempt:
     """End an attempt that nobody will go on with; see `flows.execution.finish`."""
-    async with DockerEngine() as engine, _desk(attempt, logger) as desk:
+    async with DockerEngine() as engine, _desk(attempt, logger, secrets) as desk:
         outcome = await execution.finish(engine, attempt.prepared.spec, desk.runner_log, unfinished)
         return await _record(ledger, attempt, outcome, desk)
 
@@ -120,12 +129,14 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
 
 
 @asynccontextmanager
-async def _desk(attempt: Attempt, logger: Logger) -> AsyncIterator[_Desk]:
+async def _desk(attempt: Attempt, logger: Logger, secrets: Sequence[str]) -> AsyncIterator[_Desk]:
     workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
     path = workspace.runner_log(spec.artifacts_subdir)
     with (
         Journal(workspace.execute_log, workspace.folder, logger) as journal,
-        RunnerLog(path, workspace.folder, logger.info, anew=attempt.began) as runner_log,
+        RunnerLog(
+            path, workspace.folder, logger.info, anew=attempt.began, masker=Masker(secrets)
+        ) as runner_log,
     ):
         yield _Desk(journal, runner_log)
 

@@ -31,7 +31,7 @@ from flows.limits import PUBLISH_SECONDS, execute_seconds, flow_seconds
 from flows.logs import Journal
 from flows.naming import run_name
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, outcome_of
-from flows.payload import TaskPayload, parse, require_runnable
+from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.repository import Remote
 from flows.spec import Run, compile_spec
 from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
@@ -120,7 +120,9 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
     started, interrupt = time.monotonic(), Interrupt()
     # A task of its own, which a cancellation of this one reaches as a request.
-    work = asyncio.create_task(execute_attempt(ledger, attempt, get_run_logger(), interrupt))
+    work = asyncio.create_task(
+        execute_attempt(ledger, attempt, get_run_logger(), secrets=_secrets(), interrupt=interrupt)
+    )
     try:
         executed = await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -168,8 +170,12 @@ async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
     if newest.executed is None and state is not None and not _timed_out(state):
         await state.aresult()
     if newest.executed is None:
-        newest = await finish_attempt(ledger, newest, get_run_logger(), OVERDUE)
+        newest = await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=_secrets())
     return newest
+
+
+def _secrets() -> tuple[str, ...]:
+    return secrets_of(runtime.flow_run.parameters.get("payload"))
 
 
 def _timed_out(state: State[Any]) -> bool:

@@ -35,7 +35,7 @@ def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
 
 async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run was cancelled; its process may have been killed before it was done."""
-    await settle(_ledger(flow_run.id), CANCELED, flow_run_logger(flow_run))
+    await settle(_ledger(flow_run.id), CANCELED, flow_run_logger(flow_run), flow_run)
 
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
@@ -46,7 +46,7 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     if may_start_again(now):
         recover_soon(flow_run.id)
     else:
-        await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run))
+        await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)
 
 
 def _ledger(flow_run_id: object) -> Ledger:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from flows.files import HeldFile
+from flows.masking import Masker
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -74,10 +75,17 @@ class RunnerLog:
     """`runner.log`: a sink for the container's output that also feeds a `Teller`."""
 
     def __init__(
-        self, path: Path, root: Path, tell: Callable[[str], None], *, anew: bool = False
+        self,
+        path: Path,
+        root: Path,
+        tell: Callable[[str], None],
+        *,
+        anew: bool = False,
+        masker: Masker | None = None,
     ) -> None:
         """With `anew`, all output comes once more: what is in the file is told already."""
         self._file = HeldFile(path, root)
+        self._masked = (masker or Masker()).stream()
         self._teller = Teller(tell, skip=self._file.empty() if anew else 0)
         self._bytes = 0
         self._lines = 0
@@ -85,6 +93,10 @@ class RunnerLog:
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""
+        if shown := self._masked.feed(chunk):
+            self._keep(shown)
+
+    def _keep(self, chunk: bytes) -> None:
         self._bytes += len(chunk)
         self._lines += chunk.count(b"\n")
         self._teller.write(chunk)
@@ -97,12 +109,18 @@ class RunnerLog:
 
         Reads the whole log again, which takes seconds where it has gigabytes.
         """
+        self._let_go()
         self._teller.finish()
         with self._noted():
             self._file.settle()
             if self._error is None and not self._file.is_as_written():
                 self._error = "runner.log is not as written: the task changed it while it ran"
         return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
+
+    def _let_go(self) -> None:
+        """Keep what was held back in case a secret followed."""
+        if rest := self._masked.end():
+            self._keep(rest)
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
@@ -124,6 +142,7 @@ class RunnerLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._let_go()
         self._teller.finish()
         with self._noted():
             self._file.settle()

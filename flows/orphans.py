@@ -89,9 +89,9 @@ async def _end_or_restart(
 ) -> None:
     state = run.state if run else None
     if run is None or state is None:
-        await settle(ledger, ABANDONED, logger)
+        await settle(ledger, ABANDONED, logger, run)
     elif state.is_cancelled() or state.is_cancelling():
-        await settle(ledger, CANCELED, logger)
+        await settle(ledger, CANCELED, logger, run)
         canceled: State[None] = Cancelled(message=CANCELED.error)
         if state.is_cancelling():
             await client.set_flow_run_state(run.id, canceled)

@@ -22,6 +22,7 @@ from pydantic.alias_generators import to_camel
 from flows import rules
 from flows.errors import Fault, PayloadError
 from flows.faults import faults_of, json_faults
+from flows.repository import Remote
 
 PullMode = Literal["if-missing", "always", "never"]
 
@@ -262,6 +263,15 @@ def parse(raw: object) -> TaskPayload:
     if missing:
         raise PayloadError(missing)
     return payload
+
+
+def secrets_of(raw: object) -> tuple[str, ...]:
+    """The values in a payload that no log may show; none where it is not acceptable."""
+    try:
+        repository = parse(raw).repository
+    except PayloadError:
+        return ()
+    return Remote.parse(repository).secrets if repository else ()
 
 
 def require_runnable(payload: TaskPayload) -> None:

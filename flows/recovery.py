@@ -23,7 +23,7 @@ from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
 from flows.logs import Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
-from flows.payload import Retry, parse
+from flows.payload import Retry, parse, secrets_of
 
 _MOMENT_SECONDS = 5.0
 
@@ -41,18 +41,21 @@ ABANDONED = Outcome(
 )
 
 
-async def settle(ledger: Ledger, unfinished: Outcome, logger: Logger) -> None:
+async def settle(
+    ledger: Ledger, unfinished: Outcome, logger: Logger, flow_run: FlowRun | None
+) -> None:
     """End the newest attempt if it has not ended, and tell what has not been told of it.
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
+    secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else ()
     try:
         with ledger.held():
             attempt = ledger.last()
             if attempt is None:
                 return
             if attempt.executed is None:
-                attempt = await finish_attempt(ledger, attempt, logger, unfinished)
+                attempt = await finish_attempt(ledger, attempt, logger, unfinished, secrets=secrets)
             emit_finished(attempt)
             if not attempt.published:
                 await publish_attempt(ledger, attempt, logger)
@@ -70,7 +73,7 @@ async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
         if may_start_again(flow_run):
             await start_again(client, flow_run)
             return
-    await settle(ledger, ABANDONED, logger)
+    await settle(ledger, ABANDONED, logger, flow_run)
 
 
 def recover_soon(flow_run_id: UUID) -> None:

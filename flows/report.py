@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from flows.errors import Fault
 from flows.files import Listing
 from flows.logs import LogFacts
-from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, signal_name
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
 
@@ -30,6 +30,13 @@ _ESCAPES = re.compile(
     re.MULTILINE,
 )
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_ENDED_BY = {
+    StoppedBy.CONTAINER: "itself",
+    StoppedBy.DEADLINE: "its time limit",
+    StoppedBy.CANCEL: "a cancellation",
+    StoppedBy.ENGINE: "the engine, which stopped",
+    StoppedBy.OUTSIDE: "somebody outside",
+}
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
     OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
@@ -208,8 +215,11 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
         ("Working directory", _code(report.workdir)),
         ("Repository", _code(report.repository) if report.repository else "none"),
         ("Commit", _code(report.commit) if report.commit else "none"),
-        ("Exit code", str(report.exit_code) if report.exit_code is not None else "none"),
+        ("Exit code", _exit(report)),
+        ("Ended by", _ENDED_BY[report.stopped_by] if report.stopped_by else "it never ran"),
         ("Duration", f"{report.duration_seconds:.1f} s of at most {report.timeout_seconds} s"),
+        ("Stages", ", ".join(f"{name} {s:.1f} s" for name, s in report.stage_seconds.items())),
+        ("Used", _used(report.usage)),
         ("Worker", _code(report.worker)),
         ("Container", _code(report.container_name)),
     ]
@@ -239,6 +249,38 @@ def metadata_table(report: RunReport) -> list[dict[str, str]]:
     return [
         {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
     ]
+
+
+def _exit(report: RunReport) -> str:
+    if report.exit_code is None:
+        return "none"
+    signal = f", {signal_name(report.signal)}" if report.signal else ""
+    return f"{report.exit_code}{signal}"
+
+
+def _used(usage: Used) -> str:
+    """The receipt on a line; nothing of what no sample told."""
+    amounts = (
+        ("at most {} of memory", usage.peak_memory_bytes),
+        ("{} read", usage.block_read_bytes),
+        ("{} written", usage.block_write_bytes),
+        ("{} received", usage.network_received_bytes),
+        ("{} sent", usage.network_sent_bytes),
+    )
+    seen = [text.format(_size(number)) for text, number in amounts if number is not None]
+    if usage.cpu_seconds is not None:
+        seen.insert(0, f"{usage.cpu_seconds:.1f} CPU-s")
+    return ", ".join(seen) or "unknown: it ended before the first sample"
+
+
+def _size(number: int) -> str:
+    """Bytes, as people read them: 1.5 MiB."""
+    size, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.3g} {unit}" if unit != "B" else f"{number} B"
 
 
 def _attempts(attempts: Sequence[Outcome]) -> str:

@@ -4,6 +4,8 @@ import base64
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flows.masking import Masker
 from flows.repository import Remote
@@ -29,6 +31,36 @@ def test_a_value_too_short_to_hide_garbles_nothing(secret: str) -> None:
 
 def test_text_without_secrets_stays_as_it_is() -> None:
     assert Masker([]).text("all of it") == "all of it"
+
+
+SECRETS = ["token", "my-token-2", "aaaa", "aaab", "ümlaut", "2 my-"]
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from([*SECRETS, "my-", "-2", "a", "aa", "tok", "en", " ", "\n", "ü"])
+    ),
+    cuts=st.lists(st.integers(0, 200)),
+)
+def test_output_in_pieces_is_masked_as_it_would_be_at_once(
+    pieces: list[str], cuts: list[int]
+) -> None:
+    text = "".join(pieces)
+    whole, stream, begin = text.encode(), Masker(SECRETS).stream(), 0
+    shown = b""
+    for cut in sorted(cut for cut in cuts if cut <= len(whole)):
+        shown += stream.feed(whole[begin:cut])
+        begin = cut
+    shown += stream.feed(whole[begin:]) + stream.end()
+    assert shown.decode() == Masker(SECRETS).text(text)
+    assert not any(secret in shown.decode() for secret in SECRETS)
+
+
+def test_only_what_may_become_a_secret_is_held_back() -> None:
+    stream = Masker(["secret"]).stream()
+    assert [stream.feed(piece) for piece in (b"no se", b"cret se", b"t", b"cre")] == [
+        b"no ", b"*** ", b"set", b"cre",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from flows.outcomes import (
 from flows.payload import parse
 from flows.report import RunReport
 from flows.stages import Executed, Prepared, RetryRules
+from flows.usage import Usage
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled
 from tests.strategies import FULL, enabled
@@ -318,23 +319,44 @@ def test_hostile_text_stays_text_in_the_report(text: str) -> None:
     }  # fmt: skip
     assert shown.tags.count("h1") == 1
     assert shown.tags.count("table") == 2
-    assert len(shown.cells) == 2 * 10 + 3
+    assert len(shown.cells) == 2 * 13 + 3
     flat = " ".join(text.split())
     assert shown.cells[5] == facts.command_summary
-    assert [" ".join(shown.cells[i].split()) for i in (9, 20)] == [flat, flat]
+    assert [" ".join(shown.cells[i].split()) for i in (9, 26)] == [flat, flat]
     assert shown.text.count(flat) >= 3
     assert shown.code == text.rstrip("\n") + "\n"
 
 
 def test_a_report_shows_the_facts_and_the_last_lines() -> None:
-    shown = page(report.markdown(reported(OUTCOMES["failed"], instructions="Run it"), LOG))
-    rows = dict(zip(shown.cells[:20:2], shown.cells[1:20:2], strict=True))
-    assert rows["Exit code"] == "3"
+    usage = Usage(2**29, cpu_seconds=1.5, block_read_bytes=0, network_sent_bytes=1234, samples=3)
+    outcome = replace(OUTCOMES["failed"], usage=usage, stages={"run": 54.0})
+    shown = page(report.markdown(reported(outcome, instructions="Run it"), LOG))
+    rows = dict(zip(shown.cells[:26:2], shown.cells[1:26:2], strict=True))
+    assert (rows["Exit code"], rows["Ended by"]) == ("3", "itself")
+    assert rows["Stages"] == "prepare 0.1 s, run 54.0 s, publish 0.0 s"
+    assert rows["Used"] == "1.5 CPU-s, at most 512 MiB of memory, 0 B read, 1.21 KiB sent"
     assert rows["Duration"] == "54.2 s of at most 3600 s"
     assert rows["Commit"] == "c" * 40
-    assert shown.cells[20:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
+    assert shown.cells[26:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
     assert shown.code == "one\nlast line\n"
     assert "Run it" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "exit_code", "ended_by"),
+    [
+        ("killed", "137, SIGKILL", "itself"),
+        ("timed out", "143, SIGTERM", "its time limit"),
+        ("no engine", "none", "it never ran"),
+    ],
+)
+def test_a_report_tells_who_ended_it_and_with_which_signal(
+    outcome: str, exit_code: str, ended_by: str
+) -> None:
+    shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG))
+    rows = dict(zip(shown.cells[:26:2], shown.cells[1:26:2], strict=True))
+    assert (rows["Exit code"], rows["Ended by"]) == (exit_code, ended_by)
+    assert rows["Used"] == "unknown: it ended before the first sample"
 
 
 def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
-from anyio import CancelScope
 from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -118,28 +117,21 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
 )
 async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
-    started, interrupt = time.monotonic(), Interrupt()
-    # A task of its own, which a cancellation of this one reaches as a request.
-    work = asyncio.create_task(
-        execute_attempt(ledger, attempt, get_run_logger(), secrets=_secrets(), interrupt=interrupt)
+    interrupt = Interrupt(_canceled)
+    limit = asyncio.get_running_loop().call_later(
+        execute_seconds(attempt.prepared.spec), interrupt.request, StoppedBy.DEADLINE
     )
     try:
-        executed = await asyncio.shield(work)
-    except asyncio.CancelledError:
-        # Prefect's time-out would cancel every wait in its scope, again and again.
-        with CancelScope(shield=True):
-            is_overdue = time.monotonic() - started >= execute_seconds(attempt.prepared.spec) - 1
-            why = StoppedBy.DEADLINE if is_overdue else await _canceled()
-            if why is None:
-                work.cancel()
-                await asyncio.wait([work])
-                raise
-            interrupt.request(why)
-            executed = await work
-            if executed.outcome.name is OutcomeName.CANCELED:
-                # What is due to the user is delivered here: Prefect runs no further stage.
-                await publish_attempt(ledger, executed, get_run_logger())
-                raise
+        executed = await execute_attempt(
+            ledger, attempt, get_run_logger(), secrets=_secrets(), interrupt=interrupt
+        )
+    finally:
+        limit.cancel()
+    if executed.outcome.name is OutcomeName.CANCELED:
+        # The cancellation was held back for the container's sake. What is due to the user is
+        # delivered here: Prefect runs no further stage.
+        await publish_attempt(ledger, executed, get_run_logger())
+        raise asyncio.CancelledError
     return _named(executed, executed.outcome)
 
 
@@ -156,30 +148,17 @@ async def publish(attempt: Attempt, ledger: Ledger) -> Attempt:
 
 
 async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
-    """The attempt with its outcome, which is in the ledger however the execute task ended."""
-    spec = attempt.prepared.spec
-    state: State[Attempt] | None = None
-    stage = execute.with_options(timeout_seconds=execute_seconds(spec))
+    """The attempt with its outcome, also where the execute task outlives its own limit."""
     try:
-        async with asyncio.timeout(flow_seconds(spec)):
-            # Prefect's types know no `return_state` of an async task.
-            state = await stage(attempt, ledger, return_state=True)  # type: ignore[misc]
+        async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
+            return await _result(execute(attempt, ledger))
     except TimeoutError:
-        get_run_logger().warning("The execute task did not end within its own limit")
-    newest = ledger.last() or attempt
-    if newest.executed is None and state is not None and not _timed_out(state):
-        await state.aresult()
-    if newest.executed is None:
-        newest = await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=_secrets())
-    return newest
+        newest = ledger.last() or attempt
+        return await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=_secrets())
 
 
 def _secrets() -> tuple[str, ...]:
     return secrets_of(runtime.flow_run.parameters.get("payload"))
-
-
-def _timed_out(state: State[Any]) -> bool:
-    return state.is_failed() and state.name == "TimedOut"
 
 
 async def _prepare(raw: object, ledger: Ledger) -> Attempt:

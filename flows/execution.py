@@ -7,10 +7,10 @@ happens in between, it destroys what the spec names before it returns.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import (
     AsyncRetrying,
@@ -22,7 +22,7 @@ from tenacity import (
 from flows.engine_contract import Engine, Sink
 from flows.errors import EngineError, EngineUnavailable, ImageError, Rejected
 from flows.evidence import Evidence
-from flows.interrupts import Interrupt, Interrupted
+from flows.interrupts import Interrupt, Interrupted, to_the_end
 from flows.outcomes import (
     KILLED,
     ContainerState,
@@ -42,6 +42,8 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
 _ABSENCES = 20
 _OOM_NEWS_SECONDS = 0.2
+# What an engine still makes after that is left to the sweep.
+_HALF_DONE_SECONDS = 10.0
 
 
 async def run(
@@ -71,7 +73,7 @@ async def run(
                 image = await interrupt.unless_requested(_pull(engine, spec))
             before_create()
             with _timed(stages, "create"):
-                await _whole(engine.create(spec, image))
+                await _whole(engine.create(spec, image), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, adopt=adopt)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
@@ -159,7 +161,7 @@ async def _watch(
             except Interrupted as interrupted:
                 stopped_by = interrupted.why
             if stopped_by is not StoppedBy.CONTAINER:
-                await _to_the_end(engine.stop(spec))
+                await to_the_end(engine.stop(spec))
                 if (await engine.inspect(spec)).started_at is None:
                     raise Interrupted(stopped_by)
     outcome = await _judged(engine, spec, stopped_by, was_away=was_away)
@@ -240,29 +242,24 @@ async def _patiently(
 async def _destroy(engine: Engine, spec: ContainerSpec) -> str | None:
     """Remove the container even while the caller is being cancelled; say what kept it."""
     try:
-        await _to_the_end(engine.destroy(spec))
+        await to_the_end(engine.destroy(spec))
     except EngineError as error:
         return str(error)
     return None
 
 
-async def _whole(step: Awaitable[T]) -> T:
-    """Wait for a step that must not be left half-done, and be cancelled only after it."""
+async def _whole(step: Coroutine[Any, Any, T], interrupt: Interrupt) -> T:
+    """Wait for a step that must not be left half-done, for a moment also when told to end."""
     running = asyncio.ensure_future(step)
     try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await _to_the_end(running)
+        return await interrupt.unless_requested(_shielded(running))
+    except (Interrupted, asyncio.CancelledError):
+        await asyncio.wait([running], timeout=_HALF_DONE_SECONDS)
         raise
 
 
-async def _to_the_end(step: Awaitable[T]) -> T:
-    """Wait for a step that ends an attempt, however often the caller is cancelled."""
-    running = asyncio.ensure_future(step)
-    while not running.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([running])
-    return running.result()
+async def _shielded(running: asyncio.Future[T]) -> T:
+    return await asyncio.shield(running)
 
 
 @contextlib.contextmanager

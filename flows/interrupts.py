@@ -1,7 +1,8 @@
 """A request to end an attempt before its time."""
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from flows.outcomes import StoppedBy
@@ -17,10 +18,21 @@ class Interrupted(Exception):
         self.why = why
 
 
-class Interrupt:
-    """At most one request, the first; made and waited for in one event loop."""
+async def _by_cancel() -> StoppedBy | None:
+    return StoppedBy.CANCEL
 
-    def __init__(self) -> None:
+
+class Interrupt:
+    """At most one request, the first; made and waited for in one event loop.
+
+    A caller that is cancelled asks `on_cancel` what that means: the word on which the attempt is
+    to end, or None where it is to be left as it is.
+    """
+
+    def __init__(
+        self, on_cancel: Callable[[], Coroutine[Any, Any, StoppedBy | None]] = _by_cancel
+    ) -> None:
+        self._on_cancel = on_cancel
         self._request: asyncio.Future[StoppedBy] = asyncio.get_running_loop().create_future()
 
     def request(self, why: StoppedBy) -> None:
@@ -35,8 +47,23 @@ class Interrupt:
         either: list[asyncio.Future[Any]] = [running, self._request]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._request.done():
-                raise Interrupted(self._request.result())
-            return running.result()
+        except asyncio.CancelledError:
+            why = await to_the_end(self._on_cancel())
+            if why is None:
+                raise
+            self.request(why)
         finally:
-            running.cancel()
+            if not running.done():
+                running.cancel()
+        if self._request.done():
+            raise Interrupted(self._request.result())
+        return running.result()
+
+
+async def to_the_end(step: Awaitable[T]) -> T:
+    """Wait for a step that ends an attempt, however often the caller is cancelled."""
+    running = asyncio.ensure_future(step)
+    while not running.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    return running.result()

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "container-tasks"
@@ -144,8 +146,14 @@ class Stack:
         answer.raise_for_status()
         return list(answer.json())
 
+    @retry(
+        retry=retry_if_result(lambda answer: answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(30),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
     def api(self, method: str, path: str, **body: object) -> httpx.Response:
-        """One request to the API."""
+        """One request to the API, again while its database is busy, as Prefect's client does."""
         url = f"{self.address}/api{path}"
         return httpx.request(method, url, json=body or None, timeout=30)
 

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -42,7 +43,7 @@ class CuttingProxy:
         self._refusing_until = time.monotonic() + seconds
         with self._lock:
             for each in self._open:
-                _shut(each)
+                shut(each)
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -54,10 +55,10 @@ class CuttingProxy:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _shut(self._listener)
+        shut(self._listener)
         with self._lock:
             for each in self._open:
-                _shut(each)
+                shut(each)
         for thread in self._threads:
             thread.join(10)
         self._listener.close()
@@ -85,9 +86,9 @@ class CuttingProxy:
                 self._open |= {client, engine}
             cut = threading.Timer(self._seconds, self._cut, (client, engine))
             cut.start()
-            back = threading.Thread(target=_forward, args=(engine, client), daemon=True)
+            back = threading.Thread(target=forward, args=(engine, client), daemon=True)
             back.start()
-            _forward(client, engine)
+            forward(client, engine)
             back.join()
             cut.cancel()
             cut.join()
@@ -100,18 +101,25 @@ class CuttingProxy:
                 return
             self._cuts_left -= 1
         for each in both:
-            _shut(each)
+            shut(each)
 
 
-def _forward(source: socket.socket, target: socket.socket) -> None:
+def forward(
+    source: socket.socket,
+    target: socket.socket,
+    look_at: Callable[[bytes], None] = lambda data: None,
+) -> None:
+    """Copy until one side ends; `look_at` sees everything before it is sent on."""
     with contextlib.suppress(OSError):
         while data := source.recv(64 * 1024):
+            look_at(data)
             target.sendall(data)
     # Engine and client end a connection as a whole, so neither waits for the other's half.
-    _shut(source)
-    _shut(target)
+    shut(source)
+    shut(target)
 
 
-def _shut(either: socket.socket) -> None:
+def shut(either: socket.socket) -> None:
+    """End both directions; whoever reads from it wakes up."""
     with contextlib.suppress(OSError):
         either.shutdown(socket.SHUT_RDWR)

@@ -74,10 +74,9 @@ class OwnEngine:
         _ip("address", "add", _SUBNET, "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
         self.start()
-        image = subprocess.Popen(["docker", "save", BUSYBOX], stdout=subprocess.PIPE)
+        image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
-        subprocess.run(load, stdin=image.stdout, check=True, capture_output=True)
-        assert image.wait() == 0
+        subprocess.run(load, input=image, check=True, capture_output=True)
         return self
 
     def __exit__(

@@ -46,8 +46,9 @@ def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def left_on_engine(job_id: str) -> list[str]:
+def left_on_engine(job_id: str, host: str = "") -> list[str]:
     """Containers, volumes and networks that carry the job's label."""
+    docker = ["docker", "--host", host] if host else ["docker"]
     label = f"label=moonmind.job_id={job_id}"
     listings = (
         ["container", "ls", "--all", "--quiet", "--filter", label],
@@ -55,7 +56,7 @@ def left_on_engine(job_id: str) -> list[str]:
         ["network", "ls", "--quiet", "--filter", label],
     )
     found = (
-        subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
+        subprocess.run([*docker, *words], capture_output=True, text=True, check=True).stdout
         for words in listings
     )
     return [name for output in found for name in output.split()]

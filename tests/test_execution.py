@@ -125,6 +125,15 @@ async def test_a_run_that_is_interrupted_stops_its_container_and_says_why(
     assert engine.containers == {}
 
 
+async def test_a_run_that_is_cancelled_stops_its_container() -> None:
+    engine = FakeEngine(images=(BUSYBOX,))
+    running = await begun(engine, spec("sleep", "60"), Interrupt())
+    running.cancel()
+    outcome = await running
+    assert (outcome.name, outcome.exit_code) == (OutcomeName.CANCELED, 143)
+    assert engine.containers == {}
+
+
 @pytest.mark.parametrize("why", [StoppedBy.CANCEL, StoppedBy.DEADLINE])
 async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(why: StoppedBy) -> None:
     engine, interrupt = FakeEngine(images=(BUSYBOX,)), Interrupt()
@@ -143,8 +152,11 @@ async def test_a_pull_has_a_limit_of_its_own() -> None:
 
 
 async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> None:
+    async def nobody_cancelled() -> None:
+        return None
+
     engine, task = FakeEngine(images=(BUSYBOX,)), spec("sleep", "0.2")
-    running = await begun(engine, task, Interrupt())
+    running = await begun(engine, task, Interrupt(nobody_cancelled))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

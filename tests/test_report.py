@@ -364,7 +364,7 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
         report.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
     ]
     shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
-    assert len(shown.cells) == 20 + 3 * 50
+    assert len(shown.cells) == 26 + 3 * 50
     assert "Files (60)" in shown.text
     assert "and 10 more: all are in run.json" in shown.text
 

@@ -5,13 +5,19 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scripts.stack import Stack, StackError
+from scripts.stack import DEPLOYMENT, Stack
 from tests.runs import left_on_engine
 
+# Counts until its test lets it end.
+ENDLESS = """
+until [ -e $ARTIFACT_DIR/../enough ]; do i=$((i+1)); echo line $i; sleep 0.2; done; echo the end
+"""
 STARTED = "moonmind.task.container.started"
 FINISHED = "moonmind.task.container.finished"
 
@@ -39,13 +45,50 @@ class Weather:
         path = self.folder(run_id) / "artifacts/container/logs/runner.log"
         return path.read_text() if path.exists() else ""
 
-    def run_json(self, run_id: str) -> Any:
-        path = self.folder(run_id) / "artifacts/container/metadata/run.json"
+    def journal(self, run_id: str) -> str:
+        """What the stages did."""
+        return (self.folder(run_id) / "artifacts/logs/execute.log").read_text()
+
+    def run_json(self, run_id: str, root: Path | None = None, folder: str = "artifacts") -> Any:
+        """Of the newest attempt, or of the one whose results are in `folder`."""
+        path = (root or self.stack.jobs) / run_id / folder / "container/metadata/run.json"
         return json.loads(path.read_text())
 
-    def submit_and_see(self, payload: object, line: str) -> str:
+    def submit(
+        self, payload: object, environment: Mapping[str, str] | None = None, seconds: float = 0
+    ) -> str:
+        """Submit, to start in `seconds`, with variables for the process of this run alone.
+
+        Through the API: the command takes seconds to load.
+        """
+        due = datetime.now(UTC) + timedelta(seconds=seconds)
+        answer = self.stack.api(
+            "POST",
+            f"/deployments/{self._deployment_id}/create_flow_run",
+            parameters={"payload": payload},
+            state={"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}},
+            job_variables={"env": dict(environment or {})},
+        )
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def cancel(self, run_id: str) -> None:
+        """What `prefect flow-run cancel` does, without the seconds that it takes to load."""
+        state = {"type": "CANCELLING", "message": "Cancelled by a test"}
+        answer = self.stack.api("POST", f"/flow_runs/{run_id}/set_state", state=state)
+        answer.raise_for_status()
+
+    @cached_property
+    def _deployment_id(self) -> str:
+        answer = self.stack.api("GET", f"/deployments/name/{DEPLOYMENT}")
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def submit_and_see(
+        self, payload: object, line: str, environment: Mapping[str, str] | None = None
+    ) -> str:
         """Submit, and return once the container has printed `line`."""
-        run_id = self.stack.submit(payload)
+        run_id = self.submit(payload, environment)
         wait_until(f"{line!r} in the output", lambda: line in self.output(run_id))
         return run_id
 
@@ -61,6 +104,15 @@ class Weather:
         return Counter(
             (event["event"], event["payload"]["attempt"]) for event in answer.json()["events"]
         )
+
+    def let_end(self, run_id: str) -> None:
+        """What an `ENDLESS` task waits for."""
+        (self.folder(run_id) / "artifacts/enough").touch()
+
+    def assert_counted(self, run_id: str) -> None:
+        """An `ENDLESS` task's output is there from its first to its last line, each once."""
+        told = self.output(run_id).splitlines()
+        assert told == [f"line {number}" for number in range(1, len(told))] + ["the end"]
 
     def kill_flow(self, run_id: str) -> None:
         """SIGKILL to the process that runs the flow."""
@@ -102,10 +154,12 @@ class Weather:
 
     def sweep(self) -> None:
         """Run the reaper now instead of at its next minute."""
-        run_id = self.stack.submit_to("reap-orphans/docker")
+        answer = self.stack.api("GET", "/deployments/name/reap-orphans/docker")
+        path = f"/deployments/{answer.json()['id']}/create_flow_run"
+        run_id = self.stack.api("POST", path, state={"type": "SCHEDULED"}).json()["id"]
         assert self.stack.await_final(run_id)["state_type"] == "COMPLETED"
 
-    def assert_told_once(self, run_id: str, attempts: int = 1) -> None:
+    def assert_told_once(self, run_id: str, attempts: int = 1, host: str = "") -> None:
         """One `started` and one `finished` for each attempt, and nothing left on the engine."""
         expected = {
             (event, number): 1 for event in (STARTED, FINISHED) for number in range(1, attempts + 1)
@@ -114,7 +168,4 @@ class Weather:
             wait_until("both events", lambda: self.events(run_id) == expected, 15)
         except AssertionError:
             assert self.events(run_id) == expected
-        wait_until("nothing left", lambda: left_on_engine(run_id) == [], 15)
-
-
-__all__ = ["StackError", "Weather", "wait_until"]
+        wait_until("nothing left", lambda: left_on_engine(run_id, host) == [], 15)

@@ -1,0 +1,84 @@
+"""A TCP proxy that holds one kind of request back until it is told to let go."""
+
+import socket
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from tests.cutting_proxy import SOCKET, forward, shut
+
+
+def to_engine() -> socket.socket:
+    """A connection to the Docker Engine."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(SOCKET)
+    return connection
+
+
+def to_port(port: int) -> Callable[[], socket.socket]:
+    """Connections to a port on loopback."""
+    return lambda: socket.create_connection(("127.0.0.1", port))
+
+
+class HoldingProxy:
+    """Forwards what it gets to `connect()`, but for the first data with `needle` in it, which
+    never comes through."""
+
+    def __init__(self, connect: Callable[[], socket.socket], needle: bytes) -> None:
+        self.held = threading.Event()
+        self._connect = connect
+        self._needle = needle
+        self._over = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def port(self) -> int:
+        """Where it listens on 127.0.0.1."""
+        return int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> Self:
+        self._spawn(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        for each in (self._listener, *self._open):
+            shut(each)
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+
+    def _spawn(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._spawn(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, self._connect() as server:
+            self._open += [client, server]
+            back = threading.Thread(target=forward, args=(server, client), daemon=True)
+            back.start()
+            forward(client, server, self._hold)
+            back.join()
+
+    def _hold(self, data: bytes) -> None:
+        if self._needle in data and not self.held.is_set():
+            self.held.set()
+            self._over.wait(120)
+            raise OSError("held to the end")

@@ -117,9 +117,15 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
 )
 async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
-    interrupt = Interrupt(_canceled)
+    spec = attempt.prepared.spec
+    flow_gives_up_at = time.monotonic() + flow_seconds(spec) - 1
+
+    async def who_cancels() -> StoppedBy | None:
+        return None if time.monotonic() > flow_gives_up_at else await _canceled()
+
+    interrupt = Interrupt(who_cancels)
     limit = asyncio.get_running_loop().call_later(
-        execute_seconds(attempt.prepared.spec), interrupt.request, StoppedBy.DEADLINE
+        execute_seconds(spec), interrupt.request, StoppedBy.DEADLINE
     )
     try:
         executed = await execute_attempt(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -182,10 +182,17 @@ class DockerEngine:
             measured.usage = sampler.usage
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.engine_contract.Engine`."""
-        return await self._call(
-            "reading the engine's events", lambda: read_evidence(self._docker, spec.name, since)
-        )
+        """See `flows.engine_contract.Engine`.
+
+        Over a connection of its own: an engine that shuts down answers on those that are open for
+        as long as it takes to stop its containers.
+        """
+
+        def read() -> Evidence:
+            with closing(self._host.get_client()) as fresh:
+                return read_evidence(fresh, spec.name, since)
+
+        return await self._call("reading the engine's events", read)
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
         """See `flows.engine_contract.Engine`."""

@@ -93,7 +93,9 @@ class Engine(Protocol):
         that tells nothing leaves a `Usage` that says so."""
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """What the engine's own events say of the container's end. Empty where they are gone."""
+        """What the engine's own events say of the container's end. Empty where they are gone.
+
+        Raises `EngineUnavailable` also where the engine is about to shut down."""
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """Remove everything that `create` makes for this spec, running or not.

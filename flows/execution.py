@@ -202,8 +202,13 @@ async def _judged(
 ) -> Outcome:
     """The outcome of the container that has stopped, on the evidence of the engine."""
     state = await _final_state(engine, spec)
-    if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and state.started_at:
-        evidence = await engine.evidence(spec, state.started_at)
+    started_at = state.started_at
+    if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and started_at:
+        try:
+            evidence = await engine.evidence(spec, started_at)
+        except EngineUnavailable:
+            state, was_away = await _patiently(engine.inspect, spec), True
+            evidence = await engine.evidence(spec, started_at)
         state = replace(state, oom_killed=state.oom_killed or evidence.oom)
         if not state.oom_killed:
             stopped_by = _killer(state, evidence, was_away=was_away)
@@ -211,7 +216,8 @@ async def _judged(
 
 
 def _killer(state: ContainerState, evidence: Evidence, *, was_away: bool) -> StoppedBy:
-    if was_away and (evidence.signals or state.signal):
+    # An engine that restarted remembers no end.
+    if (evidence.signals or state.signal) and (was_away or evidence.exit_code is None):
         return StoppedBy.ENGINE
     return StoppedBy.OUTSIDE if evidence.signals else StoppedBy.CONTAINER
 

@@ -135,7 +135,7 @@ class FakeEngine:
         yield Measured()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        return Evidence()
+        return Evidence(exit_code=self._get(spec).exit_code)
 
     async def destroy(self, spec: ContainerSpec) -> None:
         self.calls.append("destroy")

@@ -4,14 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.runs import BUSYBOX
+from tests.runs import BUSYBOX, until
 
-_START_SECONDS = 60
 _BRIDGE = "mm-test0"
 _SUBNET = "172.31.253.1/24"
 
@@ -33,6 +31,15 @@ class OwnEngine:
         command = ["docker", "--host", self.url, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
+    def await_output(self, text: str) -> None:
+        """Wait until one of its containers has printed `text`."""
+        until(
+            lambda: any(
+                text in self.docker("logs", container)
+                for container in self.docker("ps", "--quiet").split()
+            )
+        )
+
     def start(self) -> None:
         """Start it, again after an end of whatever kind, and wait until it answers."""
         # A dead one's number may be a zombie's, which dockerd takes for alive.
@@ -52,10 +59,7 @@ class OwnEngine:
                 stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            assert time.monotonic() < deadline, f"see {self._folder}/log"
-            time.sleep(0.1)
+        until(self._answers)
 
     def end(self, number: signal.Signals) -> None:
         """Send it a signal and wait until it and the containerd that it started are gone."""
@@ -64,10 +68,7 @@ class OwnEngine:
         self._process.send_signal(number)
         self._process.wait(30)
         self._process = None
-        deadline = time.monotonic() + _START_SECONDS
-        while _is_alive(containerd):
-            assert time.monotonic() < deadline, "containerd outlives its engine"
-            time.sleep(0.05)
+        until(lambda: not _is_alive(containerd))
 
     def __enter__(self) -> Self:
         _ip("link", "add", _BRIDGE, "type", "bridge")
@@ -88,6 +89,8 @@ class OwnEngine:
         if self._process is not None:
             self.end(signal.SIGTERM)
         _ip("link", "delete", _BRIDGE)
+        # It mounts its folder on itself, and leaves that.
+        subprocess.run(["umount", self._folder / "data"], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

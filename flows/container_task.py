@@ -28,7 +28,7 @@ from flows.ledger import Ledger
 from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
 from flows.limits import PUBLISH_SECONDS, execute_seconds, flow_seconds
 from flows.logs import Journal
-from flows.naming import run_name
+from flows.naming import FLOW_NAME, run_name
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.repository import Remote
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @flow(
-    name="container-task",
+    name=FLOW_NAME,
     flow_run_name=lambda: run_name(runtime.flow_run.parameters.get("payload")),
     # The flow judges its payload itself: a bad one ends `Rejected`, every fault in a sentence.
     validate_parameters=False,

@@ -43,7 +43,8 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     async with get_client() as client:
         # The run that a worker hands to its hooks is the one it once submitted.
         now = await client.read_flow_run(flow_run.id)
-    if may_start_again(now):
+        starts_again = await may_start_again(client, now)
+    if starts_again:
         recover_soon(flow_run.id)
     else:
         await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)

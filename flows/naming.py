@@ -5,6 +5,7 @@ from flows.payload import TaskPayload, parse
 from flows.repository import Remote
 from flows.spec import command_summary
 
+FLOW_NAME = "container-task"
 _COMMAND_LENGTH = 60
 
 

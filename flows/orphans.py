@@ -1,8 +1,9 @@
 """The sweep: adopt or reap what died without a word.
 
-Runs on a schedule on every host that has a worker. Two questions, each with its own evidence: a
-job of this host whose lock is free has no process any more, whatever its run's state says; an
-object on the engine whose run is over, or whose `moonmind.expires_at` is past, has no run.
+Runs on a schedule on every host that has a worker. Three questions, each with its own evidence: a
+job of this host whose lock is free has no process any more, whatever its run's state says; a run
+that a worker took minutes ago and that never began has lost its worker; an object on the engine
+whose run is over, or whose `moonmind.expires_at` is past, has no run.
 """
 
 from collections.abc import AsyncIterator
@@ -11,7 +12,15 @@ from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
@@ -19,11 +28,15 @@ from flows.engine import DockerEngine
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, known_jobs
 from flows.logs import Logger
-from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
+from flows.naming import FLOW_NAME
+from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle, start_again
 from flows.spec import Owned, is_expired
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
+# Between a worker's taking a run and the state Running lie the start of a process and its imports.
+_TAKEN = timedelta(minutes=3)
+_RECENT = timedelta(days=1)
 
 
 @flow(name="reap-orphans", persist_result=False)
@@ -40,6 +53,8 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
     done: list[str] = []
     async with get_client() as client, DockerEngine() as engine:
         async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
+            done.append(sentence)
+        async for sentence in _sweep_unbegun(client, host, dry_run=dry_run):
             done.append(sentence)
         async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
             done.append(sentence)
@@ -64,6 +79,34 @@ async def _sweep_runs(
         yield f"{job_id}: {what}"
 
 
+async def _sweep_unbegun(
+    client: PrefectClient, host: HostSettings, *, dry_run: bool
+) -> AsyncIterator[str]:
+    """Put runs back into their queue that died, or whose worker did, before they began."""
+    types = [StateType.PENDING, StateType.CRASHED]
+    recent = datetime.now(UTC) - _RECENT
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
+            expected_start_time=FlowRunFilterExpectedStartTime(after_=recent),
+        ),
+    )
+    for run in runs:
+        if Ledger(host.workdir, str(run.id)).last() is not None or run.state is None:
+            continue
+        age = datetime.now(UTC) - run.state.timestamp
+        if run.state.is_crashed():
+            is_lost = age > _STARTING and await may_start_again(client, run)
+        else:
+            is_lost = age > _TAKEN
+        if not is_lost:
+            continue
+        if not dry_run:
+            await start_again(client, run)
+        yield f"{run.id}: it died before its container began"
+
+
 def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
     """Why a job without a process needs somebody; None where it does not."""
     attempt = ledger.last()
@@ -75,8 +118,6 @@ def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
         )
         return "nobody knows its run any more" if is_untold and is_past else None
     if run.state.is_final():
-        if attempt is None and may_start_again(run):
-            return "its process died before its container began"
         return "its run is over and its attempt is not" if is_untold else None
     if run.state.is_cancelling():
         return "its process died while it was being cancelled"

@@ -8,11 +8,12 @@ import asyncio
 import subprocess
 import sys
 from datetime import UTC, datetime
+from itertools import groupby
 from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
@@ -66,11 +67,11 @@ async def settle(
 async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
     """Start a crashed run again, so that it adopts its container; or settle it.
 
-    How often is `task.container.retry.infrastructure`, counted in starts of the flow run.
+    How often is `task.container.retry.infrastructure`, counted in crashes of the flow run.
     """
     async with get_client() as client:
         flow_run = await client.read_flow_run(flow_run_id)
-        if may_start_again(flow_run):
+        if await may_start_again(client, flow_run):
             await start_again(client, flow_run)
             return
     await settle(ledger, ABANDONED, logger, flow_run)
@@ -92,10 +93,16 @@ def recover_soon(flow_run_id: UUID) -> None:
     )
 
 
-def may_start_again(flow_run: FlowRun) -> bool:
+async def may_start_again(client: PrefectClient, flow_run: FlowRun) -> bool:
     """Whether a crashed run has starts left."""
-    crashed = flow_run.state is not None and flow_run.state.is_crashed()
-    return crashed and bool(flow_run.deployment_id) and flow_run.run_count <= _restarts(flow_run)
+    if flow_run.state is None or not flow_run.state.is_crashed() or not flow_run.deployment_id:
+        return False
+    # Not `run_count`, which leaves out the starts that died before the run began.
+    states = await client.read_flow_run_states(flow_run.id)
+    types = [state.type for state in sorted(states, key=lambda state: state.timestamp)]
+    # A worker may report one crash twice.
+    crashes = sum(kind is StateType.CRASHED for kind, _ in groupby(types))
+    return crashes <= _restarts(flow_run)
 
 
 async def start_again(client: PrefectClient, flow_run: FlowRun) -> None:

@@ -83,10 +83,14 @@ class Stack:
         self._start("server", words)
         self._await("server", self.answers)
 
-    def start_worker(self, pool: str = POOL, kind: str = "process") -> None:
-        """Start a worker and wait until the server has heard from it."""
+    def start_worker(
+        self, pool: str = POOL, kind: str = "process", limit: int | None = None
+    ) -> None:
+        """Start a worker that runs at most `limit` at a time; wait until the server has heard
+        from it."""
         known = {worker["name"]: worker["last_heartbeat_time"] for worker in self._workers(pool)}
-        self._start("worker", ["worker", "start", "--pool", pool, "--type", kind])
+        bound = ["--limit", str(limit)] if limit else []
+        self._start("worker", ["worker", "start", "--pool", pool, "--type", kind, *bound])
         self._await(
             "worker",
             lambda: any(

@@ -6,7 +6,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Crashed, Pending
 
+from flows.container_task import container_task
 from flows.orphans import reap_orphans
 from tests.runs import BUSYBOX
 
@@ -52,3 +56,41 @@ async def test_the_sweep_removes_what_is_expired_and_leaves_what_may_be_anothers
         "elsewhere": True,
         "foreign": True,
     }
+
+
+async def test_a_run_that_its_worker_took_and_never_began_is_put_back_into_its_queue(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with get_client() as client:
+        flow_id = await client.create_flow(container_task)
+        deployment = await client.create_deployment(flow_id, name=f"taken-{uuid4()}")
+        run = await client.create_flow_run_from_deployment(deployment)
+        pending: State[None] = Pending()
+        await client.set_flow_run_state(run.id, pending, force=True)
+        assert not [line for line in await reap_orphans() if str(run.id) in line], (
+            "it may begin yet"
+        )
+        monkeypatch.setattr("flows.orphans._TAKEN", timedelta(0))
+        assert f"{run.id}: it died before its container began" in await reap_orphans()
+        state = (await client.read_flow_run(run.id)).state
+        assert state is not None
+        assert state.is_scheduled()
+
+
+@pytest.mark.parametrize(("crashes", "again"), [(1, True), (2, True), (3, False)])
+async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_as_any_other(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch, crashes: int, again: bool
+) -> None:
+    monkeypatch.setattr("flows.orphans._STARTING", timedelta(0))
+    async with get_client() as client:
+        flow_id = await client.create_flow(container_task)
+        deployment = await client.create_deployment(flow_id, name=f"crashed-{uuid4()}")
+        run = await client.create_flow_run_from_deployment(deployment)
+        for _ in range(crashes):
+            for state in (Pending(), Crashed()):
+                await client.set_flow_run_state(run.id, state, force=True)
+        told = f"{run.id}: it died before its container began" in await reap_orphans()
+        state_now = (await client.read_flow_run(run.id)).state
+    assert told is again
+    assert state_now is not None
+    assert state_now.is_scheduled() is again

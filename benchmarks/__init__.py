@@ -1,0 +1,1 @@
+"""Programs that measure; `scripts/benchmark` runs them."""

@@ -1,0 +1,192 @@
+"""A soak: short tasks side by side, while their processes and their worker are killed.
+
+Prints how many runs ended, how many `started` and `finished` events their attempts have, and what
+is left on the engine; exits 1 unless all of it is as it must be. It kills only what it started.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.postgres import Postgres
+from flows.ledger import Ledger
+from flows.payload import Retry
+from scripts.stack import FINAL, Stack, free_port
+from tests.runs import left_on_engine, shell
+from tests.weather import FINISHED, STARTED, Weather
+
+app = App(name="scripts/benchmark soak", help=__doc__)
+console = Console(stderr=True)
+
+_POLL_SECONDS = 1.0
+
+
+class Storm:
+    """Kills a random flow process every few seconds, and the worker at two points of the way."""
+
+    def __init__(self, weather: Weather, runs: list[str], limit: int, every: float) -> None:
+        self.flows_killed = 0
+        self.workers_killed = 0
+        self._weather = weather
+        self._runs = runs
+        self._limit = limit
+        self._every = every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._rage, daemon=True)
+        # Fixed, so that a soak that found something can be had again.
+        self._chance = random.Random(0)
+
+    @contextlib.contextmanager
+    def raging(self) -> Iterator[None]:
+        """Kill for as long as the block runs."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._thread.join()
+
+    def kill_worker(self) -> None:
+        """SIGKILL to the worker, and a fresh one in its place."""
+        self._weather.kill_worker()
+        self.workers_killed += 1
+        self._weather.stack.start_worker(limit=self._limit)
+
+    def _rage(self) -> None:
+        while not self._over.wait(self._every):
+            if not (processes := _flow_processes(self._runs)):
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._chance.choice(processes), signal.SIGKILL)
+                self.flows_killed += 1
+
+
+def _flow_processes(runs: list[str]) -> list[int]:
+    """Processes that have one of our runs in their environment."""
+    needles = {f"PREFECT__FLOW_RUN_ID={run}".encode() for run in runs}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if needles & set((folder / "environ").read_bytes().split(b"\0")):
+                found.append(int(folder.name))
+    return found
+
+
+def _is_over(stack: Stack, run_id: str) -> bool:
+    """Whether the run has ended and everything about it is told; a crash may be taken up again."""
+    if stack.flow_run(run_id)["state_type"] not in FINAL:
+        return False
+    newest = Ledger(stack.jobs, run_id).last()
+    return newest.published if newest else _crashes(stack, run_id) > Retry().infrastructure
+
+
+def _crashes(stack: Stack, run_id: str) -> int:
+    states = stack.api("GET", f"/flow_run_states/?flow_run_id={run_id}").json()
+    types = [state["type"] for state in sorted(states, key=itemgetter("timestamp"))]
+    return sum(kind == "CRASHED" for kind, _ in groupby(types))
+
+
+@app.default
+def soak(
+    *,
+    tasks: Annotated[int, Parameter(help="How many tasks to run.")] = 200,
+    concurrency: Annotated[int, Parameter(help="How many at a time.")] = 8,
+    kill_every: Annotated[float, Parameter(help="Seconds between two kills.")] = 5.0,
+    minutes: Annotated[float, Parameter(help="Give up after so many.")] = 30.0,
+) -> None:
+    """Run the soak and print its counts."""
+    deadline = time.monotonic() + 60 * minutes
+    with Postgres() as database, tempfile.TemporaryDirectory(prefix="moonmind-soak-") as folder:
+        settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
+        with Stack(Path(folder), free_port(), settings) as stack:
+            console.print("Starting Postgres, Prefect's server and a worker.")
+            stack.start_server()
+            stack.create_pool()
+            stack.deploy()
+            weather = Weather(stack)
+            started = time.monotonic()
+            runs = [weather.submit(shell("sleep 0.5; echo done")) for _ in range(tasks)]
+            stack.start_worker(limit=concurrency)
+            storm = Storm(weather, runs, concurrency, kill_every)
+            with storm.raging():
+                _see_through(stack, storm, runs, deadline)
+            seconds = time.monotonic() - started
+            facts = _count(weather, runs) | {
+                "seconds": round(seconds, 1),
+                "flowProcessesKilled": storm.flows_killed,
+                "workersKilled": storm.workers_killed,
+            }
+    _report(facts)
+    sys.exit(0 if facts["ok"] else 1)
+
+
+def _see_through(stack: Stack, storm: Storm, runs: list[str], deadline: float) -> None:
+    open_runs = list(runs)
+    columns = (TextColumn("Runs over"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(runs))
+        while open_runs and time.monotonic() < deadline:
+            open_runs = [run for run in open_runs if not _is_over(stack, run)]
+            progress.update(bar, completed=len(runs) - len(open_runs))
+            over = len(runs) - len(open_runs)
+            if storm.workers_killed < 2 and over > (storm.workers_killed + 1) * len(runs) / 3:
+                storm.kill_worker()
+            time.sleep(_POLL_SECONDS)
+
+
+def _count(weather: Weather, runs: list[str]) -> dict[str, Any]:
+    """What became of all runs."""
+    stack = weather.stack
+    states = Counter(stack.flow_run(run)["state_type"] for run in runs)
+    attempts = {run: len(Ledger(stack.jobs, run).attempts()) for run in runs}
+    expected = {(run, n) for run, count in attempts.items() for n in range(1, count + 1)}
+    told = {STARTED: Counter[tuple[str, int]](), FINISHED: Counter[tuple[str, int]]()}
+    for run in runs:
+        for (event, attempt), times in weather.events(run).items():
+            told[event][run, attempt] += times
+    left = [name for run in runs for name in left_on_engine(run)]
+    facts: dict[str, Any] = {
+        "runs": len(runs),
+        "terminal": sum(states[state] for state in FINAL),
+        "states": dict(states),
+        "attempts": len(expected),
+        "started": sum(told[STARTED].values()),
+        "finished": sum(told[FINISHED].values()),
+        "leftovers": len(left),
+    }
+    once = dict.fromkeys(expected, 1)
+    facts["ok"] = (
+        facts["terminal"] == len(runs)
+        and dict(told[STARTED]) == once == dict(told[FINISHED])
+        and not left
+    )
+    return facts
+
+
+def _report(facts: dict[str, Any]) -> None:
+    table = Table("Count", "", title="Soak")
+    for key, value in facts.items():
+        table.add_row(key, str(value))
+    console.print(table)
+    sys.stdout.write(json.dumps(facts) + "\n")
+
+
+if __name__ == "__main__":
+    app()

@@ -4,7 +4,7 @@ ARG BASE=python:3.12-slim
 FROM $BASE AS build
 WORKDIR /src
 COPY requirements.lock ./
-RUN pip wheel --quiet --require-hashes --requirement requirements.lock --wheel-dir /wheels
+RUN pip wheel --quiet --no-deps --require-hashes --requirement requirements.lock --wheel-dir /wheels
 COPY pyproject.toml README.md LICENSE ./
 COPY blocks blocks
 COPY flows flows

@@ -98,9 +98,13 @@ def _is_over(stack: Stack, run_id: str) -> bool:
 
 
 def _crashes(stack: Stack, run_id: str) -> int:
+    return sum(kind == "CRASHED" for kind, _ in groupby(_history(stack, run_id)))
+
+
+def _history(stack: Stack, run_id: str) -> list[str]:
+    """The types of the run's states, oldest first."""
     states = stack.api("GET", f"/flow_run_states/?flow_run_id={run_id}").json()
-    types = [state["type"] for state in sorted(states, key=itemgetter("timestamp"))]
-    return sum(kind == "CRASHED" for kind, _ in groupby(types))
+    return [state["type"] for state in sorted(states, key=itemgetter("timestamp"))]
 
 
 @app.default
@@ -149,6 +153,8 @@ def _see_through(stack: Stack, storm: Storm, runs: list[str], deadline: float) -
             if storm.workers_killed < 2 and over > (storm.workers_killed + 1) * len(runs) / 3:
                 storm.kill_worker()
             time.sleep(_POLL_SECONDS)
+    for run in open_runs:
+        console.print(f"Not over: {run}: {', '.join(_history(stack, run))}")
 
 
 def _count(weather: Weather, runs: list[str]) -> dict[str, Any]:

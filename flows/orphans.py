@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
+from prefect.types import DateTime
 
 from flows.engine import DockerEngine
 from flows.host import HostSettings
@@ -84,7 +85,7 @@ async def _sweep_unbegun(
 ) -> AsyncIterator[str]:
     """Put runs back into their queue that died, or whose worker did, before they began."""
     types = [StateType.PENDING, StateType.CRASHED]
-    recent = datetime.now(UTC) - _RECENT
+    recent = DateTime.instance(datetime.now(UTC) - _RECENT)
     runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
         flow_run_filter=FlowRunFilter(

@@ -87,6 +87,7 @@ async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_
         deployment = await client.create_deployment(flow_id, name=f"crashed-{uuid4()}")
         run = await client.create_flow_run_from_deployment(deployment)
         for _ in range(crashes):
+            state: State[None]
             for state in (Pending(), Crashed()):
                 await client.set_flow_run_state(run.id, state, force=True)
         told = f"{run.id}: it died before its container began" in await reap_orphans()

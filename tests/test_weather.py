@@ -15,7 +15,7 @@ import pytest
 from scripts.stack import Stack, free_port
 from tests.holding_proxy import HoldingProxy, to_engine, to_port
 from tests.runs import BUSYBOX, payload, shell
-from tests.weather import Weather
+from tests.weather import Weather, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
@@ -118,3 +118,12 @@ def _first_attempt(weather: Weather, run_id: str) -> Any:
 def _docker(*words: str) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def test_the_sweep_is_scheduled_by_nobodys_hand(weather: Weather) -> None:
+    answer = weather.stack.api("GET", "/deployments/name/reap-orphans/docker")
+    wanted = {"deployments": {"id": {"any_": [answer.json()["id"]]}}}
+    wait_until(
+        "a scheduled sweep",
+        lambda: weather.stack.api("POST", "/flow_runs/filter", **wanted).json(),
+    )

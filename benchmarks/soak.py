@@ -35,7 +35,7 @@ from tests.weather import FINISHED, STARTED, Weather
 app = App(name="scripts/benchmark soak", help=__doc__)
 console = Console(stderr=True)
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 3.0
 
 
 class Storm:
@@ -89,12 +89,18 @@ def _flow_processes(runs: list[str]) -> list[int]:
     return found
 
 
-def _is_over(stack: Stack, run_id: str) -> bool:
-    """Whether the run has ended and everything about it is told; a crash may be taken up again."""
-    if stack.flow_run(run_id)["state_type"] not in FINAL:
-        return False
-    newest = Ledger(stack.jobs, run_id).last()
-    return newest.published if newest else _crashes(stack, run_id) > Retry().infrastructure
+def _over(stack: Stack, runs: list[str]) -> set[str]:
+    """The runs that have ended and of which everything is told; a crash may be taken up again."""
+    wanted = {"id": {"any_": runs}, "state": {"type": {"any_": sorted(FINAL)}}}
+    final = stack.api("POST", "/flow_runs/filter", flow_runs=wanted, limit=200).json()
+    return {run["id"] for run in final if _is_told(stack, run)}
+
+
+def _is_told(stack: Stack, run: dict[str, Any]) -> bool:
+    newest = Ledger(stack.jobs, run["id"]).last()
+    if newest is None:
+        return _crashes(stack, run["id"]) > Retry().infrastructure
+    return newest.published
 
 
 def _crashes(stack: Stack, run_id: str) -> int:
@@ -112,7 +118,7 @@ def soak(
     *,
     tasks: Annotated[int, Parameter(help="How many tasks to run.")] = 200,
     concurrency: Annotated[int, Parameter(help="How many at a time.")] = 8,
-    kill_every: Annotated[float, Parameter(help="Seconds between two kills.")] = 5.0,
+    kill_every: Annotated[float, Parameter(help="Seconds between two kills.")] = 6.0,
     minutes: Annotated[float, Parameter(help="Give up after so many.")] = 30.0,
 ) -> None:
     """Run the soak and print its counts."""
@@ -147,10 +153,11 @@ def _see_through(stack: Stack, storm: Storm, runs: list[str], deadline: float) -
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(runs))
         while open_runs and time.monotonic() < deadline:
-            open_runs = [run for run in open_runs if not _is_over(stack, run)]
+            over = _over(stack, open_runs)
+            open_runs = [run for run in open_runs if run not in over]
             progress.update(bar, completed=len(runs) - len(open_runs))
-            over = len(runs) - len(open_runs)
-            if storm.workers_killed < 2 and over > (storm.workers_killed + 1) * len(runs) / 3:
+            done = len(runs) - len(open_runs)
+            if storm.workers_killed < 2 and done > (storm.workers_killed + 1) * len(runs) / 3:
                 storm.kill_worker()
             time.sleep(_POLL_SECONDS)
     for run in open_runs:

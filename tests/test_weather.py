@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from scripts.stack import Stack, free_port
+from scripts.stack import DEPLOYMENT, POOL, Stack, free_port
 from tests.holding_proxy import HoldingProxy, to_engine, to_port
 from tests.runs import BUSYBOX, payload, shell
 from tests.weather import Weather, wait_until
@@ -118,6 +118,16 @@ def _first_attempt(weather: Weather, run_id: str) -> Any:
 def _docker(*words: str) -> str:
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def test_no_backlog_of_tasks_holds_the_sweep_up(weather: Weather) -> None:
+    queues = weather.stack.api("POST", f"/work_pools/{POOL}/queues/filter", limit=50).json()
+    priorities = {queue["name"]: queue["priority"] for queue in queues}
+    found = {
+        name: weather.stack.api("GET", f"/deployments/name/{name}").json()["work_queue_name"]
+        for name in (DEPLOYMENT, "reap-orphans/docker")
+    }
+    assert priorities[found["reap-orphans/docker"]] < priorities[found[DEPLOYMENT]]
 
 
 def test_the_sweep_is_scheduled_by_nobodys_hand(weather: Weather) -> None:

@@ -128,12 +128,16 @@ async def test_a_task_runs_in_its_checkout_and_no_credential_is_left_anywhere(
 ) -> None:
     with git_http(base) as server:
         url = f"http://{USER}:{quote(PASSWORD, safe='')}@{server}/team/game.git"
+        # What the task knows from elsewhere and prints, in two pieces, is masked all the same.
+        in_pieces = 'printf %.4s "$LEAK"; sleep 0.5; printf "%s\\n" "${LEAK#????}"'
         task = shell(
-            "sh run.sh; echo $REPOSITORY; cat .git/config", task={"git": {"startingBranch": "v1"}}
+            f"sh run.sh; echo $REPOSITORY; {in_pieces}; cat .git/config",
+            task={"git": {"startingBranch": "v1"}},
+            env={"LEAK": PASSWORD},
         )
         run = await runner(task | {"repository": url})
     assert run.state.is_completed()
-    assert run.output.splitlines()[:2] == ["first", f"http://{server}/team/game.git"]
+    assert run.output.splitlines()[:3] == ["first", f"http://{server}/team/game.git", "***"]
     assert run.run_json["commit"] == origin.first
     assert run.run_json["repository"] == f"http://{server}/team/game.git"
     for path in run.folder.rglob("*"):

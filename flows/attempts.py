@@ -17,12 +17,13 @@ from prefect.client.schemas.actions import ArtifactCreate
 
 from flows import execution, report
 from flows.engine import DockerEngine
+from flows.errors import EngineError
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
-from flows.outcomes import FailureClass, Outcome, OutcomeName
-from flows.spec import command_summary
+from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed
 
 REPORT_KEY = "container-run"
@@ -47,6 +48,30 @@ class _Desk:
     runner_log: RunnerLog
 
 
+class _Notes(execution.Notes):
+    """Keeps the ledger ahead of what happens on the engine."""
+
+    def __init__(self, ledger: Ledger, attempt: Attempt, desk: _Desk) -> None:
+        self.attempt = attempt
+        self._ledger = ledger
+        self._desk = desk
+
+    def begins(self) -> None:
+        self._put(replace(self.attempt, began=True))
+
+    def stops(self, why: StoppedBy) -> None:
+        self._put(replace(self.attempt, stopping=why))
+
+    def ends(self, outcome: Outcome) -> None:
+        log = self._desk.runner_log.so_far()
+        ended = Executed(outcome, log, self.attempt.started_at, datetime.now(UTC))
+        self._put(replace(self.attempt, executed=ended))
+
+    def _put(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self._ledger.put(attempt)
+
+
 async def execute_attempt(
     ledger: Ledger,
     attempt: Attempt,
@@ -61,23 +86,21 @@ async def execute_attempt(
     in the output.
     """
     spec = attempt.prepared.spec
-    async with DockerEngine() as engine, _desk(attempt, logger, secrets) as desk:
-        adopt = attempt.began and await engine.find(spec)
-        if attempt.began and not adopt:
-            desk.journal.say(f"{spec.name} is gone")
-            return await _record(ledger, attempt, LOST, desk)
-        summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
-        desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
-        begun = replace(attempt, began=True)
-        outcome = await execution.run(
-            engine,
-            spec,
-            desk.runner_log,
-            adopt=adopt,
-            interrupt=interrupt,
-            before_create=lambda: ledger.put(begun),
-        )
-        return await _record(ledger, begun, outcome, desk)
+    async with DockerEngine() as engine:
+        adopt = attempt.began and await execution.patiently(engine.find, spec)
+        async with _desk(attempt, logger, secrets, anew=adopt) as desk:
+            if attempt.began and not adopt:
+                desk.journal.say(f"{spec.name} is gone")
+                return await _record(ledger, attempt, LOST, desk)
+            summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
+            desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
+            if interrupt is not None and attempt.stopping is not None:
+                interrupt.request(attempt.stopping)
+            notes = _Notes(ledger, attempt, desk)
+            outcome = await execution.run(
+                engine, spec, desk.runner_log, adopt=adopt, interrupt=interrupt, notes=notes
+            )
+            return await _record(ledger, notes.attempt, outcome, desk)
 
 
 async def finish_attempt(
@@ -86,12 +109,34 @@ async def finish_attempt(
     logger: Logger,
     unfinished: Outcome,
     *,
-    secrets: Sequence[str] = (),
+    secrets: Sequence[str] | None,
 ) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.execution.finish`."""
-    async with DockerEngine() as engine, _desk(attempt, logger, secrets) as desk:
-        outcome = await execution.finish(engine, attempt.prepared.spec, desk.runner_log, unfinished)
-        return await _record(ledger, attempt, outcome, desk)
+    """End an attempt that nobody will go on with; see `flows.execution.finish`.
+
+    Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
+    """
+    spec = attempt.prepared.spec
+    async with DockerEngine() as engine:
+        anew = secrets is not None and await _is_there(engine, spec)
+        async with _desk(attempt, logger, secrets or (), anew=anew) as desk:
+            sink = desk.runner_log if anew else _Nowhere()
+            outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
+            return await _record(ledger, attempt, outcome, desk)
+
+
+class _Nowhere:
+    """For output that may not be shown."""
+
+    def write(self, chunk: bytes) -> None:
+        """Drop it."""
+
+
+async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
+    try:
+        return await engine.find(spec)
+    except EngineError:
+        # Whatever follows will say so.
+        return False
 
 
 async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> Attempt:
@@ -129,13 +174,15 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
 
 
 @asynccontextmanager
-async def _desk(attempt: Attempt, logger: Logger, secrets: Sequence[str]) -> AsyncIterator[_Desk]:
+async def _desk(
+    attempt: Attempt, logger: Logger, secrets: Sequence[str], *, anew: bool
+) -> AsyncIterator[_Desk]:
     workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
     path = workspace.runner_log(spec.artifacts_subdir)
     with (
         Journal(workspace.execute_log, workspace.folder, logger) as journal,
         RunnerLog(
-            path, workspace.folder, logger.info, anew=attempt.began, masker=Masker(secrets)
+            path, workspace.folder, logger.info, anew=anew, masker=Masker(secrets)
         ) as runner_log,
     ):
         yield _Desk(journal, runner_log)

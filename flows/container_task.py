@@ -9,12 +9,12 @@ import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectException
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
@@ -37,6 +37,8 @@ from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retr
 from flows.workspace import Workspace
 
 T = TypeVar("T")
+
+_ASK_SECONDS = 20.0
 
 
 @flow(
@@ -67,6 +69,11 @@ async def container_task(payload: TaskPayload | None = None) -> State[Any]:
 
 async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
     """One attempt after another, as long as the payload's retry rules allow."""
+    newest, known = ledger.last(), ledger.attempts()
+    is_done = newest and newest.published and not is_retried(known, newest.prepared.retry)
+    if newest is not None and is_done and not await _is_asked_for_again():
+        # An earlier process died, or is about to tell, between the end and its state.
+        return _final_state(newest.outcome, newest)
     while True:
         attempt = await _result(prepare(payload, ledger))
         if isinstance(attempt, Outcome):
@@ -225,6 +232,13 @@ async def _policy() -> ContainerPolicy:
         raise HostMisconfigured(str(error)) from error
 
 
+async def _is_asked_for_again() -> bool:
+    """Whether the run had ended for good, and somebody started it once more."""
+    async with get_client() as client:
+        states = await client.read_flow_run_states(UUID(str(runtime.flow_run.id)))
+    return any(state.is_final() and not state.is_crashed() for state in states)
+
+
 async def _canceled() -> StoppedBy | None:
     """Whether a run that is told to end was canceled, or leaves its container to be adopted.
 
@@ -234,9 +248,10 @@ async def _canceled() -> StoppedBy | None:
     if runtime.flow_run.id is None or runtime.deployment.id is None:
         return StoppedBy.CANCEL
     try:
-        async with get_client() as client:
+        async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
             state = (await client.read_flow_run(runtime.flow_run.id)).state
-    except (PrefectException, OSError):
+    except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
+        get_run_logger().warning("Could not ask whether the run was cancelled: %s", error)
         return None
     is_canceled = state is not None and (state.is_cancelling() or state.is_cancelled())
     return StoppedBy.CANCEL if is_canceled else None

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from tenacity import (
@@ -35,15 +35,33 @@ from flows.outcomes import (
     outcome_of,
 )
 from flows.spec import ContainerSpec
+from flows.threads import apart
 
 T = TypeVar("T")
 
 # How long an engine may be away while its container runs: the time of a restart.
 PATIENCE_SECONDS = 60.0
-_ABSENCES = 20
+_ABSENCES = 1000
+_CLOCKS_APART = timedelta(seconds=5)
 _OOM_NEWS_SECONDS = 0.2
 # What an engine still makes after that is left to the sweep.
 _HALF_DONE_SECONDS = 10.0
+
+
+class Notes:
+    """What a run notes before each step that leaves a trace, so that another process can go on.
+
+    This one notes nothing.
+    """
+
+    def begins(self) -> None:
+        """The container is about to be created."""
+
+    def stops(self, why: StoppedBy) -> None:
+        """The container is about to be stopped."""
+
+    def ends(self, outcome: Outcome) -> None:
+        """The outcome is decided, and the container about to be removed."""
 
 
 async def run(
@@ -53,28 +71,27 @@ async def run(
     *,
     adopt: bool = False,
     interrupt: Interrupt | None = None,
-    before_create: Callable[[], None] = lambda: None,
+    notes: Notes | None = None,
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
     output comes whole, its time limit counts from its own start. `interrupt` ends it early.
-    `before_create` is called when the image is there, right before the container comes to be.
 
     Returns an outcome for everything a task or an engine can do. A caller that is cancelled
     leaves the container as it is, for whoever adopts or finishes it.
     """
     stages: dict[str, float] = {}
     image: Image | None = None
-    interrupt = interrupt or Interrupt()
+    interrupt, notes = interrupt or Interrupt(), notes or Notes()
     try:
         if not adopt:
             with _timed(stages, "pull"):
                 image = await interrupt.unless_requested(_pull(engine, spec))
-            before_create()
+            notes.begins()
             with _timed(stages, "create"):
                 await _whole(engine.create(spec, image), interrupt)
-        outcome = await _watch(engine, spec, sink, stages, interrupt, adopt=adopt)
+        outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
     except Interrupted as interrupted:
@@ -82,24 +99,38 @@ async def run(
     except Exception:
         await _destroy(engine, spec)
         raise
-    cleanup_error = await _destroy(engine, spec)
-    return replace(outcome, image=image, cleanup_error=cleanup_error, stages=stages)
+    outcome = replace(outcome, image=image, stages=stages)
+    notes.ends(outcome)
+    return replace(outcome, cleanup_error=await _destroy(engine, spec))
 
 
-async def finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Outcome) -> Outcome:
+async def finish(
+    engine: Engine,
+    spec: ContainerSpec,
+    sink: Sink,
+    unfinished: Outcome,
+    stopping: StoppedBy | None = None,
+) -> Outcome:
     """End the attempt of a process that is no more, and leave nothing of it behind.
 
     A container that has ended by itself tells the truth about it; for one that still runs, or is
-    gone, the outcome is `unfinished`, with what the engine knows of its end.
+    gone, the outcome is `unfinished`, with what the engine knows of its end. `stopping` is why
+    the earlier process was about to stop it, if it was.
     """
     try:
-        outcome = await _finish(engine, spec, sink, unfinished)
+        outcome = await _finish(engine, spec, sink, unfinished, stopping)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
     return replace(outcome, cleanup_error=await _destroy(engine, spec))
 
 
-async def _finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: Outcome) -> Outcome:
+async def _finish(
+    engine: Engine,
+    spec: ContainerSpec,
+    sink: Sink,
+    unfinished: Outcome,
+    stopping: StoppedBy | None,
+) -> Outcome:
     if not await engine.find(spec):
         return unfinished
     async with engine.tail(spec, sink, replay=True) as tailed:
@@ -109,11 +140,13 @@ async def _finish(engine: Engine, spec: ContainerSpec, sink: Sink, unfinished: O
     if (await engine.inspect(spec)).started_at is None:
         return unfinished
     ended = replace(
-        await _judged(engine, spec, StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER),
+        await _judged(
+            engine, spec, stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
+        ),
         log_reconnects=tailed.reconnects,
         log_complete=tailed.complete,
     )
-    if not ran_on:
+    if not ran_on or stopping:
         return ended
     return replace(
         ended,
@@ -143,12 +176,13 @@ async def _watch(
     sink: Sink,
     stages: dict[str, float],
     interrupt: Interrupt,
+    notes: Notes,
     *,
     adopt: bool,
 ) -> Outcome:
     if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
         return missing_workdir(spec)
-    was_away = False
+    back_at: datetime | None = None
     with _timed(stages, "run"):
         async with (
             engine.tail(spec, sink, replay=adopt) as tailed,
@@ -156,15 +190,16 @@ async def _watch(
         ):
             try:
                 seconds = await interrupt.unless_requested(_begin(engine, spec, adopt=adopt))
-                stopped, was_away = await interrupt.unless_requested(_wait(engine, spec, seconds))
+                stopped, back_at = await interrupt.unless_requested(_wait(engine, spec, seconds))
                 stopped_by = StoppedBy.CONTAINER if stopped else StoppedBy.DEADLINE
             except Interrupted as interrupted:
                 stopped_by = interrupted.why
             if stopped_by is not StoppedBy.CONTAINER:
+                notes.stops(stopped_by)
                 await to_the_end(engine.stop(spec))
                 if (await engine.inspect(spec)).started_at is None:
                     raise Interrupted(stopped_by)
-    outcome = await _judged(engine, spec, stopped_by, was_away=was_away)
+    outcome = await _judged(engine, spec, stopped_by, back_at, watched=not adopt)
     return replace(
         outcome,
         usage=measured.usage,
@@ -183,47 +218,69 @@ async def _begin(engine: Engine, spec: ContainerSpec, *, adopt: bool) -> float:
     return max(0.0, spec.timeout_seconds - elapsed)
 
 
-async def _wait(engine: Engine, spec: ContainerSpec, seconds: float) -> tuple[bool, bool]:
-    """Whether the container stopped within `seconds`, and whether its engine was away meanwhile.
+async def _wait(
+    engine: Engine, spec: ContainerSpec, seconds: float
+) -> tuple[bool, datetime | None]:
+    """Whether the container stopped within `seconds`, and when its engine came back, if it was
+    away meanwhile.
 
     An engine that comes back is asked again; how its containers fared it then knows itself.
     """
     deadline = time.monotonic() + seconds
-    for absences in range(_ABSENCES):
+    back_at = None
+    for _ in range(_ABSENCES):
         try:
-            return await engine.wait(spec, max(0.0, deadline - time.monotonic())), absences > 0
+            return await engine.wait(spec, max(0.0, deadline - time.monotonic())), back_at
         except EngineUnavailable:
-            await _patiently(engine.inspect, spec)
+            await patiently(engine.inspect, spec)
+            back_at = datetime.now(UTC)
     raise EngineUnavailable(f"Docker broke off {_ABSENCES} times while waiting for the container")
 
 
 async def _judged(
-    engine: Engine, spec: ContainerSpec, stopped_by: StoppedBy, *, was_away: bool = False
+    engine: Engine,
+    spec: ContainerSpec,
+    stopped_by: StoppedBy,
+    back_at: datetime | None = None,
+    *,
+    watched: bool = False,
 ) -> Outcome:
-    """The outcome of the container that has stopped, on the evidence of the engine."""
+    """The outcome of the container that has stopped, on the evidence of the engine.
+
+    `back_at` is when the engine came back after an absence; `watched`, that this process saw the
+    container's whole life, so that the engine's record of its end cannot have been crowded out.
+    """
     state = await _final_state(engine, spec)
     started_at = state.started_at
     if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and started_at:
         try:
             evidence = await engine.evidence(spec, started_at)
         except EngineUnavailable:
-            state, was_away = await _patiently(engine.inspect, spec), True
+            state, back_at = await patiently(engine.inspect, spec), datetime.now(UTC)
             evidence = await engine.evidence(spec, started_at)
         state = replace(state, oom_killed=state.oom_killed or evidence.oom)
         if not state.oom_killed:
-            stopped_by = _killer(state, evidence, was_away=was_away)
+            forgotten = watched and evidence.exit_code is None
+            fell = forgotten or _fell_with_engine(state, back_at)
+            stopped_by = _killer(state, evidence, engine_fell=fell)
     return judge(spec, state, stopped_by)
 
 
-def _killer(state: ContainerState, evidence: Evidence, *, was_away: bool) -> StoppedBy:
-    # An engine that restarted remembers no end.
-    if (evidence.signals or state.signal) and (was_away or evidence.exit_code is None):
+def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:
+    """Whether the container ended while its engine was away or came back."""
+    if back_at is None or state.finished_at is None:
+        return False
+    return state.finished_at <= back_at + _CLOCKS_APART
+
+
+def _killer(state: ContainerState, evidence: Evidence, *, engine_fell: bool) -> StoppedBy:
+    if engine_fell and (evidence.signals or state.signal):
         return StoppedBy.ENGINE
     return StoppedBy.OUTSIDE if evidence.signals else StoppedBy.CONTAINER
 
 
 async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
-    state = await _patiently(engine.inspect, spec)
+    state = await patiently(engine.inspect, spec)
     if state.exit_code == KILLED and not state.oom_killed:
         # The engine hears of a memory kill by another way than of the exit, at times a little
         # later; which it was, only the engine may say.
@@ -232,9 +289,7 @@ async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
     return state
 
 
-async def _patiently(
-    ask: Callable[[ContainerSpec], Awaitable[ContainerState]], spec: ContainerSpec
-) -> ContainerState:
+async def patiently(ask: Callable[[ContainerSpec], Awaitable[T]], spec: ContainerSpec) -> T:
     """What the engine answers, once it does."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(EngineUnavailable),
@@ -256,7 +311,7 @@ async def _destroy(engine: Engine, spec: ContainerSpec) -> str | None:
 
 async def _whole(step: Coroutine[Any, Any, T], interrupt: Interrupt) -> T:
     """Wait for a step that must not be left half-done, for a moment also when told to end."""
-    running = asyncio.ensure_future(step)
+    running = apart(step)
     try:
         return await interrupt.unless_requested(_shielded(running))
     except (Interrupted, asyncio.CancelledError):

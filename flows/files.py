@@ -110,7 +110,14 @@ class HeldFile:
         """Drop what is in the file; return how many bytes that were."""
         size = os.fstat(self._descriptor).st_size
         os.ftruncate(self._descriptor, 0)
+        self._begin = self._end = 0
         return size
+
+    def lines(self) -> int:
+        """How many lines end in the file; reads all of it."""
+        with open(self._descriptor, "rb", closefd=False) as file:
+            file.seek(0)
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
 
     def tail(self, limit: int) -> bytes:
         """The last bytes of the file, at most `limit`."""

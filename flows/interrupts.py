@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from flows.outcomes import StoppedBy
+from flows.threads import apart
 
 T = TypeVar("T")
 
@@ -60,9 +61,9 @@ class Interrupt:
         return running.result()
 
 
-async def to_the_end(step: Awaitable[T]) -> T:
-    """Wait for a step that ends an attempt, however often the caller is cancelled."""
-    running = asyncio.ensure_future(step)
+async def to_the_end(step: Coroutine[Any, Any, T]) -> T:
+    """Run a step that ends an attempt to its end, however often the caller is cancelled."""
+    running = apart(step)
     while not running.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([running])

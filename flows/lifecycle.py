@@ -29,7 +29,7 @@ def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
 
 def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run ended by itself; tell once more what a hook before this may have failed to tell."""
-    if (attempt := _ledger(flow_run.id).last()) is not None:
+    for attempt in _ledger(flow_run.id).attempts():
         emit_finished(attempt)
 
 
@@ -46,7 +46,7 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
         starts_again = await may_start_again(client, now)
     if starts_again:
         recover_soon(flow_run.id)
-    else:
+    elif now.state is not None and now.state.is_final():
         await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)
 
 

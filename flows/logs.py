@@ -87,8 +87,9 @@ class RunnerLog:
         self._file = HeldFile(path, root)
         self._masked = (masker or Masker()).stream()
         self._teller = Teller(tell, skip=self._file.empty() if anew else 0)
-        self._bytes = 0
-        self._lines = 0
+        # Of what an earlier process wrote, and nobody can give again.
+        self._bytes = self._file.size_bytes
+        self._lines = self._file.lines()
         self._error: str | None = None
 
     def write(self, chunk: bytes) -> None:
@@ -103,6 +104,10 @@ class RunnerLog:
         if self._error is None:
             with self._noted():
                 self._file.write(chunk)
+
+    def so_far(self) -> LogFacts:
+        """What is known before the container is gone."""
+        return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
 
     def facts(self) -> LogFacts:
         """What became of the output, once the container is gone; nothing is told after this.

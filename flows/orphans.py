@@ -1,9 +1,9 @@
 """The sweep: adopt or reap what died without a word.
 
-Runs on a schedule on every host that has a worker. Three questions, each with its own evidence: a
-job of this host whose lock is free has no process any more, whatever its run's state says; a run
-that a worker took minutes ago and that never began has lost its worker; an object on the engine
-whose run is over, or whose `moonmind.expires_at` is past, has no run.
+Runs on a schedule, on the host of the worker that takes it. Three questions, each with its own
+evidence: a job of this host whose lock is free has no process any more, whatever its run's state
+says; a run that a worker took minutes ago and that never began has lost its worker; an object on
+the engine whose run is over, or whose `moonmind.expires_at` is past, has no run.
 """
 
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, known_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
-from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle, start_again
+from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
 from flows.spec import Owned, is_expired
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
@@ -55,7 +55,7 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
     async with get_client() as client, DockerEngine() as engine:
         async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
             done.append(sentence)
-        async for sentence in _sweep_unbegun(client, host, dry_run=dry_run):
+        async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
             done.append(sentence)
         async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
             done.append(sentence)
@@ -71,17 +71,19 @@ async def _sweep_runs(
         ledger = Ledger(host.workdir, job_id)
         if _is_held(ledger):
             continue
-        run = await _flow_run(client, job_id)
-        what = _orphaned(run, ledger)
-        if what is None:
-            continue
-        if not dry_run:
-            await _end_or_restart(client, run, ledger, logger)
-        yield f"{job_id}: {what}"
+        try:
+            run = await _flow_run(client, job_id)
+            what = _orphaned(run, ledger)
+            if what is not None and not dry_run:
+                await _end_or_restart(client, run, ledger, logger)
+        except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
+            what = f"could not be swept: {error}"
+        if what is not None:
+            yield f"{job_id}: {what}"
 
 
 async def _sweep_unbegun(
-    client: PrefectClient, host: HostSettings, *, dry_run: bool
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
     """Put runs back into their queue that died, or whose worker did, before they began."""
     types = [StateType.PENDING, StateType.CRASHED]
@@ -94,17 +96,20 @@ async def _sweep_unbegun(
         ),
     )
     for run in runs:
-        if Ledger(host.workdir, str(run.id)).last() is not None or run.state is None:
+        ledger = Ledger(host.workdir, str(run.id))
+        if run.state is None or _is_held(ledger):
             continue
         age = datetime.now(UTC) - run.state.timestamp
-        if run.state.is_crashed():
-            is_lost = age > _STARTING and await may_start_again(client, run)
-        else:
-            is_lost = age > _TAKEN
-        if not is_lost:
+        if age < (_STARTING if run.state.is_crashed() else _TAKEN):
+            continue
+        if run.state.is_crashed() and not await may_start_again(client, run):
             continue
         if not dry_run:
-            await start_again(client, run)
+            if run.state.is_pending():
+                # Told as a crash, and counted as one: what never begins is not tried for ever.
+                lost: State[None] = Crashed(message="Its worker died before it began.")
+                await client.set_flow_run_state(run.id, lost)
+            await recover(run.id, ledger, logger)
         yield f"{run.id}: it died before its container began"
 
 

@@ -19,7 +19,7 @@ from prefect.states import Scheduled
 
 from flows.attempts import finish_attempt, publish_attempt
 from flows.errors import PayloadError
-from flows.events import emit_finished
+from flows.events import emit_finished, emit_started
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
 from flows.logs import Logger
@@ -49,7 +49,7 @@ async def settle(
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
-    secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else ()
+    secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
     try:
         with ledger.held():
             attempt = ledger.last()
@@ -57,6 +57,7 @@ async def settle(
                 return
             if attempt.executed is None:
                 attempt = await finish_attempt(ledger, attempt, logger, unfinished, secrets=secrets)
+            emit_started(attempt)
             emit_finished(attempt)
             if not attempt.published:
                 await publish_attempt(ledger, attempt, logger)
@@ -69,12 +70,18 @@ async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
 
     How often is `task.container.retry.infrastructure`, counted in crashes of the flow run.
     """
-    async with get_client() as client:
-        flow_run = await client.read_flow_run(flow_run_id)
-        if await may_start_again(client, flow_run):
-            await start_again(client, flow_run)
-            return
-    await settle(ledger, ABANDONED, logger, flow_run)
+    try:
+        # Under the lock, so that of two that see the same crash the second sees it dealt with.
+        with ledger.held():
+            async with get_client() as client:
+                flow_run = await client.read_flow_run(flow_run_id)
+                if await may_start_again(client, flow_run):
+                    await start_again(client, flow_run)
+                    return
+    except Busy:
+        return
+    if flow_run.state is not None and flow_run.state.is_final():
+        await settle(ledger, ABANDONED, logger, flow_run)
 
 
 def recover_soon(flow_run_id: UUID) -> None:

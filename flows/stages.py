@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from flows.logs import LogFacts
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcomes import Outcome, OutcomeName, StoppedBy
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
 
@@ -64,12 +64,14 @@ class Attempt:
     """One try at the task: prepared, then executed, then published (its results are all told).
 
     `began` is noted right before the container is created: a fresh process that finds an attempt
-    which began and has no `executed` knows that its container may still run.
+    which began and has no `executed` knows that its container may still run. `stopping` is noted
+    right before the container is stopped.
     """
 
     prepared: Prepared
     started_at: datetime
     began: bool = False
+    stopping: StoppedBy | None = None
     executed: Executed | None = None
     published: bool = False
 

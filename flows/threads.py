@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -16,6 +16,19 @@ async def in_thread(function: Callable[[], T]) -> T:
     Unlike an executor's thread it may block for the length of a task without using up a pool,
     and a cancelled caller leaves it behind without the loop waiting for it at its end.
     """
+    return await begin(function)
+
+
+def apart(step: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+    """Run a coroutine in a thread and an event loop of its own, where nobody cancels it.
+
+    The future is no task: whoever ends this loop by cancelling its tasks does not reach it.
+    """
+    return begin(lambda: asyncio.run(step))
+
+
+def begin(function: Callable[[], T]) -> asyncio.Future[T]:
+    """Start `function` in a daemon thread of its own."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -39,4 +52,4 @@ async def in_thread(function: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(deliver, result, error)
 
     threading.Thread(target=work, daemon=True, name=f"container-task {function!r:.60}").start()
-    return await future
+    return future

@@ -27,14 +27,22 @@ class _Container:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     life: asyncio.Task[None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
 
     def end(self, exit_code: int) -> None:
+        """End it, from whatever loop."""
+        if self.loop is not None and self.loop is not asyncio.get_running_loop():
+            asyncio.run_coroutine_threadsafe(self._end(exit_code), self.loop).result(5)
+            return
         if not self.ended.is_set():
             self.exit_code = exit_code
             self.finished_at = datetime.now(UTC)
             self.ended.set()
         if self.life:
             self.life.cancel()
+
+    async def _end(self, exit_code: int) -> None:
+        self.end(exit_code)
 
     def print(self, text: bytes) -> None:
         self.output.append(text)
@@ -100,6 +108,7 @@ class FakeEngine:
     async def start(self, spec: ContainerSpec) -> None:
         container = self._get(spec)
         container.started_at = datetime.now(UTC)
+        container.loop = asyncio.get_running_loop()
         container.life = asyncio.create_task(_behave(container, *spec.command))
         self._note("start")
 

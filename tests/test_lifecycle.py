@@ -91,6 +91,7 @@ def test_a_killed_flow_process_is_replaced_and_its_container_adopted(
     flow_run = weather.end(run_id)
     assert flow_run["state_type"] == "COMPLETED", flow_run["state"]["message"]
     assert flow_run["run_count"] == 2
+    assert weather.run_json(run_id)["logs"]["complete"] is True
     weather.assert_counted(run_id)
     weather.assert_told_once(run_id)
 

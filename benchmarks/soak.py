@@ -183,12 +183,15 @@ def _count(weather: Weather, runs: list[str]) -> dict[str, Any]:
         "started": sum(told[STARTED].values()),
         "finished": sum(told[FINISHED].values()),
         "leftovers": len(left),
+        # Neither a killed flow nor a killed worker is to cost a container.
+        "ranTwice": sum(count > 1 for count in attempts.values()),
     }
     once = dict.fromkeys(expected, 1)
     facts["ok"] = (
         facts["terminal"] == len(runs)
         and dict(told[STARTED]) == once == dict(told[FINISHED])
         and not left
+        and not facts["ranTwice"]
     )
     return facts
 

@@ -21,8 +21,8 @@ from flows.log_position import REPLACEMENT, TEXT_DRIVER, Position, Rewind, Unlik
 _STREAMS = (1, 2)
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 _PAUSES_SECONDS = (0.1, 2.0)
-# The output ends a moment before the engine calls the container stopped, on a busy host a long one.
-_STOPPING_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+# The output ends a moment before the engine calls the container stopped.
+_STOPPING_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16)
 # A proxy may drop a connection without telling; what is silent for longer is asked for anew.
 _SILENCE_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0

@@ -99,7 +99,7 @@ async def test_a_missing_volume_is_one_clear_sentence(
 ) -> None:
     monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path))
     monkeypatch.setenv("MOONMIND_CONTAINER_WORKSPACE_VOLUME", "moonmind-no-such-volume")
-    run = await Runner(tmp_path)(shell("true"))
+    run = await Runner(tmp_path)(shell("true", retry={"infrastructure": 0}))
     assert run.state.name == "InfrastructureError"
     assert "moonmind-no-such-volume" in run.message
     assert "\n" not in run.message

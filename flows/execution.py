@@ -121,7 +121,7 @@ async def finish(
         outcome = await _finish(engine, spec, sink, unfinished, stopping)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
-    return replace(outcome, cleanup_error=await _destroy(engine, spec))
+    return replace(outcome, cleanup_error=await _destroy(engine, spec) or outcome.cleanup_error)
 
 
 async def _finish(

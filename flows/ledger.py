@@ -76,11 +76,20 @@ class Ledger:
         return told
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the job's lock for the block; raises `Busy` at once where another process does."""
+    def held(self, *, make: bool = False) -> Iterator[None]:
+        """Hold the job's lock for the block; raises `Busy` at once where another process does.
+
+        Without `make`, a job that nobody on this host ever worked on gets no lock, for it would
+        be taken for one of this host; there is nobody to keep out.
+        """
         try:
-            self._lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if make:
+                self._lock.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+            descriptor = os.open(self._lock, flags, 0o600)
+        except FileNotFoundError:
+            yield
+            return
         except OSError as error:
             raise WorkspaceError(f"cannot open {self._lock}: {error.strerror}") from error
         try:
@@ -96,7 +105,7 @@ class Ledger:
         """Hold the lock, after whoever has it now: a process that outlived its worker, say."""
         while True:
             try:
-                with self.held():
+                with self.held(make=True):
                     yield
                     return
             except Busy:

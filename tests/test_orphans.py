@@ -11,6 +11,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Crashed, Pending
 
 from flows.container_task import container_task
+from flows.host import HostSettings
+from flows.ledger import known_jobs
 from flows.orphans import reap_orphans
 from tests.runs import BUSYBOX
 
@@ -93,5 +95,6 @@ async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_
         told = f"{run.id}: it died before its container began" in await reap_orphans()
         state_now = (await client.read_flow_run(run.id)).state
     assert told is again
+    assert str(run.id) not in known_jobs(HostSettings().workdir), "it may run on another host"
     assert state_now is not None
     assert state_now.is_scheduled() is again

@@ -15,7 +15,8 @@ from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed, Failed
+from prefect.context import FlowRunContext
+from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
@@ -29,11 +30,13 @@ from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, t
 from flows.limits import PUBLISH_SECONDS, execute_seconds, flow_seconds
 from flows.logs import Journal
 from flows.naming import FLOW_NAME, run_name
-from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, outcome_of
+from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
+from flows.recovery import CANCELED, settle
 from flows.repository import Remote
 from flows.spec import Run, compile_spec
 from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
+from flows.stops import Stop, Why, stop_of
 from flows.workspace import Workspace
 
 T = TypeVar("T")
@@ -61,10 +64,40 @@ async def container_task(payload: TaskPayload | None = None) -> State[Any]:
     try:
         host = HostSettings.from_environment()
         ledger = Ledger(host.workdir, str(runtime.flow_run.id))
-        async with ledger.held_in_turn():
-            return await _attempts(payload, ledger)
+        return await _until_stopped(payload, ledger)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
+
+
+async def _until_stopped(payload: object, ledger: Ledger) -> State[Any]:
+    """The run's state, also where a worker that carries it in its own process stops it."""
+    stop = stop_of(ledger.job_id) or Stop()
+    try:
+        return await stop.reaches(_in_turn(payload, ledger))
+    except asyncio.CancelledError:
+        if stop.why is None:
+            raise
+        if stop.why is Why.HAND_OVER:
+            return AwaitingRetry(message="Its worker stopped; the next one takes over.")
+        return await _canceled_state(ledger)
+
+
+async def _canceled_state(ledger: Ledger) -> State[Any]:
+    """The state of a run that was stopped on somebody's word, whatever it was doing."""
+    logger, context = get_run_logger(), FlowRunContext.get()
+    try:
+        await settle(ledger, CANCELED, logger, context.flow_run if context else None)
+    except Exception as error:  # noqa: BLE001 - canceled it is; the sweep tells what is missing
+        logger.warning("What is left of the run is for the sweep: %s", error)
+    attempt = ledger.last()
+    if attempt is None or attempt.executed is None:
+        return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
+    return Cancelled(message=report.state_message(attempt.outcome))
+
+
+async def _in_turn(payload: object, ledger: Ledger) -> State[Any]:
+    async with ledger.held_in_turn():
+        return await _attempts(payload, ledger)
 
 
 async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
@@ -247,6 +280,9 @@ async def _canceled() -> StoppedBy | None:
     """
     if runtime.flow_run.id is None or runtime.deployment.id is None:
         return StoppedBy.CANCEL
+    stop = stop_of(str(runtime.flow_run.id))
+    if stop is not None and stop.why is not None:
+        return StoppedBy.CANCEL if stop.why is Why.CANCEL else None
     try:
         async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
             state = (await client.read_flow_run(runtime.flow_run.id)).state

@@ -20,6 +20,7 @@ from prefect_docker.containers import (
 
 from flows import engine_volumes as volumes
 from flows import pulling
+from flows.admission import Resources
 from flows.create_arguments import create_arguments, needs_run_volume
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.engine_errors import NotFound, container_expected, said, translated
@@ -212,6 +213,15 @@ class DockerEngine:
                 "removing the run's volume",
                 lambda: volumes.remove_run_volume(self._docker.api, spec),
             )
+
+    async def capacity(self) -> Resources:
+        """The processors and the memory of the engine's host."""
+        info = await self._call("asking for the host's size", self._docker_info)
+        return Resources(float(info["NCPU"]), int(info["MemTotal"]))
+
+    def _docker_info(self) -> Mapping[str, Any]:
+        info: Mapping[str, Any] = self._docker.api.info()
+        return info
 
     async def owned(self) -> list[Owned]:
         """Every container, per-run volume and network that this runner made, of any job."""

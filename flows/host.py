@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from flows import rules
 from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.payload import TaskPayload
 
@@ -16,6 +17,10 @@ def _words(value: object) -> object:
     if not isinstance(value, str):
         return value
     return value.lower().replace(",", " ").split()
+
+
+def _memory(value: object) -> object:
+    return rules.memory_bytes(rules.memory(value)) if isinstance(value, str) else value
 
 
 class HostSettings(BaseSettings):
@@ -51,6 +56,18 @@ class HostSettings(BaseSettings):
         description="a name",
     )
 
+    worker_cpus: float | None = Field(
+        default=None,
+        gt=0,
+        alias="MOONMIND_WORKER_CPUS",
+        description="a number of processors above 0, such as 3.5",
+    )
+    worker_memory: Annotated[int | None, BeforeValidator(_memory)] = Field(
+        default=None,
+        alias="MOONMIND_WORKER_MEMORY",
+        description="an amount of memory, such as 16g",
+    )
+
     @classmethod
     def from_environment(cls) -> Self:
         """The settings of this process.
@@ -64,10 +81,14 @@ class HostSettings(BaseSettings):
                 "; ".join(map(_sentence, error.errors(include_url=False)))
             ) from error
 
+    def missing_capabilities(self, payload: TaskPayload) -> tuple[str, ...]:
+        """What the task requires and this worker lacks."""
+        required = payload.required_capabilities
+        return tuple(word for word in required if word not in self.capabilities)
+
     def require_capabilities(self, payload: TaskPayload) -> None:
         """Raise `CapabilityMissing` naming every capability this worker lacks for the task."""
-        missing = [c for c in payload.required_capabilities if c not in self.capabilities]
-        if missing:
+        if missing := self.missing_capabilities(payload):
             raise CapabilityMissing(
                 f"this worker lacks the capability {', '.join(missing)} that the task requires "
                 f"(it has {', '.join(self.capabilities)}): send the task to a worker that has it, "

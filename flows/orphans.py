@@ -50,15 +50,26 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
     Returns:
         What was done, or would be, a sentence each.
     """
-    logger, host = get_run_logger(), HostSettings()
-    done: list[str] = []
     async with get_client() as client, DockerEngine() as engine:
-        async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
-            done.append(sentence)
-        async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
-            done.append(sentence)
-        async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
-            done.append(sentence)
+        return await sweep(client, HostSettings(), engine, get_run_logger(), dry_run=dry_run)
+
+
+async def sweep(
+    client: PrefectClient,
+    host: HostSettings,
+    engine: DockerEngine,
+    logger: Logger,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
+    """What `reap_orphans` does, for whoever has a client and an engine."""
+    done: list[str] = []
+    async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
+        done.append(sentence)
+    async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
+        done.append(sentence)
+    async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
+        done.append(sentence)
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done

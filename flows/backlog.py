@@ -1,0 +1,121 @@
+"""The runs that wait in the queues of a worker, as far as it knows them."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun
+
+from flows.admission import Resources, Waiting
+from flows.errors import PayloadError
+from flows.host import HostSettings
+from flows.ledger import Ledger
+from flows.payload import parse
+from flows.rules import memory_bytes
+
+HOST_LABEL = "moonmind.host"
+_ELSEWHERE_SECONDS = 300.0
+
+
+# A run that was taken out, what it needs, and what was told of its waiting.
+Taken = tuple[FlowRun, Resources, str | None]
+
+
+@dataclass(slots=True)
+class _Known:
+    run: FlowRun
+    waiting: Waiting
+    since: float
+    told: str | None = None
+
+
+class Backlog:
+    """Due runs in the order of their queues, each judged once."""
+
+    def __init__(self, host: HostSettings) -> None:
+        self._host = host
+        self._known: dict[UUID, _Known] = {}
+
+    def replace(self, runs: Iterable[FlowRun]) -> None:
+        """Take what the server has now for all there is; what was judged before stays judged."""
+        now = time.monotonic()
+        self._known = {
+            run.id: _Known(run, old.waiting, old.since, old.told)
+            if (old := self._known.get(run.id)) and old.run.run_count == run.run_count
+            else _Known(run, self._judge(run), now)
+            for run in runs
+        }
+
+    def waiting(self) -> list[Waiting]:
+        """Those that are due, in order."""
+        now, clock = time.monotonic(), datetime.now(UTC)
+        return [
+            Waiting(
+                each.waiting.id,
+                each.waiting.needs,
+                each.waiting.missing,
+                each.waiting.goes_on,
+                None if now - each.since > _ELSEWHERE_SECONDS else each.waiting.elsewhere,
+                now - each.since,
+            )
+            for each in self._known.values()
+            if _due(each.run) <= clock
+        ]
+
+    def take(self, run_id: UUID) -> Taken:
+        """Remove one."""
+        known = self._known.pop(run_id)
+        return known.run, known.waiting.needs, known.told
+
+    def tell(self, run_id: UUID, sentence: str) -> FlowRun:
+        """Note that the run's user is told what it waits for."""
+        self._known[run_id].told = sentence
+        return self._known[run_id].run
+
+    def is_told(self, run_id: UUID) -> bool:
+        """Whether the run waits for something, and its user knows."""
+        return self._known[run_id].told is not None
+
+    @property
+    def told(self) -> int:
+        """How many wait for something."""
+        return sum(each.told is not None for each in self._known.values())
+
+    @property
+    def unjudged(self) -> int:
+        """How many may start as soon as it is their turn, as far as is known."""
+        return len(self._known) - self.told
+
+    def seconds_to_next(self) -> float | None:
+        """Until the next run that is not due yet is; None without one."""
+        clock = datetime.now(UTC)
+        ahead = [(_due(each.run) - clock).total_seconds() for each in self._known.values()]
+        return min((seconds for seconds in ahead if seconds > 0), default=None)
+
+    def _judge(self, run: FlowRun) -> Waiting:
+        """What the run's payload asks for; a payload that is refused asks for nothing."""
+        try:
+            payload = parse(run.parameters["payload"])
+        except (KeyError, PayloadError):
+            return Waiting(run.id)
+        limits = payload.task.container.resources
+        needs = Resources(limits.cpus or 0.0, memory_bytes(limits.memory) if limits.memory else 0)
+        goes_on = bool(run.run_count) and self._runs_here(str(run.id))
+        host = _labels(run).get(HOST_LABEL)
+        elsewhere = str(host) if host and host != self._host.worker and run.run_count else None
+        missing = self._host.missing_capabilities(payload)
+        return Waiting(run.id, needs, missing, goes_on, None if goes_on else elsewhere)
+
+    def _runs_here(self, job_id: str) -> bool:
+        attempt = Ledger(self._host.workdir, job_id).last()
+        return attempt is not None and attempt.began and attempt.executed is None
+
+
+def _labels(run: FlowRun) -> Mapping[str, object]:
+    return run.labels or {}
+
+
+def _due(run: FlowRun) -> datetime:
+    return run.next_scheduled_start_time or datetime.min.replace(tzinfo=UTC)

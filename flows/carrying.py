@@ -1,0 +1,88 @@
+"""Carry flow runs in this process: one thread each, stopped by request, handed over at the end."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import anyio
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Abort
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.states import Cancelled
+
+from flows.lanes import Lanes
+from flows.logs import Logger
+from flows.outcomes import StoppedBy, ended_early
+from flows.stops import Stop, Why
+
+# What a worker that is told to end gives runs to end by themselves, and then to be handed over.
+_DRAIN_SECONDS = 5.0
+_LET_GO_SECONDS = 15.0
+_PACKAGE = "flows."
+
+
+class NotOurs(Exception):
+    """A deployment's flow is not of this package; `str()` is one sentence for a person."""
+
+
+class Carrier:
+    """Runs flows of this package; one object serves a worker for its life."""
+
+    def __init__(self) -> None:
+        self._lanes = Lanes()
+        self._flows: dict[UUID, Flow[..., Any]] = {}
+
+    async def carry(
+        self, client: PrefectClient, flow_run: FlowRun, stop: Stop, logger: Logger
+    ) -> None:
+        """Run the flow to its end, whatever it is.
+
+        A caller that is cancelled returns once the run has ended or is handed over, at the latest
+        after 20 s. Raises `NotOurs`, and `ObjectNotFound` for a deployment that was deleted.
+        """
+        flow = await self._flow(client, flow_run)
+        # Prefect's engine gives every run of a deployment a thread, a loop and a connection to
+        # hear of its suspension, and waits for them. It reads the run once more before it runs
+        # the flow, which therefore knows its deployment.
+        plain = flow_run.model_copy(update={"deployment_id": None})
+
+        async def work() -> None:
+            await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc]
+
+        running = asyncio.ensure_future(self._lanes.carry(work))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([running], timeout=_DRAIN_SECONDS)
+                stop.request(Why.HAND_OVER)
+                await asyncio.wait([running], timeout=_LET_GO_SECONDS)
+            raise
+        except Abort as refusal:
+            # The server let the run go no further.
+            logger.info("The run ends here: %s", refusal)
+            if stop.why is Why.CANCEL:
+                message = ended_early(StoppedBy.CANCEL).error
+                await client.set_flow_run_state(flow_run.id, Cancelled(message=message))
+
+    def close(self) -> None:
+        """End the threads that carry nothing."""
+        self._lanes.close()
+
+    async def _flow(self, client: PrefectClient, flow_run: FlowRun) -> Flow[..., Any]:
+        deployment_id = flow_run.deployment_id
+        if deployment_id is None:
+            raise NotOurs("the run has no deployment, which would name its flow")
+        if deployment_id not in self._flows:
+            deployment = await client.read_deployment(deployment_id)
+            entrypoint = deployment.entrypoint or ""
+            if not entrypoint.startswith(_PACKAGE):
+                raise NotOurs(
+                    f"the deployment {deployment.name} runs {entrypoint or 'nothing'}, and a pool "
+                    f"of the type container-task runs flows of the package {_PACKAGE[:-1]} alone: "
+                    "send it to a pool of the type process"
+                )
+            self._flows[deployment_id] = load_flow_from_entrypoint(entrypoint)
+        return self._flows[deployment_id]

@@ -1,0 +1,326 @@
+"""The worker of pools of the type `container-task`: it runs the flows in its own process.
+
+The flow code is this package's own, and arbitrary code runs in containers alone, so a process for
+each run would isolate nothing. Prefect finds it through the entry point group
+`prefect.collections`: `prefect worker start --pool container-tasks --type container-task`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio
+import httpx
+from anyio.abc import TaskStatus
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Failed
+from prefect.types import KeyValueLabels
+from prefect.types._datetime import now
+from prefect.workers.base import (
+    BaseJobConfiguration,
+    BaseVariables,
+    BaseWorker,
+    BaseWorkerResult,
+)
+
+from flows import report
+from flows.admission import Admitted, Resources, admit
+from flows.attempts import REPORT_KEY
+from flows.backlog import HOST_LABEL, Backlog, Taken
+from flows.carrying import Carrier, NotOurs
+from flows.engine import DockerEngine
+from flows.errors import EngineError
+from flows.host import HostSettings
+from flows.orphans import sweep
+from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.pool_events import follow_pool
+from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
+
+# How many runs are asked for at a time, beyond those that are known to wait.
+_BATCH = 20
+_MOST = 200
+_UNLIMITED = 1_000_000
+# Many runs that are submitted at once are asked for together.
+_GATHER_SECONDS = 0.1
+_ENGINE_AWAY_SECONDS = 5.0
+# Of the engine's memory, what is left to the host itself.
+_RESERVE = 0.1
+
+
+class ContainerTaskResult(BaseWorkerResult):
+    """How a run that was carried in this process ended: 0, or 1 for one that crashed."""
+
+
+class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, ContainerTaskResult]):
+    """Takes what fits its host from the pool's queues, and carries it in its own process."""
+
+    type = "container-task"
+    _description = (
+        "Run container tasks in the worker's own process. Requires a Docker Engine in its reach."
+    )
+
+    def __init__(self, *words: Any, **settings: Any) -> None:
+        super().__init__(*words, **settings)
+        self._host = HostSettings.from_environment()
+        self._backlog = Backlog(self._host)
+        self._carrier = Carrier()
+        self._total = Resources()
+        self._used = Resources()
+        self._is_serving = False
+        self._has_news = True
+        self._turn = asyncio.Lock()
+        self._woken = asyncio.Event()
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Nothing of a job differs by deployment: what differs by host is the worker's own."""
+        # The server takes no empty configuration.
+        return {
+            "job_configuration": {"env": {}},
+            "variables": {"type": "object", "properties": {}},
+        }
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: BaseJobConfiguration,
+        task_status: TaskStatus[Any] | None = None,
+    ) -> ContainerTaskResult:
+        """Carry one flow run to its end."""
+        if task_status is not None:
+            task_status.started(self._host.worker)
+        stop = carry(str(flow_run.id))
+        try:
+            logger = self.get_flow_run_logger(flow_run)
+            await self._carrier.carry(self.client, flow_run, stop, logger)
+        finally:
+            put_down(str(flow_run.id))
+        return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Look for work and for cancellations without being told; the backstop of the events."""
+        if not self._has_successfully_synced:
+            return []
+        await self._cancel_what_is_cancelling()
+        self._has_news = True
+        return await self._start_what_fits()
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """End the worker. Runs get a moment to end by themselves; the rest is handed over."""
+        try:
+            await super().teardown(*exc_info)
+        finally:
+            self._carrier.close()
+
+    async def _initialize_after_sync(self) -> None:
+        """Called after every heartbeat; what it starts, it starts once."""
+        await super()._initialize_after_sync()
+        if self._work_pool is None or self._is_serving:
+            return
+        self._is_serving = True
+        pool_id = self._work_pool.id
+        self._begin_service(lambda: follow_pool(pool_id, self._wake, self._cancel, self._logger))
+        self._begin_service(self._serve)
+        self._begin_service(self._sweep)
+
+    def _begin_service(self, service: Callable[[], Awaitable[None]]) -> None:
+        async def serve() -> None:
+            with anyio.CancelScope() as scope:
+                # The base class cancels these first of all when the worker ends.
+                self._scheduled_task_scopes.add(scope)
+                await service()
+
+        if self._runs_task_group is not None:
+            self._runs_task_group.start_soon(serve)
+
+    def _wake(self, *, news: bool = True) -> None:
+        self._has_news = self._has_news or news
+        self._woken.set()
+
+    async def _serve(self) -> None:
+        """Start runs as they come, and as room for them comes."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backlog.seconds_to_next()):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self._start_what_fits()
+            except httpx.HTTPError as error:
+                # The next poll asks again.
+                self._logger.warning("Could not ask for work: %s", error)
+            await asyncio.sleep(_GATHER_SECONDS)
+
+    async def _sweep(self) -> None:
+        """Take up what earlier workers of this host left."""
+        try:
+            async with DockerEngine() as engine:
+                await sweep(self.client, self._host, engine, self._logger)
+        except Exception as error:  # noqa: BLE001 - the scheduled sweep comes within a minute
+            self._logger.warning("Could not sweep up after earlier workers: %s", error)
+
+    async def _start_what_fits(self) -> list[FlowRun]:
+        started: list[FlowRun] = []
+        async with self._turn:
+            if not self._total:
+                self._total = await self._capacity()
+            while slots := self._slots():
+                asks = self._has_news and self._backlog.unjudged < slots
+                if asks:
+                    self._has_news = await self._ask(slots)
+                admitted = admit(
+                    self._backlog.waiting(), self._total, self._used, self._host.worker, slots
+                )
+                begun = await asyncio.gather(*map(self._begin, admitted.start))
+                started += filter(None, begun)
+                told = await self._tell(admitted)
+                if not (asks and self._has_news and (begun or told)):
+                    break
+        return started
+
+    async def _capacity(self) -> Resources:
+        """What this host has for tasks; waits for an engine that does not answer."""
+        while True:
+            try:
+                async with DockerEngine() as engine:
+                    of_engine = await engine.capacity()
+                break
+            except EngineError as error:
+                self._logger.warning("No task starts here yet: %s", error)
+                await asyncio.sleep(_ENGINE_AWAY_SECONDS)
+        total = Resources(
+            self._host.worker_cpus or of_engine.cpus,
+            self._host.worker_memory or int(of_engine.memory_bytes * (1 - _RESERVE)),
+        )
+        self._logger.info("%s has %s for tasks", self._host.worker, total)
+        return total
+
+    async def _ask(self, slots: int) -> bool:
+        """Fetch what is due, in the order of the queues; whether there may be more behind it."""
+        most = min(_MOST, self._backlog.told + min(slots, _BATCH))
+        before = now("UTC") + timedelta(seconds=self._prefetch_seconds)
+        response = await self.client.request(
+            "POST",
+            "/work_pools/{name}/get_scheduled_flow_runs",
+            path_params={"name": self._work_pool_name},
+            json={
+                "work_queue_names": sorted(self._work_queues),
+                "scheduled_before": str(before),
+                "limit": most,
+            },
+        )
+        self._last_polled_time = now("UTC")
+        found = WorkerFlowRunResponse.model_validate_list(response.json())
+        self._backlog.replace(
+            each.flow_run for each in found if stop_of(str(each.flow_run.id)) is None
+        )
+        return len(found) == most
+
+    def _slots(self) -> int:
+        return int(self._limiter.available_tokens) if self._limiter else _UNLIMITED
+
+    async def _begin(self, run_id: UUID) -> FlowRun | None:
+        """Claim a run; None where another worker was faster."""
+        flow_run, needs, _ = taken = self._backlog.take(run_id)
+        stop = carry(str(run_id))
+        self._used += needs
+        if self._limiter:
+            self._limiter.acquire_on_behalf_of_nowait(run_id)
+        # What is claimed and never begun would be missed for minutes.
+        with anyio.CancelScope(shield=True):
+            is_ours = await self._propose_pending_state(flow_run)
+        if is_ours and self._runs_task_group is not None:
+            self._runs_task_group.start_soon(self._carry, taken, stop)
+            return flow_run
+        self._put_down(flow_run, needs)
+        return None
+
+    def _put_down(self, flow_run: FlowRun, needs: Resources) -> None:
+        put_down(str(flow_run.id))
+        self._used -= needs
+        self._release_limit_slot(flow_run.id)
+        self._wake(news=False)
+
+    async def _carry(self, taken: Taken, stop: Stop) -> None:
+        flow_run, needs, told = taken
+        logger, client = self.get_flow_run_logger(flow_run), self.client
+        labels: KeyValueLabels = {
+            "prefect.worker.name": self.name,
+            HOST_LABEL: self._host.worker,
+        }
+        try:
+            if told:
+                await client.update_flow_run(flow_run.id, tags=set(flow_run.tags) - {told})
+            await client.update_flow_run_labels(flow_run.id, labels)
+            await self._carrier.carry(client, flow_run, stop, logger)
+        except ObjectNotFound:
+            await self._mark_flow_run_as_cancelled(
+                flow_run, {"message": "Its deployment was deleted before the run began."}
+            )
+        except NotOurs as error:
+            await self._reject(flow_run, str(error))
+        except Exception as error:
+            logger.exception("The run broke off")
+            await self._propose_crashed_state(flow_run, f"Its worker could not carry it: {error}")
+        finally:
+            self._put_down(flow_run, needs)
+
+    async def _tell(self, admitted: Admitted) -> bool:
+        """Say on each run what it waits for, once, and end those that can never start here.
+
+        Returns whether there was anything new to say.
+        """
+        waits = [run_id for run_id in admitted.waits if not self._backlog.is_told(run_id)]
+        for run_id in waits:
+            flow_run = self._backlog.tell(run_id, admitted.waits[run_id])
+            self.get_flow_run_logger(flow_run).info("It is %s", admitted.waits[run_id])
+            # A tag, for another worker may be about to claim the run: a state would undo that.
+            tags = {*flow_run.tags, admitted.waits[run_id]}
+            await self.client.update_flow_run(run_id, tags=tags)
+        for run_id, sentence in admitted.never.items():
+            flow_run, _, _ = self._backlog.take(run_id)
+            if await self._propose_pending_state(flow_run):
+                await self._reject(flow_run, sentence)
+        return bool(waits or admitted.never)
+
+    async def _reject(self, flow_run: FlowRun, sentence: str) -> None:
+        outcome = Outcome(OutcomeName.REJECTED, FailureClass.LIMITS, sentence)
+        await self.client.create_artifact(
+            ArtifactCreate(
+                key=REPORT_KEY,
+                type="markdown",
+                data=report.rejection_markdown(outcome),
+                flow_run_id=flow_run.id,
+            )
+        )
+        state: State[None] = Failed(
+            name=report.state_name(outcome), message=report.state_message(outcome)
+        )
+        await self.client.set_flow_run_state(flow_run.id, state)
+
+    def _cancel(self, flow_run_id: UUID) -> None:
+        """Somebody cancels a run; one that this process carries is stopped."""
+        if stop := stop_of(str(flow_run_id)):
+            stop.request(Why.CANCEL)
+
+    async def _cancel_what_is_cancelling(self) -> None:
+        if not (jobs := carried_jobs()):
+            return
+        wanted = FlowRunFilter(
+            id=FlowRunFilterId(any_=[UUID(job) for job in jobs]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
+        )
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
+            self._cancel(flow_run.id)

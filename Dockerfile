@@ -24,4 +24,4 @@ WORKDIR /home/runner
 COPY prefect.yaml ./
 ENV PATH=/opt/runner/bin:$PATH PYTHONUNBUFFERED=1
 USER runner
-CMD ["prefect", "worker", "start", "--pool", "container-tasks", "--type", "process"]
+CMD ["prefect", "worker", "start", "--pool", "container-tasks", "--type", "container-task"]

@@ -139,7 +139,10 @@ def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
     if run.state.is_cancelling():
         return "its process died while it was being cancelled"
     just_began = datetime.now(UTC) - run.state.timestamp < _STARTING
-    return "its process died" if run.state.is_running() and not just_began else None
+    # One whose attempt is younger than its state had the lock, and let go of it.
+    had_lock = attempt is not None and attempt.started_at > run.state.timestamp
+    is_lost = run.state.is_running() and (had_lock or not just_began)
+    return "its process died" if is_lost else None
 
 
 async def _end_or_restart(

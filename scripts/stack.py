@@ -18,6 +18,7 @@ from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "container-tasks"
+KIND = "container-task"
 DEPLOYMENT = "container-task/docker"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 _START_SECONDS = 90.0
@@ -84,22 +85,29 @@ class Stack:
         self._await("server", self.answers)
 
     def start_worker(
-        self, pool: str = POOL, kind: str = "process", limit: int | None = None
+        self,
+        pool: str = POOL,
+        kind: str = KIND,
+        limit: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        process: str | None = None,
     ) -> None:
         """Start a worker that runs at most `limit` at a time; wait until the server has heard
-        from it."""
+        from it. Its process is named `worker`, or by a pool that is not the usual one."""
         known = {worker["name"]: worker["last_heartbeat_time"] for worker in self._workers(pool)}
         bound = ["--limit", str(limit)] if limit else []
-        self._start("worker", ["worker", "start", "--pool", pool, "--type", kind, *bound])
+        words = ["worker", "start", "--pool", pool, "--type", kind, *bound]
+        name = process or ("worker" if pool == POOL else pool)
+        self._start(name, words, settings)
         self._await(
-            "worker",
+            name,
             lambda: any(
                 known.get(worker["name"]) != worker["last_heartbeat_time"]
                 for worker in self._workers(pool)
             ),
         )
 
-    def create_pool(self, pool: str = POOL, kind: str = "process") -> None:
+    def create_pool(self, pool: str = POOL, kind: str = KIND) -> None:
         """Create the work pool if it is not there."""
         template: dict[str, Any] = {}
         answer = self.api("POST", "/work_pools/", name=pool, type=kind, base_job_template=template)
@@ -109,6 +117,15 @@ class Stack:
     def deploy(self) -> None:
         """Register what prefect.yaml says."""
         self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
+
+    def deploy_to(self, pool: str) -> str:
+        """Register a copy of `DEPLOYMENT` that runs on another pool; return its name."""
+        ours = self.api("GET", f"/deployments/name/{DEPLOYMENT}").json()
+        kept = ("flow_id", "entrypoint", "job_variables", "enforce_parameter_schema", "tags")
+        copy = {key: ours[key] for key in kept}
+        answer = self.api("POST", "/deployments/", **copy, name=pool, work_pool_name=pool)
+        answer.raise_for_status()
+        return f"{DEPLOYMENT.partition('/')[0]}/{pool}"
 
     def submit(self, payload: object, *words: str) -> str:
         """Submit one payload with `prefect deployment run`; return the flow run's id."""
@@ -202,12 +219,14 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _start(self, name: str, words: list[str]) -> None:
+    def _start(
+        self, name: str, words: list[str], settings: Mapping[str, str] | None = None
+    ) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [self._command, *words],
-                env=self.environment,
+                env=self.environment | dict(settings or {}),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

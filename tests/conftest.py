@@ -9,7 +9,9 @@ import pytest
 from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
 
+from scripts.stack import Stack, free_port
 from tests.runs import Runner
+from tests.weather import Weather
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -23,12 +25,27 @@ def _docker_answers() -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _group(items)
     if IN_CI or _docker_answers():
         return
     skip = pytest.mark.skip(reason="no Docker Engine answers: start one, or run scripts/test")
     for item in items:
         if item.get_closest_marker("docker"):
             item.add_marker(skip)
+
+
+def _group(items: list[pytest.Item]) -> None:
+    """Give what shares the stack to one process, first of all, and each other file to one."""
+
+    def group(item: pytest.Item) -> str:
+        return "stack" if "stack" in getattr(item, "fixturenames", ()) else item.path.stem
+
+    def rank(item: pytest.Item) -> tuple[bool, bool]:
+        return group(item) != "stack", item.get_closest_marker("server") is None
+
+    items.sort(key=rank)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,3 +75,23 @@ async def outside_a_run() -> AsyncIterator[None]:
     """prefect-docker's functions log to the run they are in; there is none."""
     with disable_run_logger():
         yield
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One server with our worker and deployments, for every test that asks for one."""
+    with Stack(tmp_path_factory.mktemp("stack"), free_port()) as stack:
+        stack.start()
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def weather(stack: Stack) -> Weather:
+    """The stack, and runs in the worker's own process."""
+    return Weather(stack)
+
+
+@pytest.fixture(scope="session")
+def processes(stack: Stack) -> Weather:
+    """The stack, and runs in processes of their own, on a pool of Prefect's type `process`."""
+    return Weather.over_pool(stack, "processes", "process")

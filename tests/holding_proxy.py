@@ -1,4 +1,4 @@
-"""A TCP proxy that holds one kind of request back until it is told to let go."""
+"""A TCP proxy that holds back the requests it is told to."""
 
 import socket
 import threading
@@ -22,13 +22,12 @@ def to_port(port: int) -> Callable[[], socket.socket]:
 
 
 class HoldingProxy:
-    """Forwards what it gets to `connect()`, but for the first data with `needle` in it, which
-    never comes through."""
+    """Forwards what it gets to `connect()`, but for requests that are to be held: they never
+    come through."""
 
-    def __init__(self, connect: Callable[[], socket.socket], needle: bytes) -> None:
-        self.held = threading.Event()
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
-        self._needle = needle
+        self._held: dict[bytes, threading.Event] = {}
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -38,6 +37,10 @@ class HoldingProxy:
     def port(self) -> int:
         """Where it listens on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
+
+    def hold(self, needle: bytes) -> threading.Event:
+        """Hold every request with `needle` in it; the event tells of the first."""
+        return self._held.setdefault(needle, threading.Event())
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -78,7 +81,8 @@ class HoldingProxy:
             back.join()
 
     def _hold(self, data: bytes) -> None:
-        if self._needle in data and not self.held.is_set():
-            self.held.set()
-            self._over.wait(120)
-            raise OSError("held to the end")
+        for needle, held in list(self._held.items()):
+            if needle in data:
+                held.set()
+                self._over.wait()
+                raise OSError("held to the end")

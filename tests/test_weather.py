@@ -1,4 +1,4 @@
-"""Bad weather around a run, on a real server with a process worker and a real engine.
+"""Bad weather around a run, on a real server with our worker and a real engine.
 
 After each storm: the right outcome, one `started` and one `finished` for each attempt, `run.json`
 where the execute stage was reached, and nothing left on the engine.
@@ -7,44 +7,43 @@ where the execute stage was reached, and nothing left on the engine.
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from scripts.stack import DEPLOYMENT, POOL, Stack, free_port
+from scripts.stack import DEPLOYMENT, POOL, Stack
 from tests.holding_proxy import HoldingProxy, to_engine, to_port
 from tests.runs import BUSYBOX, payload, shell
 from tests.weather import Weather, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
-# Requests to the engine during which a run is cancelled.
-HELD = [b"/create?", b"/start "]
+
+@dataclass(frozen=True)
+class Held:
+    """A pool whose worker reaches its engine and its server through proxies; the server's event
+    stream never comes through, so all that it learns it has to ask for."""
+
+    weather: Weather
+    engine: HoldingProxy
+    server: HoldingProxy
 
 
 @pytest.fixture(scope="module")
-def weather(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weather]:
-    with Stack(tmp_path_factory.mktemp("weather"), free_port()) as stack:
-        stack.start()
-        yield Weather(stack)
-
-
-@pytest.fixture(scope="module")
-def held(weather: Weather) -> Iterator[dict[bytes, str]]:
-    """The ids of runs that were cancelled while the engine owed them the answer to a request."""
-    with ExitStack() as stack:
-        proxies = {name: stack.enter_context(HoldingProxy(to_engine, name)) for name in HELD}
-        runs = {
-            name: weather.submit(
-                payload("sleep", "60"), {"DOCKER_HOST": f"tcp://127.0.0.1:{proxy.port}"}
-            )
-            for name, proxy in proxies.items()
+def held(stack: Stack) -> Iterator[Held]:
+    with (
+        HoldingProxy(to_engine) as engine,
+        HoldingProxy(to_port(stack.port)) as server,
+    ):
+        server.hold(b"GET /api/events/out")
+        settings = {
+            "DOCKER_HOST": f"tcp://127.0.0.1:{engine.port}",
+            "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api",
         }
-        for name, proxy in proxies.items():
-            assert proxy.held.wait(60)
-            weather.cancel(runs[name])
-        yield runs
+        weather = Weather.over_pool(stack, "held", "container-task", settings)
+        yield Held(weather, engine, server)
+        stack.stop("held")
 
 
 def test_a_name_that_a_foreign_container_has_is_an_infrastructure_failure_and_tried_again(
@@ -84,31 +83,34 @@ def test_a_run_that_is_cancelled_while_it_fetches_its_repository_ran_nothing(
     assert weather.events(run_id) == {}
 
 
-@pytest.mark.parametrize("step", HELD, ids=["created", "started"])
+@pytest.mark.parametrize("step", [b"/create?name=", b"/start "], ids=["created", "started"])
 def test_a_run_that_is_cancelled_while_its_container_is_made_leaves_none(
-    weather: Weather, held: dict[bytes, str], step: bytes
+    held: Held, step: bytes
 ) -> None:
-    run_id = held[step]
-    assert weather.end(run_id)["state_type"] == "CANCELLED"
-    weather.assert_told_once(run_id)
-    facts = weather.run_json(run_id)
+    run_id = held.weather.submit(payload("sleep", "60"), seconds=1)
+    name = f"mm-task-{run_id}-1".encode()
+    needle = step + name if step.endswith(b"=") else name + step
+    assert held.engine.hold(needle).wait(60)
+    held.weather.cancel(run_id)
+    assert held.weather.end(run_id)["state_type"] == "CANCELLED"
+    held.weather.assert_told_once(run_id)
+    facts = held.weather.run_json(run_id)
     assert (facts["outcome"], facts["exitCode"]) == ("canceled", None)
     assert facts["error"] == "canceled before its container ran"
 
 
 def test_a_run_that_is_cancelled_while_it_publishes_still_delivers_its_outcome(
-    weather: Weather,
+    held: Held,
 ) -> None:
-    with HoldingProxy(to_port(weather.stack.port), b"POST /api/artifacts/") as proxy:
-        url = f"http://127.0.0.1:{proxy.port}/api"
-        run_id = weather.submit(shell("echo done; exit 3"), {"PREFECT_API_URL": url})
-        assert proxy.held.wait(60)
-        weather.cancel(run_id)
-        assert weather.end(run_id)["state_type"] == "CANCELLED"
-    weather.assert_told_once(run_id)
-    facts = weather.run_json(run_id)
+    publishes = held.server.hold(b"POST /api/artifacts/")
+    run_id = held.weather.submit(shell("echo done; exit 3"))
+    assert publishes.wait(60)
+    held.weather.cancel(run_id)
+    assert held.weather.end(run_id)["state_type"] == "CANCELLED"
+    held.weather.assert_told_once(run_id)
+    facts = held.weather.run_json(run_id)
     assert (facts["outcome"], facts["exitCode"]) == ("failed", 3)
-    assert weather.output(run_id) == "done\n"
+    assert held.weather.output(run_id) == "done\n"
 
 
 def _first_attempt(weather: Weather, run_id: str) -> Any:

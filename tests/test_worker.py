@@ -1,25 +1,25 @@
-"""A real Prefect server, a process worker and the deployment, driven by Prefect's own commands."""
+"""A real Prefect server, a worker of each kind, and the deployment, as users drive them."""
 
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from scripts.session import follow
-from scripts.stack import DEPLOYMENT, ROOT, Stack, StackError, flow_run_id, free_port
+from scripts.stack import DEPLOYMENT, ROOT, Stack, StackError, flow_run_id
 from tests.runs import BUSYBOX, WAITS, left_on_engine, shell, until, waiting
+from tests.weather import Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("stack"), free_port()) as stack:
-        stack.start()
-        yield stack
+@pytest.fixture(params=["container-task", "process"])
+def pool(request: pytest.FixtureRequest) -> Weather:
+    """A pool of each type that the deployment works on."""
+    name = "weather" if request.param == "container-task" else "processes"
+    return request.getfixturevalue(name)  # type: ignore[no-any-return]
 
 
 def hello() -> str:
@@ -47,25 +47,41 @@ def test_the_command_of_the_readme_submits_watches_and_completes(stack: Stack) -
     assert left_on_engine(run_id) == []
 
 
-def test_a_failing_task_ends_failed_with_its_last_line_and_no_traceback(stack: Stack) -> None:
-    run_id = stack.submit(shell("echo the reason >&2; exit 7"))
-    flow_run = stack.await_final(run_id)
+def test_a_failing_task_ends_failed_with_its_last_line_and_no_traceback(pool: Weather) -> None:
+    run_id = pool.submit(shell("echo the reason >&2; exit 7"))
+    flow_run = pool.end(run_id)
     assert (flow_run["state_type"], flow_run["state_name"]) == ("FAILED", "Failed")
     message = flow_run["state"]["message"]
     assert message == "exited 7: see the end of runner.log. Its last line: the reason"
-    told = logs(stack, run_id)
+    pool.assert_told_once(run_id)
+    told = logs(pool.stack, run_id)
     assert "the reason" in told
     assert "Traceback" not in told
 
 
+def test_a_cancelled_run_stops_its_container_and_delivers_what_there_is(pool: Weather) -> None:
+    task = shell(
+        "trap 'echo got it; exit 9' TERM; echo line 1; while true; do sleep 0.1; done",
+        stopGraceSeconds=20,
+    )
+    run_id = pool.submit_and_see(task, "line 1\n")
+    pool.cancel(run_id)
+    assert pool.end(run_id)["state_type"] == "CANCELLED"
+    pool.assert_told_once(run_id)
+    facts = pool.run_json(run_id)
+    assert (facts["outcome"], facts["exitCode"]) == ("canceled", 9)
+    assert facts["stoppedBy"] == "cancel"
+    assert pool.output(run_id) == "line 1\ngot it\n"
+
+
 def test_a_payload_that_the_api_accepts_and_the_contract_does_not_is_rejected(
-    stack: Stack,
+    pool: Weather,
 ) -> None:
-    run_id = stack.submit({"task": {"container": {"enabled": True, "comand": ["true"]}}})
-    flow_run = stack.await_final(run_id)
+    run_id = pool.submit({"task": {"container": {"enabled": True, "comand": ["true"]}}})
+    flow_run = pool.end(run_id)
     assert flow_run["state_name"] == "Rejected"
     assert "did you mean 'command'?" in flow_run["state"]["message"]
-    assert not (stack.jobs / run_id).exists()
+    assert not pool.folder(run_id).exists()
 
 
 def test_a_payload_of_five_megabytes_is_refused_at_the_door(stack: Stack) -> None:
@@ -79,17 +95,17 @@ def test_a_payload_of_five_megabytes_is_refused_at_the_door(stack: Stack) -> Non
     assert "must be less than" in answer.text
 
 
-def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(stack: Stack) -> None:
+def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(weather: Weather) -> None:
     lines = 1_000_000
     script = f"seq 1 {lines} | awk '{{printf \"%d %092d\\n\", $1, 0}}'; echo the very end"
-    run_id = stack.submit(shell(script))
-    assert stack.await_final(run_id)["state_type"] == "COMPLETED"
-    artifacts = stack.jobs / run_id / "artifacts/container"
-    facts = json.loads((artifacts / "metadata/run.json").read_text())
-    size = (artifacts / "logs/runner.log").stat().st_size
+    run_id = weather.submit(shell(script))
+    assert weather.end(run_id)["state_type"] == "COMPLETED"
+    facts = weather.run_json(run_id)
+    log = weather.folder(run_id) / "artifacts/container/logs/runner.log"
+    size = log.stat().st_size
     assert size == facts["logs"]["bytes"] > 95_000_000
     assert facts["logs"]["complete"] is True
-    records = stack.logs(run_id)
+    records = weather.stack.logs(run_id)
     told = "\n".join(record["message"] for record in records)
     assert "the very end" in told
     assert len(records) < 150
@@ -97,20 +113,17 @@ def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(stack: Sta
     assert size - facts["logs"]["droppedFromUi"] < 3_000_000
 
 
-def test_a_run_outlives_its_worker_and_whoever_follows_it_is_told(stack: Stack) -> None:
-    pids = {name: stack.process(name).pid for name in ("worker", "server")}
-    run_id = stack.submit(waiting("seq 1 10000; echo went on"))
+def test_whoever_follows_a_run_is_told_of_its_workers_death(processes: Weather) -> None:
+    stack = processes.stack
+    pids = {"processes": stack.process("processes").pid, "server": stack.process("server").pid}
+    run_id = processes.submit(waiting("seq 1 10000; echo went on"))
     until(lambda: WAITS in logs(stack, run_id))
-    stack.process("worker").kill()
-    stack.process("worker").wait()
-    try:
-        with pytest.raises(StackError, match=r"worker ended before the run did; see .*worker\.log"):
-            follow(stack, pids, run_id)
-        (stack.jobs / run_id / "artifacts/container/go").touch()
-        assert stack.await_final(run_id)["state_type"] == "COMPLETED"
-    finally:
-        stack.stop("worker")
-        stack.start_worker()
+    processes.kill_worker()
+    with pytest.raises(StackError, match=r"processes ended before the run did; see .*\.log"):
+        follow(stack, pids, run_id)
+    (processes.folder(run_id) / "artifacts/container/go").touch()
+    assert processes.end(run_id)["state_type"] == "COMPLETED"
+    stack.start_worker("processes", "process")
     assert "went on" in logs(stack, run_id)
     assert left_on_engine(run_id) == []
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from scripts.stack import DEPLOYMENT, Stack
+from scripts.stack import DEPLOYMENT, POOL, Stack
 from tests.runs import left_on_engine
 
 # Counts until its test lets it end.
@@ -33,10 +33,22 @@ def wait_until(what: str, is_so: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 class Weather:
-    """One stack, and what can be done to it."""
+    """One stack, and what can be done to it; runs go to `pool`."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, pool: str = POOL) -> None:
         self.stack = stack
+        self._pool = pool
+        self._deployment = DEPLOYMENT if pool == POOL else f"container-task/{pool}"
+
+    @classmethod
+    def over_pool(
+        cls, stack: Stack, pool: str, kind: str, settings: Mapping[str, str] | None = None
+    ) -> Self:
+        """A pool of its own on the stack's server, with the deployment and a worker."""
+        stack.create_pool(pool, kind)
+        stack.deploy_to(pool)
+        stack.start_worker(pool, kind, settings=settings)
+        return cls(stack, pool)
 
     def folder(self, run_id: str) -> Path:
         return self.stack.jobs / run_id
@@ -54,20 +66,14 @@ class Weather:
         path = (root or self.stack.jobs) / run_id / folder / "container/metadata/run.json"
         return json.loads(path.read_text())
 
-    def submit(
-        self, payload: object, environment: Mapping[str, str] | None = None, seconds: float = 0
-    ) -> str:
-        """Submit, to start in `seconds`, with variables for the process of this run alone.
-
-        Through the API: the command takes seconds to load.
-        """
+    def submit(self, payload: object, seconds: float = 0) -> str:
+        """Submit, to start in `seconds`. Through the API: the command takes seconds to load."""
         due = datetime.now(UTC) + timedelta(seconds=seconds)
         answer = self.stack.api(
             "POST",
             f"/deployments/{self._deployment_id}/create_flow_run",
             parameters={"payload": payload},
             state={"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}},
-            job_variables={"env": dict(environment or {})},
         )
         answer.raise_for_status()
         return str(answer.json()["id"])
@@ -80,15 +86,13 @@ class Weather:
 
     @cached_property
     def _deployment_id(self) -> str:
-        answer = self.stack.api("GET", f"/deployments/name/{DEPLOYMENT}")
+        answer = self.stack.api("GET", f"/deployments/name/{self._deployment}")
         answer.raise_for_status()
         return str(answer.json()["id"])
 
-    def submit_and_see(
-        self, payload: object, line: str, environment: Mapping[str, str] | None = None
-    ) -> str:
+    def submit_and_see(self, payload: object, line: str) -> str:
         """Submit, and return once the container has printed `line`."""
-        run_id = self.submit(payload, environment)
+        run_id = self.submit(payload)
         wait_until(f"{line!r} in the output", lambda: line in self.output(run_id))
         return run_id
 
@@ -135,10 +139,11 @@ class Weather:
 
     def kill_worker(self) -> None:
         """SIGKILL to the worker alone; its runs' processes live on."""
-        process = self.stack.process("worker")
+        name = "worker" if self._pool == POOL else self._pool
+        process = self.stack.process(name)
         process.kill()
         process.wait()
-        self.stack.forget("worker")
+        self.stack.forget(name)
 
     def end(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
         """Wait until the run is over; a crash that another process takes up is not its end."""

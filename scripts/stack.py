@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -75,8 +76,10 @@ class Stack:
         """Bring up the server, register pool and deployment, bring up the worker."""
         self.start_server()
         self.create_pool()
-        self.start_worker()
-        self.deploy()
+        # Both take seconds to load.
+        with ThreadPoolExecutor() as threads:
+            for done in (threads.submit(self.start_worker), threads.submit(self.deploy)):
+                done.result()
 
     def start_server(self) -> None:
         """Start the server and wait until it answers."""
@@ -208,8 +211,8 @@ class Stack:
         return self._processes[name]
 
     def stop(self, name: str | None = None) -> None:
-        """End the named process, or all, last started first."""
-        for each in [name] if name else list(reversed(self._processes)):
+        """End the named process, or all: the server last, for the others talk to it."""
+        for each in [name] if name else sorted(self._processes, key="server".__eq__):
             process = self._processes.pop(each)
             end_group(process.pid, process.wait)
 

@@ -1,8 +1,9 @@
-"""A TCP proxy that holds back the requests it is told to."""
+"""A TCP proxy that holds back the requests that it is told to."""
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,7 @@ class HoldingProxy:
 
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
-        self._held: dict[bytes, threading.Event] = {}
+        self._held: dict[bytes, tuple[threading.Event, float]] = {}
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -38,9 +39,16 @@ class HoldingProxy:
         """Where it listens on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
 
-    def hold(self, needle: bytes) -> threading.Event:
-        """Hold every request with `needle` in it; the event tells of the first."""
-        return self._held.setdefault(needle, threading.Event())
+    @contextmanager
+    def holding(self, needle: bytes, times: float = 1) -> Iterator[threading.Event]:
+        """For the length of the block, hold the first `times` requests with `needle` in them;
+        the event tells of the first."""
+        held = threading.Event()
+        self._held[needle] = held, times
+        try:
+            yield held
+        finally:
+            del self._held[needle]
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -81,8 +89,9 @@ class HoldingProxy:
             back.join()
 
     def _hold(self, data: bytes) -> None:
-        for needle, held in list(self._held.items()):
-            if needle in data:
+        for needle, (held, times) in list(self._held.items()):
+            if needle in data and times > 0:
+                self._held[needle] = held, times - 1
                 held.set()
                 self._over.wait()
                 raise OSError("held to the end")

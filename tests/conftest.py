@@ -24,6 +24,7 @@ def _docker_answers() -> bool:
         return False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _group(items)
     if IN_CI or _docker_answers():

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.server]
 
 
 @pytest.fixture(params=["container-task", "process"])
-def pool(request: pytest.FixtureRequest) -> Weather:
+def pool(request: pytest.FixtureRequest, stack: Stack) -> Weather:
     """A pool of each type that the deployment works on."""
     name = "weather" if request.param == "container-task" else "processes"
     return request.getfixturevalue(name)  # type: ignore[no-any-return]

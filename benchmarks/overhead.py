@@ -28,7 +28,7 @@ from benchmarks.measures import (
     memory_bytes,
     spending,
 )
-from benchmarks.postgres import Postgres
+from scripts.postgres import Postgres
 from scripts.stack import FINAL, ROOT, Stack, free_port
 from tests.runs import BUSYBOX, shell
 from tests.weather import Weather

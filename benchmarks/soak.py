@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.postgres import Postgres
 from flows.ledger import Ledger
 from flows.payload import Retry
+from scripts.postgres import Postgres
 from scripts.stack import FINAL, Stack, free_port
 from tests.runs import left_on_engine, shell
 from tests.weather import FINISHED, STARTED, Weather

@@ -49,6 +49,14 @@ ensure_tools() {
   locked apt_install "${missing[@]}"
 }
 
+# Its programs for a server are in no directory of PATH.
+ensure_postgres() {
+  if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null; then return; fi
+  may_apt || fail "Install Postgres (Debian's package is postgresql)."
+  say "Installing postgresql with apt-get."
+  locked apt_install postgresql
+}
+
 ## The Python environment
 ensure_venv() { is_stamped project_stamp || locked install_venv || exit 1; }
 

@@ -9,6 +9,7 @@ import pytest
 from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
 
+from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
 from tests.runs import Runner
 from tests.weather import Weather
@@ -81,9 +82,12 @@ async def outside_a_run() -> AsyncIterator[None]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One server with our worker and deployments, for every test that asks for one."""
-    with Stack(tmp_path_factory.mktemp("stack"), free_port()) as stack:
-        stack.start()
-        yield stack
+    # SQLite serves one run at a time well, and no more.
+    with Postgres() as database:
+        settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
+        with Stack(tmp_path_factory.mktemp("stack"), free_port(), settings) as stack:
+            stack.start()
+            yield stack
 
 
 @pytest.fixture(scope="session")

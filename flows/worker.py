@@ -7,6 +7,7 @@ each run would isolate nothing. Prefect finds it through the entry point group
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -116,6 +117,29 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         await self._cancel_what_is_cancelling()
         self._has_news = True
         return await self._start_what_fits()
+
+    async def setup(self) -> None:
+        """Prepare to take work."""
+        self._heed_sigterm()
+        await super().setup()
+
+    def _heed_sigterm(self) -> None:
+        """End on SIGTERM by ourselves.
+
+        Prefect's own handler sends an interrupt, which a process that was started in the
+        background of a shell ignores. A second SIGTERM ends the process at once.
+        """
+        loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+
+        def end() -> None:
+            loop.remove_signal_handler(signal.SIGTERM)
+            self._logger.info("Told to stop: taking no more runs, handing over what goes on")
+            if serving is not None:
+                serving.cancel()
+
+        # Only the main thread hears signals.
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGTERM, end)
 
     async def teardown(self, *exc_info: Any) -> None:
         """End the worker. Runs get a moment to end by themselves; the rest is handed over."""

@@ -235,6 +235,7 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_interrupts,
             )
 
     def _await(self, name: str, is_up: Callable[[], bool]) -> None:
@@ -251,6 +252,11 @@ class Stack:
     def _workers(self, pool: str) -> list[dict[str, Any]]:
         answer = self.api("POST", f"/work_pools/{pool}/workers/filter", limit=50)
         return list(answer.json()) if answer.status_code == 200 else []
+
+
+def _hear_interrupts() -> None:
+    """Prefect's worker ends by an interrupt, which a shell's background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def flow_run_id(text: str) -> str:

@@ -111,7 +111,10 @@ class Stack:
         )
 
     def create_pool(self, pool: str = POOL, kind: str = KIND) -> None:
-        """Create the work pool if it is not there."""
+        """Create the work pool if it is not there; one of another type is replaced."""
+        found = self.api("GET", f"/work_pools/{pool}")
+        if found.status_code == HTTPStatus.OK and found.json()["type"] != kind:
+            self.api("DELETE", f"/work_pools/{pool}").raise_for_status()
         template: dict[str, Any] = {}
         answer = self.api("POST", "/work_pools/", name=pool, type=kind, base_job_template=template)
         if answer.status_code not in (201, 409):

@@ -26,7 +26,6 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 from flows.ledger import Ledger
-from flows.payload import Retry
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, Stack, free_port
 from tests.runs import left_on_engine, shell
@@ -36,6 +35,10 @@ app = App(name="scripts/benchmark soak", help=__doc__)
 console = Console(stderr=True)
 
 _POLL_SECONDS = 3.0
+# A process for each run, so that there are processes to kill; each is killed about once on its way,
+# and some of them often.
+_KIND = "process"
+_RESTARTS = 10
 
 
 class Storm:
@@ -67,7 +70,7 @@ class Storm:
         """SIGKILL to the worker, and a fresh one in its place."""
         self._weather.kill_worker()
         self.workers_killed += 1
-        self._weather.stack.start_worker(limit=self._limit)
+        self._weather.stack.start_worker(kind=_KIND, limit=self._limit)
 
     def _rage(self) -> None:
         while not self._over.wait(self._every):
@@ -99,7 +102,7 @@ def _over(stack: Stack, runs: list[str]) -> set[str]:
 def _is_told(stack: Stack, run: dict[str, Any]) -> bool:
     newest = Ledger(stack.jobs, run["id"]).last()
     if newest is None:
-        return _crashes(stack, run["id"]) > Retry().infrastructure
+        return _crashes(stack, run["id"]) > _RESTARTS
     return newest.published
 
 
@@ -128,12 +131,13 @@ def soak(
         with Stack(Path(folder), free_port(), settings) as stack:
             console.print("Starting Postgres, Prefect's server and a worker.")
             stack.start_server()
-            stack.create_pool()
+            stack.create_pool(kind=_KIND)
             stack.deploy()
             weather = Weather(stack)
             started = time.monotonic()
-            runs = [weather.submit(shell("sleep 0.5; echo done")) for _ in range(tasks)]
-            stack.start_worker(limit=concurrency)
+            task = shell("sleep 0.5; echo done", retry={"infrastructure": _RESTARTS})
+            runs = [weather.submit(task) for _ in range(tasks)]
+            stack.start_worker(kind=_KIND, limit=concurrency)
             storm = Storm(weather, runs, concurrency, kill_every)
             with storm.raging():
                 _see_through(stack, storm, runs, deadline)

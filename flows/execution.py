@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from tenacity import (
@@ -83,12 +84,14 @@ async def run(
     """
     stages: dict[str, float] = {}
     image: Image | None = None
+    begun = adopt
     interrupt, notes = interrupt or Interrupt(), notes or Notes()
     try:
         if not adopt:
             with _timed(stages, "pull"):
                 image = await interrupt.unless_requested(_pull(engine, spec))
             notes.begins()
+            begun = True
             with _timed(stages, "create"):
                 await _whole(engine.create(spec, image), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
@@ -101,7 +104,7 @@ async def run(
         raise
     outcome = replace(outcome, image=image, stages=stages)
     notes.ends(outcome)
-    return replace(outcome, cleanup_error=await _destroy(engine, spec))
+    return replace(outcome, cleanup_error=await _destroy(engine, spec, patient=begun))
 
 
 async def finish(
@@ -256,8 +259,9 @@ async def _judged(
         try:
             evidence = await engine.evidence(spec, started_at)
         except EngineUnavailable:
+            # One that shuts down may still answer an inspect.
+            evidence = await patiently(partial(engine.evidence, since=started_at), spec)
             state, back_at = await patiently(engine.inspect, spec), datetime.now(UTC)
-            evidence = await engine.evidence(spec, started_at)
         state = replace(state, oom_killed=state.oom_killed or evidence.oom)
         if not state.oom_killed:
             forgotten = watched and evidence.exit_code is None
@@ -300,10 +304,13 @@ async def patiently(ask: Callable[[ContainerSpec], Awaitable[T]], spec: Containe
     return await retrying(ask, spec)
 
 
-async def _destroy(engine: Engine, spec: ContainerSpec) -> str | None:
-    """Remove the container even while the caller is being cancelled; say what kept it."""
+async def _destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
+    """Remove the container even while the caller is being cancelled; say what kept it.
+
+    With `patient`, an engine that is away gets the time to come back.
+    """
     try:
-        await to_the_end(engine.destroy(spec))
+        await to_the_end(patiently(engine.destroy, spec) if patient else engine.destroy(spec))
     except EngineError as error:
         return str(error)
     return None

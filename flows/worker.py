@@ -280,14 +280,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
     async def _carry(self, taken: Taken, stop: Stop) -> None:
         flow_run, needs, told = taken
         logger, client = self.get_flow_run_logger(flow_run), self.client
-        labels: KeyValueLabels = {
-            "prefect.worker.name": self.name,
-            HOST_LABEL: self._host.worker,
-        }
         try:
             if told:
                 await client.update_flow_run(flow_run.id, tags=set(flow_run.tags) - {told})
-            await client.update_flow_run_labels(flow_run.id, labels)
+            if self._runs_task_group is not None:
+                # Nothing of the run waits for it.
+                self._runs_task_group.start_soon(self._label, flow_run)
             await self._carrier.carry(client, flow_run, stop, logger)
         except ObjectNotFound:
             await self._mark_flow_run_as_cancelled(
@@ -300,6 +298,17 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             await self._propose_crashed_state(flow_run, f"Its worker could not carry it: {error}")
         finally:
             self._put_down(flow_run, needs)
+
+    async def _label(self, flow_run: FlowRun) -> None:
+        """Note who carries the run, and on which host its container is."""
+        labels: KeyValueLabels = {
+            "prefect.worker.name": self.name,
+            HOST_LABEL: self._host.worker,
+        }
+        try:
+            await self.client.update_flow_run_labels(flow_run.id, labels)
+        except httpx.HTTPError as error:
+            self._logger.warning("Could not label %s: %s", flow_run.id, error)
 
     async def _tell(self, admitted: Admitted) -> bool:
         """Say on each run what it waits for, once, and end those that can never start here.

@@ -37,12 +37,12 @@ from prefect.workers.base import (
 )
 
 from flows import report
-from flows.admission import Admitted, Resources, admit
+from flows.admission import Admitted, Resources, admit, this_host
 from flows.attempts import REPORT_KEY
 from flows.backlog import HOST_LABEL, Backlog, Taken
 from flows.carrying import Carrier, NotOurs
 from flows.engine import DockerEngine
-from flows.errors import EngineError
+from flows.errors import EngineError, EngineRefused
 from flows.host import HostSettings
 from flows.orphans import sweep
 from flows.outcomes import FailureClass, Outcome, OutcomeName
@@ -220,6 +220,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             try:
                 async with DockerEngine() as engine:
                     of_engine = await engine.capacity()
+                break
+            except EngineRefused:
+                # A proxy that tells nothing of the host: the worker is expected to be on it.
+                of_engine = this_host()
                 break
             except EngineError as error:
                 self._logger.warning("No task starts here yet: %s", error)

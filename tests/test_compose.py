@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docker-compose.yaml"
 EXAMPLE = (ROOT / ".env.example").read_text()
 PASSWORDS = re.findall(r"^(\w+)=$", EXAMPLE, re.MULTILINE)
-DEFAULTS = dict(re.findall(r"^#(\w+)=(.+)$", EXAMPLE, re.MULTILINE))
+DEFAULTS = dict(re.findall(r"^#(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")

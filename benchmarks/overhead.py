@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,7 @@ from benchmarks.measures import (
 )
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, ROOT, Stack, free_port
-from tests.runs import BUSYBOX, shell
+from tests.runs import BUSYBOX, shell, until
 from tests.weather import Weather
 
 app = App(name="scripts/benchmark overhead", help=__doc__)
@@ -108,6 +109,7 @@ class Bench:
     def peer_memory(self, weather: Weather, worker: str) -> float:
         """MiB of a process pool for each of three containers that sleep on it."""
         pid = self.stack.process(worker).pid
+        until(lambda: not psutil.Process(pid).children())
         idle = memory_bytes(pid)
         running = self._sleep(weather, 3)
         taken = (memory_bytes(pid) - idle) / len(running) / MIB

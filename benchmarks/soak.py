@@ -5,7 +5,6 @@ is left on the engine; exits 1 unless all of it is as it must be. It kills only 
 """
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -13,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -23,13 +21,13 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from benchmarks.counts import count, report
 from flows.ledger import Ledger
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, Stack, free_port
-from tests.runs import left_on_engine, shell
-from tests.weather import FINISHED, STARTED, Weather
+from tests.runs import shell
+from tests.weather import Weather
 
 app = App(name="scripts/benchmark soak", help=__doc__)
 console = Console(stderr=True)
@@ -142,12 +140,12 @@ def soak(
             with storm.raging():
                 _see_through(stack, storm, runs, deadline)
             seconds = time.monotonic() - started
-            facts = _count(weather, runs) | {
+            facts = count(weather, runs) | {
                 "seconds": round(seconds, 1),
                 "flowProcessesKilled": storm.flows_killed,
                 "workersKilled": storm.workers_killed,
             }
-    _report(facts)
+    report("Soak", facts)
     sys.exit(0 if facts["ok"] else 1)
 
 
@@ -166,46 +164,6 @@ def _see_through(stack: Stack, storm: Storm, runs: list[str], deadline: float) -
             time.sleep(_POLL_SECONDS)
     for run in open_runs:
         console.print(f"Not over: {run}: {', '.join(_history(stack, run))}")
-
-
-def _count(weather: Weather, runs: list[str]) -> dict[str, Any]:
-    """What became of all runs."""
-    stack = weather.stack
-    states = Counter(stack.flow_run(run)["state_type"] for run in runs)
-    attempts = {run: len(Ledger(stack.jobs, run).attempts()) for run in runs}
-    expected = {(run, n) for run, count in attempts.items() for n in range(1, count + 1)}
-    told = {STARTED: Counter[tuple[str, int]](), FINISHED: Counter[tuple[str, int]]()}
-    for run in runs:
-        for (event, attempt), times in weather.events(run).items():
-            told[event][run, attempt] += times
-    left = [name for run in runs for name in left_on_engine(run)]
-    facts: dict[str, Any] = {
-        "runs": len(runs),
-        "terminal": sum(states[state] for state in FINAL),
-        "states": dict(states),
-        "attempts": len(expected),
-        "started": sum(told[STARTED].values()),
-        "finished": sum(told[FINISHED].values()),
-        "leftovers": len(left),
-        # Neither a killed flow nor a killed worker is to cost a container.
-        "ranTwice": sum(count > 1 for count in attempts.values()),
-    }
-    once = dict.fromkeys(expected, 1)
-    facts["ok"] = (
-        facts["terminal"] == len(runs)
-        and dict(told[STARTED]) == once == dict(told[FINISHED])
-        and not left
-        and not facts["ranTwice"]
-    )
-    return facts
-
-
-def _report(facts: dict[str, Any]) -> None:
-    table = Table("Count", "", title="Soak")
-    for key, value in facts.items():
-        table.add_row(key, str(value))
-    console.print(table)
-    sys.stdout.write(json.dumps(facts) + "\n")
 
 
 if __name__ == "__main__":

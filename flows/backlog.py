@@ -109,7 +109,11 @@ class Backlog:
         return Waiting(run.id, needs, missing, goes_on, None if goes_on else elsewhere)
 
     def _runs_here(self, job_id: str) -> bool:
-        attempt = Ledger(self._host.workdir, job_id).last()
+        try:
+            attempt = Ledger(self._host.workdir, job_id).last()
+        except (OSError, ValueError):
+            # The flow reads it too, and says what is wrong with it.
+            return False
         return attempt is not None and attempt.began and attempt.executed is None
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import anyio
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import Abort
+from prefect.exceptions import ObjectNotFound, PrefectSignal
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled
@@ -27,6 +27,10 @@ class NotOurs(Exception):
     """A deployment's flow is not of this package; `str()` is one sentence for a person."""
 
 
+class BrokenOff(Exception):
+    """A run ended without an end; `str()` says how."""
+
+
 class Carrier:
     """Runs flows of this package; one object serves a worker for its life."""
 
@@ -40,7 +44,7 @@ class Carrier:
         """Run the flow to its end, whatever it is.
 
         A caller that is cancelled returns once the run has ended or is handed over, at the latest
-        after 20 s. Raises `NotOurs`, and `ObjectNotFound` for a deployment that was deleted.
+        after 20 s. Raises `NotOurs`, also for a deployment that was deleted, and `BrokenOff`.
         """
         flow = await self._flow(client, flow_run)
         # Prefect's engine gives every run of a deployment a thread, a loop and a connection to
@@ -53,19 +57,22 @@ class Carrier:
 
         running = asyncio.ensure_future(self._lanes.carry(work))
         try:
-            await asyncio.shield(running)
+            # Not the run itself: however that ends, it is no end of this worker.
+            await asyncio.wait([running])
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([running], timeout=_DRAIN_SECONDS)
                 stop.request(Why.HAND_OVER)
                 await asyncio.wait([running], timeout=_LET_GO_SECONDS)
             raise
-        except Abort as refusal:
+        error = None if running.cancelled() else running.exception()
+        if isinstance(error, PrefectSignal):
             # The server let the run go no further.
-            logger.info("The run ends here: %s", refusal)
-            if stop.why is Why.CANCEL:
-                message = ended_early(StoppedBy.CANCEL).error
-                await client.set_flow_run_state(flow_run.id, Cancelled(message=message))
+            logger.info("The run ends here: %s", error)
+        elif error is not None or running.cancelled():
+            raise BrokenOff(f"the run broke off: {error!r}") from error
+        if stop.why is Why.CANCEL:
+            await _see_cancelled(client, flow_run.id)
 
     def close(self) -> None:
         """End the threads that carry nothing."""
@@ -76,7 +83,10 @@ class Carrier:
         if deployment_id is None:
             raise NotOurs("the run has no deployment, which would name its flow")
         if deployment_id not in self._flows:
-            deployment = await client.read_deployment(deployment_id)
+            try:
+                deployment = await client.read_deployment(deployment_id)
+            except ObjectNotFound:
+                raise NotOurs("its deployment was deleted before the run began") from None
             entrypoint = deployment.entrypoint or ""
             if not entrypoint.startswith(_PACKAGE):
                 raise NotOurs(
@@ -86,3 +96,11 @@ class Carrier:
                 )
             self._flows[deployment_id] = load_flow_from_entrypoint(entrypoint)
         return self._flows[deployment_id]
+
+
+async def _see_cancelled(client: PrefectClient, run_id: UUID) -> None:
+    """End a run as cancelled that was, too late or too early for its flow to do it."""
+    state = (await client.read_flow_run(run_id)).state
+    if state is not None and state.is_cancelling():
+        message = ended_early(StoppedBy.CANCEL).error
+        await client.set_flow_run_state(run_id, Cancelled(message=message))

@@ -32,6 +32,7 @@ from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
 from flows.spec import Owned, is_expired
+from flows.stops import stop_of
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -197,6 +198,9 @@ async def _flow_run(client: PrefectClient, job_id: str) -> FlowRun | None:
 
 
 def _is_held(ledger: Ledger) -> bool:
+    if stop_of(ledger.job_id):
+        # This process carries it, and may be about to tell its end.
+        return True
     try:
         with ledger.held():
             return False

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import anyio
-import httpx
 from anyio.abc import TaskStatus
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
@@ -25,7 +24,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectSignal
 from prefect.states import Failed
 from prefect.types import KeyValueLabels
 from prefect.types._datetime import now
@@ -114,9 +113,15 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         """Look for work and for cancellations without being told; the backstop of the events."""
         if not self._has_successfully_synced:
             return []
-        await self._cancel_what_is_cancelling()
+        # That it polls, for the health check: it may ask for nothing while all its slots are taken.
+        self._last_polled_time = now("UTC")
         self._has_news = True
-        return await self._start_what_fits()
+        try:
+            await self._cancel_what_is_cancelling()
+            return await self._start_what_fits()
+        except Exception as error:  # noqa: BLE001 - what runs here must not end for a failed poll
+            self._logger.warning("Could not ask for work: %s", error)
+            return []
 
     async def setup(self) -> None:
         """Prepare to take work."""
@@ -182,8 +187,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             self._woken.clear()
             try:
                 await self._start_what_fits()
-            except httpx.HTTPError as error:
-                # The next poll asks again.
+            except Exception as error:  # noqa: BLE001 - the next poll asks again
                 self._logger.warning("Could not ask for work: %s", error)
             await asyncio.sleep(_GATHER_SECONDS)
 
@@ -267,8 +271,14 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if self._limiter:
             self._limiter.acquire_on_behalf_of_nowait(run_id)
         # What is claimed and never begun would be missed for minutes.
-        with anyio.CancelScope(shield=True):
-            is_ours = await self._propose_pending_state(flow_run)
+        try:
+            with anyio.CancelScope(shield=True):
+                is_ours = await self._propose_pending_state(flow_run)
+        except PrefectSignal:
+            is_ours = False
+        except asyncio.CancelledError:
+            self._put_down(flow_run, needs)
+            raise
         if is_ours and self._runs_task_group is not None:
             self._runs_task_group.start_soon(self._carry, taken, stop)
             return flow_run
@@ -283,18 +293,13 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def _carry(self, taken: Taken, stop: Stop) -> None:
         flow_run, needs, told = taken
+        has_waited = told is not None or any(map(_is_word_on_waiting, flow_run.tags))
         logger, client = self.get_flow_run_logger(flow_run), self.client
         try:
-            if told:
-                await client.update_flow_run(flow_run.id, tags=set(flow_run.tags) - {told})
             if self._runs_task_group is not None:
                 # Nothing of the run waits for it.
-                self._runs_task_group.start_soon(self._label, flow_run)
+                self._runs_task_group.start_soon(self._label, flow_run, has_waited)
             await self._carrier.carry(client, flow_run, stop, logger)
-        except ObjectNotFound:
-            await self._mark_flow_run_as_cancelled(
-                flow_run, {"message": "Its deployment was deleted before the run began."}
-            )
         except NotOurs as error:
             await self._reject(flow_run, str(error))
         except Exception as error:
@@ -303,7 +308,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         finally:
             self._put_down(flow_run, needs)
 
-    async def _label(self, flow_run: FlowRun) -> None:
+    async def _label(self, flow_run: FlowRun, has_waited: bool) -> None:
         """Note who carries the run, and on which host its container is."""
         labels: KeyValueLabels = {
             "prefect.worker.name": self.name,
@@ -311,7 +316,9 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         }
         try:
             await self.client.update_flow_run_labels(flow_run.id, labels)
-        except httpx.HTTPError as error:
+            if has_waited:
+                await self.client.update_flow_run(flow_run.id, tags=_other_tags(flow_run))
+        except Exception as error:  # noqa: BLE001 - one run must not end the worker
             self._logger.warning("Could not label %s: %s", flow_run.id, error)
 
     async def _tell(self, admitted: Admitted) -> bool:
@@ -324,8 +331,9 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             flow_run = self._backlog.tell(run_id, admitted.waits[run_id])
             self.get_flow_run_logger(flow_run).info("It is %s", admitted.waits[run_id])
             # A tag, for another worker may be about to claim the run: a state would undo that.
-            tags = {*flow_run.tags, admitted.waits[run_id]}
-            await self.client.update_flow_run(run_id, tags=tags)
+            tags = [*_other_tags(flow_run), admitted.waits[run_id]]
+            with contextlib.suppress(ObjectNotFound):
+                await self.client.update_flow_run(run_id, tags=tags)
         for run_id, sentence in admitted.never.items():
             flow_run, _, _ = self._backlog.take(run_id)
             if await self._propose_pending_state(flow_run):
@@ -334,6 +342,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def _reject(self, flow_run: FlowRun, sentence: str) -> None:
         outcome = Outcome(OutcomeName.REJECTED, FailureClass.LIMITS, sentence)
+        try:
+            await self._end_rejected(flow_run, outcome)
+        except Exception as error:  # noqa: BLE001 - one run must not end the worker
+            self._logger.warning("Could not reject %s: %s", flow_run.id, error)
+
+    async def _end_rejected(self, flow_run: FlowRun, outcome: Outcome) -> None:
         await self.client.create_artifact(
             ArtifactCreate(
                 key=REPORT_KEY,
@@ -361,3 +375,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         )
         for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
             self._cancel(flow_run.id)
+
+
+def _is_word_on_waiting(tag: str) -> bool:
+    return tag.startswith("waiting for ")
+
+
+def _other_tags(flow_run: FlowRun) -> list[str]:
+    """The run's tags without what a worker, this one or an earlier, said of its waiting."""
+    return [tag for tag in flow_run.tags if not _is_word_on_waiting(tag)]

@@ -75,7 +75,10 @@ async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and
     assert engine.calls[-1] == "destroy"
 
 
-async def test_a_clean_up_that_fails_is_told_beside_the_outcome() -> None:
+async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.2)
     engine = FakeEngine(images=(BUSYBOX,), breaks_at="destroy")
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.SUCCEEDED

@@ -14,7 +14,6 @@ from tests.runs import BUSYBOX
 
 MIB = 1024**2
 FLOOD = "yes $(printf '%0.99d' 0) | head -n 1000000"
-FLOOD_BYTES = 100_000_000
 
 
 def cpu_seconds(pid: int) -> float:

@@ -254,17 +254,13 @@ def _measure_peers(bench: Bench, sizes: Sizes, note: Callable[[str, object], Non
 
 def _deploy_plain(stack: Stack) -> str:
     flow = stack.api("POST", "/flows/", name="plain").json()
-    answer = stack.api(
-        "POST",
-        "/deployments/",
+    return stack.register(
         flow_id=flow["id"],
         name="plain",
         entrypoint="benchmarks.plain_flow.plain",
         work_pool_name="processes",
         job_variables={"stream_output": False},
     )
-    answer.raise_for_status()
-    return str(answer.json()["id"])
 
 
 def _submit_plain(stack: Stack, deployment_id: str) -> str:

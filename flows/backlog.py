@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,7 +17,6 @@ from flows.rules import memory_bytes
 
 HOST_LABEL = "moonmind.host"
 _ELSEWHERE_SECONDS = 300.0
-
 
 # A run that was taken out, what it needs, and what was told of its waiting.
 Taken = tuple[FlowRun, Resources, str | None]
@@ -52,13 +51,10 @@ class Backlog:
         """Those that are due, in order."""
         now, clock = time.monotonic(), datetime.now(UTC)
         return [
-            Waiting(
-                each.waiting.id,
-                each.waiting.needs,
-                each.waiting.missing,
-                each.waiting.goes_on,
-                None if now - each.since > _ELSEWHERE_SECONDS else each.waiting.elsewhere,
-                now - each.since,
+            replace(
+                each.waiting,
+                elsewhere=each.waiting.elsewhere if now - each.since < _ELSEWHERE_SECONDS else None,
+                seconds=now - each.since,
             )
             for each in self._known.values()
             if _due(each.run) <= clock

@@ -12,8 +12,6 @@ from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
-from flows.logs import Logger
-
 _CANCELLING = "prefect.flow-run.Cancelling"
 _WORK = [
     "prefect.flow-run.Scheduled",
@@ -23,7 +21,7 @@ _WORK = [
 
 
 async def follow_pool(
-    pool_id: UUID, on_work: Callable[[], None], on_cancel: Callable[[UUID], None], logger: Logger
+    pool_id: UUID, on_work: Callable[[], None], on_cancel: Callable[[UUID], None]
 ) -> None:
     """Call back for every event of the pool, until cancelled; connect again after every break."""
     wanted = EventFilter(

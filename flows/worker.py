@@ -160,7 +160,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             return
         self._is_serving = True
         pool_id = self._work_pool.id
-        self._begin_service(lambda: follow_pool(pool_id, self._wake, self._cancel, self._logger))
+        self._begin_service(lambda: follow_pool(pool_id, self._wake, self._cancel))
         self._begin_service(self._serve)
         self._begin_service(self._sweep)
 
@@ -211,7 +211,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
                 admitted = admit(
                     self._backlog.waiting(), self._total, self._used, self._host.worker, slots
                 )
-                begun = await asyncio.gather(*map(self._begin, admitted.start))
+                # What is claimed and never begun would be missed for minutes. Around all of them,
+                # for a shield inside a gathered task would shield nothing.
+                with anyio.CancelScope(shield=True):
+                    begun = await asyncio.gather(*map(self._begin, admitted.start))
                 started += filter(None, begun)
                 told = await self._tell(admitted)
                 if not (asks and self._has_news and (begun or told)):
@@ -270,15 +273,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._used += needs
         if self._limiter:
             self._limiter.acquire_on_behalf_of_nowait(run_id)
-        # What is claimed and never begun would be missed for minutes.
         try:
-            with anyio.CancelScope(shield=True):
-                is_ours = await self._propose_pending_state(flow_run)
+            is_ours = await self._propose_pending_state(flow_run)
         except PrefectSignal:
             is_ours = False
-        except asyncio.CancelledError:
-            self._put_down(flow_run, needs)
-            raise
         if is_ours and self._runs_task_group is not None:
             self._runs_task_group.start_soon(self._carry, taken, stop)
             return flow_run

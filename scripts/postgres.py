@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from scripts.stack import free_port
@@ -55,12 +54,7 @@ class Postgres:
         self._run("pg_ctl", "--pgdata", data, "--log", log, "-o", options, "--wait", "start")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         data = str(self._folder / "data")
         self._run("pg_ctl", "--pgdata", data, "--mode", "immediate", "--wait", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -128,10 +128,14 @@ class Stack:
         """Register a copy of `DEPLOYMENT` that runs on another pool; return its name."""
         ours = self.api("GET", f"/deployments/name/{DEPLOYMENT}").json()
         kept = ("flow_id", "entrypoint", "job_variables", "enforce_parameter_schema", "tags")
-        copy = {key: ours[key] for key in kept}
-        answer = self.api("POST", "/deployments/", **copy, name=pool, work_pool_name=pool)
-        answer.raise_for_status()
+        self.register(name=pool, work_pool_name=pool, **{key: ours[key] for key in kept})
         return f"{DEPLOYMENT.partition('/')[0]}/{pool}"
+
+    def register(self, **deployment: object) -> str:
+        """Register a deployment by its fields of the API; return its id."""
+        answer = self.api("POST", "/deployments/", **deployment)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
 
     def submit(self, payload: object, *words: str) -> str:
         """Submit one payload with `prefect deployment run`; return the flow run's id."""

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.runs import BUSYBOX, until
@@ -80,12 +79,7 @@ class OwnEngine:
         subprocess.run(load, input=image, check=True, capture_output=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
         _ip("link", "delete", _BRIDGE)

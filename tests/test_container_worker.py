@@ -109,15 +109,13 @@ def test_a_task_waits_for_a_worker_with_its_capabilities_and_holds_nobody_up(
 
 def test_a_flow_of_somebody_else_is_rejected(stack: Stack, weather: Weather) -> None:
     theirs = stack.api("GET", "/deployments/name/reap-orphans/docker").json()
-    answer = stack.api(
-        "POST",
-        "/deployments/",
+    stack.register(
         flow_id=theirs["flow_id"],
         name="theirs",
         entrypoint="os.path.join",
         work_pool_name=theirs["work_pool_name"],
     )
-    run_id = stack.submit_to(f"{'reap-orphans'}/{answer.json()['name']}")
+    run_id = stack.submit_to("reap-orphans/theirs")
     flow_run = stack.await_final(run_id)
     assert flow_run["state_name"] == "Rejected"
     assert "runs os.path.join" in flow_run["state"]["message"]

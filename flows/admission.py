@@ -5,7 +5,6 @@ nothing takes nothing. Tasks start in the order of their queue; a small one may 
 that waits for room, until the large one has waited for long enough to have room kept for it.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
@@ -102,12 +101,6 @@ def admit(
             start.append(task.id)
             free -= task.needs
     return Admitted(tuple(start), waits, never)
-
-
-def this_host() -> Resources:
-    """The processors and the memory of the host of this process."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources(float(os.cpu_count() or 1), memory)
 
 
 def _bytes(number: int) -> str:

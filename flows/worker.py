@@ -15,18 +15,15 @@ from uuid import UUID
 
 import anyio
 from anyio.abc import TaskStatus
-from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound, PrefectSignal
-from prefect.states import Failed
-from prefect.types import KeyValueLabels
+from prefect.exceptions import PrefectSignal
 from prefect.types._datetime import now
 from prefect.workers.base import (
     BaseJobConfiguration,
@@ -35,17 +32,15 @@ from prefect.workers.base import (
     BaseWorkerResult,
 )
 
-from flows import report
-from flows.admission import Admitted, Resources, admit, this_host
-from flows.attempts import REPORT_KEY
-from flows.backlog import HOST_LABEL, Backlog, Taken
+from flows.admission import Admitted, Resources, admit
+from flows.backlog import Backlog, Taken
+from flows.capacity import capacity
 from flows.carrying import Carrier, NotOurs
 from flows.engine import DockerEngine
-from flows.errors import EngineError, EngineRefused
 from flows.host import HostSettings
 from flows.orphans import sweep
-from flows.outcomes import FailureClass, Outcome, OutcomeName
 from flows.pool_events import follow_pool
+from flows.run_notes import note_taken, reject, tell_waiting
 from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
 
 # How many runs are asked for at a time, beyond those that are known to wait.
@@ -54,9 +49,6 @@ _MOST = 200
 _UNLIMITED = 1_000_000
 # Many runs that are submitted at once are asked for together.
 _GATHER_SECONDS = 0.1
-_ENGINE_AWAY_SECONDS = 5.0
-# Of the engine's memory, what is left to the host itself.
-_RESERVE = 0.1
 
 
 class ContainerTaskResult(BaseWorkerResult):
@@ -203,7 +195,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         started: list[FlowRun] = []
         async with self._turn:
             if not self._total:
-                self._total = await self._capacity()
+                self._total = await capacity(self._host, self._logger)
             while slots := self._slots():
                 asks = self._has_news and self._backlog.unjudged < slots
                 if asks:
@@ -220,27 +212,6 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
                 if not (asks and self._has_news and (begun or told)):
                     break
         return started
-
-    async def _capacity(self) -> Resources:
-        """What this host has for tasks; waits for an engine that does not answer."""
-        while True:
-            try:
-                async with DockerEngine() as engine:
-                    of_engine = await engine.capacity()
-                break
-            except EngineRefused:
-                # A proxy that tells nothing of the host: the worker is expected to be on it.
-                of_engine = this_host()
-                break
-            except EngineError as error:
-                self._logger.warning("No task starts here yet: %s", error)
-                await asyncio.sleep(_ENGINE_AWAY_SECONDS)
-        total = Resources(
-            self._host.worker_cpus or of_engine.cpus,
-            self._host.worker_memory or int(of_engine.memory_bytes * (1 - _RESERVE)),
-        )
-        self._logger.info("%s has %s for tasks", self._host.worker, total)
-        return total
 
     async def _ask(self, slots: int) -> bool:
         """Fetch what is due, in the order of the queues; whether there may be more behind it."""
@@ -291,33 +262,22 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def _carry(self, taken: Taken, stop: Stop) -> None:
         flow_run, needs, told = taken
-        has_waited = told is not None or any(map(_is_word_on_waiting, flow_run.tags))
         logger, client = self.get_flow_run_logger(flow_run), self.client
         try:
             if self._runs_task_group is not None:
                 # Nothing of the run waits for it.
-                self._runs_task_group.start_soon(self._label, flow_run, has_waited)
+                note = note_taken(
+                    client, flow_run, self.name, self._host.worker, was_told=bool(told)
+                )
+                self._runs_task_group.start_soon(self._write, note)
             await self._carrier.carry(client, flow_run, stop, logger)
         except NotOurs as error:
-            await self._reject(flow_run, str(error))
+            await self._write(reject(client, flow_run, str(error)))
         except Exception as error:
             logger.exception("The run broke off")
             await self._propose_crashed_state(flow_run, f"Its worker could not carry it: {error}")
         finally:
             self._put_down(flow_run, needs)
-
-    async def _label(self, flow_run: FlowRun, has_waited: bool) -> None:
-        """Note who carries the run, and on which host its container is."""
-        labels: KeyValueLabels = {
-            "prefect.worker.name": self.name,
-            HOST_LABEL: self._host.worker,
-        }
-        try:
-            await self.client.update_flow_run_labels(flow_run.id, labels)
-            if has_waited:
-                await self.client.update_flow_run(flow_run.id, tags=_other_tags(flow_run))
-        except Exception as error:  # noqa: BLE001 - one run must not end the worker
-            self._logger.warning("Could not label %s: %s", flow_run.id, error)
 
     async def _tell(self, admitted: Admitted) -> bool:
         """Say on each run what it waits for, once, and end those that can never start here.
@@ -328,36 +288,19 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         for run_id in waits:
             flow_run = self._backlog.tell(run_id, admitted.waits[run_id])
             self.get_flow_run_logger(flow_run).info("It is %s", admitted.waits[run_id])
-            # A tag, for another worker may be about to claim the run: a state would undo that.
-            tags = [*_other_tags(flow_run), admitted.waits[run_id]]
-            with contextlib.suppress(ObjectNotFound):
-                await self.client.update_flow_run(run_id, tags=tags)
+            await tell_waiting(self.client, flow_run, admitted.waits[run_id])
         for run_id, sentence in admitted.never.items():
             flow_run, _, _ = self._backlog.take(run_id)
             if await self._propose_pending_state(flow_run):
-                await self._reject(flow_run, sentence)
+                await self._write(reject(self.client, flow_run, sentence))
         return bool(waits or admitted.never)
 
-    async def _reject(self, flow_run: FlowRun, sentence: str) -> None:
-        outcome = Outcome(OutcomeName.REJECTED, FailureClass.LIMITS, sentence)
+    async def _write(self, writing: Awaitable[None]) -> None:
+        """Write something on a run; one that cannot be written on must not end the worker."""
         try:
-            await self._end_rejected(flow_run, outcome)
-        except Exception as error:  # noqa: BLE001 - one run must not end the worker
-            self._logger.warning("Could not reject %s: %s", flow_run.id, error)
-
-    async def _end_rejected(self, flow_run: FlowRun, outcome: Outcome) -> None:
-        await self.client.create_artifact(
-            ArtifactCreate(
-                key=REPORT_KEY,
-                type="markdown",
-                data=report.rejection_markdown(outcome),
-                flow_run_id=flow_run.id,
-            )
-        )
-        state: State[None] = Failed(
-            name=report.state_name(outcome), message=report.state_message(outcome)
-        )
-        await self.client.set_flow_run_state(flow_run.id, state)
+            await writing
+        except Exception as error:  # noqa: BLE001 - it names what it was about
+            self._logger.warning("Could not write on a flow run: %s", error)
 
     def _cancel(self, flow_run_id: UUID) -> None:
         """Somebody cancels a run; one that this process carries is stopped."""
@@ -373,12 +316,3 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         )
         for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
             self._cancel(flow_run.id)
-
-
-def _is_word_on_waiting(tag: str) -> bool:
-    return tag.startswith("waiting for ")
-
-
-def _other_tags(flow_run: FlowRun) -> list[str]:
-    """The run's tags without what a worker, this one or an earlier, said of its waiting."""
-    return [tag for tag in flow_run.tags if not _is_word_on_waiting(tag)]

@@ -180,7 +180,8 @@ def _leave(stack: Stack, pids: Mapping[str, int], *, keep: bool) -> None:
         stack.stop()
         _say("Server and worker are stopped; scripts/run --keep leaves them for a look at the UI.")
         return
-    KEPT.write_text(json.dumps({"port": stack.port, "pids": pids}))
+    kept = {"port": stack.port, "workdir": str(stack.jobs), "pids": pids}
+    KEPT.write_text(json.dumps(kept))
     _say(f"Server and worker stay: {stack.address} · stop them with scripts/run --stop")
 
 
@@ -189,7 +190,9 @@ def _kept() -> tuple[Stack, dict[str, int]] | None:
     if not KEPT.exists():
         return None
     kept = json.loads(KEPT.read_text())
-    stack, pids = Stack(HOME, kept["port"], _own_workdir()), kept["pids"]
+    # The worker that was left keeps the folder that it was started with.
+    stack = Stack(HOME, kept["port"], {"MOONMIND_WORKDIR": kept["workdir"]})
+    pids = kept["pids"]
     if all(_runs(name, pid) for name, pid in pids.items()) and stack.answers():
         return stack, pids
     _say("Of what --keep left, not all is at work any more.")

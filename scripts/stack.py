@@ -44,7 +44,7 @@ class Stack:
         python: Path = Path(sys.executable),
     ) -> None:
         self.home = home
-        self._command = str(python.with_name("prefect"))
+        self._command = (str(python), "-m", "prefect")
         self.port = port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {
@@ -191,7 +191,7 @@ class Stack:
     def prefect(self, *words: str) -> str:
         """Run the prefect command against this server; raise `StackError` with what it said."""
         done = subprocess.run(
-            [self._command, *words],
+            [*self._command, *words],
             env=self.environment,
             cwd=self.home,
             capture_output=True,
@@ -235,7 +235,7 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._command, *words],
+                [*self._command, *words],
                 env=self.environment | dict(settings or {}),
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts.stack import ROOT, Stack, free_port
+from scripts.stack import KIND, ROOT, Stack
 from tests.runs import shell
+from tests.weather import Weather
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +33,25 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert packed == expected
 
 
+@pytest.fixture
+def python(wheel: Path, tmp_path: Path) -> Path:
+    """Of an environment with the wheel, where this checkout is nowhere to be found."""
+    home = tmp_path / "venv"
+    venv.create(home)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    # The locked packages without their .pth files, one of which leads to the checkout.
+    (packages,) = home.glob("lib/*/site-packages")
+    (packages / "locked.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
 @pytest.mark.docker
 @pytest.mark.server
-def test_the_deployment_runs_from_an_empty_environment_with_the_wheel(
-    wheel: Path, tmp_path: Path
+def test_a_worker_with_the_wheel_alone_runs_the_deployment(
+    stack: Stack, python: Path, tmp_path: Path
 ) -> None:
-    home = tmp_path / "venv"
-    venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
-    lock = ["--no-deps", "--require-hashes", "--requirement", str(ROOT / "requirements.lock")]
-    subprocess.run([*pip, *lock], check=True)
-    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
     load = (
         "import warnings; warnings.simplefilter('error')\n"
         "from importlib.metadata import entry_points\n"
@@ -52,9 +61,10 @@ def test_the_deployment_runs_from_an_empty_environment_with_the_wheel(
     loaded = subprocess.run(
         [str(python), "-c", load], check=True, capture_output=True, text=True, cwd=tmp_path
     )
-    assert loaded.stdout.strip().startswith(str(home))
+    assert loaded.stdout.strip().startswith(str(python.parent.parent))
     assert loaded.stderr == ""
-    with Stack(tmp_path / "stack", free_port(), python=python) as stack:
-        stack.start()
-        flow_run = stack.await_final(stack.submit(shell("echo from the wheel")))
-    assert flow_run["state_type"] == "COMPLETED"
+    with Stack(tmp_path / "elsewhere", stack.port, python=python) as elsewhere:
+        weather = Weather.over_pool(elsewhere, "wheel", KIND)
+        run_id = weather.submit(shell("echo from the wheel"))
+        assert weather.end(run_id)["state_type"] == "COMPLETED"
+        assert weather.output(run_id) == "from the wheel\n"

@@ -1,0 +1,96 @@
+"""Runs carried in this process, on a real API: what becomes of those that cannot go on."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelling, Scheduled
+
+from flows.carrying import BrokenOff, Carrier, NotOurs
+from flows.stops import Stop, Why, carry, put_down
+
+LOGGER = logging.getLogger(__name__)
+TASK = {"task": {"container": {"enabled": False}}}
+
+
+@pytest.fixture
+async def client(prefect_api: None) -> AsyncIterator[PrefectClient]:
+    async with get_client() as client:
+        yield client
+
+
+@pytest.fixture
+async def carrier() -> AsyncIterator[Carrier]:
+    carrier = Carrier()
+    yield carrier
+    carrier.close()
+
+
+async def submitted(client: PrefectClient, entrypoint: str) -> FlowRun:
+    flow_id = await client.create_flow_from_name("of a test")
+    deployment_id = await client.create_deployment(flow_id, name=entrypoint, entrypoint=entrypoint)
+    scheduled: State[Any] = Scheduled()
+    return await client.create_flow_run_from_deployment(
+        deployment_id, parameters={"payload": TASK}, state=scheduled
+    )
+
+
+async def final(client: PrefectClient, run_id: UUID) -> str:
+    state = (await client.read_flow_run(run_id)).state
+    assert state is not None
+    return str(state.name)
+
+
+async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
+    client: PrefectClient, carrier: Carrier
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+    await carrier.carry(client, run, Stop(), LOGGER)
+    assert await final(client, run.id) == "Rejected"
+
+
+async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_cancelling(
+    client: PrefectClient, carrier: Carrier
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+    stop = carry(str(run.id))
+    stop.request(Why.CANCEL)
+    await client.set_flow_run_state(run.id, Cancelling(), force=True)
+    await carrier.carry(client, run, stop, LOGGER)
+    put_down(str(run.id))
+    assert await final(client, run.id) == "Cancelled"
+
+
+async def test_a_deployment_that_was_deleted_names_no_flow(
+    client: PrefectClient, carrier: Carrier
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+    assert run.deployment_id is not None
+    await client.delete_deployment(run.deployment_id)
+    with pytest.raises(NotOurs, match="was deleted"):
+        await carrier.carry(client, run, Stop(), LOGGER)
+
+
+async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
+    client: PrefectClient, carrier: Carrier
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+    await client.delete_flow_run(run.id)
+    with pytest.raises(BrokenOff, match="not found"):
+        await carrier.carry(client, run, Stop(), LOGGER)
+    after = await submitted(client, "flows.container_task.container_task")
+    await carrier.carry(client, after, Stop(), LOGGER)
+    assert await final(client, after.id) == "Rejected"
+
+
+async def test_a_run_without_a_deployment_is_not_ours(
+    client: PrefectClient, carrier: Carrier
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+    with pytest.raises(NotOurs, match="no deployment"):
+        await carrier.carry(client, run.model_copy(update={"deployment_id": None}), Stop(), LOGGER)

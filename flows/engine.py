@@ -28,6 +28,7 @@ from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
 from flows.engine_owned import discard, list_owned, remove_container
 from flows.engine_usage import Sampler
+from flows.engine_version import negotiated
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
 from flows.outcomes import ContainerState, Image
@@ -53,7 +54,7 @@ class DockerEngine:
     """
 
     def __init__(self, host: DockerHost | None = None) -> None:
-        self._host = host or DockerHost()
+        self._given = host or DockerHost()
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,6 +231,10 @@ class DockerEngine:
     async def discard(self, owned: Owned) -> bool:
         """Remove one such object if it still carries its job's label; whether it was removed."""
         return await self._call(f"removing {owned.name}", lambda: discard(self._docker.api, owned))
+
+    @cached_property
+    def _host(self) -> DockerHost:
+        return negotiated(self._given)
 
     @cached_property
     def _docker(self) -> docker.DockerClient:

@@ -7,10 +7,10 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import docker
-import docker.errors
 import requests
 
 from flows.engine_errors import translated
+from flows.engine_version import require_ok
 from flows.evidence import ACTIONS, Evidence, fold
 
 
@@ -34,7 +34,7 @@ def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Ev
 def _now(client: docker.DockerClient) -> float:
     """The engine's time. An end in its future makes it wait; one in its past hides the last
     events, so a clock that differs is not believed."""
-    told = parsedate_to_datetime(_get(client, "version", {}).headers["Date"]).timestamp()
+    told = parsedate_to_datetime(_get(client, "_ping", {}).headers["Date"]).timestamp()
     here = time.time()
     # The engine tells whole seconds.
     return here if told <= here < told + 2 else told + 1
@@ -45,8 +45,5 @@ def _get(client: docker.DockerClient, path: str, query: Mapping[str, str]) -> re
     api = client.api
     url = f"{api.base_url}/v{api.api_version}/{path}"
     answer = api.get(url, params=query, timeout=api.timeout)
-    try:
-        answer.raise_for_status()
-    except requests.HTTPError as error:
-        docker.errors.create_api_error_from_http_exception(error)
+    require_ok(answer)
     return answer

@@ -261,8 +261,9 @@ ID = "0" * 64
         ("GET", "/v1.41/info"),
         ("GET", "//info"),
         ("GET", "/v1.41//info"),
-        ("GET", "/v1.41/v1.41/version"),
-        ("POST", "/version"),
+        ("GET", "/version"),
+        ("GET", "/v1.41/v1.41/_ping"),
+        ("POST", "/_ping"),
         ("GET", "/"),
     ],
 )

@@ -1,0 +1,37 @@
+"""Which version of its API an engine speaks, asked once for all the clients of a task."""
+
+from contextlib import closing
+from typing import Any
+
+import docker.errors
+import requests
+from docker.constants import DEFAULT_DOCKER_API_VERSION
+from prefect_docker import DockerHost
+
+
+def negotiated(host: DockerHost) -> DockerHost:
+    """`host` with its engine's version in place of `auto`, with which every client asks again.
+
+    By a ping, as the docker command does: for the versions of all its parts, which docker-py asks
+    for, an engine starts two programs. Raises what docker-py and requests raise.
+    """
+    if host.version != "auto":
+        return host
+    with closing(_at(host, DEFAULT_DOCKER_API_VERSION).get_client()) as client:
+        answer = client.api.get(f"{client.api.base_url}/_ping", timeout=client.api.timeout)
+        require_ok(answer)
+    if (version := answer.headers.get("Api-Version")) is None:
+        raise docker.errors.DockerException("what answers there is no Docker Engine")
+    return _at(host, version)
+
+
+def require_ok(answer: requests.Response) -> None:
+    """Raise docker-py's error for an answer that is one."""
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        docker.errors.create_api_error_from_http_exception(error)
+
+
+def _at(host: DockerHost, version: Any) -> DockerHost:
+    return host.model_copy(update={"version": version})

@@ -37,17 +37,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(items: list[pytest.Item]) -> None:
-    """Give what shares the stack to one process, first of all, and each other file to one."""
+    """Give what shares a stack to one process, first of all, and each other file to one.
+
+    What runs flows in processes of their own mostly waits for them: it has a stack to itself.
+    """
 
     def group(item: pytest.Item) -> str:
-        return "stack" if "stack" in getattr(item, "fixturenames", ()) else item.path.stem
+        asks_for = {*getattr(item, "fixturenames", ()), *_parameters(item)}
+        return next(filter(asks_for.__contains__, ("processes", "stack")), item.path.stem)
 
     def rank(item: pytest.Item) -> tuple[bool, bool]:
-        return group(item) != "stack", item.get_closest_marker("server") is None
+        shares = group(item) in ("processes", "stack")
+        return not shares, item.get_closest_marker("server") is None
 
     items.sort(key=rank)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    callspec = getattr(item, "callspec", None)
+    return (
+        [value for value in callspec.params.values() if isinstance(value, str)] if callspec else []
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

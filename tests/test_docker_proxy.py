@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import quote_plus
 from uuid import uuid4
 
-import docker
 import pytest
 from prefect_docker import DockerHost
 
@@ -26,6 +25,7 @@ from flows import execution
 from flows.engine import DockerEngine
 from flows.engine_evidence import read_evidence
 from flows.engine_usage import Sampler
+from flows.engine_version import negotiated
 from flows.errors import ImageError
 from flows.evidence import Evidence
 from flows.outcomes import OutcomeName
@@ -180,7 +180,8 @@ async def test_what_a_container_uses_and_how_it_ends_goes_through(
     await engine.start(spec)
     started_at = (await engine.inspect(spec)).started_at
     assert started_at is not None
-    with contextlib.closing(docker.DockerClient(f"tcp://127.0.0.1:{port}")) as client:
+    host = negotiated(DockerHost(base_url=f"tcp://127.0.0.1:{port}"))
+    with contextlib.closing(host.get_client()) as client:
         sampler = Sampler(client, spec.name)
         sampler.start()
         deadline = time.monotonic() + 20

@@ -15,11 +15,10 @@ from tests.weather import Weather
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
 
-@pytest.fixture(params=["container-task", "process"])
+@pytest.fixture(params=["weather", "processes"], ids=["container-task", "process"])
 def pool(request: pytest.FixtureRequest, stack: Stack) -> Weather:
     """A pool of each type that the deployment works on."""
-    name = "weather" if request.param == "container-task" else "processes"
-    return request.getfixturevalue(name)  # type: ignore[no-any-return]
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
 def hello() -> str:

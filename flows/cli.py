@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from blocks.policy import ContainerPolicy
 from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.host import HostSettings
 from flows.payload import TaskPayload, parse, require_runnable
+from flows.policy import Policy
 from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER
 from flows.spec import Run, compile_spec
@@ -86,7 +86,7 @@ def _decided(task: TaskPayload) -> dict[str, Any]:
     run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
     spec = compile_spec(
         task,
-        ContainerPolicy(),
+        Policy(),
         Workspace(host.workdir, run.job_id, host.workspace_volume).mount,
         run,
         default_timeout_seconds=host.timeout_seconds,

@@ -32,6 +32,7 @@ from flows.logs import Journal
 from flows.naming import FLOW_NAME, run_name
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
+from flows.policy import Policy
 from flows.recovery import CANCELED, settle
 from flows.repository import Remote
 from flows.spec import Run, compile_spec
@@ -258,7 +259,7 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     return attempt
 
 
-async def _policy() -> ContainerPolicy:
+async def _policy() -> Policy:
     try:
         return await ContainerPolicy.in_force()
     except PolicyUnreadable as error:

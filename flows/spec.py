@@ -17,8 +17,8 @@ from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
 
 if TYPE_CHECKING:
-    from blocks.policy import ContainerPolicy
     from flows.payload import Container, TaskPayload
+    from flows.policy import Policy
 
 # What may lie between the compilation of a spec and its container's removal, beside the pull, the
 # time limit and the grace. Past it, whatever is left is nobody's.
@@ -122,7 +122,7 @@ class ContainerSpec:
 
 def compile_spec(
     payload: "TaskPayload",
-    policy: "ContainerPolicy",
+    policy: "Policy",
     mount: Mount,
     run: Run,
     *,

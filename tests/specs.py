@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from blocks.policy import ContainerPolicy
 from flows.outcomes import Image
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
 
@@ -18,7 +18,7 @@ IMAGE = Image("sha256:" + "a" * 64)
 
 
 def compiled(
-    raw: object, mount: Mount = BIND, run: Run = RUN, policy: ContainerPolicy | None = None
+    raw: object, mount: Mount = BIND, run: Run = RUN, policy: Policy | None = None
 ) -> ContainerSpec:
-    policy = policy or ContainerPolicy()
+    policy = policy or Policy()
     return compile_spec(parse(raw), policy, mount, run, default_timeout_seconds=900)

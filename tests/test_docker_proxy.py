@@ -20,7 +20,6 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from blocks.policy import ContainerPolicy
 from flows import execution
 from flows.engine import DockerEngine
 from flows.engine_evidence import read_evidence
@@ -30,6 +29,7 @@ from flows.errors import ImageError
 from flows.evidence import Evidence
 from flows.outcomes import OutcomeName
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI
@@ -111,7 +111,7 @@ def spec_of(
     workspace.create("container")
     return compile_spec(
         parse(payload(*command, **container)),
-        ContainerPolicy(stop_grace_seconds=1),
+        Policy(stop_grace_seconds=1),
         mount or workspace.mount,
         run,
         default_timeout_seconds=60,

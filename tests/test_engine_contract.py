@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.policy import ContainerPolicy
 from flows.engine import DockerEngine
 from flows.engine_contract import Engine
 from flows.errors import ContainerGone, EngineError, ImageError
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.fake_engine import FakeEngine
@@ -72,7 +72,7 @@ class Case:
         task = parse(payload(*COMMANDS[self.kind][behaviour], **container))
         return compile_spec(
             task,
-            ContainerPolicy(stop_grace_seconds=1),
+            Policy(stop_grace_seconds=1),
             workspace.mount,
             run,
             default_timeout_seconds=60,

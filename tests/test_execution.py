@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from blocks.policy import ContainerPolicy
 from flows.execution import run
 from flows.interrupts import Interrupt
 from flows.outcomes import ContainerState, FailureClass, OutcomeName, StoppedBy, judge
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from tests.fake_engine import FakeEngine
 from tests.runs import BUSYBOX, payload
@@ -28,7 +28,7 @@ class Nowhere:
 def spec(*command: str, **container: Any) -> ContainerSpec:
     return compile_spec(
         parse(payload(*command, **({"workdir": "/bin"} | container))),
-        ContainerPolicy(stop_grace_seconds=1),
+        Policy(stop_grace_seconds=1),
         Mount("bind", "/jobs/j", "/work/agent_jobs/j"),
         Run("j", attempt=1, worker="test", now=datetime.now(UTC)),
         default_timeout_seconds=30,

@@ -16,12 +16,12 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from blocks.policy import ContainerPolicy
 from flows.engine import DockerEngine
 from flows.engine_contract import Tailed
 from flows.engine_output import _frames
 from flows.log_position import Position, UnlikeLogError
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.cutting_proxy import CuttingProxy
@@ -58,7 +58,7 @@ def spec_of(folder: Path, *command: str) -> ContainerSpec:
     run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
     workspace = Workspace(folder, run.job_id)
     task = parse(payload(*command))
-    return compile_spec(task, ContainerPolicy(), workspace.mount, run, default_timeout_seconds=60)
+    return compile_spec(task, Policy(), workspace.mount, run, default_timeout_seconds=60)
 
 
 class Case:

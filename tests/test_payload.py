@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from blocks.policy import ContainerPolicy
 from flows.errors import PayloadError
 from flows.payload import TaskPayload, parse, require_runnable
+from flows.policy import Policy
 from flows.spec import Mount, Run, compile_spec
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense, valid_payloads
 
@@ -205,7 +205,7 @@ def test_whatever_is_accepted_names_no_host_path_and_is_stable(raw: object) -> N
         job = Mount("bind", "/jobs/1", "/work/agent_jobs/1")
         spec = compile_spec(
             payload,
-            ContainerPolicy(),
+            Policy(),
             job,
             Run("1", 1, "host", datetime.now(UTC)),
             default_timeout_seconds=60,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blocks.policy import ContainerPolicy
+from flows.policy import Policy
 from flows.spec import EXPIRY_SLACK_SECONDS, ContainerSpec, Run, command_summary, is_expired
 from tests.specs import JOB, NOW, RUN, VOLUME, compiled
 from tests.strategies import FULL, enabled
@@ -98,7 +98,7 @@ def test_memory_becomes_bytes(memory: object, size: int) -> None:
 
 
 def test_the_policy_sets_what_no_payload_can() -> None:
-    policy = ContainerPolicy(
+    policy = Policy(
         pids_limit=7, no_new_privileges=False, stop_grace_seconds=3, allowed_volumes=["nuget*"]
     )
     spec = compiled(FULL, policy=policy)
@@ -139,7 +139,7 @@ def test_the_fingerprint_tells_tasks_apart(change: Any) -> None:
 def test_the_fingerprint_tells_jobs_policies_and_mounts_apart() -> None:
     others = (
         compiled(FULL, run=replace(RUN, job_id="8")),
-        compiled(FULL, policy=ContainerPolicy(pids_limit=5)),
+        compiled(FULL, policy=Policy(pids_limit=5)),
         compiled(FULL, mount=VOLUME),
         compiled(FULL | {"repository": None}),
     )

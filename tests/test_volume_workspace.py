@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.policy import ContainerPolicy
 from flows.engine import DockerEngine
 from flows.payload import parse
+from flows.policy import Policy
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI
@@ -82,7 +82,7 @@ async def test_the_mount_is_a_volume_of_this_run_that_destroying_removes(
     workspace = Workspace(mountpoint, run.job_id, volume)
     workspace.create("container")
     task = parse(shell("true"))
-    spec = compile_spec(task, ContainerPolicy(), workspace.mount, run, default_timeout_seconds=60)
+    spec = compile_spec(task, Policy(), workspace.mount, run, default_timeout_seconds=60)
     async with DockerEngine() as engine:
         await engine.create(spec, await engine.pull(spec))
         (container,) = json.loads(docker("inspect", spec.name))

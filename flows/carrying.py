@@ -6,7 +6,7 @@ from uuid import UUID
 
 import anyio
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound, PrefectSignal
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -52,8 +52,8 @@ class Carrier:
         # the flow, which therefore knows its deployment.
         plain = flow_run.model_copy(update={"deployment_id": None})
 
-        async def work() -> None:
-            await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc]
+        async def work() -> State[Any]:
+            return await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc, no-any-return]
 
         running = asyncio.ensure_future(self._lanes.carry(work))
         try:
@@ -71,7 +71,9 @@ class Carrier:
             logger.info("The run ends here: %s", error)
         elif error is not None or running.cancelled():
             raise BrokenOff(f"the run broke off: {error!r}") from error
-        if stop.why is Why.CANCEL:
+        is_stuck = error is None and running.result().is_cancelling()
+        if is_stuck or stop.why is Why.CANCEL:
+            # Of a run that somebody cancels as it ends, the server takes no other end.
             await _see_cancelled(client, flow_run.id)
 
     def close(self) -> None:

@@ -54,7 +54,6 @@ class Stack:
             "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_UI_URL": self.address,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
@@ -101,7 +100,9 @@ class Stack:
         bound = ["--limit", str(limit)] if limit else []
         words = ["worker", "start", "--pool", pool, "--type", kind, *bound]
         name = process or ("worker" if pool == POOL else pool)
-        self._start(name, words, settings)
+        # Ours is woken; one of another kind finds work by asking alone.
+        asking = {} if kind == KIND else {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self._start(name, words, {**asking, **(settings or {})})
         self._await(
             name,
             lambda: any(

@@ -36,19 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-def _group(items: list[pytest.Item]) -> None:
-    """Give what shares a stack to one process, first of all, and each other file to one.
+# What is made once a process, and takes long. Tests that run flows in processes of their own mostly
+# wait for them: they have a stack to themselves.
+_SHARED = ("processes", "stack", "prefect_api")
 
-    What runs flows in processes of their own mostly waits for them: it has a stack to itself.
-    """
+
+def _group(items: list[pytest.Item]) -> None:
+    """Give what shares a server to one process, first of all, and each other file to one."""
 
     def group(item: pytest.Item) -> str:
         asks_for = {*getattr(item, "fixturenames", ()), *_parameters(item)}
-        return next(filter(asks_for.__contains__, ("processes", "stack")), item.path.stem)
+        return next(filter(asks_for.__contains__, _SHARED), item.path.stem)
 
     def rank(item: pytest.Item) -> tuple[bool, bool]:
-        shares = group(item) in ("processes", "stack")
-        return not shares, item.get_closest_marker("server") is None
+        return group(item) not in _SHARED, item.get_closest_marker("server") is None
 
     items.sort(key=rank)
     for item in items:

@@ -41,6 +41,7 @@ def held(stack: Stack) -> Iterator[Held]:
         settings = {
             "DOCKER_HOST": f"tcp://127.0.0.1:{engine.port}",
             "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
         weather = Weather.over_pool(stack, "held", "container-task", settings)
         yield Held(weather, engine, server)

@@ -5,9 +5,11 @@ Glue that Prefect can show. What a task means is decided in `flows.spec`, how it
 """
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -51,6 +53,8 @@ _ASK_SECONDS = 20.0
     # The flow judges its payload itself: a bad one ends `Rejected`, every fault in a sentence.
     validate_parameters=False,
     persist_result=False,
+    # Nothing is stored there; without it, Prefect asks the server twice a run where to store.
+    result_storage=Path(tempfile.gettempdir()),
     on_completion=[on_ended],
     on_failure=[on_ended],
     on_cancellation=[on_cancelled],

@@ -22,13 +22,13 @@ from flows import engine_volumes as volumes
 from flows import pulling
 from flows.admission import Resources
 from flows.create_arguments import create_arguments, needs_run_volume
+from flows.engine_connection import is_local, negotiated
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.engine_errors import NotFound, container_expected, said, translated
 from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
 from flows.engine_owned import discard, list_owned, remove_container
 from flows.engine_usage import Sampler
-from flows.engine_version import negotiated
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
 from flows.outcomes import ContainerState, Image
@@ -240,6 +240,9 @@ class DockerEngine:
     def _docker(self) -> docker.DockerClient:
         """Connected at first use, so that no answer is an `EngineError` of that use."""
         client: docker.DockerClient = self._host.get_client()
+        if is_local(client):
+            # No proxy and no password is for a socket; requests would look for them every time.
+            client.api.trust_env = False
         return client
 
     @cached_property
@@ -265,7 +268,8 @@ class DockerEngine:
                 return False
             return True
 
-        await self._on_container(spec, "waiting for the container", wait)
+        if await self._on_container(spec, "waiting for the container", wait):
+            return True
         return not (await self.inspect(spec)).running
 
     async def _image(self, name: str) -> Image | None:

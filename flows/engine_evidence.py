@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 import docker
 import requests
 
+from flows.engine_connection import require_ok
 from flows.engine_errors import translated
-from flows.engine_version import require_ok
 from flows.evidence import ACTIONS, Evidence, fold
 
 

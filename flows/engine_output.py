@@ -15,6 +15,7 @@ import docker.errors
 import requests.exceptions
 from docker.utils.socket import frames_iter
 
+from flows.engine_connection import is_local
 from flows.engine_contract import Sink, Tailed
 from flows.log_position import REPLACEMENT, TEXT_DRIVER, Position, Rewind, UnlikeLogError
 
@@ -108,7 +109,9 @@ class Attachment:
             self._copy_attached(sink)
             self._interrupted = True
             self._await_stop()
-            if self._is_local and not self._was_cut:
+            # The engine itself ends a local connection when all is said, or dies, and then does
+            # not answer.
+            if is_local(self._client) and not self._was_cut:
                 self.tailed.complete = True
                 return
         with contextlib.suppress(docker.errors.NotFound):
@@ -161,14 +164,6 @@ class Attachment:
                 self._interrupted = self._was_cut = True
             self._hung_up.wait(pause)
             pause = _PAUSES_SECONDS[0] if self._seen > seen else min(2 * pause, longest)
-
-    @property
-    def _is_local(self) -> bool:
-        """Whether nobody is between us and the engine who could cut the connection unseen.
-
-        The engine itself ends it when all is said, or dies, and then does not answer.
-        """
-        return str(self._client.api.base_url).startswith("http+docker://localhost")
 
     @property
     def _is_whole_without_log(self) -> bool:

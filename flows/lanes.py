@@ -1,17 +1,20 @@
 """Threads that carry flow runs, one at a time each, with an event loop and an API client to keep.
 
 Prefect's engine blocks its loop here and there, so runs that shared one would wait for each other.
-A client of its own for every run would cost a connection, a token and a version check each.
+A client of its own for every run would cost a connection, a token and a version check each. Where
+Prefect's engine wants a blocking client, all threads share one, which it is safe to do.
 """
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from prefect.context import AsyncClientContext
+from prefect.context import AsyncClientContext, SyncClientContext
 
 T = TypeVar("T")
 
@@ -26,10 +29,12 @@ class Lanes:
 
     def __init__(self) -> None:
         self._idle: list[_Lane] = []
+        self._lock = threading.Lock()
+        self._shared: contextvars.Context | None = None
 
     async def carry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work()`. A caller that is cancelled leaves it running."""
-        lane = self._idle.pop() if self._idle else _Lane()
+        lane = self._idle.pop() if self._idle else _Lane(self._context)
         done = lane.begin(work)
         done.add_done_callback(lambda _: self._give_back(lane))
         return await asyncio.shield(asyncio.wrap_future(done))
@@ -39,6 +44,15 @@ class Lanes:
         while self._idle:
             self._idle.pop().end()
 
+    def _context(self) -> contextvars.Context:
+        """A context in which Prefect finds the blocking client. Called in a lane's thread."""
+        with self._lock:
+            if self._shared is None:
+                shared = contextvars.copy_context()
+                shared.run(lambda: SyncClientContext.get_or_create().__enter__())
+                self._shared = shared
+            return self._shared.copy()
+
     def _give_back(self, lane: "_Lane") -> None:
         if lane.is_broken or len(self._idle) >= _IDLE:
             lane.end()
@@ -47,8 +61,9 @@ class Lanes:
 
 
 class _Lane:
-    def __init__(self) -> None:
+    def __init__(self, context: Callable[[], contextvars.Context]) -> None:
         self.is_broken = False
+        self._context = context
         self._jobs: Future[_Job | None] = Future()
         # A daemon: a run that will not end must not keep its worker.
         threading.Thread(target=self._work, daemon=True, name="flow run").start()
@@ -62,7 +77,12 @@ class _Lane:
         self._jobs.set_result(None)
 
     def _work(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            context = self._context()
+        except Exception as error:  # noqa: BLE001 - the run will say what is wrong with the server
+            logging.getLogger(__name__).warning("No API client to share: %s", error)
+            context = contextvars.copy_context()
+        context.run(asyncio.run, self._serve())
 
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:

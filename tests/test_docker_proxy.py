@@ -22,9 +22,9 @@ from prefect_docker import DockerHost
 
 from flows import execution
 from flows.engine import DockerEngine
+from flows.engine_connection import negotiated
 from flows.engine_evidence import read_evidence
 from flows.engine_usage import Sampler
-from flows.engine_version import negotiated
 from flows.errors import ImageError
 from flows.evidence import Evidence
 from flows.outcomes import OutcomeName

@@ -1,8 +1,9 @@
-"""Which version of its API an engine speaks, asked once for all the clients of a task."""
+"""How an engine is reached: over which connection, in which version of its API."""
 
 from contextlib import closing
 from typing import Any
 
+import docker
 import docker.errors
 import requests
 from docker.constants import DEFAULT_DOCKER_API_VERSION
@@ -23,6 +24,11 @@ def negotiated(host: DockerHost) -> DockerHost:
     if (version := answer.headers.get("Api-Version")) is None:
         raise docker.errors.DockerException("what answers there is no Docker Engine")
     return _at(host, version)
+
+
+def is_local(client: docker.DockerClient) -> bool:
+    """Whether the engine is at the other end of a socket of this host, with nobody in between."""
+    return str(client.api.base_url).startswith("http+docker://localhost")
 
 
 def require_ok(answer: requests.Response) -> None:

@@ -85,6 +85,21 @@ class Case:
                 assert await self.engine.wait(spec, 60)
             return bytes(sink.output), tailed
 
+    async def run_uncut(self, script: str, *options: str) -> tuple[bytes, Tailed]:
+        with CuttingProxy(60) as patient:
+            return await self.run(patient, script, *options)
+
+    async def run_and_cut(self, script: str, seen: bytes, *options: str) -> tuple[bytes, Tailed]:
+        """Cut the connection once, as soon as `seen` has come through it."""
+        spec, sink = self.create(script, *options), Collector()
+        with CuttingProxy(60) as patient:
+            async with through(patient) as engine, engine.tail(spec, sink) as tailed:
+                await self.engine.start(spec)
+                await sink.until(seen)
+                patient.refuse(0)
+                assert await self.engine.wait(spec, 60)
+        return bytes(sink.output), tailed
+
     async def close(self) -> None:
         for spec in self._specs:
             await self.engine.destroy(spec)
@@ -148,8 +163,7 @@ async def test_lines_of_both_streams_come_once_and_in_order(
 
 @docker
 async def test_output_that_nobody_cuts_is_complete_without_a_reconnect(case: Case) -> None:
-    with CuttingProxy(60) as patient:
-        output, tailed = await case.run(patient, "echo one; printf two")
+    output, tailed = await case.run_uncut("echo one; printf two")
     assert (output, tailed) == (b"one\ntwo", Tailed(reconnects=0, complete=True))
 
 
@@ -186,26 +200,25 @@ async def test_long_lines_and_a_missing_final_newline_are_kept(
     assert tailed.reconnects >= 1
 
 
-BINARY = "head -c 100000 /bin/busybox; printf 'caf\\303'; sleep 0.8; printf '\\251 \\377'"
+PROGRAM = "head -c 100000 /bin/busybox"
+BINARY = f"{PROGRAM}; printf 'caf\\303'; sleep 2; printf '\\251 \\377'"
 
 
 @docker
-async def test_bytes_that_are_no_text_are_kept_where_the_engine_keeps_them(
-    case: Case, proxy: CuttingProxy
-) -> None:
-    whole, _ = await case.run(proxy, "head -c 100000 /bin/busybox", *EXACT)
-    output, tailed = await case.run(proxy, BINARY, *EXACT)
+async def test_bytes_that_are_no_text_are_kept_where_the_engine_keeps_them(case: Case) -> None:
+    whole, _ = await case.run_uncut(PROGRAM, *EXACT)
+    output, tailed = await case.run_and_cut(BINARY, b"caf\303", *EXACT)
     assert output == whole + "café ".encode() + b"\xff"
     assert tailed.complete
 
 
 @docker
 async def test_bytes_that_the_engine_replaced_shift_nothing_and_are_owned_up_to(
-    case: Case, proxy: CuttingProxy
+    case: Case,
 ) -> None:
-    whole, tailed = await case.run(proxy, "head -c 100000 /bin/busybox")
+    whole, tailed = await case.run_uncut(PROGRAM)
     assert (len(whole), tailed) == (100_000, Tailed(reconnects=0, complete=True))
-    output, tailed = await case.run(proxy, BINARY)
+    output, tailed = await case.run_and_cut(BINARY, b"caf\303")
     assert output == whole + "café \N{REPLACEMENT CHARACTER}".encode()
     assert not tailed.complete
 

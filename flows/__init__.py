@@ -9,11 +9,12 @@ container_task           the flow that joins them: prepare, execute, publish
 ledger, attempts         what is known of a run on disk, and the work of one attempt from it
 lifecycle ─► recovery    the hooks, and what follows when a run's process is gone
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over
-backlog ─► admission     what waits in its queues, and what of that may start on its host
+backlog ─► admission     what waits in its queues, and what of that may start in its capacity
 orphans                  the sweep: restart or end what died, remove what nobody owns
 
-Beside them: `rules` and `faults` (what a payload may say, and what it is told), `outcomes`,
-`evidence` and `usage` (how it ended, and what it used), `events`, `host` (what differs by host),
-`workspace`, `checkout`, `files` and `removal` (the job's folder), `lanes`, `stops` and
-`pool_events` (threads for runs, how one is stopped, what the pool tells), `logs`, `errors`.
+Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
+host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
+(what differs by host), `workspace`, `checkout`, `files` and `removal` (the job's folder), `lanes`,
+`stops`, `run_notes` and `pool_events` (threads for runs, how one is stopped, what a worker writes
+on runs, what the pool tells), `logs`, `errors`.
 """

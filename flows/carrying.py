@@ -21,6 +21,7 @@ from flows.stops import Stop, Why
 _DRAIN_SECONDS = 5.0
 _LET_GO_SECONDS = 15.0
 _PACKAGE = "flows."
+_AS_IT_ENDED = "canceled as it ended: its report tells what became of its container"
 
 
 class NotOurs(Exception):
@@ -71,10 +72,12 @@ class Carrier:
             logger.info("The run ends here: %s", error)
         elif error is not None or running.cancelled():
             raise BrokenOff(f"the run broke off: {error!r}") from error
-        is_stuck = error is None and running.result().is_cancelling()
-        if is_stuck or stop.why is Why.CANCEL:
-            # Of a run that somebody cancels as it ends, the server takes no other end.
-            await _see_cancelled(client, flow_run.id)
+        if error is None and running.result().is_cancelling():
+            # The server takes no other end of a run that somebody cancels.
+            await _see_cancelled(client, flow_run.id, _AS_IT_ENDED)
+        elif stop.why is Why.CANCEL:
+            message = ended_early(StoppedBy.CANCEL).error or ""
+            await _see_cancelled(client, flow_run.id, message)
 
     def close(self) -> None:
         """End the threads that carry nothing."""
@@ -100,9 +103,8 @@ class Carrier:
         return self._flows[deployment_id]
 
 
-async def _see_cancelled(client: PrefectClient, run_id: UUID) -> None:
+async def _see_cancelled(client: PrefectClient, run_id: UUID, message: str) -> None:
     """End a run as cancelled that was, too late or too early for its flow to do it."""
     state = (await client.read_flow_run(run_id)).state
     if state is not None and state.is_cancelling():
-        message = ended_early(StoppedBy.CANCEL).error
         await client.set_flow_run_state(run_id, Cancelled(message=message))

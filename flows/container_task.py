@@ -5,7 +5,6 @@ Glue that Prefect can show. What a task means is decided in `flows.spec`, how it
 """
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -54,7 +53,7 @@ _ASK_SECONDS = 20.0
     validate_parameters=False,
     persist_result=False,
     # Nothing is stored there; without it, Prefect asks the server twice a run where to store.
-    result_storage=Path(tempfile.gettempdir()),
+    result_storage=Path("/nonexistent"),
     on_completion=[on_ended],
     on_failure=[on_ended],
     on_cancellation=[on_cancelled],

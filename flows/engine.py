@@ -261,12 +261,13 @@ class DockerEngine:
         def wait() -> bool:
             try:
                 # requests takes fractions of a second, whatever the stubs say.
-                self._docker.api.wait(spec.name, timeout=seconds)  # type: ignore[arg-type]
+                told = self._docker.api.wait(spec.name, timeout=seconds)  # type: ignore[arg-type]
             except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
                 # A slice that ended and a connection that broke look alike here; which it was,
                 # the inspect that follows finds out.
                 return False
-            return True
+            # The engine tells in an answer, too, that it could not wait.
+            return not told.get("Error")
 
         if await self._on_container(spec, "waiting for the container", wait):
             return True

@@ -20,7 +20,11 @@ def negotiated(host: DockerHost) -> DockerHost:
         return host
     with closing(_at(host, DEFAULT_DOCKER_API_VERSION).get_client()) as client:
         answer = client.api.get(f"{client.api.base_url}/_ping", timeout=client.api.timeout)
-        require_ok(answer)
+        try:
+            require_ok(answer)
+        except docker.errors.APIError as error:
+            # No answer to what the caller is about to ask.
+            raise docker.errors.DockerException(f"it refused to be pinged: {error}") from error
     if (version := answer.headers.get("Api-Version")) is None:
         raise docker.errors.DockerException("what answers there is no Docker Engine")
     return _at(host, version)

@@ -49,7 +49,7 @@ class Lanes:
         with self._lock:
             if self._shared is None:
                 shared = contextvars.copy_context()
-                shared.run(lambda: SyncClientContext.get_or_create().__enter__())
+                shared.run(SyncClientContext().__enter__)
                 self._shared = shared
             return self._shared.copy()
 

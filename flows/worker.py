@@ -10,6 +10,7 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -266,13 +267,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         try:
             if self._runs_task_group is not None:
                 # Nothing of the run waits for it.
-                note = note_taken(
-                    client, flow_run, self.name, self._host.worker, was_told=bool(told)
-                )
-                self._runs_task_group.start_soon(self._write, note)
+                words = (self.name, self._host.worker)
+                note = partial(note_taken, client, flow_run, *words, was_told=bool(told))
+                self._runs_task_group.start_soon(self._write, flow_run, note)
             await self._carrier.carry(client, flow_run, stop, logger)
         except NotOurs as error:
-            await self._write(reject(client, flow_run, str(error)))
+            await self._write(flow_run, partial(reject, client, flow_run, str(error)))
         except Exception as error:
             logger.exception("The run broke off")
             await self._propose_crashed_state(flow_run, f"Its worker could not carry it: {error}")
@@ -292,15 +292,15 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         for run_id, sentence in admitted.never.items():
             flow_run, _, _ = self._backlog.take(run_id)
             if await self._propose_pending_state(flow_run):
-                await self._write(reject(self.client, flow_run, sentence))
+                await self._write(flow_run, partial(reject, self.client, flow_run, sentence))
         return bool(waits or admitted.never)
 
-    async def _write(self, writing: Awaitable[None]) -> None:
+    async def _write(self, flow_run: FlowRun, writing: Callable[[], Awaitable[None]]) -> None:
         """Write something on a run; one that cannot be written on must not end the worker."""
         try:
-            await writing
-        except Exception as error:  # noqa: BLE001 - it names what it was about
-            self._logger.warning("Could not write on a flow run: %s", error)
+            await writing()
+        except Exception as error:  # noqa: BLE001 - one run must not end the worker
+            self._logger.warning("Could not write on the flow run %s: %r", flow_run.id, error)
 
     def _cancel(self, flow_run_id: UUID) -> None:
         """Somebody cancels a run; one that this process carries is stopped."""

@@ -9,12 +9,15 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.carrying import BrokenOff, Carrier, NotOurs
+from flows.ledger import Ledger
+from flows.payload import parse
 from flows.stops import Stop, Why, carry, put_down
 
 LOGGER = logging.getLogger(__name__)
+# Refused by the flow, so that it needs no engine.
 TASK = {"task": {"container": {"enabled": False}}}
 
 
@@ -64,6 +67,27 @@ async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_can
     await carrier.carry(client, run, stop, LOGGER)
     put_down(str(run.id))
     assert await final(client, run.id) == "Cancelled"
+
+
+async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
+    client: PrefectClient, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await submitted(client, "flows.container_task.container_task")
+
+    async def cancelled_meanwhile(payload: object, ledger: Ledger) -> None:
+        async with get_client() as another:
+            await another.set_flow_run_state(run.id, Cancelling(), force=True)
+        parse(payload)
+
+    monkeypatch.setattr("flows.container_task._prepare", cancelled_meanwhile)
+    monkeypatch.setattr("flows.container_task._final_state", lambda _: Completed())
+    await carrier.carry(client, run, Stop(), LOGGER)
+    state = (await client.read_flow_run(run.id)).state
+    assert state is not None
+    assert (state.name, state.message) == (
+        "Cancelled",
+        "canceled as it ended: its report tells what became of its container",
+    )
 
 
 async def test_a_deployment_that_was_deleted_names_no_flow(

@@ -1,13 +1,17 @@
 """The wheel: what is in it, and that it works where nothing else of this checkout is."""
 
+import ast
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from scripts.stack import KIND, ROOT, Stack
 from tests.runs import shell
@@ -31,6 +35,46 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
         if path.suffix == ".py" or path.name == "py.typed"
     }
     assert packed == expected
+
+
+def required(name: str) -> set[str]:
+    """What a distribution requires without extras, canonically named."""
+    try:
+        wanted = list(map(Requirement, distribution(name).requires or []))
+    except PackageNotFoundError:
+        # For another system or Python.
+        return set()
+    return {canonicalize_name(each.name) for each in wanted if not _is_extra(each)}
+
+
+def _is_extra(requirement: Requirement) -> bool:
+    return requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
+
+
+def test_whatever_is_imported_is_required() -> None:
+    allowed = required("moonmind-container-runner")
+    # prefect-docker brings docker, whose errors are those of requests and urllib3.
+    for _ in range(2):
+        allowed = allowed.union(*map(required, allowed))
+    imported = {
+        name.partition(".")[0]
+        for package in ("flows", "blocks")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _imports(node)
+    }
+    owners = packages_distributions()
+    foreign = imported - set(sys.stdlib_module_names) - {"flows", "blocks"}
+    missing = {
+        name for name in foreign if not {canonicalize_name(o) for o in owners[name]} & allowed
+    }
+    assert missing == set()
+
+
+def _imports(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
 
 
 @pytest.fixture

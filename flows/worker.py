@@ -38,6 +38,7 @@ from flows.backlog import Backlog, Taken
 from flows.capacity import capacity
 from flows.carrying import Carrier, NotOurs
 from flows.engine import DockerEngine
+from flows.errors import HostMisconfigured
 from flows.host import HostSettings
 from flows.orphans import sweep
 from flows.pool_events import follow_pool
@@ -66,7 +67,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     def __init__(self, *words: Any, **settings: Any) -> None:
         super().__init__(*words, **settings)
-        self._host = HostSettings.from_environment()
+        try:
+            self._host = HostSettings.from_environment()
+        except HostMisconfigured as error:
+            # The command that starts it would show a traceback of anything else.
+            raise SystemExit(str(error)) from None
         self._backlog = Backlog(self._host)
         self._carrier = Carrier()
         self._total = Resources()

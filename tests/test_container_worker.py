@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.worker import ContainerTaskWorker
 from scripts.stack import Stack
 from tests.runs import left_on_engine, payload, shell
 from tests.weather import ENDLESS, Weather, wait_until
@@ -27,6 +28,14 @@ def small(stack: Stack) -> Iterator[Weather]:
 
 def tags(weather: Weather, run_id: str) -> list[str]:
     return list(weather.stack.flow_run(run_id)["tags"])
+
+
+def test_a_worker_with_a_wrong_setting_ends_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOONMIND_WORKER_MEMORY", "lots")
+    with pytest.raises(SystemExit, match="MOONMIND_WORKER_MEMORY is 'lots' on this worker"):
+        ContainerTaskWorker(work_pool_name="any")
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_runs_over_and_the_next_one_adopts_them(

@@ -40,10 +40,11 @@ apt_install() {
   quiet_apt install --yes --no-install-recommends "${known[@]}" || fail "apt-get could not install $*."
 }
 
-# Programs that only tests need: without one, its tests are skipped, and in CI they fail.
+# Programs that only tests need, as command or command:package: without one, its tests are skipped,
+# and in CI they fail.
 ensure_tools() {
-  local name missing=()
-  for name in "$@"; do command -v "$name" >/dev/null || missing+=("$name"); done
+  local tool missing=()
+  for tool in "$@"; do command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}"); done
   [ ${#missing[@]} -gt 0 ] && may_apt || return 0
   say "Installing ${missing[*]} with apt-get."
   locked apt_install "${missing[@]}"

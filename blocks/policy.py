@@ -24,6 +24,10 @@ class ContainerPolicy(Block, Policy):
     _block_type_slug = "moonmind-container-policy"
     _description = "What task containers may do on the workers that share this block."
 
+    def plain(self) -> Policy:
+        """The rules alone, without the block."""
+        return Policy.model_validate(self.model_dump(include=set(Policy.model_fields)))
+
     @classmethod
     async def in_force(cls) -> Self:
         """The saved block named `default`, or the built-in defaults where none is saved.

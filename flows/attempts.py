@@ -6,7 +6,7 @@ Everything it needs of an earlier process it finds in the ledger and on the engi
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,6 +46,7 @@ class _Desk:
 
     journal: Journal
     runner_log: RunnerLog
+    masker: Masker
 
 
 class _Notes(execution.Notes):
@@ -78,15 +79,18 @@ async def execute_attempt(
     logger: Logger,
     *,
     secrets: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
     interrupt: Interrupt | None = None,
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
-    in the output.
+    The outcome is in the ledger when this returns. `interrupt` ends it early; `variables` are the
+    values of the spec's secrets, which are masked in the output, as are the other `secrets`.
     """
-    spec = attempt.prepared.spec
-    async with DockerEngine() as engine:
+    spec, policy = attempt.prepared.spec, attempt.prepared.policy
+    variables = variables or {}
+    secrets = *secrets, *variables.values()
+    async with DockerEngine(policy=policy, secrets=variables) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if attempt.began and not adopt:
@@ -179,16 +183,21 @@ async def _desk(
 ) -> AsyncIterator[_Desk]:
     workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
     path = workspace.runner_log(spec.artifacts_subdir)
+    masker = Masker(secrets)
     with (
         Journal(workspace.execute_log, workspace.folder, logger) as journal,
-        RunnerLog(
-            path, workspace.folder, logger.info, anew=anew, masker=Masker(secrets)
-        ) as runner_log,
+        RunnerLog(path, workspace.folder, logger.info, anew=anew, masker=masker) as runner_log,
     ):
-        yield _Desk(journal, runner_log)
+        yield _Desk(journal, runner_log, masker)
 
 
 async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
+    # An engine's words may quote what it was given.
+    outcome = replace(
+        outcome,
+        error=outcome.error and desk.masker.text(outcome.error),
+        cleanup_error=outcome.cleanup_error and desk.masker.text(outcome.cleanup_error),
+    )
     # Reads the whole file once more, to see that the task left it alone.
     log = await asyncio.to_thread(desk.runner_log.facts)
     if not outcome.log_complete and log.error is None:

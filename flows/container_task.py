@@ -36,6 +36,7 @@ from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
 from flows.recovery import CANCELED, settle
 from flows.repository import Remote
+from flows.secret_blocks import container_secrets, to_mask, with_credentials
 from flows.spec import Run, compile_spec
 from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
 from flows.stops import Stop, Why, stop_of
@@ -173,7 +174,12 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     )
     try:
         executed = await execute_attempt(
-            ledger, attempt, get_run_logger(), secrets=_secrets(), interrupt=interrupt
+            ledger,
+            attempt,
+            get_run_logger(),
+            secrets=secrets_of(_raw_payload()),
+            variables=await container_secrets(spec.secrets),
+            interrupt=interrupt,
         )
     finally:
         limit.cancel()
@@ -204,11 +210,12 @@ async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
             return await _result(execute(attempt, ledger))
     except TimeoutError:
         newest = ledger.last() or attempt
-        return await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=_secrets())
+        secrets = await to_mask(_raw_payload(), newest.prepared.spec)
+        return await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=secrets)
 
 
-def _secrets() -> tuple[str, ...]:
-    return secrets_of(runtime.flow_run.parameters.get("payload"))
+def _raw_payload() -> object:
+    return runtime.flow_run.parameters.get("payload")
 
 
 async def _prepare(raw: object, ledger: Ledger) -> Attempt:
@@ -229,7 +236,9 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     spec = compile_spec(
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
     )
-    remote = Remote.parse(payload.repository) if payload.repository else None
+    # Before anything is made: a block that is missing is found here.
+    await container_secrets(spec.secrets)
+    remote = await _remote(payload)
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:
@@ -256,15 +265,25 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
             {int(code): times for code, times in rules.exit_codes.items()},
         ),
         prepare_seconds=round(time.monotonic() - started, 3),
+        policy=policy,
     )
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)
     return attempt
 
 
+async def _remote(payload: TaskPayload) -> Remote | None:
+    """The repository, with its credentials."""
+    if payload.repository is None:
+        return None
+    remote = Remote.parse(payload.repository)
+    block = payload.auth.repo_auth_ref if payload.auth else None
+    return await with_credentials(remote, block) if block else remote
+
+
 async def _policy() -> Policy:
     try:
-        return await ContainerPolicy.in_force()
+        return (await ContainerPolicy.in_force()).plain()
     except PolicyUnreadable as error:
         raise HostMisconfigured(str(error)) from error
 

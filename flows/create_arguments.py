@@ -14,24 +14,43 @@ SUBPATH_API = (1, 45)
 
 
 def create_arguments(
-    spec: ContainerSpec, image: Image, api_version: tuple[int, ...]
+    spec: ContainerSpec,
+    image: Image,
+    api_version: tuple[int, ...],
+    secrets: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Arguments for `create_docker_container`; the image goes by id, so no pull can change it."""
+    """Arguments for `create_docker_container`; the image goes by id, so no pull can change it.
+
+    `secrets` are the values of the variables in `spec.secrets`: here, and nowhere before, they
+    meet the rest of what the container gets.
+    """
     arguments: dict[str, Any] = {
         "image": image.id,
         "command": list(spec.command),
         "name": spec.name,
-        "environment": dict(spec.env),
+        "environment": {**(secrets or {}), **spec.env},
         "labels": dict(spec.labels),
         "working_dir": spec.workdir,
         "mounts": [_mount(spec, mount, api_version) for mount in spec.mounts],
         # A process of the image's own as pid 1 ignores SIGTERM and leaves its orphans unreaped.
         "init": True,
         "privileged": False,
-        "network_mode": "bridge",
+        "network_mode": spec.network,
         "security_opt": ["no-new-privileges"] if spec.no_new_privileges else [],
+        "cap_add": list(spec.cap_add),
+        "cap_drop": list(spec.cap_drop),
         "pids_limit": spec.pids_limit,
     }
+    if spec.entrypoint is not None:
+        # Docker takes an empty list for "the image's own".
+        arguments["entrypoint"] = list(spec.entrypoint) or [""]
+    if spec.user is not None:
+        arguments["user"] = spec.user
+    if spec.shm_bytes is not None:
+        arguments["shm_size"] = spec.shm_bytes
+    if spec.gpus is not None:
+        count = -1 if spec.gpus == "all" else spec.gpus
+        arguments["device_requests"] = [{"count": count, "capabilities": [["gpu"]]}]
     if spec.cpus is not None:
         arguments["nano_cpus"] = round(spec.cpus * 10**9)
     if spec.memory_bytes is not None:

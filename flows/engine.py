@@ -31,7 +31,9 @@ from flows.engine_owned import discard, list_owned, remove_container
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
+from flows.last_check import require_within
 from flows.outcomes import ContainerState, Image
+from flows.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
 
@@ -53,8 +55,17 @@ class DockerEngine:
     waiting, inspecting and following go through the block's client.
     """
 
-    def __init__(self, host: DockerHost | None = None) -> None:
+    def __init__(
+        self,
+        host: DockerHost | None = None,
+        *,
+        policy: Policy | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
+        """`policy` is what no container may go beyond; `secrets` the values of `spec.secrets`."""
         self._given = host or DockerHost()
+        self._policy = policy or Policy()
+        self._secrets = secrets or {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,10 +99,15 @@ class DockerEngine:
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.engine_contract.Engine`."""
+        if missing := spec.secrets.keys() - self._secrets.keys():
+            raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
+        version = self._api_version
+        arguments = create_arguments(spec, image, version, self._secrets)
+        require_within(arguments, spec, self._policy)
+        globs = self._policy.allowed_volumes
         made = await self._call(
-            "preparing volumes", lambda: volumes.prepare(self._docker.api, spec, self._api_version)
+            "preparing volumes", lambda: volumes.prepare(self._docker.api, spec, version, globs)
         )
-        arguments = create_arguments(spec, image, self._api_version)
         try:
             with translated("creating the container"):
                 await create_docker_container.fn(docker_host=self._host, **arguments)

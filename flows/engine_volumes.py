@@ -1,6 +1,5 @@
 """The volumes of a container: caches judged and made, the per-run view of the job's folder."""
 
-import fnmatch
 from contextlib import suppress
 
 import docker
@@ -13,13 +12,19 @@ from flows.create_arguments import (
     run_volume_name,
 )
 from flows.errors import Rejected
+from flows.judgement import is_allowed
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount
 
 
-def prepare(api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, ...]) -> list[str]:
-    """Judge every volume, then make the missing ones; the names of the caches made."""
+def prepare(
+    api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, ...], allowed: list[str]
+) -> list[str]:
+    """Judge every volume, then make the missing ones; the names of the caches made.
+
+    `allowed` are globs for volumes that the runner did not make.
+    """
     caches = [mount for mount in spec.mounts if mount.kind == "cache"]
-    missing = [mount for mount in caches if not _is_allowed(api, spec, mount)]
+    missing = [mount for mount in caches if not _is_there(api, mount, allowed)]
     for mount in spec.mounts:
         if needs_run_volume(mount, api_version):
             mountpoint = api.inspect_volume(mount.source)["Mountpoint"]
@@ -29,14 +34,13 @@ def prepare(api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, 
     return [mount.source for mount in missing]
 
 
-def _is_allowed(api: docker.APIClient, spec: ContainerSpec, mount: Mount) -> bool:
+def _is_there(api: docker.APIClient, mount: Mount, allowed: list[str]) -> bool:
     """Whether the cache exists; raises `Rejected` where it is a volume with others' data."""
     try:
         found = api.inspect_volume(mount.source)
     except docker.errors.NotFound:
         return False
-    allowed = any(fnmatch.fnmatchcase(mount.source, glob) for glob in spec.allowed_volumes)
-    if not allowed and LABEL_CACHE not in (found.get("Labels") or {}):
+    if not is_allowed([mount.source], allowed) and LABEL_CACHE not in (found.get("Labels") or {}):
         raise Rejected(
             f"the volume {mount.source!r} exists and is not a cache of this runner: choose "
             "another name in task.container.cacheVolumes, or have an operator add it to "

@@ -3,6 +3,7 @@
 ContainerTaskError
 ├── Rejected                  the submitter: the payload, or a rule of this host, forbids the task
 │   ├── PayloadError          one or more faults in the payload, each with its JSON path
+│   │   └── PolicyRefused     one or more rules of the host's policy forbid the task
 │   ├── CapabilityMissing     this worker lacks what the task requires
 │   ├── RepositoryRejected    the repository or the ref does not exist, or may not be read
 │   └── WorkdirMissing        the working directory is not in the checkout
@@ -48,6 +49,13 @@ class PayloadError(Rejected):
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("; ".join(map(str, faults)))
+
+
+class PolicyRefused(PayloadError):
+    """The policy in force does not allow what the payload asks for.
+
+    `faults` names every rule, and how to change it.
+    """
 
 
 class CapabilityMissing(Rejected):

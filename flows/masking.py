@@ -1,6 +1,7 @@
 """Keep secret values out of text, in every spelling in which they commonly travel."""
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
@@ -9,6 +10,7 @@ MASK = "***"
 
 # Shorter values occur in ordinary text so often that masking them garbles it and hides nothing.
 _MIN_LENGTH = 4
+_MIN_LINE_LENGTH = 8
 
 
 class Masker:
@@ -79,4 +81,8 @@ def _spellings(secret: str) -> Iterator[str]:
         return
     yield secret
     yield quote(secret, safe="")
+    yield json.dumps(secret)[1:-1]
     yield base64.b64encode(secret.encode()).decode()
+    yield base64.urlsafe_b64encode(secret.encode()).decode()
+    # Of a key of many lines, a program may print any.
+    yield from (line for line in secret.splitlines() if len(line) >= _MIN_LINE_LENGTH)

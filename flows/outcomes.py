@@ -14,6 +14,7 @@ from flows.errors import (
     ContainerTaskError,
     EngineRefused,
     ImageError,
+    PolicyRefused,
     Rejected,
     RepositoryRejected,
     WorkdirMissing,
@@ -59,6 +60,7 @@ class FailureClass(StrEnum):
     CANCELED = "canceled"
     PAYLOAD = "payload"
     CAPABILITY = "capability"
+    POLICY = "policy"
     REPOSITORY = "repository"
     LIMITS = "limits"
     IMAGE = "image"
@@ -145,6 +147,7 @@ _BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...
     (CapabilityMissing, OutcomeName.REJECTED, FailureClass.CAPABILITY),
     (RepositoryRejected, OutcomeName.REJECTED, FailureClass.REPOSITORY),
     (WorkdirMissing, OutcomeName.REJECTED, FailureClass.WORKDIR_MISSING),
+    (PolicyRefused, OutcomeName.REJECTED, FailureClass.POLICY),
     (Rejected, OutcomeName.REJECTED, FailureClass.PAYLOAD),
     (WorkspaceError, OutcomeName.INFRASTRUCTURE, FailureClass.WORKSPACE),
 )

@@ -55,6 +55,17 @@ class Resources(_Model):
         default=None, title="Memory", examples=["512m", "16g"],
         description="bytes, or a number with a unit, such as 512m or 16g; at least 6m",
     )  # fmt: skip
+    pids: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=1, le=4_194_304, title="Processes",
+        description="a whole number of processes and threads, 1 or more",
+    )  # fmt: skip
+    shm: Annotated[str, BeforeValidator(rules.shared_memory)] | None = Field(
+        default=None, title="Shared memory", examples=["1g"],
+        description="the size of /dev/shm: bytes, or a number with a unit, such as 1g",
+    )  # fmt: skip
+    gpus: Annotated[int | Literal["all"], BeforeValidator(rules.gpus)] | None = Field(
+        default=None, title="GPUs", description="a number of GPUs, or all"
+    )
 
 
 class Retry(_Model):
@@ -120,6 +131,20 @@ class Container(_Model):
         json_schema_extra={"minItems": 1},
         description='a non-empty array of strings, such as ["bash", "-lc", "make test"]',
     )  # fmt: skip
+    entrypoint: tuple[
+        Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...
+    ] | None = Field(
+        default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
+        description="an array of strings in place of the image's entrypoint; [] for none",
+    )  # fmt: skip
+    user: Annotated[str, Field(strict=True), AfterValidator(rules.user)] | None = Field(
+        default=None, title="User", examples=["1000:1000"],
+        description="user or user:group, by name or number, such as 1000:1000",
+    )  # fmt: skip
+    network: Annotated[str, AfterValidator(rules.network)] | None = Field(
+        default=None, title="Network",
+        description="none, bridge, or the name of a network that the policy allows",
+    )  # fmt: skip
     workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
         default=None, title="Working directory",
         description="an absolute path inside the container; <job_id> stands for the run's id",
@@ -130,6 +155,13 @@ class Container(_Model):
     ] = Field(
         default_factory=dict, title="Environment",
         description="an object of string to string",
+    )  # fmt: skip
+    secrets: dict[
+        Annotated[str, AfterValidator(rules.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(rules.block_name)],
+    ] = Field(
+        default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
+        description="an object from environment variable to the name of a Secret block",
     )  # fmt: skip
     artifacts_subdir: Annotated[str, AfterValidator(rules.subdir)] = Field(
         default="container", title="Artifacts folder",
@@ -152,8 +184,9 @@ class Container(_Model):
         description="an object with infrastructure, image and exitCodes",
     )  # fmt: skip
     resources: Resources = Field(
-        default_factory=Resources, title="Limits", description="an object with cpus and memory"
-    )
+        default_factory=Resources, title="Limits",
+        description="an object with cpus, memory, pids, shm and gpus",
+    )  # fmt: skip
     pull: PullMode = Field(
         default="if-missing", title="Pull", description="if-missing, always or never"
     )
@@ -163,11 +196,21 @@ class Container(_Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _env_null_is_absent(cls, data: Any) -> Any:
-        env = data.get("env") if isinstance(data, dict) else None
-        if not isinstance(env, dict):
+    def _null_variable_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
             return data
-        return data | {"env": {key: value for key, value in env.items() if value is not None}}
+        maps = {key: data[key] for key in ("env", "secrets") if isinstance(data.get(key), dict)}
+        given = {
+            key: {name: value for name, value in variables.items() if value is not None}
+            for key, variables in maps.items()
+        }
+        return data | given
+
+    @model_validator(mode="after")
+    def _secrets_are_not_in_env(self) -> Self:
+        if twice := sorted(self.secrets.keys() & self.env.keys()):
+            raise ValueError(f"has {', '.join(twice)} in env and in secrets; leave one of them out")
+        return self
 
 
 class Git(_Model):
@@ -211,6 +254,18 @@ class Task(_Model):
     skill: Skill | None = Field(default=None, title="Skill", description="an object")
 
 
+class Auth(_Model):
+    """What opens the repository; other references are carried."""
+
+    repo_auth_ref: Annotated[str, Field(strict=True), AfterValidator(rules.block_name)] | None = (
+        Field(
+            default=None, title="Repository credentials",
+            description="the name of a Secret block, whose value is a URL such as "
+            "https://user:token@github.com",
+        )
+    )  # fmt: skip
+
+
 class TaskPayload(_Model):
     """One queue task: the only parameter of the deployment `container-task/docker`."""
 
@@ -222,6 +277,7 @@ class TaskPayload(_Model):
     required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
         default=(), title="Required capabilities", description="an array of strings"
     )
+    auth: Auth | None = Field(default=None, title="Credentials", description="an object")
     target_runtime: Annotated[str, BeforeValidator(rules.keyword)] | None = Field(
         default=None, title="Target runtime", description="a string"
     )
@@ -233,6 +289,7 @@ class TaskPayload(_Model):
             *self.required_capabilities,
             *(["docker"] if self.task.container.enabled else []),
             *(["git"] if self.repository else []),
+            *(["gpu"] if self.task.container.resources.gpus else []),
             *(["gh"] if self.task.publish.mode == "pr" else []),
             *([self.target_runtime] if self.target_runtime else []),
             *(self.task.skill.required_capabilities if self.task.skill else ()),

@@ -1,21 +1,151 @@
 """The rules of a host: what any task may use, whatever its payload says."""
 
-from pydantic import BaseModel, Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+from flows import rules
+
+Globs = list[str]
+
+
+def _network(value: str) -> str:
+    return rules.network(value)
+
+
+def _user(value: str) -> str:
+    return rules.user(value)
+
+
+def _memory(value: object) -> object:
+    return value if value is None else rules.memory(value)
+
+
+def _linux_capabilities(names: list[str]) -> list[str]:
+    """As `capabilities(7)` names them, without the prefix."""
+    plain = [name.strip().upper().removeprefix("CAP_") for name in names]
+    for name in plain:
+        if not re.fullmatch(r"[A-Z_]+", name, re.ASCII):
+            raise ValueError(f"{name!r} is not a Linux capability, such as NET_RAW")
+    return plain
+
+
+def _added_capabilities(names: list[str]) -> list[str]:
+    if "ALL" in names:
+        raise ValueError("ALL would make every container privileged in all but name: name each")
+    return names
+
+
+_Capabilities = Annotated[list[str], AfterValidator(_linux_capabilities)]
 
 
 class Policy(BaseModel):
     """What containers may do. The defaults hold where nobody has decided otherwise.
 
     What no policy can allow, because the runner has no way to say it: privileged containers, host
-    namespaces, devices, host paths other than the job's own folder.
+    namespaces, devices other than GPUs, host paths other than the job's own folder, unconfined
+    seccomp or AppArmor profiles.
     """
 
+    allowed_images: Globs = Field(
+        default_factory=lambda: ["*"],
+        title="Allowed images",
+        description=(
+            "Images that tasks may run, as globs such as registry.example.org/team/* or "
+            "python:3.*; a glob without a tag allows every tag."
+        ),
+    )
+    require_digest: bool = Field(
+        default=False,
+        title="Require digests",
+        description="Run only images that are named by digest (name@sha256:…).",
+    )
+    allowed_repositories: Globs = Field(
+        default_factory=lambda: ["*"],
+        title="Allowed repositories",
+        description=(
+            "Repositories that tasks may check out, as globs of host and path, such as "
+            "github.com/team/*."
+        ),
+    )
+    allowed_secrets: Globs = Field(
+        default_factory=lambda: ["task-*"],
+        title="Allowed secrets",
+        description="Names of Secret blocks that tasks may use, as globs.",
+    )
+    allowed_volumes: Globs = Field(
+        default_factory=list,
+        title="Allowed volumes",
+        description=(
+            "Existing volumes that tasks may mount as caches, as globs. Volumes that the runner "
+            "made itself for a cache are always allowed; others hold somebody's data."
+        ),
+    )
+    network: Annotated[str, AfterValidator(_network)] = Field(
+        default="bridge",
+        title="Network",
+        description="The network of tasks that name none: none, bridge, or another by its name.",
+    )
+    allowed_networks: Globs = Field(
+        default_factory=lambda: ["bridge", "none"],
+        title="Allowed networks",
+        description="Networks that tasks may name, as globs.",
+    )
+    user: Annotated[str, AfterValidator(_user)] | None = Field(
+        default=None,
+        title="User",
+        description="Who runs the command of tasks that name no user; empty: the image's own.",
+    )
+    allowed_users: Globs = Field(
+        default_factory=lambda: ["*"],
+        title="Allowed users",
+        description=(
+            "Users that tasks may run as, as globs such as 1000 or 1000:*. Unless * is among them, "
+            "a task must name its user, or this policy must."
+        ),
+    )
+    max_timeout_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        title="Longest time limit (seconds)",
+        description="A task that sets no time limit gets at most this one; empty: no ceiling.",
+    )
+    max_cpus: float | None = Field(
+        default=None,
+        ge=0.01,
+        title="Most CPUs",
+        description="A task that sets no limit gets this one; empty: no ceiling.",
+    )
+    max_memory: Annotated[str | None, BeforeValidator(_memory)] = Field(
+        default=None,
+        title="Most memory",
+        description=(
+            "An amount such as 16g. A task that sets no limit gets this one; empty: no ceiling."
+        ),
+    )
+    max_gpus: int | None = Field(
+        default=0,
+        ge=0,
+        title="Most GPUs",
+        description="GPUs that one task may ask for; empty: no ceiling.",
+    )
     pids_limit: int = Field(
         default=4096,
         ge=1,
         le=4_194_304,
         title="Process limit",
-        description="Processes and threads that one container may have at a time.",
+        description="Processes and threads that one container may have at a time, at most.",
+    )
+    cap_add: Annotated[_Capabilities, AfterValidator(_added_capabilities)] = Field(
+        default_factory=list,
+        title="Added capabilities",
+        description="Linux capabilities that every container gets beyond Docker's default set.",
+    )
+    cap_drop: _Capabilities = Field(
+        default_factory=lambda: ["NET_RAW"],
+        title="Dropped capabilities",
+        description="Linux capabilities of Docker's default set that no container gets; ALL: none.",
     )
     no_new_privileges: bool = Field(
         default=True,
@@ -29,11 +159,8 @@ class Policy(BaseModel):
         title="Stop grace (seconds)",
         description="Time between SIGTERM and SIGKILL when a container is stopped.",
     )
-    allowed_volumes: list[str] = Field(
-        default_factory=list,
-        title="Allowed volumes",
-        description=(
-            "Existing volumes that tasks may mount as caches, as globs. Volumes that the runner "
-            "made itself for a cache are always allowed; others hold somebody's data."
-        ),
-    )
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        """The ceiling for memory, in bytes."""
+        return rules.memory_bytes(self.max_memory) if self.max_memory else None

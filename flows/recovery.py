@@ -24,7 +24,8 @@ from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
 from flows.logs import Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
-from flows.payload import Retry, parse, secrets_of
+from flows.payload import Retry, parse
+from flows.secret_blocks import to_mask
 
 _MOMENT_SECONDS = 5.0
 
@@ -49,13 +50,14 @@ async def settle(
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
-    secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
     try:
         with ledger.held():
             attempt = ledger.last()
             if attempt is None:
                 return
             if attempt.executed is None:
+                raw = flow_run.parameters.get("payload") if flow_run else None
+                secrets = await to_mask(raw, attempt.prepared.spec) if flow_run else None
                 attempt = await finish_attempt(ledger, attempt, logger, unfinished, secrets=secrets)
             emit_started(attempt)
             emit_finished(attempt)

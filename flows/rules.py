@@ -8,6 +8,7 @@ names, refs follow git-check-ref-format(1), an argument's length is Linux's MAX_
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Literal
 from urllib.parse import urlsplit
 
 JOB_ROOT = "/work/agent_jobs"
@@ -27,6 +28,10 @@ _IMAGE = re.compile(
 _IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
+_MAX_ID = 2**31 - 1
+_BLOCK = re.compile(r"[a-z0-9][a-z0-9-]{0,126}")
 _MEMORY = re.compile(r"(\d{1,19})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 _SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
 _SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+", re.ASCII)
@@ -116,13 +121,22 @@ def env_name(value: str) -> str:
 
 def memory(value: object) -> str:
     """Canonical: a whole number with at most one unit letter, as Docker writes it."""
+    return _amount(value, _MIN_MEMORY)
+
+
+def shared_memory(value: object) -> str:
+    """The same, without Docker's least amount for a container."""
+    return _amount(value, 1)
+
+
+def _amount(value: object, least: int) -> str:
     text = str(value).strip() if isinstance(value, int | str) and value is not True else ""
     found = _MEMORY.fullmatch(text)
     if not found:
         raise ValueError(f"is {_short(value)}, not an amount of memory")
     number, unit = int(found[1]), (found[2] or "").lower()
     size = number * _UNITS[unit]
-    if not _MIN_MEMORY <= size < 2**63:
+    if not least <= size < 2**63:
         raise ValueError(f"is {_short(value)}, outside what Docker can set")
     return f"{number}{unit}"
 
@@ -157,6 +171,40 @@ def volume_name(value: str) -> str:
         )
     if value.startswith(RUN_VOLUME_PREFIX):
         raise ValueError(f"begins with {RUN_VOLUME_PREFIX!r}, which is kept for the runner's own")
+    return value
+
+
+def network(value: str) -> str:
+    """`none`, `bridge`, or a network by name; never a namespace of the host's or another's."""
+    if not _NETWORK.fullmatch(value) or value.lower() in ("host", "default", "nat"):
+        raise ValueError(f"is {_short(value)}, not none, bridge or the name of a network")
+    return value
+
+
+def user(value: str) -> str:
+    """`user` or `user:group`, each by name or number, as `docker run --user` takes them."""
+    parts = value.split(":")
+    too_large = any(part.isdecimal() and int(part) > _MAX_ID for part in parts)
+    if not _USER.fullmatch(value) or too_large:
+        raise ValueError(f"is {_short(value)}, not a user or user:group")
+    return value
+
+
+def gpus(value: object) -> int | Literal["all"]:
+    """How many, or all of them."""
+    if value == "all":
+        return "all"
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ValueError(f"is {_short(value)}, neither a number of GPUs nor 'all'")
+    return value
+
+
+def block_name(value: str) -> str:
+    """The name of a block document, as Prefect takes them."""
+    if not _BLOCK.fullmatch(value):
+        raise ValueError(
+            f"is {_short(value)}, not the name of a block: lower-case letters, digits and '-'"
+        )
     return value
 
 

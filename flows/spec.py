@@ -8,11 +8,12 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.judgement import require_allowed
 from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
 
@@ -72,7 +73,11 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """Everything about one container, named and labelled before it exists."""
+    """Everything about one container, named and labelled before it exists.
+
+    `entrypoint` and `user` are the image's own where they are None; `secrets` has the name of a
+    Secret block for each environment variable, never a value.
+    """
 
     job_id: str
     attempt: int
@@ -91,8 +96,16 @@ class ContainerSpec:
     memory_bytes: int | None
     pids_limit: int
     no_new_privileges: bool
-    allowed_volumes: tuple[str, ...]
     labels: Mapping[str, str]
+    # With defaults, as what an earlier version noted of a run has none of these.
+    entrypoint: tuple[str, ...] | None = None
+    user: str | None = None
+    network: str = "bridge"
+    shm_bytes: int | None = None
+    gpus: int | Literal["all"] | None = None
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def limit_seconds(self) -> int:
@@ -130,18 +143,23 @@ def compile_spec(
 ) -> ContainerSpec:
     """Decide everything about the container of one attempt.
 
-    `mount` shows the job's folder, and no other, to the container.
+    `mount` shows the job's folder, and no other, to the container. What the policy has a ceiling
+    for and the payload says nothing of gets the ceiling. Raises `PolicyRefused` where the payload
+    asks for what the policy does not allow.
     """
     container = payload.task.container
     if container.image is None or container.command is None:
         raise ValueError("only a payload with an enabled container compiles")
+    require_allowed(payload, policy)
     job_dir = f"{JOB_ROOT}/{run.job_id}"
-    timeout = container.timeout_seconds or default_timeout_seconds
+    limits = container.resources
+    timeout = container.timeout_seconds or min(
+        default_timeout_seconds, policy.max_timeout_seconds or default_timeout_seconds
+    )
     grace = container.stop_grace_seconds
     if grace is None:
         grace = policy.stop_grace_seconds
     repository = Remote.parse(payload.repository).display if payload.repository else ""
-    memory = container.resources.memory
     decided: dict[str, Any] = {
         "job_id": run.job_id,
         "image": container.image,
@@ -162,11 +180,18 @@ def compile_spec(
         "pull_timeout_seconds": container.pull_timeout_seconds,
         "timeout_seconds": timeout,
         "stop_grace_seconds": grace,
-        "cpus": container.resources.cpus,
-        "memory_bytes": memory_bytes(memory) if memory else None,
-        "pids_limit": policy.pids_limit,
+        "cpus": limits.cpus or policy.max_cpus,
+        "memory_bytes": memory_bytes(limits.memory) if limits.memory else policy.max_memory_bytes,
+        "pids_limit": limits.pids or policy.pids_limit,
         "no_new_privileges": policy.no_new_privileges,
-        "allowed_volumes": tuple(policy.allowed_volumes),
+        "entrypoint": container.entrypoint,
+        "user": container.user or policy.user,
+        "network": container.network or policy.network,
+        "shm_bytes": memory_bytes(limits.shm) if limits.shm else None,
+        "gpus": limits.gpus,
+        "cap_add": tuple(policy.cap_add),
+        "cap_drop": tuple(policy.cap_drop),
+        "secrets": container.secrets,
     }
     return ContainerSpec(
         **decided,

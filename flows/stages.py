@@ -1,11 +1,12 @@
 """What one stage of a run hands to the next: plain frozen values, nothing live."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from flows.logs import LogFacts
 from flows.outcomes import Outcome, OutcomeName, StoppedBy
+from flows.policy import Policy
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
 
@@ -33,7 +34,8 @@ class RetryRules:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What runs, and where. `repository` is the payload's, without credentials."""
+    """What runs, where, and within which rules. `repository` is the payload's, without
+    credentials."""
 
     workspace: Workspace
     spec: ContainerSpec
@@ -42,6 +44,7 @@ class Prepared:
     instructions: str | None
     retry: RetryRules
     prepare_seconds: float
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, slots=True)

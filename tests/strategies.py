@@ -70,6 +70,12 @@ containers = st.fixed_dictionaries(
         "env": st.dictionaries(
             _name.filter(lambda name: name not in RESERVED_ENV), _text | st.none(), max_size=4
         ),
+        "entrypoint": st.lists(_text, max_size=3) | st.none(),
+        "user": st.sampled_from(["0", "1000:1000", "app", "app:users", None]),
+        "network": st.sampled_from(["none", "bridge", None]),
+        "secrets": st.dictionaries(
+            _name.map("SECRET_{}".format), _segment.map("task-{}".format) | st.none(), max_size=2
+        ),
         "artifactsSubdir": _path | st.none(),
         "timeoutSeconds": st.integers(1, 2_592_000) | st.none(),
         "resources": st.fixed_dictionaries(
@@ -77,6 +83,8 @@ containers = st.fixed_dictionaries(
             optional={
                 "cpus": st.floats(0.01, 4096) | st.integers(1, 64),
                 "memory": st.sampled_from(["512m", "16G", "8GiB", " 1gb", 2**30, "16777216"]),
+                "pids": st.integers(1, 4096) | st.none(),
+                "shm": st.sampled_from(["64m", "1G", 4096, None]),
             },
         ),
         "pull": st.sampled_from(["if-missing", "always", "never", None]),
@@ -105,7 +113,8 @@ valid_payloads = st.fixed_dictionaries(
         ),
         "requiredCapabilities": st.lists(_name),
         "targetRuntime": _name,
-        "auth": st.dictionaries(_name, st.none() | st.booleans() | _text),
+        "auth": st.dictionaries(_name, st.none() | st.booleans() | _text)
+        | st.fixed_dictionaries({"repoAuthRef": _segment.map("task-{}".format)}),
     },
 )
 
@@ -113,7 +122,21 @@ _strange_text = st.text(st.characters(), max_size=20) | st.sampled_from(
     ["", "\0", "\ud800", "../../etc", "/etc", "/var/run/docker.sock", "$ref", "-v", "a:b", "true"]
 )
 _keys = _strange_text | st.sampled_from(
-    ["task", "container", "env", "enabled", "image", "privileged", "binds", "__prefect_kind"]
+    [
+        "task",
+        "container",
+        "env",
+        "enabled",
+        "image",
+        "privileged",
+        "binds",
+        "__prefect_kind",
+        "network",
+        "user",
+        "entrypoint",
+        "secrets",
+        "repoAuthRef",
+    ]
 )
 _strange = st.one_of(
     st.none(),

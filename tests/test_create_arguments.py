@@ -11,7 +11,9 @@ from flows.create_arguments import (
     run_volume_arguments,
 )
 from flows.errors import PayloadError
+from flows.last_check import require_within
 from flows.payload import parse, require_runnable
+from flows.policy import Policy
 from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, valid_payloads
@@ -56,6 +58,8 @@ def test_a_full_payload_becomes_these_arguments(
         "privileged": False,
         "network_mode": "bridge",
         "security_opt": ["no-new-privileges"],
+        "cap_add": [],
+        "cap_drop": ["NET_RAW"],
         "pids_limit": 4096,
         "nano_cpus": 8_000_000_000,
         "mem_limit": 17179869184,
@@ -65,7 +69,8 @@ def test_a_full_payload_becomes_these_arguments(
 
 def test_limits_that_are_not_asked_for_are_not_set() -> None:
     arguments = create_arguments(compiled(enabled()), IMAGE, (1, 41))
-    assert not {"nano_cpus", "mem_limit", "memswap_limit"} & set(arguments)
+    unset = {"nano_cpus", "mem_limit", "memswap_limit", "entrypoint", "user", "shm_size"}
+    assert not unset & set(arguments)
 
 
 def test_an_older_engine_gets_a_volume_that_shows_one_folder() -> None:
@@ -104,20 +109,23 @@ def test_no_payload_gets_more_than_a_container_may_have(
 ) -> None:
     try:
         require_runnable(parse(raw))
+        spec = compiled(raw, mount=mount)
     except PayloadError:
         return
-    arguments = create_arguments(compiled(raw, mount=mount), IMAGE, api_version)
+    arguments = create_arguments(spec, IMAGE, api_version)
+    require_within(arguments, spec, Policy())
     job, *caches = arguments["mounts"]
     assert arguments["privileged"] is False
-    assert arguments["network_mode"] == "bridge"
+    assert arguments["network_mode"] in ("bridge", "none")
     assert arguments["security_opt"] == ["no-new-privileges"]
-    assert arguments["pids_limit"] == 4096
+    assert 1 <= arguments["pids_limit"] <= 4096
+    assert arguments["cap_add"] == []
     assert arguments["environment"]["JOB_ID"] == arguments["labels"]["moonmind.job_id"] == "7f1e"
     # No devices, capabilities, host namespaces, or volumes by another door.
     assert set(arguments) <= {
         "image", "command", "name", "environment", "labels", "working_dir", "mounts", "init",
         "privileged", "network_mode", "security_opt", "pids_limit", "nano_cpus", "mem_limit",
-        "memswap_limit",
+        "memswap_limit", "cap_add", "cap_drop", "entrypoint", "user", "shm_size",
     }  # fmt: skip
     assert job["Target"] == JOB
     assert job["Source"] in {"/srv/jobs/7f1e", "agent_workspaces", "mm-task-7f1e-2-workspace"}

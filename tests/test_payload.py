@@ -34,7 +34,7 @@ def test_the_canonical_form_fills_in_defaults_and_capabilities() -> None:
     expected = copy.deepcopy(FULL)
     expected["requiredCapabilities"] = ["docker", "git"]
     expected["task"]["container"]["resources"]["cpus"] = 8.0
-    expected["task"]["container"] |= {"retry": RETRY, "pullTimeoutSeconds": 1800}
+    expected["task"]["container"] |= {"retry": RETRY, "pullTimeoutSeconds": 1800, "secrets": {}}
     assert parse(FULL).canonical() == expected
 
 
@@ -50,6 +50,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         "cacheVolumes": [],
         "retry": RETRY,
         "pullTimeoutSeconds": 1800,
+        "secrets": {},
     }
     assert parse({}).canonical()["task"]["publish"] == {"mode": "none"}
 

@@ -50,7 +50,9 @@ def test_a_misspelt_key_is_refused_with_the_nearest(settings: Any, path: str, ne
     assert f"did you mean {nearest!r}?" in faults(enabled(**settings))[f"task.container.{path}"]
 
 
-@pytest.mark.parametrize("key", ["privileged", "network_mode", "binds", "volumes", "devices"])
+@pytest.mark.parametrize(
+    "key", ["privileged", "network_mode", "binds", "volumes", "devices", "cap_add"]
+)
 def test_a_key_that_a_container_does_not_have_is_refused_with_those_it_has(key: str) -> None:
     message = faults(enabled(**{key: True}))[f"task.container.{key}"]
     assert "did you mean" in message or ("image" in message and "timeoutSeconds" in message)

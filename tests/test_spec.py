@@ -99,11 +99,38 @@ def test_memory_becomes_bytes(memory: object, size: int) -> None:
 
 def test_the_policy_sets_what_no_payload_can() -> None:
     policy = Policy(
-        pids_limit=7, no_new_privileges=False, stop_grace_seconds=3, allowed_volumes=["nuget*"]
+        pids_limit=7, no_new_privileges=False, stop_grace_seconds=3, cap_add=["cap_sys_nice"]
     )
     spec = compiled(FULL, policy=policy)
     assert (spec.pids_limit, spec.no_new_privileges) == (7, False)
-    assert (spec.stop_grace_seconds, spec.allowed_volumes) == (3, ("nuget*",))
+    assert (spec.stop_grace_seconds, spec.cap_add) == (3, ("SYS_NICE",))
+    assert spec.cap_drop == ("NET_RAW",)
+
+
+def test_what_a_task_leaves_open_the_policy_decides() -> None:
+    policy = Policy(
+        network="none",
+        user="1000:1000",
+        max_timeout_seconds=60,
+        max_cpus=1.5,
+        max_memory="64m",
+        pids_limit=9,
+    )
+    spec = compiled(enabled(), policy=policy)
+    assert (spec.network, spec.user, spec.timeout_seconds) == ("none", "1000:1000", 60)
+    assert (spec.cpus, spec.memory_bytes, spec.pids_limit) == (1.5, 2**26, 9)
+
+
+def test_what_a_task_asks_for_within_the_policy_it_gets() -> None:
+    asked = enabled(
+        network="bridge",
+        user="7",
+        entrypoint=["/bin/sh"],
+        resources={"pids": 5, "shm": "1G", "gpus": "all"},
+    )
+    spec = compiled(asked, policy=Policy(network="none", max_gpus=None))
+    assert (spec.network, spec.user, spec.entrypoint) == ("bridge", "7", ("/bin/sh",))
+    assert (spec.pids_limit, spec.shm_bytes, spec.gpus) == (5, 2**30, "all")
 
 
 def test_a_task_without_a_container_does_not_compile() -> None:
@@ -207,5 +234,12 @@ def test_the_spec_prints_as_json() -> None:
         "memory_bytes": 17179869184,
         "pids_limit": 4096,
         "no_new_privileges": True,
-        "allowed_volumes": [],
+        "entrypoint": None,
+        "user": None,
+        "network": "bridge",
+        "shm_bytes": None,
+        "gpus": None,
+        "cap_add": [],
+        "cap_drop": ["NET_RAW"],
+        "secrets": {},
     }

@@ -1,0 +1,49 @@
+"""Image names as Docker reads them: which registry, which repository, which tag or digest.
+
+Source: distribution's `reference` package. A first part with a dot or a colon, or `localhost`, is
+a registry; everything else is on Docker Hub.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+DOCKER_HUB = "docker.io"
+_DOCKER_HUB_NAMES = {"docker.io", "index.docker.io", "registry-1.docker.io", ""}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """The parts of a valid name. With a `digest`, Docker takes no notice of a tag: there is none.
+
+    `written` is the name as it stood, without tag and digest.
+    """
+
+    registry: str
+    repository: str
+    tag: str
+    digest: str
+    written: str
+
+    @classmethod
+    def parse(cls, image: str) -> Self:
+        """Take a name apart; without tag and digest, the tag is `latest`."""
+        name, _, digest = image.partition("@")
+        written, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            written, tag = name, ""
+        first, slash, rest = written.partition("/")
+        is_host = bool(slash) and (first == "localhost" or bool(re.search(r"[.:A-Z]", first)))
+        registry, path = (first.lower(), rest) if is_host else (DOCKER_HUB, written)
+        if registry in _DOCKER_HUB_NAMES:
+            registry = DOCKER_HUB
+            path = path if "/" in path else f"library/{path}"
+        return cls(registry, path, "" if digest else tag or "latest", digest, written)
+
+    def spellings(self) -> tuple[str, ...]:
+        """Every way to name this image or its repository, for a glob to match."""
+        short = self.repository.removeprefix("library/")
+        hub = (self.repository, short) if self.registry == DOCKER_HUB else ()
+        names = dict.fromkeys((f"{self.registry}/{self.repository}", *hub, self.written))
+        suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return tuple(spelling for name in names for spelling in (name, name + suffix))

@@ -1,0 +1,127 @@
+"""Prefect Secret blocks that a payload names: read at the moment of use, never kept.
+
+A value goes to the container's environment, or to git, and to the maskers of logs; to nothing that
+is stored.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from prefect.blocks.system import Secret
+from prefect.exceptions import ObjectNotFound
+
+from flows import rules
+from flows.errors import ContainerTaskError, Fault, HostMisconfigured, PayloadError
+from flows.judgement import repository_address
+from flows.payload import secrets_of
+from flows.repository import Remote
+from flows.spec import ContainerSpec
+
+REPO_AUTH = "auth.repoAuthRef"
+
+
+async def container_secrets(names: Mapping[str, str]) -> dict[str, str]:
+    """The value for each environment variable, from the block that it names.
+
+    Raises `PayloadError` for blocks that are missing or no use, `HostMisconfigured` where they
+    cannot be read.
+    """
+    paths = {variable: f"task.container.secrets.{variable}" for variable in names}
+    found = await asyncio.gather(
+        *(_value(paths[variable], block) for variable, block in names.items()),
+        return_exceptions=True,
+    )
+    for each in found:
+        if isinstance(each, BaseException) and not isinstance(each, PayloadError):
+            raise each
+    if faults := [
+        fault for each in found if isinstance(each, PayloadError) for fault in each.faults
+    ]:
+        raise PayloadError(faults)
+    return {variable: str(value) for variable, value in zip(names, found, strict=True)}
+
+
+async def to_mask(raw: object, spec: ContainerSpec) -> tuple[str, ...] | None:
+    """What no log of this run may show; None where nobody can tell any more."""
+    try:
+        return *secrets_of(raw), *(await container_secrets(spec.secrets)).values()
+    except ContainerTaskError:
+        return None
+
+
+async def with_credentials(remote: Remote, block: str) -> Remote:
+    """`remote` with the credentials of a Secret block, which are for its host alone.
+
+    The block's value is a URL, as in git's credential store: `https://user:token@github.com`.
+    Raises what `container_secrets` raises.
+    """
+    if remote.password or remote.username:
+        raise _refusal("is given, and the repository's URL has credentials: leave one of them out")
+    given = _credentials(await _value(REPO_AUTH, block))
+    if given is None:
+        raise _refusal(
+            f"names the block {block}, whose value is not a URL such as "
+            "https://user:token@github.com: correct it under Blocks in the UI"
+        )
+    if repository_address(remote) is None or not _covers(given, urlsplit(remote.url)):
+        raise _refusal(
+            f"names the block {block}, whose credentials are not for {remote.display}: name the "
+            "block that is for its host"
+        )
+    return replace(
+        remote, username=unquote(given.username or ""), password=unquote(given.password or "")
+    )
+
+
+async def _value(path: str, block: str) -> str:
+    try:
+        loaded: Any = await Secret.aload(block)
+        value = loaded.get()
+    except Exception as error:  # noqa: BLE001 - of an API that is away comes almost anything
+        if isinstance(error.__cause__, ObjectNotFound):
+            message = (
+                f"there is no Secret block named {block!r} on this server: create it under Blocks "
+                "in the UI, or correct the name"
+            )
+            raise PayloadError([Fault(path, message)]) from None
+        # Not with its own words, which could show the value.
+        raise HostMisconfigured(
+            f"{path}: the Secret block {block!r} cannot be read ({type(error).__name__}): check "
+            "that Prefect's API answers and that the block is valid"
+        ) from None
+    try:
+        if not isinstance(value, str):
+            raise ValueError("is no text")
+        return rules.argument(value)
+    except ValueError as error:
+        message = f"the value of the Secret block {block!r} {error}: correct it in the UI"
+        raise PayloadError([Fault(path, message)]) from None
+
+
+def _credentials(value: str) -> SplitResult | None:
+    try:
+        url = urlsplit(value.strip())
+        is_usable = url.scheme in ("https", "http") and url.hostname and url.username
+        is_usable = is_usable and url.port != 0
+    except ValueError:
+        return None
+    return url if is_usable else None
+
+
+def _covers(given: SplitResult, wanted: SplitResult) -> bool:
+    """Whether credentials for one address may be sent to another: same scheme, host and port, and
+    below the path, if one is given."""
+    same = (given.scheme, given.hostname, given.port) == (
+        wanted.scheme,
+        wanted.hostname,
+        wanted.port,
+    )
+    path = given.path.rstrip("/")
+    return same and (not path or wanted.path == path or wanted.path.startswith(f"{path}/"))
+
+
+def _refusal(message: str) -> PayloadError:
+    return PayloadError([Fault(REPO_AUTH, message)])

@@ -1,0 +1,233 @@
+"""Secret blocks: where their values get to, and where they do not."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.blocks.system import Secret
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.container_task import container_task
+from flows.errors import HostMisconfigured, PayloadError
+from flows.repository import Remote
+from flows.secret_blocks import container_secrets, with_credentials
+from tests.git_server import PASSWORD, USER, commit_all, git_http
+from tests.runs import Finished, Runner, shell, until
+
+TOKEN = 'tök3n/with=odd+chars & "quotes"'
+KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----"
+
+
+async def saved(name: str, value: Any) -> str:
+    await Secret(value=value).asave(name, overwrite=True)
+    return name
+
+
+async def told_to_prefect(run: Finished) -> str:
+    """All that the API keeps of a run: its parameters, states, logs and artifacts."""
+    run_id = UUID(run.job_id)
+    async with get_client() as client:
+        flow_run = await client.read_flow_run(run_id)
+        logs = await client.read_logs(
+            LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200
+        )
+        artifacts = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        )
+    texts = [record.message for record in logs] + [str(artifact.data) for artifact in artifacts]
+    return "\n".join([flow_run.model_dump_json(), *texts])
+
+
+def stored(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield path, path.read_bytes()
+
+
+@pytest.mark.docker
+async def test_a_secret_reaches_the_container_and_nothing_else(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    secrets = {
+        "TOKEN": await saved("task-token", TOKEN),
+        "KEY": await saved("task-key", KEY),
+    }
+    script = """
+        printf '%s' "$TOKEN" | sha256sum | cut -c 1-16
+        echo "$TOKEN"; echo "$KEY"
+        printf '%.5s' "$TOKEN"; sleep 0.3; printf '%s\\n' "${TOKEN#?????}"
+        printf '%s' "$TOKEN" | base64
+        exit 3
+    """
+    run = await runner(shell(script, secrets=secrets))
+    assert run.output.splitlines()[0] == hashlib.sha256(TOKEN.encode()).hexdigest()[:16]
+    assert "***" in run.output
+    spellings = [TOKEN, json.dumps(TOKEN)[1:-1], quote(TOKEN, safe=""), *KEY.splitlines()]
+    spellings.append(base64.b64encode(TOKEN.encode()).decode())
+    prefect = await told_to_prefect(run)
+    for spelling in spellings:
+        assert spelling not in prefect
+        assert spelling not in run.message
+        for path, content in stored(jobs_folder):
+            assert spelling.encode() not in content, path
+
+
+@pytest.mark.docker
+async def test_an_edited_secret_is_in_force_on_the_next_run(runner: Runner) -> None:
+    task = shell('test "$TOKEN" = second-value', secrets={"TOKEN": "task-edited"})
+    await saved("task-edited", "first-value")
+    assert (await runner(task)).run_json["exitCode"] == 1
+    await saved("task-edited", "second-value")
+    assert (await runner(task)).run_json["exitCode"] == 0
+
+
+@pytest.mark.docker
+async def test_a_secret_is_nowhere_in_what_the_engine_shows_of_labels(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    await saved("task-labels", "label-secret-value")
+    wait = "until [ -e $ARTIFACT_DIR/go ]; do sleep 0.1; done"
+    running = asyncio.ensure_future(
+        container_task(
+            shell(wait, secrets={"TOKEN": "task-labels"}, timeoutSeconds=60), return_state=True
+        )
+    )
+    found: list[Path] = []
+
+    def is_up() -> bool:
+        command = ["docker", "ps", "--quiet", "--filter", "label=moonmind.job_id"]
+        for name in subprocess.run(command, capture_output=True, text=True).stdout.split():
+            shown = ["docker", "inspect", "--format", "{{json .Config}}", name]
+            config = json.loads(subprocess.run(shown, capture_output=True, text=True).stdout)
+            if "TOKEN=label-secret-value" in config["Env"]:
+                assert "label-secret-value" not in json.dumps(config["Labels"])
+                assert "label-secret-value" not in json.dumps(config["Cmd"])
+                found.append(jobs_folder / config["Labels"]["moonmind.job_id"])
+        return bool(found)
+
+    await asyncio.to_thread(until, is_up)
+    (found[0] / "artifacts" / "container" / "go").touch()
+    assert (await running).is_completed()
+
+
+@pytest.mark.parametrize(
+    ("secrets", "says"),
+    [
+        ({"TOKEN": "task-missing"}, "there is no Secret block named 'task-missing'"),
+        ({"TOKEN": "prod-token"}, "prod-token is not allowed by the container policy"),
+        ({"TOKEN": "task-number"}, "the value of the Secret block 'task-number' is no text"),
+        ({"TOKEN": "task-nul"}, "has a NUL character"),
+        ({"JOB_ID": "task-token"}, "is reserved"),
+        ({"TOKEN": "Not A Block"}, "not the name of a block"),
+    ],
+)
+@pytest.mark.docker
+async def test_a_secret_that_cannot_be_had_is_refused_before_anything_is_made(
+    runner: Runner, secrets: dict[str, str], says: str
+) -> None:
+    await saved("task-number", 5)
+    await saved("task-nul", "a\0bcdef")
+    run = await runner(shell("true", secrets=secrets))
+    assert run.state.name == "Rejected"
+    assert says in run.message
+    assert next(iter(secrets)) in run.message
+    assert not run.folder.exists()
+
+
+@pytest.mark.docker
+async def test_a_variable_that_is_in_env_and_in_secrets_is_refused(runner: Runner) -> None:
+    run = await runner(shell("true", env={"A": "x"}, secrets={"A": "task-token"}))
+    assert "has A in env and in secrets" in run.message
+
+
+async def test_every_block_that_is_missing_is_told(prefect_api: None) -> None:
+    with pytest.raises(PayloadError) as refusal:
+        await container_secrets({"A": "task-none-1", "B": "task-none-2"})
+    assert [fault.path for fault in refusal.value.faults] == [
+        "task.container.secrets.A",
+        "task.container.secrets.B",
+    ]
+
+
+async def test_an_api_that_does_not_answer_gives_no_secret(prefect_api: None) -> None:
+    nobody = {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nobody), pytest.raises(HostMisconfigured, match="cannot be read"):
+        await container_secrets({"A": "task-token"})
+
+
+@pytest.mark.docker
+async def test_credentials_of_a_block_open_the_repository_and_reach_nothing_else(
+    runner: Runner, jobs_folder: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "team" / "game.git"
+    repository.mkdir(parents=True)
+    (repository / "run.sh").write_text("echo private\n")
+    commit_all(repository, "First")
+    with git_http(tmp_path) as server:
+        login = f"{USER}:{quote(PASSWORD, safe='')}"
+        block = await saved("task-git", f"http://{login}@{server}")
+        raw = shell("sh run.sh; env; cat .git/config") | {
+            "repository": f"http://{server}/team/game.git",
+            "auth": {"repoAuthRef": block},
+        }
+        run = await runner(raw)
+    assert run.output.splitlines()[0] == "private"
+    prefect = await told_to_prefect(run)
+    for secret in (PASSWORD, quote(PASSWORD, safe="")):
+        assert secret not in prefect
+        for path, content in stored(jobs_folder):
+            assert secret.encode() not in content, path
+
+
+@pytest.mark.parametrize(
+    ("value", "repository", "says"),
+    [
+        (
+            "https://u:t0ken@github.com",
+            "https://evil.example/x",
+            "are not for https://evil.example",
+        ),
+        ("https://u:t0ken@github.com", "http://github.com/x", "are not for http://github.com"),
+        ("https://u:t0ken@github.com", "https://github.com:444/x", "are not for"),
+        ("https://u:t0ken@github.com", "https://github.com.evil.example/x", "are not for"),
+        ("https://u:t0ken@github.com", "https://x:y@github.com/x", "has credentials"),
+        ("https://u:t0ken@github.com/team", "https://github.com/other/x", "are not for"),
+        ("https://u:t0ken@github.com/team", "https://github.com/team/../other/x", "are not for"),
+        ("https://u:t0ken@github.com/team", "https://github.com/teams/x", "are not for"),
+        ("https://u:t0ken@github.com", "git@github.com:team/x.git", "are not for"),
+        ("t0ken", "https://github.com/x", "is not a URL"),
+        ("https://github.com", "https://github.com/x", "is not a URL"),
+        ("ftp://u:t0ken@github.com", "https://github.com/x", "is not a URL"),
+        ("https://u:t0ken@github.com:0", "https://github.com/x", "is not a URL"),
+    ],
+)
+async def test_credentials_are_never_sent_where_they_are_not_for(
+    prefect_api: None, value: str, repository: str, says: str
+) -> None:
+    block = await saved("task-host", value)
+    with pytest.raises(PayloadError, match=r"auth\.repoAuthRef") as refusal:
+        await with_credentials(Remote.parse(repository), block)
+    assert says in str(refusal.value)
+    assert "t0ken" not in str(refusal.value)
+
+
+async def test_credentials_for_a_path_open_what_lies_below_it(prefect_api: None) -> None:
+    block = await saved("task-path", "https://u:t0k%2Fen@github.com/team")
+    opened = await with_credentials(Remote.parse("team/game"), block)
+    assert (opened.username, opened.password) == ("u", "t0k/en")
+    assert opened.url == "https://github.com/team/game.git"

@@ -218,8 +218,12 @@ def container_name(run: Run) -> str:
 
 
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
-    """The command on one line, quoted as a shell would need it, cut at `limit` characters."""
-    line = " ".join(shlex.join(command).split())
+    """The command on one line, quoted as a shell would need it, cut at `limit` characters.
+
+    What would not show, or would turn the line around it, is shown as its escape.
+    """
+    flat = " ".join(shlex.join(command).split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in flat)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

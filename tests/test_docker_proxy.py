@@ -30,7 +30,7 @@ from flows.evidence import Evidence
 from flows.outcomes import OutcomeName
 from flows.payload import parse
 from flows.policy import Policy
-from flows.spec import ContainerSpec, Mount, Run, compile_spec
+from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI
 from tests.runs import BUSYBOX, left_on_engine, payload
@@ -103,16 +103,14 @@ class Collector:
         self.output += chunk
 
 
-def spec_of(
-    folder: Path, *command: str, mount: Mount | None = None, **container: Any
-) -> ContainerSpec:
+def spec_of(folder: Path, *command: str, volume: str = "", **container: Any) -> ContainerSpec:
     run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
-    workspace = Workspace(folder, run.job_id)
+    workspace = Workspace(folder, run.job_id, volume)
     workspace.create("container")
     return compile_spec(
         parse(payload(*command, **container)),
         Policy(stop_grace_seconds=1),
-        mount or workspace.mount,
+        workspace.mount,
         run,
         default_timeout_seconds=60,
     )
@@ -143,12 +141,11 @@ async def test_a_run_that_is_stopped_goes_through(engine: DockerEngine, tmp_path
 async def test_a_workspace_in_a_volume_goes_through(
     engine: DockerEngine, volume: str, tmp_path: Path
 ) -> None:
+    spec = spec_of(tmp_path, "touch", "file", volume=volume)
+    makes = ["mkdir", "-p", f"/jobs/{spec.job_id}/repo"]
     subprocess.run(
-        ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, "mkdir", "/jobs/one"],
-        check=True,
+        ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, *makes], check=True
     )
-    mount = Mount("volume", volume, "/job", subpath="one")
-    spec = spec_of(tmp_path, "touch", "/job/file", workdir="/job", mount=mount)
     outcome = await execution.run(engine, spec, Collector())
     assert (outcome.name, outcome.error, outcome.cleanup_error) == ("succeeded", None, None)
     assert left_on_engine(spec.job_id) == []

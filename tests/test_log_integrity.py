@@ -308,7 +308,7 @@ async def test_output_that_the_engine_no_longer_has_is_not_called_complete(
 
     _, unreadable = await case.run(proxy, "echo one; sleep 1; echo two", "--log-driver", "none")
     assert not unreadable.complete
-    output, uncut = await case.run(proxy, "echo one; echo two", "--log-driver", "none")
+    output, uncut = await case.run_uncut("echo one; echo two", "--log-driver", "none")
     assert (output, uncut) == (b"one\ntwo\n", Tailed(reconnects=0, complete=True))
 
 

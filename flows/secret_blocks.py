@@ -104,11 +104,10 @@ async def _value(path: str, block: str) -> str:
 def _credentials(value: str) -> SplitResult | None:
     try:
         url = urlsplit(value.strip())
-        is_usable = url.scheme in ("https", "http") and url.hostname and url.username
-        is_usable = is_usable and url.port != 0
+        is_http = url.scheme in ("https", "http") and url.port != 0
     except ValueError:
         return None
-    return url if is_usable else None
+    return url if is_http and url.hostname and url.username else None
 
 
 def _covers(given: SplitResult, wanted: SplitResult) -> bool:

@@ -105,6 +105,20 @@ BAD: dict[str, Values] = {
     "resources": ("1g", [], 1),
     "resources.cpus": tuple({"cpus": value} for value in BAD_CPUS),
     "resources.memory": tuple({"memory": value} for value in BAD_MEMORY),
+    "resources.pids": tuple({"pids": value} for value in (0, -1, 1.5, True, "9", 2**31, [])),
+    "resources.shm": tuple({"shm": value} for value in ("lots", 0, -1, True, "9999999t", [])),
+    "resources.gpus": tuple({"gpus": value} for value in (0, -1, 1.5, True, "ALL", "2", 1025, [])),
+    "entrypoint": ("sh -c", {}, 1, True),
+    "entrypoint[0]": ([1], [None], [["b"]], ["a\0b"], ["x" * 131072]),
+    "user": ("", " ", "a b", "a:b:c", ":0", "0:", "-1", "+0", "a\n", "é", "2147483648",
+             "0:4294967296", "a" * 33, "/", "../x", 0, 1000, True, []),
+    "network": ("", "host", "HOST", "default", "container:db", "ns:/proc/1/ns/net", "a b", "-x",
+                ".x", "a/b", "x\n", "é", "a" * 129, 1, True, []),
+    "secrets": ("A=b", ["A"], 1),
+    "secrets.KEY": tuple(
+        {"KEY": value} for value in ("", "Task-x", "task x", "a/b", "a.b", "-x", "é", 1, True, [])
+    ),
+    "secrets.JOB_ID": ({"JOB_ID": "task-x"},),
     "pull": ("Always", "missing", "", True, [], 1),
     "cacheVolumes": (
         "a:/b", {"name": "aa"}, 1,

@@ -14,8 +14,13 @@ def _network(value: str) -> str:
     return rules.network(value)
 
 
-def _user(value: str) -> str:
-    return rules.user(value)
+def _nothing(value: object) -> object:
+    """A form's empty line is no value."""
+    return None if value == "" else value
+
+
+def _user(value: str | None) -> str | None:
+    return value if value is None else rules.user(value)
 
 
 def _memory(value: object) -> object:
@@ -92,7 +97,7 @@ class Policy(BaseModel):
         title="Allowed networks",
         description="Networks that tasks may name, as globs.",
     )
-    user: Annotated[str, AfterValidator(_user)] | None = Field(
+    user: Annotated[str | None, AfterValidator(_user), BeforeValidator(_nothing)] = Field(
         default=None,
         title="User",
         description="Who runs the command of tasks that name no user; empty: the image's own.",
@@ -117,7 +122,8 @@ class Policy(BaseModel):
         title="Most CPUs",
         description="A task that sets no limit gets this one; empty: no ceiling.",
     )
-    max_memory: Annotated[str | None, BeforeValidator(_memory)] = Field(
+    # The validator that is named last comes first.
+    max_memory: Annotated[str | None, BeforeValidator(_memory), BeforeValidator(_nothing)] = Field(
         default=None,
         title="Most memory",
         description=(

@@ -198,6 +198,11 @@ def test_a_policy_that_makes_no_sense_is_none(field: str, value: object) -> None
         Policy.model_validate({field: value})
 
 
+def test_an_empty_line_of_a_form_is_no_rule() -> None:
+    policy = Policy.model_validate({"user": "", "max_memory": ""})
+    assert (policy.user, policy.max_memory_bytes) == (None, None)
+
+
 def test_a_task_that_asks_for_gpus_goes_to_a_worker_that_has_some() -> None:
     canonical = parse(enabled(resources={"gpus": 1})).canonical()
     assert canonical["requiredCapabilities"] == ["docker", "gpu"]

@@ -68,6 +68,13 @@ class HostSettings(BaseSettings):
         description="an amount of memory, such as 16g",
     )
 
+    patience_seconds: float = Field(
+        default=300.0,
+        ge=60,
+        alias="MOONMIND_HOST_PATIENCE_SECONDS",
+        description="a number of seconds, 60 or more",
+    )
+
     @classmethod
     def from_environment(cls) -> Self:
         """The settings of this process.

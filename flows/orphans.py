@@ -3,7 +3,8 @@
 Runs on a schedule, on the host of the worker that takes it. Three questions, each with its own
 evidence: a job of this host whose lock is free has no process any more, whatever its run's state
 says; a run that a worker took minutes ago and that never began has lost its worker; an object on
-the engine whose run is over, or whose `moonmind.expires_at` is past, has no run.
+the engine whose run is over, or whose `moonmind.expires_at` is past, has no run. What only another
+host can tell of is left to it, until it has been silent for too long.
 """
 
 from collections.abc import AsyncIterator
@@ -30,7 +31,8 @@ from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, known_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
-from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
+from flows.other_hosts import Silence, host_of, take_over
+from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, recover, settle
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
 
@@ -61,14 +63,21 @@ async def sweep(
     engine: DockerEngine,
     logger: Logger,
     *,
+    silence: Silence | None = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """What `reap_orphans` does, for whoever has a client and an engine."""
+    """What `reap_orphans` does, for whoever has a client and an engine.
+
+    Who sweeps again and again, with the same `silence`, takes over from hosts that are gone.
+    """
     done: list[str] = []
     async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
         done.append(sentence)
     async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
         done.append(sentence)
+    if silence is not None and not dry_run:
+        async for sentence in take_over(client, host.worker, silence):
+            done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
         done.append(sentence)
     for sentence in done:
@@ -85,9 +94,13 @@ async def _sweep_runs(
             continue
         try:
             run = await _flow_run(client, job_id)
-            what = _orphaned(run, ledger)
+            is_elsewhere = run is not None and host_of(run) not in (None, host.worker)
+            what = _left_behind(ledger) if is_elsewhere else _orphaned(run, ledger)
             if what is not None and not dry_run:
-                await _end_or_restart(client, run, ledger, logger)
+                if is_elsewhere:
+                    await let_go(ledger)
+                else:
+                    await _end_or_restart(client, run, ledger, logger)
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
             what = f"could not be swept: {error}"
         if what is not None:
@@ -123,6 +136,13 @@ async def _sweep_unbegun(
                 await client.set_flow_run_state(run.id, lost)
             await recover(run.id, ledger, logger)
         yield f"{run.id}: it died before its container began"
+
+
+def _left_behind(ledger: Ledger) -> str | None:
+    """Why a job that another host carries needs somebody here; None where it does not."""
+    attempt = ledger.last()
+    is_untold = attempt is not None and not attempt.published
+    return "another host carries its run now" if is_untold else None
 
 
 def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:

@@ -1,5 +1,6 @@
 """A Docker Engine of the tests' own, that may be killed: nobody else's containers are on it."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -9,8 +10,7 @@ from typing import Self
 
 from tests.runs import BUSYBOX, until
 
-_BRIDGE = "mm-test0"
-_SUBNET = "172.31.253.1/24"
+_NUMBERS = itertools.count()
 
 
 class OwnEngine:
@@ -19,6 +19,9 @@ class OwnEngine:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        number = (os.getpid() + 97 * next(_NUMBERS)) % 250
+        self._bridge = f"mm-test{number}"
+        self._subnet = f"172.31.{number}.1/24"
 
     @property
     def url(self) -> str:
@@ -47,7 +50,7 @@ class OwnEngine:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd", "--host", self.url, "--bridge", _BRIDGE,
+                    "dockerd", "--host", self.url, "--bridge", self._bridge,
                     "--data-root", str(self._folder / "data"),
                     "--exec-root", str(self._folder / "run"),
                     "--pidfile", str(self._folder / "pid"),
@@ -70,9 +73,9 @@ class OwnEngine:
         until(lambda: not _is_alive(containerd))
 
     def __enter__(self) -> Self:
-        _ip("link", "add", _BRIDGE, "type", "bridge")
-        _ip("address", "add", _SUBNET, "dev", _BRIDGE)
-        _ip("link", "set", _BRIDGE, "up")
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("address", "add", self._subnet, "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
         self.start()
         image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
@@ -82,9 +85,9 @@ class OwnEngine:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
-        _ip("link", "delete", _BRIDGE)
-        # It mounts its folder on itself, and leaves that.
-        subprocess.run(["umount", self._folder / "data"], check=True)
+        _ip("link", "delete", self._bridge)
+        # It mounts its folder on itself, on most file systems, and leaves that.
+        subprocess.run(["umount", "--quiet", self._folder / "data"], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

@@ -1,5 +1,6 @@
 """A Docker Engine of the tests' own, that may be killed: nobody else's containers are on it."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -72,6 +73,20 @@ class OwnEngine:
         self._process = None
         until(lambda: not _is_alive(containerd))
 
+    def kill_all(self) -> None:
+        """The engine, its containerd and every container, at once: a power cut."""
+        assert self._process is not None
+        inside = "{{.State.Pid}}"
+        running = self.docker("ps", "--quiet").split()
+        shown = self.docker("inspect", "--format", inside, *running).split() if running else []
+        containerd = (self._folder / "run/containerd/containerd.pid").read_text()
+        for pid in (str(self._process.pid), containerd, *_shims(self._folder), *shown):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        self._process.wait(30)
+        self._process = None
+        until(lambda: not any(map(_is_alive, (containerd, *shown))))
+
     def __enter__(self) -> Self:
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("address", "add", self._subnet, "dev", self._bridge)
@@ -93,6 +108,17 @@ class OwnEngine:
     def _answers(self) -> bool:
         command = ["docker", "--host", self.url, "version"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _shims(folder: Path) -> list[str]:
+    """The processes between a containerd whose files are in `folder` and its containers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if b"containerd-shim" in line and str(folder).encode() in line:
+                found.append(path.parent.name)
+    return found
 
 
 def _ip(*words: str) -> None:

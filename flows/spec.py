@@ -93,6 +93,7 @@ class ContainerSpec:
     no_new_privileges: bool
     allowed_volumes: tuple[str, ...]
     labels: Mapping[str, str]
+    platform: str | None = None
 
     @property
     def limit_seconds(self) -> int:
@@ -146,6 +147,7 @@ def compile_spec(
         "job_id": run.job_id,
         "image": container.image,
         "pull": container.pull,
+        "platform": container.platform,
         "command": container.command,
         "workdir": _workdir(container, job_dir, run.job_id),
         "env": {

@@ -2,10 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from socket import SHUT_RDWR
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import docker
@@ -26,8 +26,6 @@ from flows.registries import Login
 from flows.spec import ContainerSpec
 from flows.threads import in_thread
 
-T = TypeVar("T")
-
 
 class Line:
     """A connection of its own to the engine, which this side may hang up at any time.
@@ -43,20 +41,52 @@ class Line:
         self._over = False
         self._connection: Any = None
 
-    def use(self, function: Callable[[docker.APIClient], T]) -> T:
-        """The result of `function`, which makes one request. Blocks: call it in a thread."""
+    @contextmanager
+    def open(self) -> Iterator[docker.APIClient]:
+        """A client for one request. Blocks: use it in a thread."""
         with closing(self._host().get_client()) as client:
-            api = client.api
             if is_local(client):
-                api.trust_env = False
-            # What the pool got back last it gives out first.
-            url = f"{api.base_url}/_ping"
-            with api.get(url, stream=True, timeout=api.timeout) as answer, self._lock:
-                self._connection = answer.raw.connection
-                if self._over:
-                    raise EngineUnavailable("the connection to Docker was hung up")
-                answer.content  # noqa: B018 - read to its end, the connection is free again
-            return function(api)
+                client.api.trust_env = False
+            yield client.api
+
+    def send(
+        self, api: docker.APIClient, request: requests.Request, seconds: float
+    ) -> requests.Response:
+        """The answer to `request`, whose body is still to be read.
+
+        Raises docker-py's error for an answer that is one, and what requests raises, also where
+        nothing came for so many `seconds`.
+        """
+        prepared = api.prepare_request(request)
+        settings = api.merge_environment_settings(prepared.url, {}, True, None, None)
+        self._get_through(api, prepared, settings)
+        answer = api.send(prepared, timeout=(api.timeout, seconds), **settings)
+        require_ok(answer)
+        return answer
+
+    def _get_through(
+        self, api: docker.APIClient, prepared: requests.PreparedRequest, settings: Any
+    ) -> None:
+        """Make the connection that `prepared` will go over."""
+        adapter: Any = api.get_adapter(f"{api.base_url}/")
+        proxies = settings["proxies"]
+        pool = adapter.get_connection_with_tls_context(
+            prepared, settings["verify"], proxies=proxies, cert=settings["cert"]
+        )
+        ping = api.prepare_request(requests.Request("GET", f"{api.base_url}/_ping"))
+        answer = pool.urlopen(
+            "GET",
+            adapter.request_url(ping, proxies),
+            headers=ping.headers,
+            preload_content=False,
+            timeout=api.timeout,
+        )
+        with self._lock:
+            self._connection = answer.connection
+            if self._over:
+                raise EngineUnavailable("the connection to Docker was hung up")
+        # Once it is read, the pool has the connection back; the last one it got it gives out first.
+        answer.read()
 
     def hang_up(self) -> None:
         """End whatever is on it; never blocks, and may be called again."""
@@ -96,19 +126,13 @@ class DockerImages:
         if spec.platform is not None:
             query["platform"] = spec.platform
 
-        def pull(api: docker.APIClient) -> None:
+        def pull(api: docker.APIClient, line: Line) -> None:
             url = f"{api.base_url}/v{api.api_version}/images/create"
-            with api.post(
-                url,
-                params=query,
-                headers=_auth_header(api, spec.image, login),
-                stream=True,
-                timeout=(api.timeout, inactivity_seconds),
-            ) as response:
-                require_ok(response)
-                for line in response.iter_lines():
-                    if line.strip():
-                        _take(json.loads(line), take)
+            headers = _auth_header(api, spec.image, login)
+            request = requests.Request("POST", url, params=query, headers=headers)
+            with line.send(api, request, inactivity_seconds) as answer:
+                for event in filter(bytes.strip, answer.iter_lines()):
+                    _take(json.loads(event), take)
 
         await self._asked(spec.image, "pull", login, inactivity_seconds, pull)
 
@@ -117,11 +141,12 @@ class DockerImages:
     ) -> None:
         """See `flows.images.Source`."""
 
-        def ask(api: docker.APIClient) -> None:
+        def ask(api: docker.APIClient, line: Line) -> None:
             name = quote(spec.image, safe="/:")
             url = f"{api.base_url}/v{api.api_version}/distribution/{name}/json"
             headers = _auth_header(api, spec.image, login)
-            require_ok(api.get(url, headers=headers, timeout=(api.timeout, inactivity_seconds)))
+            request = requests.Request("GET", url, headers=headers)
+            line.send(api, request, inactivity_seconds).close()
 
         await self._asked(spec.image, "ask for", login, inactivity_seconds, ask)
 
@@ -131,13 +156,13 @@ class DockerImages:
         doing: str,
         login: Login | None,
         inactivity_seconds: float,
-        request: Callable[[docker.APIClient], None],
+        request: Callable[[docker.APIClient, Line], None],
     ) -> None:
         masker, line = Masker([login.password] if login else []), Line(self._host)
 
         def ask(api: docker.APIClient) -> None:
             try:
-                request(api)
+                request(api, line)
             except docker.errors.APIError as error:
                 words = masker.text(said(error))
                 raise image_error(image, words, error.status_code, doing=doing) from error
@@ -147,8 +172,8 @@ class DockerImages:
                 raise
 
         def work() -> None:
-            with translated(f"trying to {doing} the image {image}"):
-                line.use(ask)
+            with translated(f"trying to {doing} the image {image}"), line.open() as api:
+                ask(api)
 
         try:
             await in_thread(work)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
@@ -147,7 +148,7 @@ class _Order:
         supply, login = self.supply, self.login
         if login is not None:
             await self._patiently(
-                lambda: self.source.may_read(self.spec, login, supply.inactivity_seconds)
+                partial(self.source.may_read, self.spec, login, supply.inactivity_seconds)
             )
         return replace(present, cache_hit=True, pulled_bytes=0, pull_seconds=0.0)
 
@@ -171,6 +172,7 @@ class _Order:
         self._say_end(present, progress, seconds)
         return replace(
             present,
+            digest=present.digest or progress.digest,
             cache_hit=progress.up_to_date,
             pulled_bytes=progress.bytes,
             pull_seconds=seconds,
@@ -205,7 +207,12 @@ class _Order:
             before_sleep=say,
             reraise=True,
         )
-        return await retrying(step)
+
+        async def attempt() -> T:
+            # tenacity awaits nothing but what it sees to be a coroutine function.
+            return await step()
+
+        return await retrying(attempt)
 
     def _pause(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

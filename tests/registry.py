@@ -38,6 +38,7 @@ class Registry:
     def __init__(self, folder: Path, *, login: bool = False) -> None:
         self._folder = folder
         self._login = login
+        self._label = f"moonmind-test-{uuid4().hex}"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,6 +72,19 @@ class Registry:
         self._process.kill()
         self._process.wait(10)
 
+    @property
+    def host(self) -> str:
+        """For an image's name."""
+        return f"127.0.0.1:{self.port}"
+
+    def forget(self) -> None:
+        """Remove from the engine whatever came from here, through whichever proxy."""
+        command = ["docker", "images", "--quiet", "--no-trunc", "--filter", f"label={self._label}"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        if found:
+            remove = ["docker", "image", "rm", "--force", *dict.fromkeys(found)]
+            subprocess.run(remove, capture_output=True, check=True)
+
     def push(self, *layers: bytes, architecture: str = "amd64", tag: str = "1") -> str:
         """Put an image of such layers, a file each, under a new name; the name and tag."""
         name = f"test-{uuid4().hex}"
@@ -86,7 +100,7 @@ class Registry:
             {
                 "architecture": architecture,
                 "os": "linux",
-                "config": {"Cmd": ["true"], "Labels": {"test": name}},
+                "config": {"Cmd": ["true"], "Labels": {self._label: name}},
                 "rootfs": {"type": "layers", "diff_ids": [_digest(tar) for tar, _ in packed]},
             }
         ).encode()
@@ -168,7 +182,7 @@ class Answer:
     """What a fault makes of an answer.
 
     `status` replaces it; `cut_after` breaks off after so many bytes; `corrupt` changes a byte;
-    `held` waits until the proxy ends.
+    `held` keeps it back until the fault is over, and breaks off then.
     """
 
     status: int | None = None
@@ -180,6 +194,26 @@ class Answer:
 Fault = Callable[[str, str], Answer | None]
 
 
+def on(part: str, answer: Answer, times: int = 10**6) -> Fault:
+    """A fault of the first so many requests with `part` in their path."""
+    left = iter(range(times))
+
+    def fault(_method: str, path: str) -> Answer | None:
+        return answer if part in path and next(left, None) is not None else None
+
+    return fault
+
+
+class _Server(ThreadingHTTPServer):
+    """Many runs connect at a time; some break off, which is no news."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """Keep the tests' output clean."""
+
+
 @dataclass
 class FaultyProxy:
     """Forwards to the registry at `target`; `fault(method, path)` tells what to do otherwise."""
@@ -189,12 +223,9 @@ class FaultyProxy:
     requests: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._over = threading.Event()
+        self._fault_over = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        # The requests that are held would be waited for.
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
@@ -215,13 +246,15 @@ class FaultyProxy:
             yield
         finally:
             self.fault = before
+            self._fault_over.set()
+            self._fault_over = threading.Event()
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._fault_over.set()
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()
@@ -246,8 +279,9 @@ class FaultyProxy:
         with self._lock:
             self.requests.append((request.command, request.path))
             answer = self.fault(request.command, request.path) or Answer()
+            fault_over = self._fault_over
         if answer.held:
-            self._over.wait()
+            fault_over.wait()
             request.close_connection = True
             return
         if answer.status is not None:

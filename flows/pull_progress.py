@@ -49,10 +49,11 @@ class PullProgress:
             return replace(self, digest=found[1])
         if status.startswith(_UP_TO_DATE):
             return replace(self, up_to_date=True)
-        layer = _moved(self.layers.get(str(event.get("id")), Layer()), status, event)
-        if layer is None:
+        name = str(event.get("id") or "")
+        layer = _moved(self.layers.get(name, Layer()), status, event)
+        if not name or layer is None:
             return self
-        return replace(self, layers={**self.layers, str(event["id"]): layer})
+        return replace(self, layers={**self.layers, name: layer})
 
     @property
     def begun(self) -> bool:

@@ -222,7 +222,6 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
     facts = [
         ("Image", _code(report.image)),
         ("Digest", _code(report.image_digest or report.image_id or "none")),
-        ("Platform", _code(report.image_platform) if report.image_platform else "unknown"),
         ("Pull", _pull(report)),
         ("Command", _code(report.command_summary)),
         ("Working directory", _code(report.workdir)),
@@ -274,8 +273,11 @@ def _exit(report: RunReport) -> str:
 def _pull(report: RunReport) -> str:
     if report.image_cache_hit is None:
         return "unknown"
-    how = "present already" if report.image_cache_hit else size(report.image_pulled_bytes or 0)
-    return f"{how}, {report.image_pull_seconds or 0:.1f} s"
+    platform = report.image_platform or "unknown platform"
+    if report.image_cache_hit:
+        return f"{platform}, present already"
+    amount = size(report.image_pulled_bytes or 0)
+    return f"{platform}, {amount} in {report.image_pull_seconds or 0:.1f} s"
 
 
 def _used(usage: Used) -> str:

@@ -181,8 +181,8 @@ def layer_of(name: str, data: bytes) -> tuple[bytes, bytes]:
 class Answer:
     """What a fault makes of an answer.
 
-    `status` replaces it; `cut_after` breaks off after so many bytes; `corrupt` changes a byte;
-    `held` keeps it back until the fault is over, and breaks off then.
+    `status` replaces it; `cut_after` breaks a longer one off after so many bytes; `corrupt`
+    changes a byte; `held` keeps it back until the fault is over, and breaks off then.
     """
 
     status: int | None = None
@@ -313,7 +313,7 @@ class FaultyProxy:
         request.end_headers()
         if answer.corrupt and data:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        if answer.cut_after is not None:
+        if answer.cut_after is not None and len(data) > answer.cut_after:
             data = data[: answer.cut_after]
             request.close_connection = True
         request.wfile.write(data)

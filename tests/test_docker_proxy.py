@@ -25,11 +25,13 @@ from flows.engine import DockerEngine
 from flows.engine_connection import negotiated
 from flows.engine_evidence import read_evidence
 from flows.engine_usage import Sampler
-from flows.errors import ImageError
+from flows.errors import ImageCause, ImageError
 from flows.evidence import Evidence
+from flows.images import Supply
 from flows.outcomes import OutcomeName
 from flows.payload import parse
 from flows.policy import Policy
+from flows.registries import Login
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI
@@ -172,6 +174,23 @@ async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -
     assert "proxy" not in str(refused.value)
 
 
+async def test_the_question_who_may_read_an_image_reaches_the_engine(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    async def login_to(registry: str) -> Login:
+        return Login(registry, "somebody", "secret")
+
+    name = f"127.0.0.1:1/{uuid4().hex}:1"
+    subprocess.run(["docker", "tag", BUSYBOX, name], check=True)
+    try:
+        spec = replace(spec_of(tmp_path, "true"), image=name)
+        with pytest.raises(ImageError) as refused:
+            await engine.pull(spec, Supply(login_to=login_to, tries=1))
+    finally:
+        subprocess.run(["docker", "image", "rm", name], check=True, capture_output=True)
+    assert refused.value.cause is ImageCause.UNREACHABLE
+
+
 async def test_what_a_container_uses_and_how_it_ends_goes_through(
     engine: DockerEngine, port: int, tmp_path: Path
 ) -> None:
@@ -237,6 +256,10 @@ ID = "0" * 64
         ("POST", "/images/busybox/push"),
         ("DELETE", "/images/busybox"),
         ("GET", "/images/json"),
+        ("POST", "/distribution/busybox/json"),
+        ("GET", "/distribution/json"),
+        ("GET", "/distribution/busybox"),
+        ("GET", "/distribution/../containers/json"),
         ("GET", "/images/../containers/json"),
         ("GET", "/images/%2e%2e/containers/json"),
         ("POST", "/swarm/init"),

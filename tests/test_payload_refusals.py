@@ -104,6 +104,7 @@ BAD: dict[str, Values] = {
     "resources.cpus": tuple({"cpus": value} for value in BAD_CPUS),
     "resources.memory": tuple({"memory": value} for value in BAD_MEMORY),
     "pull": ("Always", "missing", "", True, [], 1),
+    "platform": ("", "linux", "linux/", "/amd64", "a/b/c/d", "linux/arm 64", True, [], "l/\n"),
     "cacheVolumes": (
         "a:/b", {"name": "aa"}, 1,
         [{"name": "aa", "target": "/c"}, {"name": "bb", "target": "/c/"}],

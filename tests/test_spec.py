@@ -129,6 +129,7 @@ def test_the_fingerprint_is_the_same_for_every_attempt() -> None:
         {"resources": {"cpus": 1}},
         {"resources": {"memory": "1g"}},
         {"pull": "always"},
+        {"platform": "linux/arm64"},
         {"cacheVolumes": [{"name": "c1", "target": "/cache"}]},
     ],
 )
@@ -208,4 +209,5 @@ def test_the_spec_prints_as_json() -> None:
         "pids_limit": 4096,
         "no_new_privileges": True,
         "allowed_volumes": [],
+        "platform": None,
     }

@@ -14,10 +14,15 @@ _SUBNET = "172.31.253.1/24"
 
 
 class OwnEngine:
-    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own."""
+    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Without `bridge` it has no image and runs no container, and pulls.
+    """
+
+    def __init__(self, folder: Path, *options: str, bridge: bool = True) -> None:
         self._folder = folder
+        self._options = options
+        self._bridge = bridge
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,11 +52,11 @@ class OwnEngine:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd", "--host", self.url, "--bridge", _BRIDGE,
+                    "dockerd", "--host", self.url, "--bridge", _BRIDGE if self._bridge else "none",
                     "--data-root", str(self._folder / "data"),
                     "--exec-root", str(self._folder / "run"),
                     "--pidfile", str(self._folder / "pid"),
-                    "--iptables=false", "--ip-masq=false",
+                    "--iptables=false", "--ip-masq=false", *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -70,19 +75,28 @@ class OwnEngine:
         until(lambda: not _is_alive(containerd))
 
     def __enter__(self) -> Self:
+        if self._bridge:
+            self._make_bridge()
+        self.start()
+        if self._bridge:
+            self._load_image()
+        return self
+
+    def _make_bridge(self) -> None:
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("address", "add", _SUBNET, "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
-        self.start()
+
+    def _load_image(self) -> None:
         image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
         subprocess.run(load, input=image, check=True, capture_output=True)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
-        _ip("link", "delete", _BRIDGE)
+        if self._bridge:
+            _ip("link", "delete", _BRIDGE)
         # It mounts its folder on itself, and leaves that.
         subprocess.run(["umount", self._folder / "data"], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)

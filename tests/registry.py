@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,11 +91,23 @@ class Registry:
         self.push_as(name, tag, *layers, architecture=architecture)
         return f"{name}:{tag}"
 
+    def push_program(self, program: bytes) -> str:
+        """Put an image that no engine has seen, with /bin/sh; the name and tag."""
+        name = f"test-{uuid4().hex}"
+        self.push_as(name, "1", os.urandom(16), program, paths=("unique", "bin/sh"))
+        return f"{name}:1"
+
     def push_as(
-        self, name: str, tag: str, *layers: bytes, architecture: str = "amd64"
+        self,
+        name: str,
+        tag: str,
+        *layers: bytes,
+        architecture: str = "amd64",
+        paths: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Put an image under a name and tag; its entry in a manifest list."""
-        packed = [layer_of(f"file-{number}", data) for number, data in enumerate(layers)]
+        paths = paths or [f"file-{number}" for number in range(len(layers))]
+        packed = [layer_of(path, data) for path, data in zip(paths, layers, strict=True)]
         config = json.dumps(
             {
                 "architecture": architecture,
@@ -172,7 +184,7 @@ def layer_of(name: str, data: bytes) -> tuple[bytes, bytes]:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as tar:
         entry = tarfile.TarInfo(name)
-        entry.size = len(data)
+        entry.size, entry.mode = len(data), 0o755
         tar.addfile(entry, io.BytesIO(data))
     return made.getvalue(), gzip.compress(made.getvalue(), compresslevel=1)
 

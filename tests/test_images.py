@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect_docker import DockerHost
 
 from flows import execution
 from flows.engine import DockerEngine
@@ -26,6 +27,8 @@ from flows.registries import Login
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.turns import Turns
 from scripts.stack import free_port
+from tests.hosts import disk
+from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
 from tests.runs import payload
 
@@ -351,6 +354,47 @@ async def test_an_image_runs_by_its_id(
     spec = spec_of(new_image(registry, registry.host))
     image = await engine.pull(spec, supply_of(tmp_path))
     assert image.id.startswith("sha256:")
+
+
+@pytest.fixture(scope="module")
+def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEngine]:
+    """An engine with a small disk, which takes up a blob that broke off no more than once."""
+    with (
+        disk(tmp_path_factory.mktemp("small"), "40m") as folder,
+        OwnEngine(folder, "--max-download-attempts", "1", bridge=False) as engine,
+    ):
+        yield engine
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "fault", "cause", "says"),
+    [
+        (60, None, ImageCause.DISK_FULL, "docker system df"),
+        (1, Answer(cut_after=1000), ImageCause.UNREACHABLE, "can reach it"),
+    ],
+    ids=["full disk", "always cut"],
+)
+async def test_an_engine_that_cannot_take_a_layer_says_why(
+    registry: Registry,
+    proxy: FaultyProxy,
+    small_engine: OwnEngine,
+    tmp_path: Path,
+    megabytes: int,
+    fault: Answer | None,
+    cause: ImageCause,
+    says: str,
+) -> None:
+    name, listener = new_image(registry, proxy.host, os.urandom(megabytes * 2**20)), Listener()
+    supply = supply_of(tmp_path, teller=listener)
+    async with DockerEngine(DockerHost(base_url=small_engine.url)) as engine:
+        with (
+            proxy.failing(on("/blobs/", fault) if fault else lambda *_: None),
+            pytest.raises(ImageError, match=says) as raised,
+        ):
+            await engine.pull(spec_of(name), supply)
+    assert raised.value.cause is cause
+    tries = sum(line.startswith("Try ") for line in listener.said)
+    assert tries == (3 if cause is ImageCause.UNREACHABLE else 0)
 
 
 def login_for(registry: str, password: str = PASSWORD) -> Login:

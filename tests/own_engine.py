@@ -97,8 +97,9 @@ class OwnEngine:
             self.end(signal.SIGTERM)
         if self._bridge:
             _ip("link", "delete", _BRIDGE)
-        # It mounts its folder on itself, and leaves that.
-        subprocess.run(["umount", self._folder / "data"], check=True)
+        # On most file systems it mounts its folder on itself, and leaves that.
+        if os.path.ismount(self._folder / "data"):
+            subprocess.run(["umount", self._folder / "data"], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

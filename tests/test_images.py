@@ -360,7 +360,7 @@ async def test_an_image_runs_by_its_id(
 def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEngine]:
     """An engine with a small disk, which takes up a blob that broke off no more than once."""
     with (
-        disk(tmp_path_factory.mktemp("small"), "40m") as folder,
+        disk(tmp_path_factory.mktemp("small"), "24m") as folder,
         OwnEngine(folder, "--max-download-attempts", "1", bridge=False) as engine,
     ):
         yield engine
@@ -369,7 +369,7 @@ def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEngine
 @pytest.mark.parametrize(
     ("megabytes", "fault", "cause", "says"),
     [
-        (60, None, ImageCause.DISK_FULL, "docker system df"),
+        (30, None, ImageCause.DISK_FULL, "docker system df"),
         (1, Answer(cut_after=1000), ImageCause.UNREACHABLE, "can reach it"),
     ],
     ids=["full disk", "always cut"],
@@ -385,7 +385,7 @@ async def test_an_engine_that_cannot_take_a_layer_says_why(
     says: str,
 ) -> None:
     name, listener = new_image(registry, proxy.host, os.urandom(megabytes * 2**20)), Listener()
-    supply = supply_of(tmp_path, teller=listener)
+    supply = supply_of(tmp_path, teller=listener, tries=2)
     async with DockerEngine(DockerHost(base_url=small_engine.url)) as engine:
         with (
             proxy.failing(on("/blobs/", fault) if fault else lambda *_: None),
@@ -394,7 +394,7 @@ async def test_an_engine_that_cannot_take_a_layer_says_why(
             await engine.pull(spec_of(name), supply)
     assert raised.value.cause is cause
     tries = sum(line.startswith("Try ") for line in listener.said)
-    assert tries == (3 if cause is ImageCause.UNREACHABLE else 0)
+    assert tries == (1 if cause is ImageCause.UNREACHABLE else 0)
 
 
 def login_for(registry: str, password: str = PASSWORD) -> Login:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -28,7 +28,7 @@ from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.private_images import PrivateImages
 from flows.pull_news import PrefectTeller
-from flows.registries import Login
+from flows.registries import Login, registry_of
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed
 from flows.turns import Turns
@@ -105,6 +105,11 @@ async def execute_attempt(
                 interrupt.request(attempt.stopping)
             notes = _Notes(ledger, attempt, desk)
             async with PrefectTeller(spec.job_id, desk.journal.say) as teller:
+                supply = _supply(teller, desk.runner_log, secrets)
+                if adopt:
+                    with suppress(EngineError):
+                        # For the log's sake alone: the image is judged, the container runs.
+                        await supply.login_to(registry_of(spec.image))
                 outcome = await execution.run(
                     engine,
                     spec,
@@ -112,7 +117,7 @@ async def execute_attempt(
                     adopt=adopt,
                     interrupt=interrupt,
                     notes=notes,
-                    supply=_supply(teller, desk.runner_log, secrets),
+                    supply=supply,
                 )
             return await _record(ledger, notes.attempt, outcome, desk)
 

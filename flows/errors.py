@@ -12,7 +12,7 @@ ContainerTaskError
     ├── EngineUnavailable     the engine does not answer
     ├── EngineRefused         the engine understood the request and refused it as it stands
     ├── ContainerGone         the container was removed from outside
-    └── ImageError            the image cannot be had: missing, denied, unreachable, broken off
+    └── ImageError            the image cannot be had; `ImageCause` says why
 
 A container that exits non-zero is a result (`flows.outcomes.Outcome`), not an error.
 """

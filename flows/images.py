@@ -6,8 +6,14 @@ cancelled at any time.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -95,12 +101,8 @@ async def obtain(source: Source, spec: ContainerSpec, supply: Supply) -> Image:
     it, and where it came without credentials if this run has none. Raises `EngineError`,
     `ImageError` above all, and `WorkspaceError`.
     """
-    reading = asyncio.ensure_future(supply.login_to(registry_of(spec.image)))
-    try:
-        present = None if spec.pull == "always" else await source.look(spec.image)
-        login = await reading
-    finally:
-        reading.cancel()
+    looking = _nothing() if spec.pull == "always" else source.look(spec.image)
+    login, present = await asyncio.gather(supply.login_to(registry_of(spec.image)), looking)
     order = _Order(source, spec, supply, login)
     if spec.pull != "always":
         refusal = order.refusal(present)
@@ -114,6 +116,10 @@ async def obtain(source: Source, spec: ContainerSpec, supply: Supply) -> Image:
             if present is not None and order.refusal(present) is None:
                 return await order.cached(present)
         return await order.pulled()
+
+
+async def _nothing() -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +161,8 @@ class _Order:
     async def pulled(self) -> Image:
         """The image, pulled by this run."""
         spec, private, started = self.spec, self.supply.private, time.monotonic()
-        if private and self.login:
-            # Before the first byte: a process may die between the pull and what follows.
-            private.add(spec.image)
-        progress = await self._patiently(self._fetched)
+        with self._marked():
+            progress = await self._patiently(self._fetched)
         present = await self.source.look(spec.image)
         if present is None:
             raise image_error(spec.image, "it is missing after the pull")
@@ -177,6 +181,24 @@ class _Order:
             pulled_bytes=progress.bytes,
             pull_seconds=seconds,
         )
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        """Mark the name of an image that comes with a log-in before its first byte: the process
+        may die between the pull and what follows."""
+        private, name = self.supply.private, self.spec.image
+        if private is None or self.login is None:
+            yield
+            return
+        was_marked = private.has(name)
+        private.add(name)
+        try:
+            yield
+        except ImageError:
+            # Nothing came, so what is there under the name is what it was.
+            if not was_marked:
+                private.remove(name)
+            raise
 
     def _say_end(self, present: Image, progress: PullProgress, seconds: float) -> None:
         digest = progress.digest or present.digest or present.id

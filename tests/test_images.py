@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,7 +31,7 @@ from scripts.stack import free_port
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
-from tests.runs import payload
+from tests.runs import BUSYBOX, payload
 
 pytestmark = pytest.mark.docker
 
@@ -347,13 +348,18 @@ async def test_an_image_for_another_platform_is_the_wrong_one(
     assert raised.value.cause is ImageCause.WRONG_PLATFORM
 
 
-async def test_an_image_runs_by_its_id(
-    registry: Registry, engine: DockerEngine, tmp_path: Path
+async def test_a_tag_that_moves_after_the_pull_changes_nothing(
+    registry: Registry, engine: DockerEngine, tmp_path: Path, outside_a_run: None
 ) -> None:
-    """A tag that moves between pull and creation changes nothing."""
-    spec = spec_of(new_image(registry, registry.host))
+    spec = replace(spec_of(new_image(registry, registry.host), workdir="/"), mounts=())
     image = await engine.pull(spec, supply_of(tmp_path))
-    assert image.id.startswith("sha256:")
+    subprocess.run(["docker", "tag", BUSYBOX, spec.image], check=True)
+    await engine.create(spec, image)
+    inspect = ["docker", "inspect", "--format", "{{.Image}}", spec.name]
+    created = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.strip()
+    await engine.destroy(spec)
+    subprocess.run(["docker", "image", "rm", spec.image], check=True, capture_output=True)
+    assert created == image.id
 
 
 @pytest.fixture(scope="module")
@@ -416,8 +422,11 @@ async def test_an_image_is_pulled_with_the_log_in_for_its_registry(
             await engine.pull(spec, supply_of(tmp_path, login))
         assert raised.value.cause is ImageCause.DENIED
         assert "wrong-pass" not in str(raised.value)
+    assert not PrivateImages(tmp_path / "private").has(spec.image)
     image = await engine.pull(spec, supply_of(tmp_path, login_for(gate.host)))
     assert image.cache_hit is False
+    assert PrivateImages(tmp_path / "private").has(spec.image)
+    assert PrivateImages(tmp_path / "private").has(image.id)
     everything = b"".join(each.read_bytes() for each in tmp_path.rglob("*") if each.is_file())
     assert PASSWORD.encode() not in everything
 

@@ -34,11 +34,9 @@ from flows.turns import Turns
 T = TypeVar("T")
 Take = Callable[[Mapping[str, Any]], None]
 
-LOG_SECONDS = 5.0
-SHOW_SECONDS = 2.0
 _LOOK_SECONDS = 0.5
 # A registry that counts requests wants longer pauses than one that restarts.
-_RATE_LIMIT_FACTOR = 5.0
+_RATE_LIMIT_FACTOR = 10.0
 
 
 class Source(Protocol):
@@ -63,7 +61,14 @@ class Source(Protocol):
 
 
 class Teller:
-    """Who hears of a pull; this one keeps it to itself. Never raises."""
+    """Who hears of a pull; this one keeps it to itself. Never raises.
+
+    It hears a sentence every `say_seconds` at most while a pull goes on, and is shown how far it
+    is every `show_seconds`.
+    """
+
+    say_seconds = 5.0
+    show_seconds = 2.0
 
     def say(self, sentence: str) -> None:
         """Note one sentence in the log."""
@@ -91,7 +96,7 @@ class Supply:
     private: PrivateImages | None = None
     inactivity_seconds: float = 120.0
     tries: int = 4
-    pause_seconds: float = 2.0
+    pause_seconds: float = 1.0
 
 
 async def obtain(source: Source, spec: ContainerSpec, supply: Supply) -> Image:
@@ -261,6 +266,7 @@ class _News:
 async def _told(image: str, teller: Teller) -> AsyncIterator[_News]:
     """Tell how a pull goes while the block runs, and how it stood at the end."""
     news = _News()
+    teller.say(f"Pulling {image}")
     telling = asyncio.ensure_future(_tell(image, news, teller))
     try:
         yield news
@@ -273,15 +279,14 @@ async def _told(image: str, teller: Teller) -> AsyncIterator[_News]:
 
 
 async def _tell(image: str, news: _News, teller: Teller) -> None:
-    teller.say(f"Pulling {image}")
-    said = shown = time.monotonic()
-    shown -= SHOW_SECONDS
+    said, shown = time.monotonic(), -teller.show_seconds
+    look_seconds = min(_LOOK_SECONDS, teller.say_seconds, teller.show_seconds)
     while True:
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(look_seconds)
         progress, now = news.progress, time.monotonic()
-        if now - said >= LOG_SECONDS:
+        if now - said >= teller.say_seconds:
             teller.say(f"Pulling {image}: {progress}")
             said = now
-        if progress.begun and now - shown >= SHOW_SECONDS:
+        if progress.begun and now - shown >= teller.show_seconds:
             await teller.show(progress.percent, f"{image}: {progress}")
             shown = now

@@ -1,5 +1,6 @@
 """Tell Prefect how a pull goes: lines in the run's log, and a progress artifact."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -14,6 +15,8 @@ from flows.images import Teller
 from flows.masking import Masker
 
 PROGRESS_KEY = "image-pull"
+# A pull does not wait for a server that is away.
+_SECONDS = 10.0
 
 
 class PrefectTeller(Teller):
@@ -52,10 +55,12 @@ class PrefectTeller(Teller):
         if self._gave_up:
             return
         try:
-            await self._show(percent, description)
+            async with asyncio.timeout(_SECONDS):
+                await self._show(percent, description)
         except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
             self._gave_up = True
-            self.say(f"The progress of the pull cannot be shown any more: {error}")
+            said = f"{type(error).__name__} {error}".strip()
+            self.say(f"The progress of the pull is not shown any more: {said}")
 
     async def _show(self, percent: float, description: str) -> None:
         if self._client is None:

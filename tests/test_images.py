@@ -28,6 +28,7 @@ from flows.registries import Login
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.turns import Turns
 from scripts.stack import free_port
+from tests.cutting_proxy import CuttingProxy
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
@@ -247,10 +248,19 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
         await until(lambda: threading.active_count() <= threads + 1)
 
 
+@pytest.fixture(params=["over the socket", "over TCP"])
+async def any_engine(request: pytest.FixtureRequest) -> AsyncIterator[DockerEngine]:
+    with CuttingProxy(seconds=10**6) as over_tcp:
+        host = DockerHost(base_url=over_tcp.url) if request.param == "over TCP" else None
+        async with DockerEngine(host) as engine:
+            yield engine
+
+
 @pytest.mark.parametrize("part", ["/v2/", "/blobs/"], ids=["before the answer", "in mid-blob"])
 async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
-    registry: Registry, proxy: FaultyProxy, engine: DockerEngine, tmp_path: Path, part: str
+    registry: Registry, proxy: FaultyProxy, any_engine: DockerEngine, tmp_path: Path, part: str
 ) -> None:
+    engine = any_engine
     spec, interrupt = spec_of(new_image(registry, proxy.host)), Interrupt()
     asked = len(proxy.requests)
 

@@ -68,8 +68,6 @@ async def test_a_pull_is_told_at_once_and_then_again_and_again() -> None:
     teller = Hasty()
 
     async def pull(take: Take) -> None:
-        while not teller.said:
-            await asyncio.sleep(0)
         assert teller.said == ["Pulling a:b"]
         take(LAYER)
         take(HALF)
@@ -90,10 +88,7 @@ async def test_what_is_told_rarely_is_told_first_and_last() -> None:
         take(LAYER)
 
     await obtain(Led(pull), SPEC, Supply(teller=teller))
-    assert [line.partition(":")[0] for line in teller.said] in (
-        ["Pulled a"],
-        ["Pulling a", "Pulled a"],
-    )
+    assert [line.partition(":")[0] for line in teller.said] == ["Pulling a", "Pulled a"]
     assert len(teller.shown) == 1
 
 

@@ -3,6 +3,7 @@
 payload ─► spec          decide: an untrusted message into one frozen `ContainerSpec`, purely
 spec ─► execution        do: the order of the steps, the outcome, the clean-up
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
+engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
 execution ─► report      say: `run.json`, the Markdown report, the state's message
 container_task           the flow that joins them: prepare, execute, publish
 
@@ -16,5 +17,7 @@ Beside them: `rules` and `faults` (what a payload may say, and what it is told),
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
 (what differs by host), `workspace`, `checkout`, `files` and `removal` (the job's folder), `lanes`,
 `stops`, `run_notes` and `pool_events` (threads for runs, how one is stopped, what a worker writes
-on runs, what the pool tells), `logs`, `errors`.
+on runs, what the pool tells), `pulling`, `pull_progress`, `pull_news`, `turns`, `registries`,
+`private_images` and `platforms` (what a pull says, who is told, whose turn it is, and for whom an
+image is), `sizes`, `logs`, `errors`.
 """

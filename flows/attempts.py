@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,16 +15,24 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
+from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution, report
 from flows.engine import DockerEngine
-from flows.errors import EngineError
+from flows.errors import EngineError, EngineUnavailable
+from flows.host import HostSettings
+from flows.image_names import ImageName
+from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.private_images import PrivateImages
+from flows.pull_news import PrefectTeller
+from flows.registries import Login
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed
+from flows.turns import Turns
 
 REPORT_KEY = "container-run"
 METADATA_KEY = "container-run-metadata"
@@ -101,10 +109,45 @@ async def execute_attempt(
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             notes = _Notes(ledger, attempt, desk)
-            outcome = await execution.run(
-                engine, spec, desk.runner_log, adopt=adopt, interrupt=interrupt, notes=notes
-            )
+            async with PrefectTeller(spec.job_id, desk.journal.say) as teller:
+                supply = _supply(teller, desk.runner_log, secrets)
+                if adopt:
+                    with suppress(EngineError):
+                        # For the log's sake alone: the image is judged, the container runs.
+                        await supply.login_to(ImageName.parse(spec.image).registry)
+                outcome = await execution.run(
+                    engine,
+                    spec,
+                    desk.runner_log,
+                    adopt=adopt,
+                    interrupt=interrupt,
+                    notes=notes,
+                    supply=supply,
+                )
             return await _record(ledger, notes.attempt, outcome, desk)
+
+
+def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:
+    """What an image is pulled with on this host."""
+    host = HostSettings.from_environment()
+
+    async def login(registry: str) -> Login | None:
+        try:
+            found = await login_to(registry)
+        except CredentialsUnreadable as error:
+            raise EngineUnavailable(str(error)) from error
+        if found is not None:
+            teller.masker = Masker([*secrets, found.password])
+            runner_log.mask_with(teller.masker)
+        return found
+
+    return Supply(
+        teller=teller,
+        login_to=login,
+        turns=Turns(host.workdir / ".runs" / "pulls"),
+        private=PrivateImages(host.workdir / ".runs" / "private-images"),
+        inactivity_seconds=host.pull_inactivity_seconds,
+    )
 
 
 async def finish_attempt(

@@ -11,6 +11,8 @@ from flows.spec import LABEL_CACHE, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
+# The first one that takes the platform of a container.
+_PLATFORM_API = (1, 41)
 
 
 def create_arguments(
@@ -51,6 +53,8 @@ def create_arguments(
     if spec.gpus is not None:
         count = -1 if spec.gpus == "all" else spec.gpus
         arguments["device_requests"] = [{"count": count, "capabilities": [["gpu"]]}]
+    if spec.platform is not None and api_version >= _PLATFORM_API:
+        arguments["platform"] = spec.platform
     if spec.cpus is not None:
         arguments["nano_cpus"] = round(spec.cpus * 10**9)
     if spec.memory_bytes is not None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from flows.evidence import Evidence
+from flows.images import Supply
 from flows.outcomes import ContainerState, Image
 from flows.spec import ContainerSpec
 from flows.usage import Usage
@@ -47,9 +48,13 @@ class Engine(Protocol):
     async def find(self, spec: ContainerSpec) -> bool:
         """Whether a container made for this very spec exists: name, job and fingerprint agree."""
 
-    async def pull(self, spec: ContainerSpec) -> Image:
-        """Make the image present as `spec.pull` says. Raises `ImageError`, also where the
-        registry reports the failure in the middle of a successful response."""
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
+        """Make the image present as `spec.pull` and `spec.platform` say, with what `supply` gives
+        for it; see `flows.images.obtain`.
+
+        Raises `ImageError`, also where the registry reports the failure in the middle of a
+        successful response. A caller that is cancelled ends the pull on the engine too, and leaves
+        no thread behind."""
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """Create the container, and what it needs, without starting it.

@@ -50,6 +50,12 @@ class HostSettings(BaseSettings):
         alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS",
         description="a whole number of seconds, 1 or more",
     )
+    pull_inactivity_seconds: int = Field(
+        default=120,
+        ge=1,
+        alias="MOONMIND_PULL_INACTIVITY_SECONDS",
+        description="a whole number of seconds, 1 or more",
+    )
     worker: str = Field(
         default_factory=socket.gethostname,
         alias="MOONMIND_WORKER_NAME",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 DOCKER_HUB = "docker.io"
-_DOCKER_HUB_NAMES = {"docker.io", "index.docker.io", "registry-1.docker.io", ""}
+HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ImageName:
         first, slash, rest = written.partition("/")
         is_host = bool(slash) and (first == "localhost" or bool(re.search(r"[.:A-Z]", first)))
         registry, path = (first.lower(), rest) if is_host else (DOCKER_HUB, written)
-        if registry in _DOCKER_HUB_NAMES:
+        if registry in HUB_NAMES:
             registry = DOCKER_HUB
             path = path if "/" in path else f"library/{path}"
         return cls(registry, path, "" if digest else tag or "latest", digest, written)

@@ -86,6 +86,11 @@ class RunnerLog:
         self._lines = self._file.lines()
         self._error: str | None = None
 
+    def mask_with(self, masker: Masker) -> None:
+        """Mask by `masker` from here on; before the first output, no secret can be cut in two."""
+        self._let_go()
+        self._masked = masker.stream()
+
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""
         if shown := self._masked.feed(chunk):

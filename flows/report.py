@@ -16,6 +16,7 @@ from flows.errors import Fault
 from flows.files import Listing
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, signal_name
+from flows.sizes import size
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
 
@@ -98,6 +99,12 @@ class RunReport(_Model):
     image: str
     image_id: str | None
     image_digest: str | None
+    image_platform: str | None = Field(description="what it is made for, such as linux/arm64/v8")
+    image_cache_hit: bool | None = Field(
+        description="whether the image was there already; null: unknown, or no image"
+    )
+    image_pulled_bytes: int | None = Field(description="what its pull downloaded, packed", ge=0)
+    image_pull_seconds: float | None = Field(description="with retries, without waiting", ge=0)
     command: list[str]
     command_summary: str
     pull_mode: Literal["if-missing", "always", "never"]
@@ -150,6 +157,10 @@ def build(
         image=spec.image,
         image_id=outcome.image.id if outcome.image else None,
         image_digest=(outcome.image.digest or None) if outcome.image else None,
+        image_platform=(outcome.image.platform or None) if outcome.image else None,
+        image_cache_hit=outcome.image.cache_hit if outcome.image else None,
+        image_pulled_bytes=outcome.image.pulled_bytes if outcome.image else None,
+        image_pull_seconds=outcome.image.pull_seconds if outcome.image else None,
         command=list(spec.command),
         command_summary=command_summary(spec.command),
         pull_mode=spec.pull,
@@ -211,6 +222,7 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
     facts = [
         ("Image", _code(report.image)),
         ("Digest", _code(report.image_digest or report.image_id or "none")),
+        ("Pull", _pull(report)),
         ("Command", _code(report.command_summary)),
         ("Working directory", _code(report.workdir)),
         ("Repository", _code(report.repository) if report.repository else "none"),
@@ -258,6 +270,16 @@ def _exit(report: RunReport) -> str:
     return f"{report.exit_code}{signal}"
 
 
+def _pull(report: RunReport) -> str:
+    if report.image_cache_hit is None:
+        return "unknown"
+    platform = report.image_platform or "unknown platform"
+    if report.image_cache_hit:
+        return f"{platform}, present already"
+    amount = size(report.image_pulled_bytes or 0)
+    return f"{platform}, {amount} in {report.image_pull_seconds or 0:.1f} s"
+
+
 def _used(usage: Used) -> str:
     """The receipt on a line; nothing of what no sample told."""
     amounts = (
@@ -267,20 +289,10 @@ def _used(usage: Used) -> str:
         ("{} received", usage.network_received_bytes),
         ("{} sent", usage.network_sent_bytes),
     )
-    seen = [text.format(_size(number)) for text, number in amounts if number is not None]
+    seen = [text.format(size(number)) for text, number in amounts if number is not None]
     if usage.cpu_seconds is not None:
         seen.insert(0, f"{usage.cpu_seconds:.1f} CPU-s")
     return ", ".join(seen) or "unknown: it ended before the first sample"
-
-
-def _size(number: int) -> str:
-    """Bytes, as people read them: 1.5 MiB."""
-    size, unit = float(number), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}" if unit != "B" else f"{number} B"
 
 
 def _attempts(attempts: Sequence[Outcome]) -> str:

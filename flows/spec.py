@@ -106,6 +106,7 @@ class ContainerSpec:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
 
     @property
     def limit_seconds(self) -> int:
@@ -164,6 +165,7 @@ def compile_spec(
         "job_id": run.job_id,
         "image": container.image,
         "pull": container.pull,
+        "platform": container.platform,
         "command": container.command,
         "workdir": _workdir(container, job_dir, run.job_id),
         "env": {

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.errors import ContainerGone, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
+from flows.images import Supply, Take, obtain
 from flows.outcomes import ContainerState, Image
-from flows.pulling import not_present
+from flows.pulling import image_error
+from flows.registries import Login
 from flows.spec import ContainerSpec
 
 
@@ -75,13 +77,25 @@ class FakeEngine:
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
-    async def pull(self, spec: ContainerSpec) -> Image:
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
-        if spec.image not in self._images:
-            raise not_present(spec.image)
-        return Image(f"sha256:{spec.image}")
+        return await obtain(self, spec, supply or Supply())
+
+    async def look(self, name: str) -> Image | None:
+        return Image(f"sha256:{name}", platform="linux/amd64") if name in self._images else None
+
+    async def fetch(
+        self, spec: ContainerSpec, login: Login | None, take: Take, inactivity_seconds: float
+    ) -> None:
+        self.calls.append("fetch")
+        raise image_error(spec.image, "manifest unknown")
+
+    async def may_read(
+        self, spec: ContainerSpec, login: Login | None, inactivity_seconds: float
+    ) -> None:
+        self.calls.append("may_read")
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         if spec.name in self.containers:

@@ -15,10 +15,15 @@ _NUMBERS = itertools.count()
 
 
 class OwnEngine:
-    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own."""
+    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Without `bridge` it has no image and runs no container, and pulls.
+    """
+
+    def __init__(self, folder: Path, *options: str, bridge: bool = True) -> None:
         self._folder = folder
+        self._options = options
+        self._has_bridge = bridge
         self._process: subprocess.Popen[bytes] | None = None
         number = (os.getpid() + 97 * next(_NUMBERS)) % 250
         self._bridge = f"mm-test{number}"
@@ -51,11 +56,12 @@ class OwnEngine:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd", "--host", self.url, "--bridge", self._bridge,
+                    "dockerd", "--host", self.url,
+                    "--bridge", self._bridge if self._has_bridge else "none",
                     "--data-root", str(self._folder / "data"),
                     "--exec-root", str(self._folder / "run"),
                     "--pidfile", str(self._folder / "pid"),
-                    "--iptables=false", "--ip-masq=false",
+                    "--iptables=false", "--ip-masq=false", *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,21 +94,31 @@ class OwnEngine:
         until(lambda: not any(map(_is_alive, (containerd, *shown))))
 
     def __enter__(self) -> Self:
+        if self._has_bridge:
+            self._make_bridge()
+        self.start()
+        if self._has_bridge:
+            self._load_image()
+        return self
+
+    def _make_bridge(self) -> None:
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("address", "add", self._subnet, "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
-        self.start()
+
+    def _load_image(self) -> None:
         image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
         subprocess.run(load, input=image, check=True, capture_output=True)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
-        _ip("link", "delete", self._bridge)
-        # It mounts its folder on itself, on most file systems, and leaves that.
-        subprocess.run(["umount", "--quiet", self._folder / "data"], check=False)
+        if self._has_bridge:
+            _ip("link", "delete", self._bridge)
+        # On most file systems it mounts its folder on itself, and leaves that.
+        if os.path.ismount(self._folder / "data"):
+            subprocess.run(["umount", self._folder / "data"], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

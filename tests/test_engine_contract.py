@@ -156,6 +156,13 @@ async def test_an_image_that_may_not_be_pulled_and_is_not_there_is_an_image_erro
         await case.engine.pull(spec)
 
 
+async def test_an_image_that_is_there_is_told_as_such(case: Case) -> None:
+    image = await case.engine.pull(case.spec("print"))
+    assert (image.cache_hit, image.pulled_bytes, image.pull_seconds) == (True, 0, 0.0)
+    with pytest.raises(ImageError, match="is made for linux/amd64, not for linux/s390x"):
+        await case.engine.pull(case.spec("print", platform="linux/s390x"))
+
+
 async def test_destroying_is_safe_before_create_and_twice(case: Case) -> None:
     spec = case.spec("sleep")
     await case.engine.destroy(spec)

@@ -122,6 +122,7 @@ BAD: dict[str, Values] = {
     "secrets.KEY": tuple({"KEY": name} for name in BAD_BLOCKS),
     "secrets.JOB_ID": ({"JOB_ID": "task-x"},),
     "pull": ("Always", "missing", "", True, [], 1),
+    "platform": ("", "linux", "linux/", "/amd64", "a/b/c/d", "linux/arm 64", True, [], "l/\n"),
     "cacheVolumes": (
         "a:/b", {"name": "aa"}, 1,
         [{"name": "aa", "target": "/c"}, {"name": "bb", "target": "/c/"}],

@@ -29,7 +29,7 @@ from flows.stores import Store, explain, open_store, secrets_of
 from flows.threads import begin, in_thread
 from flows.tree import Tree, walk
 from flows.upload_journal import UploadJournal, pending_uploads
-from flows.uploads import Plan, allowance, is_due, link, plan, prefix, progress
+from flows.uploads import Plan, allowance, is_due, link, plan, prefix, progress, summary
 
 FILES_KEY = "container-run-files"
 
@@ -245,13 +245,12 @@ async def _sent(sending: Sending, found: Plan, threads: int, logger: Logger) -> 
 def _summary(sending: Sending, found: Plan, address: str) -> str:
     sent = sending.sent
     skipped = len(found.skipped) + len(sent.unreadable) + found.left_out
-    size = (len(sent.files), len(sent.files), sent.size_bytes, sent.size_bytes)
     notes = [
         *([f"{sent.already:,} were there already"] if sent.already else []),
         *([f"{skipped:,} things were skipped, see manifest.json"] if skipped else []),
         *([sending.journal_error] if sending.journal_error else []),
     ]
-    return "; ".join([f"{progress(*size)} to {address}", *notes])
+    return "; ".join([summary(len(sent.files), sent.size_bytes, address), *notes])
 
 
 async def _closed(store: Store) -> None:

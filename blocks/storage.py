@@ -16,7 +16,7 @@ class StorageUnreadable(Exception):
 
 def _plain_url(url: str) -> str:
     parts = urlsplit(url)
-    if not parts.scheme or "://" not in url:
+    if not parts.scheme or "://" not in url or not (parts.netloc or parts.path.strip("/")):
         raise ValueError("takes a protocol and a path, such as s3://bucket/prefix")
     if "::" in url:
         raise ValueError("takes one protocol, not a chain of them")

@@ -201,13 +201,12 @@ def state_message(
     outcome: Outcome, log: LogFacts | None = None, upload: Upload | None = None
 ) -> str:
     """What a person reads first: how it ended, and what to do next."""
-    not_uploaded = f". {_not_uploaded(upload)}" if upload and upload.error else ""
-    if outcome.name is OutcomeName.SUCCEEDED:
-        return f"exited 0{not_uploaded}"
-    message = outcome.error or str(outcome.name)
-    last = _last_line(log.tail) if log else ""
-    said = f"{message}. Its last line: {last}" if last else message
-    return f"{said}{not_uploaded}"
+    succeeded = outcome.name is OutcomeName.SUCCEEDED
+    message = "exited 0" if succeeded else outcome.error or str(outcome.name)
+    if upload and upload.error:
+        message = f"{message}. {_not_uploaded(upload)}"
+    last = _last_line(log.tail) if log and not succeeded else ""
+    return f"{message}. Its last line: {last}" if last else message
 
 
 def markdown(

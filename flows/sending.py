@@ -8,18 +8,10 @@ from datetime import UTC, datetime
 from io import BytesIO
 
 from flows.errors import StorageError, WorkspaceError
-from flows.stores import PART_BYTES, Source, Stopped, Store
+from flows.stores import PART_BYTES, Source, Stopped, Store, explain
 from flows.tree import Tree, open_file
 from flows.upload_journal import Progress, UploadJournal
-from flows.uploads import (
-    MANIFEST,
-    Item,
-    Manifest,
-    Plan,
-    SkippedFile,
-    StoredFile,
-    printable,
-)
+from flows.uploads import MANIFEST, Item, Manifest, Plan, SkippedFile, StoredFile
 
 # A file that the store refuses must not keep the others; a store that is away refuses all.
 _FAILURES = 10
@@ -73,12 +65,13 @@ class Sending:
                 return
             except Exception as error:  # noqa: BLE001 - of a file system comes almost anything
                 with self._lock:
-                    self._failures.append((printable(item.parts), error))
+                    self._failures.append((item.key, error))
 
-    @property
-    def failure(self) -> tuple[str, Exception] | None:
-        """The first file that could not be sent, and why."""
-        return self._failures[0] if self._failures else None
+    def raise_failure(self) -> None:
+        """Raise `StorageError` with the first file that could not be sent, if there is one."""
+        for key, error in self._failures:
+            said = explain(error, self._store.secrets)
+            raise StorageError(f"{key} could not be sent to {self._store.address} ({said})")
 
     def finish(self, job_id: str, attempt: int) -> None:
         """Send the manifest. Raises whatever the store raises."""

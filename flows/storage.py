@@ -25,7 +25,7 @@ from flows.logs import Logger
 from flows.sending import Sending
 from flows.stages import Attempt, Upload
 from flows.stops import stop_of
-from flows.stores import Store, explain, open_store, secrets_of
+from flows.stores import Store, explain, open_store
 from flows.threads import begin, in_thread
 from flows.tree import Tree, walk
 from flows.upload_journal import UploadJournal, pending_uploads
@@ -122,13 +122,13 @@ async def finish_uploads(
     for job_id, number in pending_uploads(root):
         if storage is None or time.monotonic() > until:
             return
-        ledger = Ledger(root, job_id)
+        ledger, journal = Ledger(root, job_id), UploadJournal(root, job_id, number)
         try:
             # A worker that carries the run in this process may be about to tell its end.
             if stop_of(job_id):
                 continue
             with ledger.held():
-                said = await _go_on(client, storage, ledger, number, logger, dry_run=dry_run)
+                said = await _go_on(client, storage, ledger, journal, logger, dry_run=dry_run)
         except Busy:
             continue
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
@@ -141,17 +141,20 @@ async def _go_on(
     client: PrefectClient,
     storage: ArtifactStorage,
     ledger: Ledger,
-    number: int,
+    journal: UploadJournal,
     logger: Logger,
     *,
     dry_run: bool,
 ) -> str | None:
+    number = journal.attempt
     attempts = {each.prepared.spec.attempt: each for each in ledger.attempts()}
     attempt = attempts.get(number)
-    if attempt is None or not attempt.published:
+    if attempt is None:
+        journal.close()
+        return f"forgot the upload of attempt {number}, of which nothing else is known"
+    if not attempt.published:
         # Whoever publishes it sees to it.
         return None
-    journal = UploadJournal(attempt.prepared.workspace.root, ledger.job_id, number)
     known = journal.read()
     if not is_due(known.tries, known.last_try, datetime.now(UTC)):
         return None
@@ -187,7 +190,6 @@ async def upload(
     spec = attempt.prepared.spec
     folder = prefix(spec.job_id, spec.attempt)
     tree = await asyncio.to_thread(_tree, attempt)
-    secrets: set[str] = secrets_of(storage.options.get_secret_value())
     store = await open_store(storage)
     sending = None
     try:
@@ -198,13 +200,9 @@ async def upload(
                 journal.tries(datetime.now(UTC), store.address)
             sending = Sending(store, tree, found, journal, known, folder)
             await _sent(sending, found, storage.parallel_uploads, logger)
-            if sending.failure is not None:
-                path, error = sending.failure
-                raise StorageError(
-                    f"{path} could not be sent to {store.address} ({explain(error, secrets)})"
-                )
             manifest = sending
             await in_thread(lambda: manifest.finish(spec.job_id, spec.attempt))
+        journal.close()
     except TimeoutError:
         raise StorageError(
             f"the upload to {store.address} took longer than its limit of {seconds:.0f} s"
@@ -212,14 +210,12 @@ async def upload(
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(
-            f"the upload to {store.address} failed ({explain(error, secrets)})"
-        ) from error
+        said = explain(error, store.secrets)
+        raise StorageError(f"the upload to {store.address} failed ({said})") from error
     finally:
         if sending is not None:
             sending.stop()
         await _closed(store)
-    journal.close()
     address = f"{store.address}/{folder}"
     logger.info(_summary(sending, found, address))
     return address
@@ -236,6 +232,7 @@ async def _sent(sending: Sending, found: Plan, threads: int, logger: Logger) -> 
                 sent = sending.sent
                 so_far = (len(sent.files), len(found.items), sent.size_bytes, found.size_bytes)
                 logger.info(progress(*so_far))
+        sending.raise_failure()
     finally:
         if left:
             sending.stop()

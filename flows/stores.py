@@ -19,6 +19,7 @@ from fsspec.spec import AbstractBufferedFile
 from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
+from pydantic import Secret, SecretStr
 
 from blocks.storage import ArtifactStorage
 from flows.errors import StorageError
@@ -68,9 +69,10 @@ class Source:
 
 
 class Store(Protocol):
-    """One place. `address` says where it is, without credentials."""
+    """One place. `address` says where it is, without credentials; no error may show `secrets`."""
 
     address: str
+    secrets: set[str]
 
     def put(self, key: str, source: Source) -> None:
         """Store all of `source` at `<address>/<key>`, in place of what was there.
@@ -90,6 +92,7 @@ class FsspecStore:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.address = url
+        self.secrets = secrets_of(options)
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
         self._made: set[str] = set()
@@ -138,6 +141,7 @@ class BlockStore:
 
     def __init__(self, block: WritableFileSystem | ObjectStorageBlock, address: str) -> None:
         self.address = address
+        self.secrets = secrets_of(block)
         self._block = block
         self._large = threading.BoundedSemaphore(1)
 
@@ -197,9 +201,14 @@ def explain(error: BaseException, secrets: Iterable[str]) -> str:
 
 
 def secrets_of(options: object) -> set[str]:
-    """Every text in the options that may be a secret."""
+    """Every text in the options, or in a block's secret fields, that may be a secret."""
     if isinstance(options, str):
         return {options} if len(options) >= 6 and not _is_plain_url(options) else set()
+    if isinstance(options, (Secret, SecretStr)):
+        return secrets_of(options.get_secret_value())
+    if isinstance(options, Block):
+        fields = (getattr(options, name) for name in type(options).model_fields)
+        options = [each for each in fields if isinstance(each, (Block, Secret, SecretStr))]
     if isinstance(options, Mapping):
         options = list(options.values())
     return set().union(*map(secrets_of, options)) if isinstance(options, list) else set()

@@ -183,6 +183,7 @@ async def test_a_storage_that_is_given_up_leaves_nothing_pending(
     ("fields", "says"),
     [
         ({"url": "results"}, "takes a protocol and a path, such as s3://bucket/prefix"),
+        ({"url": "file:///"}, "takes a protocol and a path"),
         ({"url": "s3://key:secret@bucket/x"}, "takes no password"),
         ({"url": "s3://bucket/x?token=1"}, "takes no password, no query and no fragment"),
         ({"url": "simplecache::s3://bucket/x"}, "takes one protocol"),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -193,23 +194,23 @@ async def upload(
     store = await open_store(storage)
     sending = None
     try:
-        async with asyncio.timeout(seconds):
-            found = await in_thread(lambda: plan(walk(tree), int(storage.max_upload_gib * 1024**3)))
+        async with asyncio.timeout(seconds) as limit:
+            most = int(storage.max_upload_gib * 1024**3)
+            found = await in_thread(lambda: plan(walk(tree), most))
             known = journal.read()
             with suppress(WorkspaceError):
                 journal.tries(datetime.now(UTC), store.address)
             sending = Sending(store, tree, found, journal, known, folder)
             await _sent(sending, found, storage.parallel_uploads, logger)
-            manifest = sending
-            await in_thread(lambda: manifest.finish(spec.job_id, spec.attempt))
+            await in_thread(partial(sending.finish, spec.job_id, spec.attempt))
         journal.close()
-    except TimeoutError:
-        raise StorageError(
-            f"the upload to {store.address} took longer than its limit of {seconds:.0f} s"
-        ) from None
     except StorageError:
         raise
     except Exception as error:
+        if limit.expired():
+            raise StorageError(
+                f"the upload to {store.address} took longer than its limit of {seconds:.0f} s"
+            ) from None
         said = explain(error, store.secrets)
         raise StorageError(f"the upload to {store.address} failed ({said})") from error
     finally:

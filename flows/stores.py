@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import IO, Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -31,7 +31,10 @@ _READ_BYTES = 1024**2
 _PARTS = 9000
 # Of a block that takes files whole only.
 _WHOLE_BYTES = 256 * 1024**2
-_LARGE_AT_A_TIME = 4
+# Of all uploads of this process, for memory's sake: files that take some.
+_LARGE_BYTES = 1024**2
+_LARGE = threading.BoundedSemaphore(8)
+_WHOLE = threading.BoundedSemaphore(1)
 
 
 class Stopped(Exception):
@@ -96,17 +99,16 @@ class FsspecStore:
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
         self._made: set[str] = set()
-        self._large = threading.BoundedSemaphore(_LARGE_AT_A_TIME)
 
     def put(self, key: str, source: Source) -> None:
         path = f"{self._base}/{key}"
         if not isinstance(self._fs, AsyncFileSystem):
             self._make_folder(path.rpartition("/")[0])
-        if source.expected_bytes > PART_BYTES:
-            with self._large:
+        with _LARGE if source.expected_bytes > _LARGE_BYTES else nullcontext():
+            if source.expected_bytes > PART_BYTES:
                 self._put_in_parts(path, source)
-        else:
-            self._fs.pipe_file(path, source.read(PART_BYTES))
+            else:
+                self._fs.pipe_file(path, source.read(PART_BYTES))
 
     def has(self, key: str, size_bytes: int) -> bool:
         try:
@@ -143,7 +145,6 @@ class BlockStore:
         self.address = address
         self.secrets = secrets_of(block)
         self._block = block
-        self._large = threading.BoundedSemaphore(1)
 
     def put(self, key: str, source: Source) -> None:
         if isinstance(self._block, ObjectStorageBlock):
@@ -151,7 +152,7 @@ class BlockStore:
         elif source.expected_bytes <= PART_BYTES:
             self._put_whole(key, source)
         elif source.expected_bytes <= _WHOLE_BYTES:
-            with self._large:
+            with _WHOLE:
                 self._put_whole(key, source)
         else:
             raise StorageError(

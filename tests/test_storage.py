@@ -11,14 +11,17 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
+from prefect.states import AwaitingRetry
 from prefect.types import SecretDict
 from pydantic import ValidationError
 
 from blocks.storage import ArtifactStorage
+from flows.container_task import container_task
 from flows.ledger import Ledger
 from flows.orphans import reap_orphans
 from flows.stages import Upload
 from flows.upload_journal import UploadJournal, pending_uploads
+from tests.finished import finished
 from tests.runs import Finished, Runner, shell
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
 
@@ -177,6 +180,27 @@ async def test_a_storage_that_is_given_up_leaves_nothing_pending(
     told = await reap_orphans()
     assert any(line.startswith(f"{run.job_id}: left the files of attempt 1") for line in told)
     assert not UploadJournal(run.folder.parent, run.job_id, 1).is_pending
+
+
+@pytest.mark.docker
+async def test_the_sweep_removes_job_folders_of_runs_that_are_over_and_of_no_others(
+    client: PrefectClient, runner: Runner, jobs_folder: Path
+) -> None:
+    over = await runner(TASK)
+    waiting = await client.create_flow_run(container_task, state=AwaitingRetry())
+    finished(jobs_folder, job_id=str(waiting.id))
+    # Of another installation on the same host, as this server knows no such run.
+    elsewhere = finished(jobs_folder).prepared.workspace.folder
+    await save(ArtifactStorage(keep_days=0))
+    told = f"{over.job_id}: removed its folder, as it ended 0.0 days ago"
+    assert told in await reap_orphans(dry_run=True)
+    assert over.folder.is_dir()
+    assert told in await reap_orphans()
+    assert not over.folder.exists()
+    assert (jobs_folder / str(waiting.id)).is_dir()
+    assert elsewhere.is_dir()
+    assert not [line for line in await reap_orphans() if over.job_id in line]
+    Ledger(jobs_folder, str(waiting.id)).forget()
 
 
 @pytest.mark.parametrize(

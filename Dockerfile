@@ -12,7 +12,7 @@ COPY flows flows
 # step takes those that the project needs to run.
 RUN pip wheel --quiet --no-index --find-links /wheels --no-deps --wheel-dir /wheels . && \
     python3 -m venv /opt/runner && \
-    /opt/runner/bin/pip install --quiet --no-index --find-links /wheels moonmind-container-runner
+    /opt/runner/bin/pip install --quiet --no-index --find-links /wheels 'moonmind-container-runner[s3]'
 
 FROM $BASE
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \

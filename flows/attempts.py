@@ -24,6 +24,7 @@ from flows.image_names import ImageName
 from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
+from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
@@ -32,6 +33,7 @@ from flows.pull_news import PrefectTeller
 from flows.registries import Login
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed
+from flows.storage import create_link, deliver, intended
 from flows.turns import Turns
 
 REPORT_KEY = "container-run"
@@ -186,18 +188,27 @@ async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
         return False
 
 
-async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> Attempt:
-    """Write `run.json`, and the artifacts that the Prefect UI shows; note it in the ledger."""
+async def publish_attempt(
+    ledger: Ledger, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
+) -> Attempt:
+    """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
+
+    Noted in the ledger. What of the files is not uploaded after `upload_seconds`, counted from
+    the call, is for the sweep.
+    """
     prepared, executed = attempt.prepared, attempt.executed
     if executed is None:
         raise ValueError("only an executed attempt has results")
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()
+    delivery = await intended(attempt, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = report.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
+    left = upload_seconds - (time.monotonic() - started)
+    attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
     history = [each.outcome for each in ledger.attempts() if each.executed]
     async with get_client() as client:
         for artifact in (
@@ -205,7 +216,7 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
                 key=REPORT_KEY,
                 type="markdown",
                 description=f"How {spec.name} went",
-                data=report.markdown(facts, executed.log, history),
+                data=report.markdown(facts, executed.log, history, attempt.upload),
                 flow_run_id=UUID(spec.job_id),
             ),
             ArtifactCreate(
@@ -217,6 +228,8 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
             ),
         ):
             await client.create_artifact(artifact)
+        if attempt.upload is not None and attempt.upload.error is None:
+            await create_link(client, spec.job_id, attempt.upload)
     return ledger.close(attempt)
 
 

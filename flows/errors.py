@@ -9,6 +9,7 @@ ContainerTaskError
 │   └── WorkdirMissing        the working directory is not in the checkout
 ├── HostMisconfigured         the operator: an environment variable of the worker is wrong
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
+├── StorageError              the operator: results could not be uploaded, which changes no outcome
 └── EngineError               the operator: Docker, the host or the registry failed, not the task
     ├── EngineUnavailable     the engine does not answer
     ├── EngineRefused         the engine understood the request and refused it as it stands
@@ -77,6 +78,10 @@ class HostMisconfigured(ContainerTaskError):
 
 class WorkspaceError(ContainerTaskError):
     """The job folder could not be made, or the repository could not be reached."""
+
+
+class StorageError(ContainerTaskError):
+    """The artifact storage is set up wrongly, or does not take what it is given."""
 
 
 class EngineError(ContainerTaskError):

@@ -4,7 +4,8 @@ Runs on a schedule, on the host of the worker that takes it. Three questions, ea
 evidence: a job of this host whose lock is free has no process any more, whatever its run's state
 says; a run that a worker took minutes ago and that never began has lost its worker; an object on
 the engine whose run is over, or whose `moonmind.expires_at` is past, has no run. What only another
-host can tell of is left to it, until it has been silent for too long.
+host can tell of is left to it, until it has been silent for too long. After these come uploads that
+are not complete, and job folders that have been kept long enough.
 """
 
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
+from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine import DockerEngine
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, known_jobs
@@ -33,8 +35,10 @@ from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.other_hosts import Silence, host_of, take_over
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, recover, settle
+from flows.retention import Rules, remove_due, rules_of
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
+from flows.storage import finish_uploads
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -79,6 +83,8 @@ async def sweep(
         async for sentence in take_over(client, host.worker, silence):
             done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
+        done.append(sentence)
+    async for sentence in _sweep_storage(client, host, logger, dry_run=dry_run):
         done.append(sentence)
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
@@ -197,6 +203,34 @@ async def _sweep_engine(
             continue
         if dry_run or await engine.discard(owned):
             yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
+
+
+async def _sweep_storage(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    """Finish uploads, and remove what has been kept long enough."""
+    root, storage = host.workdir, None
+    try:
+        storage = await ArtifactStorage.in_force()
+    except StorageUnreadable as error:
+        yield f"results are neither uploaded nor removed: {error}"
+    async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
+        yield sentence
+
+    async def may_go(ledger: Ledger) -> bool:
+        return await _may_go(client, ledger)
+
+    rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
+    async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
+        yield sentence
+
+
+async def _may_go(client: PrefectClient, ledger: Ledger) -> bool:
+    """Whether nobody will ask for the job's folder any more but people."""
+    run, attempt = await _flow_run(client, ledger.job_id), ledger.last()
+    if run is None or run.state is None:
+        return attempt is None or is_expired(attempt.prepared.spec.labels, datetime.now(UTC))
+    return run.state.is_final() and (attempt is not None or not run.state.is_crashed())
 
 
 async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:

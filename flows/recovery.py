@@ -23,6 +23,7 @@ from flows.errors import PayloadError
 from flows.events import emit_finished, emit_started
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
+from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.logs import Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.payload import Retry, parse
@@ -63,7 +64,9 @@ async def settle(
             emit_started(attempt)
             emit_finished(attempt)
             if not attempt.published:
-                await publish_attempt(ledger, attempt, logger)
+                await publish_attempt(
+                    ledger, attempt, logger, upload_seconds=UPLOAD_CANCELED_SECONDS
+                )
     except Busy:
         logger.info("Another process still works on this job; it will end it")
 

@@ -18,7 +18,7 @@ from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, signal_name
 from flows.sizes import size
 from flows.spec import command_summary
-from flows.stages import Executed, Prepared
+from flows.stages import Executed, Prepared, Upload
 
 SCHEMA_VERSION: Literal[1] = 1
 _LISTED_IN_REPORT = 50
@@ -208,16 +208,24 @@ def stage_name(outcome: Outcome) -> str:
     return state_name(outcome) or exited
 
 
-def state_message(outcome: Outcome, log: LogFacts | None = None) -> str:
+def state_message(
+    outcome: Outcome, log: LogFacts | None = None, upload: Upload | None = None
+) -> str:
     """What a person reads first: how it ended, and what to do next."""
-    if outcome.name is OutcomeName.SUCCEEDED:
-        return "exited 0"
-    message = outcome.error or str(outcome.name)
-    last = _last_line(log.tail) if log else ""
+    succeeded = outcome.name is OutcomeName.SUCCEEDED
+    message = "exited 0" if succeeded else outcome.error or str(outcome.name)
+    if upload and upload.error:
+        message = f"{message}. {_not_uploaded(upload)}"
+    last = _last_line(log.tail) if log and not succeeded else ""
     return f"{message}. Its last line: {last}" if last else message
 
 
-def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ()) -> str:
+def markdown(
+    report: RunReport,
+    log: LogFacts,
+    attempts: Sequence[Outcome] = (),
+    upload: Upload | None = None,
+) -> str:
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     facts = [
         ("Image", _code(report.image)),
@@ -234,10 +242,13 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
         ("Used", _used(report.usage)),
         ("Worker", _code(report.worker)),
         ("Container", _code(report.container_name)),
+        *([("Uploaded to", _code(upload.address))] if upload and not upload.error else []),
     ]
+    not_uploaded = _not_uploaded(upload) if upload and upload.error else None
+    beside = (report.error, report.cleanup_error, log.error, not_uploaded)
     parts = [
         f"# {report.outcome}",
-        *(_escape(text) for text in (report.error, report.cleanup_error, log.error) if text),
+        *(_escape(text) for text in beside if text),
         *([f"> {_escape(report.instructions)}"] if report.instructions else []),
         _table(("", ""), facts),
         *(["## Attempts", _attempts(attempts)] if len(attempts) > 1 else []),
@@ -261,6 +272,10 @@ def metadata_table(report: RunReport) -> list[dict[str, str]]:
     return [
         {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
     ]
+
+
+def _not_uploaded(upload: Upload) -> str:
+    return f"Its files are on its host and not uploaded: {upload.error}; the sweep tries again"
 
 
 def _exit(report: RunReport) -> str:

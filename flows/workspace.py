@@ -16,7 +16,7 @@ from flows.spec import ContainerSpec, Mount
 
 # Room for a run.json that lists a thousand files.
 _BALLAST_BYTES = 256 * 1024
-_REMOVED = ".removed-"
+REMOVED = ".removed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +189,8 @@ class Workspace:
 
     def _discard(self, folder: Path) -> None:
         """Remove `folder`, and what earlier removals had to leave."""
-        folder.rename(self.root / f"{_REMOVED}{uuid4().hex}")
-        for removed in self.root.glob(f"{_REMOVED}*"):
+        folder.rename(self.root / f"{REMOVED}{uuid4().hex}")
+        for removed in self.root.glob(f"{REMOVED}*"):
             remove_tree(removed)
 
     @contextmanager

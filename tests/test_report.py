@@ -35,7 +35,7 @@ from flows.outcomes import (
 )
 from flows.payload import parse
 from flows.report import RunReport
-from flows.stages import Executed, Prepared, RetryRules
+from flows.stages import Executed, Prepared, RetryRules, Upload
 from flows.usage import Usage
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled
@@ -291,6 +291,29 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     facts = report.build(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(report.markdown(facts, log)).text
+
+
+@pytest.mark.parametrize(
+    ("case", "begins", "ends"),
+    [
+        ("succeeded", "exited 0. Its files are on its host", "the sweep tries again"),
+        ("failed", "exited 3: see the end of runner.log. Its files", ". Its last line: last line"),
+    ],
+)
+def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str, ends: str) -> None:
+    upload = Upload("s3://bucket", "the bucket is *gone*")
+    said = report.state_message(OUTCOMES[case], LOG, upload)
+    assert said.startswith(begins)
+    assert said.endswith(ends)
+    assert "not uploaded: the bucket is *gone*; the sweep" in said
+    shown = page(report.markdown(reported(OUTCOMES[case]), LOG, upload=upload))
+    assert "not uploaded: the bucket is *gone*" in shown.text
+    assert "Uploaded to" not in shown.cells
+
+
+def test_the_report_says_where_the_files_are() -> None:
+    shown = page(report.markdown(reported(), LOG, upload=Upload("s3://bucket/7f1e/2")))
+    assert shown.cells[shown.cells.index("Uploaded to") + 1].startswith("s3://bucket/7f1e/2")
 
 
 class Page(HTMLParser):

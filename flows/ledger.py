@@ -36,6 +36,7 @@ class Ledger:
         self.job_id = job_id
         self._file = root / RUNS_FOLDER / f"{job_id}.json"
         self._lock = root / RUNS_FOLDER / f"{job_id}.lock"
+        self._over = root / RUNS_FOLDER / f"{job_id}.over"
 
     def attempts(self) -> tuple[Attempt, ...]:
         """What is known so far; empty for a job that never got to an attempt."""
@@ -77,6 +78,11 @@ class Ledger:
         self.put(told)
         return told
 
+    def note_over(self) -> None:
+        """Note that the run is over and all is told: no sweep need ask for it, until somebody
+        works on the job again."""
+        self._over.touch()
+
     @contextmanager
     def held(self, *, make: bool = False) -> Iterator[None]:
         """Hold the job's lock for the block; raises `Busy` at once where another process does.
@@ -87,6 +93,7 @@ class Ledger:
         try:
             if make:
                 self._lock.parent.mkdir(parents=True, exist_ok=True)
+                self._over.unlink(missing_ok=True)
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
             descriptor = os.open(self._lock, flags, 0o600)
         except FileNotFoundError:
@@ -135,6 +142,12 @@ class Ledger:
                     return
             except Busy:
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+def open_jobs(root: Path) -> list[str]:
+    """The known ones that were not noted as over."""
+    over = {path.stem for path in (root / RUNS_FOLDER).glob("*.over")}
+    return [job_id for job_id in known_jobs(root) if job_id not in over]
 
 
 def known_jobs(root: Path) -> list[str]:

@@ -9,6 +9,7 @@ are not complete, and job folders that have been kept long enough.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from prefect.types import DateTime
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine import DockerEngine
 from flows.host import HostSettings
-from flows.ledger import Busy, Ledger, known_jobs
+from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.other_hosts import Silence, host_of, take_over
@@ -94,7 +95,7 @@ async def sweep(
 async def _sweep_runs(
     client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
-    for job_id in known_jobs(host.workdir):
+    for job_id in open_jobs(host.workdir):
         ledger = Ledger(host.workdir, job_id)
         if _is_held(ledger):
             continue
@@ -107,6 +108,8 @@ async def _sweep_runs(
                     await let_go(ledger)
                 else:
                     await _end_or_restart(client, run, ledger, logger)
+            elif what is None and not dry_run:
+                _note_over(run, ledger)
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
             what = f"could not be swept: {error}"
         if what is not None:
@@ -142,6 +145,15 @@ async def _sweep_unbegun(
                 await client.set_flow_run_state(run.id, lost)
             await recover(run.id, ledger, logger)
         yield f"{run.id}: it died before its container began"
+
+
+def _note_over(run: FlowRun | None, ledger: Ledger) -> None:
+    """Spare the next sweeps a job of which all is told."""
+    is_over = run is None or (run.state is not None and run.state.is_final())
+    with suppress(Busy), ledger.held():
+        attempt = ledger.last()
+        if is_over and (attempt is None or attempt.published):
+            ledger.note_over()
 
 
 def _left_behind(ledger: Ledger) -> str | None:

@@ -17,13 +17,14 @@ _NUMBERS = itertools.count()
 class OwnEngine:
     """A second dockerd with its files in `folder`, on a socket there and a bridge of its own.
 
-    Without `bridge` it has no image and runs no container, and pulls.
+    Without `images` it has none. It never goes without a bridge: told to, a dockerd removes the
+    one of the host's other engine.
     """
 
-    def __init__(self, folder: Path, *options: str, bridge: bool = True) -> None:
+    def __init__(self, folder: Path, *options: str, images: bool = True) -> None:
         self._folder = folder
         self._options = options
-        self._has_bridge = bridge
+        self._has_images = images
         self._process: subprocess.Popen[bytes] | None = None
         number = (os.getpid() + 97 * next(_NUMBERS)) % 250
         self._bridge = f"mm-test{number}"
@@ -57,7 +58,7 @@ class OwnEngine:
             self._process = subprocess.Popen(
                 [
                     "dockerd", "--host", self.url,
-                    "--bridge", self._bridge if self._has_bridge else "none",
+                    "--bridge", self._bridge,
                     "--data-root", str(self._folder / "data"),
                     "--exec-root", str(self._folder / "run"),
                     "--pidfile", str(self._folder / "pid"),
@@ -94,10 +95,9 @@ class OwnEngine:
         until(lambda: not any(map(_is_alive, (containerd, *shown))))
 
     def __enter__(self) -> Self:
-        if self._has_bridge:
-            self._make_bridge()
+        self._make_bridge()
         self.start()
-        if self._has_bridge:
+        if self._has_images:
             self._load_image()
         return self
 
@@ -114,8 +114,7 @@ class OwnEngine:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
-        if self._has_bridge:
-            _ip("link", "delete", self._bridge)
+        _ip("link", "delete", self._bridge)
         # On most file systems it mounts its folder on itself, and leaves that.
         if os.path.ismount(self._folder / "data"):
             subprocess.run(["umount", self._folder / "data"], check=True)

@@ -383,7 +383,7 @@ def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnEngine
     """An engine with a small disk, which takes up a blob that broke off no more than once."""
     with (
         disk(tmp_path_factory.mktemp("small"), "24m") as folder,
-        OwnEngine(folder, "--max-download-attempts", "1", bridge=False) as engine,
+        OwnEngine(folder, "--max-download-attempts", "1", images=False) as engine,
     ):
         yield engine
 

@@ -28,10 +28,12 @@ from flows.engine_errors import NotFound, container_expected, said, translated
 from flows.engine_evidence import read_evidence
 from flows.engine_output import Attachment
 from flows.engine_owned import discard, list_owned, remove_container
+from flows.engine_ownership import run_reclaim
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
 
@@ -76,14 +78,17 @@ class DockerEngine:
 
     async def pull(self, spec: ContainerSpec) -> Image:
         """See `flows.engine_contract.Engine`."""
-        present = None if spec.pull == "always" else await self._image(spec.image)
-        if present is None and spec.pull == "never":
-            raise pulling.not_present(spec.image)
+        return await self._pulled(spec.image, spec.pull)
+
+    async def _pulled(self, image: str, how: str = "if-missing") -> Image:
+        present = None if how == "always" else await self._image(image)
+        if present is None and how == "never":
+            raise pulling.not_present(image)
         if present is None:
-            await self._call(f"pulling {spec.image}", lambda: self._pull(spec.image))
-            present = await self._image(spec.image)
+            await self._call(f"pulling {image}", lambda: self._pull(image))
+            present = await self._image(image)
         if present is None:
-            raise pulling.image_error(spec.image, "it is missing after the pull")
+            raise pulling.image_error(image, "it is missing after the pull")
         return present
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
@@ -214,6 +219,14 @@ class DockerEngine:
                 "removing the run's volume",
                 lambda: volumes.remove_run_volume(self._docker.api, spec),
             )
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """See `flows.engine_contract.Engine`."""
+        image = await self._pulled(reclaim.image)
+        await self._call(
+            f"giving the files of {reclaim.job_id} back",
+            lambda: run_reclaim(self._docker, reclaim, image, self._api_version),
+        )
 
     async def capacity(self) -> Resources:
         """The processors and the memory of the engine's host."""

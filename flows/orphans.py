@@ -30,6 +30,7 @@ from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, known_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
+from flows.reclaim import remove_left_behind
 from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
@@ -71,6 +72,9 @@ async def sweep(
         done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
         done.append(sentence)
+    if not dry_run:
+        for name in await remove_left_behind(engine, host):
+            done.append(f"removed {name}, which an earlier removal had to leave")
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done

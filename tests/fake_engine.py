@@ -4,15 +4,19 @@ A command is the name of a behaviour with its arguments; see `_behave`.
 """
 
 import asyncio
+import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.errors import ContainerGone, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.pulling import not_present
 from flows.spec import ContainerSpec
 
@@ -152,6 +156,18 @@ class FakeEngine:
             container.end(137)
         if self._breaks_at == "destroy":
             raise EngineUnavailable("Docker does not answer while removing the container")
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        self._note("reclaim")
+        if reclaim.image not in self._images:
+            raise not_present(reclaim.image)
+        top = Path(reclaim.mount.source)
+        for path in (top, *top.rglob("*")):
+            if path.is_dir() or path.is_file():
+                os.chown(path, reclaim.owner.uid, reclaim.owner.gid, follow_symlinks=False)
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                mode = path.stat().st_mode
+                path.chmod(stat.S_IMODE(mode) & 0o1777 | (0o700 if path.is_dir() else 0o600))
 
     def _get(self, spec: ContainerSpec) -> _Container:
         if spec.name not in self.containers:

@@ -43,6 +43,19 @@ def fill(folder: Path) -> None:
                     file.write(b"x" * size)
 
 
+def fill_as_others(folder: Path) -> None:
+    """Leave there what a container of user 1234 may, with a link to `outside` beside the job."""
+    (folder / "shut" / "deeper").mkdir(parents=True)
+    for name, mode in (("private", 0o600), ("none", 0), ("program", 0o6755), ("shut/file", 0o640)):
+        path = folder / name
+        path.write_text("text")
+        os.chown(path, 1234, 1234)
+        path.chmod(mode)
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(folder.parent.parent / "outside")
+    (folder / "shut").chmod(0)
+
+
 @contextmanager
 def nobodys_folder() -> Iterator[Path]:
     """A folder that belongs to nobody, and that nobody can get to."""

@@ -1,7 +1,7 @@
 """Run Python as somebody who is not root, with a Docker Engine: a worker without root's rights.
 
-Closed to others are the folders that pytest makes, and at times one above the interpreter's own, such
-as root's home. So such a process has a mount namespace of its own, in which the way there is open.
+At times the interpreter's own folder is below one that is closed to others, such as root's home. So
+the process has a mount namespace of its own, in which the way there is open.
 """
 
 import asyncio

@@ -28,6 +28,7 @@ from flows.engine_usage import Sampler
 from flows.errors import ImageError
 from flows.evidence import Evidence
 from flows.outcomes import OutcomeName
+from flows.ownership import Owner, reclaim_of
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
@@ -154,6 +155,20 @@ async def test_a_workspace_in_a_volume_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+@pytest.mark.parametrize("kind", ["bind", "volume"])
+async def test_giving_the_files_of_a_job_back_goes_through(
+    engine: DockerEngine, volume: str, tmp_path: Path, kind: str
+) -> None:
+    make = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, "mkdir", "/jobs/one"]
+    subprocess.run(make, check=True)
+    in_volume = Mount("volume", volume, "/job", subpath="one")
+    spec = spec_of(tmp_path, "true", mount=in_volume if kind == "volume" else None)
+    owner = Owner(os.geteuid(), os.getegid())
+    now = datetime.now(UTC)
+    await engine.reclaim(reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
+    assert left_on_engine(spec.job_id) == []
+
+
 async def test_the_sweep_sees_and_removes_what_is_ours(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
@@ -222,6 +237,7 @@ ID = "0" * 64
         ("POST", "/containers/prune"),
         ("POST", "/containers/create"),
         ("POST", "/containers/create?name=postgres"),
+        ("POST", "/containers/create?name=postgres-files"),
         # A container of somebody else, by its name or by a short form of its id.
         ("GET", "/containers/postgres/json"),
         ("POST", "/containers/postgres/stop"),

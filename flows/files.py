@@ -7,11 +7,13 @@ follows a link or waits on a pipe. For containers that are gone: nobody else is 
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
-from uuid import uuid4
+
+from flows.inside import beside, clear, folder_of, nameless_file, new_file, opened_to_append
 
 # What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
 # nothing to make. 20 GiB are half a minute of hashing.
@@ -86,13 +88,13 @@ class HeldFile:
 
     What the container does to the path meanwhile cannot send the writes elsewhere, `settle` puts
     the file back where the container removed or replaced it, and `is_as_written` tells whether
-    the container wrote in it as well.
+    the container wrote in it as well. Where a process that comes later finds no file at the path,
+    or none that it may write, it writes to one without a name until it is settled.
     """
 
     def __init__(self, path: Path, root: Path) -> None:
         self._path = path
         self._root = root
-        _make_way(path, root)
         self._descriptor = self._open()
         self._begin = self._end = self.size_bytes
         self._sha256 = hashlib.sha256()
@@ -133,16 +135,27 @@ class HeldFile:
 
         Raises `OSError`; on a full disk the file is there, as far as it fits.
         """
-        if self._is_in_place():
-            return
-        _make_way(self._path, self._root)
-        _clear(self._path)
-        with open(self._descriptor, "rb", closefd=False) as source, self._path.open("xb") as copy:
-            source.seek(0)
-            _copy(source, copy, self._end)
-        settled = self._open()
+        name = self._path.name
+        with folder_of(self._path, self._root, clearing=True) as folder:
+            if self._is_at(name, folder):
+                return
+            clear(name, folder)
+            settled = new_file(name, folder)
+        try:
+            self._copy_to(settled)
+        except BaseException:
+            os.close(settled)
+            raise
         self.close()
         self._descriptor = settled
+
+    def _copy_to(self, settled: int) -> None:
+        with (
+            open(self._descriptor, "rb", closefd=False) as source,
+            open(settled, "wb", closefd=False) as copy,
+        ):
+            source.seek(0)
+            _copy(source, copy, self._end)
 
     def is_as_written(self) -> bool:
         """Whether the file has all that was written here and nothing else; reads all of that.
@@ -162,14 +175,19 @@ class HeldFile:
         os.close(self._descriptor)
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        return os.open(self._path, flags, 0o666)
-
-    def _is_in_place(self) -> bool:
         try:
-            there, mine = self._path.lstat(), os.fstat(self._descriptor)
+            with folder_of(self._path, self._root) as folder:
+                return opened_to_append(self._path.name, folder)
+        except OSError:
+            # Nothing is cleared away: a container that somebody adopts still lives there.
+            return nameless_file(self._root.parent)
+
+    def _is_at(self, name: str, folder: int) -> bool:
+        try:
+            there = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError:
             return False
+        mine = os.fstat(self._descriptor)
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
@@ -179,35 +197,25 @@ def write_whole(path: Path, root: Path, data: bytes) -> None:
     A file or link in the way is replaced; a folder in the way is kept under another name. Raises
     `OSError`; what was at `path` is then still there.
     """
-    _make_way(path, root)
-    if is_folder(path):
-        _clear(path)
-    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with folder_of(path, root, clearing=True) as folder:
+        if _is_folder_at(path.name, folder):
+            clear(path.name, folder)
+        draft = beside(f".{path.name}")
+        try:
+            with open(new_file(draft, folder), "wb") as file:
+                file.write(data)
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=folder)
+            raise
+
+
+def _is_folder_at(name: str, folder: int) -> bool:
     try:
-        with draft.open("xb") as file:
-            file.write(data)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _make_way(path: Path, root: Path) -> None:
-    """Make every folder between `root` and `path` a real one."""
-    folder = root
-    for part in path.relative_to(root).parts[:-1]:
-        folder /= part
-        if not is_folder(folder):
-            _clear(folder)
-            folder.mkdir()
-
-
-def _clear(path: Path) -> None:
-    if is_folder(path):
-        # Not removed: it may be deeper than this process can go, and it is the task's own.
-        path.rename(path.with_name(f"{path.name}.{uuid4().hex[:8]}"))
-    else:
-        path.unlink(missing_ok=True)
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def is_folder(path: Path) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from flows.files import Entry, HeldFile, Listing, listing, write_whole
+from flows.inside import folder_of, opened_to_append
+from tests.hosts import need_root
 
 
 @pytest.fixture
@@ -149,11 +152,55 @@ def test_an_untouched_file_is_left_as_it_is(job: Path) -> None:
     assert path.stat().st_ino == number
 
 
-def test_opening_follows_no_link(job: Path) -> None:
+def a_device(log: Path) -> None:
+    need_root("makes devices")
+    log.unlink()
+    os.mknod(log, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+
+
+def an_endless_one(log: Path) -> None:
+    log.unlink()
+    log.parent.joinpath("loop").symlink_to("runner.log")
+    log.symlink_to("loop")
+
+
+@pytest.mark.parametrize(
+    "vandalise",
+    [
+        replaced_by_a_link_out,
+        an_endless_one,
+        replaced_by_a_folder,
+        replaced_by_a_pipe,
+        a_device,
+        folder_replaced_by_a_file,
+        folder_replaced_by_a_link_out,
+        folder_removed,
+    ],
+)
+def test_a_file_that_a_later_process_holds_is_none_that_a_container_put_there(
+    job: Path, vandalise: Callable[[Path], None]
+) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
-    path.symlink_to(job.parent / "host" / "runner.log")
-    with pytest.raises(OSError, match="symbolic link"):
-        HeldFile(path, job)
+    path.touch()
+    vandalise(path)
+    held = HeldFile(path, job)
+    assert (held.size_bytes, held.lines()) == (0, 0)
+    held.write(b"whole\n")
+    held.settle()
+    assert held.is_as_written()
+    held.close()
+    assert path.read_bytes() == b"whole\n"
+    assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+    assert sorted(os.listdir(job.parent)) == ["host", "job"]
+
+
+def test_a_held_file_does_not_go_through_a_folder_that_became_a_link_meanwhile(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    with folder_of(path, job) as folder:
+        shutil.rmtree(path.parents[1])
+        path.parents[1].symlink_to(job.parent / "host")
+        with pytest.raises(FileNotFoundError):
+            opened_to_append("runner.log", folder)
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
 
 

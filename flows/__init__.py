@@ -14,7 +14,8 @@ orphans                  the sweep: restart or end what died, remove what nobody
 
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
-(what differs by host), `workspace`, `checkout`, `files` and `removal` (the job's folder), `lanes`,
-`stops`, `run_notes` and `pool_events` (threads for runs, how one is stopped, what a worker writes
-on runs, what the pool tells), `logs`, `errors`.
+(what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside` and `removal` (the
+job's folder), `ownership` and `reclaim` (its files back from whoever the container made them),
+`lanes`, `stops`, `run_notes` and `pool_events` (threads for runs, how one is stopped, what a worker
+writes on runs, what the pool tells), `logs`, `errors`.
 """

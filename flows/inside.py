@@ -77,9 +77,20 @@ def nameless_file(folder: Path) -> int:
     return descriptor
 
 
-def true_path(descriptor: int) -> str:
-    """Where what is open really is; "… (deleted)" for what is nowhere any more."""
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+def opened_at(path: str, flags: int) -> int:
+    """A descriptor of what is at the absolute `path` and was got to over no link.
+
+    Raises `OSError`. A folder on the way may be exchanged for a link at any time; where the kernel
+    came out afterwards stands.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW)
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+            raise OSError(errno.ELOOP, "a link leads there", path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _entered(name: str, parent: int) -> int:

@@ -8,14 +8,14 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
 
-from flows.files import Entry, HeldFile, Listing, listing, write_whole
-from flows.inside import folder_of, opened_to_append
-from tests.hosts import need_root
+from flows.files import Entry, Listing, listing, write_whole
+from flows.held_file import HeldFile
+from flows.inside import folder_of, opened_at, opened_to_append
+from tests.hosts import as_nobody, need_root, nobodys_folder
 
 
 @pytest.fixture
@@ -360,25 +360,35 @@ def test_a_listing_has_a_limit_and_counts_what_is_beyond(
     assert (len(found.entries), found.left_out) == (listed, left_out)
 
 
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Without root's rights, which read everything."""
-    user = os.geteuid()
-    if user != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-def test_a_listing_names_what_this_user_may_not_read(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    (tmp_path / "folder").mkdir(mode=0)
-    (tmp_path / "secret").touch(mode=0)
-    # From within: the folders above are for pytest's user only.
-    with chdir(tmp_path), nobody():
-        entries = listing(Path()).entries
+def test_a_listing_names_what_this_user_may_not_read() -> None:
+    with nobodys_folder() as folder:
+        (folder / "folder").mkdir(mode=0)
+        (folder / "secret").touch(mode=0)
+        with as_nobody():
+            entries = listing(folder).entries
     assert [(entry.path, entry.sha256) for entry in entries] == [("secret", None), ("folder", None)]
+
+
+def test_a_listing_does_not_begin_at_a_link(job: Path) -> None:
+    (job / "outside").symlink_to(job.parent / "host")
+    assert listing(job / "outside").entries == (Entry(".", "other", 0, None),)
+
+
+def test_what_is_opened_was_got_to_over_no_link(job: Path) -> None:
+    (job / "outside").symlink_to(job.parent / "host")
+    with pytest.raises(OSError, match="a link leads there"):
+        opened_at(str(job / "outside" / "runner.log"), os.O_RDONLY)
+    descriptor = opened_at(str(job.parent / "host" / "runner.log"), os.O_RDONLY)
+    assert os.read(descriptor, 100) == b"precious"
+    os.close(descriptor)
+
+
+def test_the_lines_of_a_file_of_terabytes_are_counted_at_once(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    path.write_bytes(b"one\ntwo\n")
+    os.truncate(path, 8 * 1024**4)
+    with path.open("ab") as file:
+        file.write(b"three\n")
+    held = HeldFile(path, job)
+    assert held.lines() == 3
+    held.close()

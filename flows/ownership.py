@@ -17,7 +17,7 @@ from flows.spec import LABEL_EXPIRES_AT, LABEL_JOB_ID, Mount
 
 # To look at as many takes a second or so; for folders with more it is not worth it.
 _LOOKED_AT = 100_000
-# A million files take a fifth of it.
+# Two hundred thousand files take two.
 RECLAIM_SECONDS = 120.0
 _EXPIRES_AFTER = timedelta(hours=1)
 

@@ -1,6 +1,7 @@
 """What only root can give a test: small disks, and the eyes of somebody who is not root."""
 
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def fill_as_others(folder: Path) -> None:
         os.chown(path, 1234, 1234)
         path.chmod(mode)
     os.mkfifo(folder / "pipe")
+    os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
     (folder / "link").symlink_to(folder.parent.parent / "outside")
     (folder / "shut").chmod(0)
 

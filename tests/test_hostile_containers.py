@@ -264,7 +264,7 @@ def outside(jobs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Outside:
     return Outside(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def few_processes(prefect_api: None) -> AsyncIterator[None]:
     """A policy with which a bomb of processes takes no time."""
     await ContainerPolicy(pids_limit=64).asave(POLICY_NAME, overwrite=True)

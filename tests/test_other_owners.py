@@ -49,6 +49,41 @@ def runs(prefect_api: None) -> Iterator[dict[str, Finished]]:
         yield run_payloads(home, PAYLOADS, settings)
 
 
+WITHOUT_HELPER = {
+    "its artifacts": shell(
+        "echo out > $ARTIFACT_DIR/out; chown -R 0:0 ..; chown 12345 ..; chmod 700 ../artifacts;"
+        "echo the end; exit 3",
+        retry=AGAIN,
+    ),
+    "one file": shell("umask 077; echo out > $ARTIFACT_DIR/out; echo the end; exit 3", retry=AGAIN),
+}
+
+
+@pytest.fixture(scope="module")
+def runs_without_helper(prefect_api: None) -> Iterator[dict[str, Finished]]:
+    """The same worker's, where the helper's image cannot be had."""
+    with home_of_user() as home:
+        settings = {
+            "MOONMIND_HELPER_IMAGE": "127.0.0.1:9/none:1",
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        }
+        yield run_payloads(home, WITHOUT_HELPER, settings)
+
+
+@pytest.mark.parametrize("name", WITHOUT_HELPER)
+def test_without_the_helper_the_outcome_stands_and_a_sentence_tells(
+    runs_without_helper: dict[str, Finished], name: str
+) -> None:
+    run = runs_without_helper[name]
+    facts = run.run_json
+    assert (facts["outcome"], facts["exitCode"], facts["attempt"]) == ("failed", 3, 2)
+    assert "could not all be given back: cannot pull the image 127" in facts["cleanupError"]
+    assert "\n" not in facts["cleanupError"]
+    assert run.output == "the end\n"
+    assert facts["logs"]["complete"]
+    assert list(run.folder.parent.glob("**/out")), "results are not thrown away"
+
+
 def everything(folder: Path) -> list[Path]:
     return [folder, *folder.rglob("*")]
 

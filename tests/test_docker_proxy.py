@@ -159,13 +159,17 @@ async def test_a_workspace_in_a_volume_goes_through(
 async def test_giving_the_files_of_a_job_back_goes_through(
     engine: DockerEngine, volume: str, tmp_path: Path, kind: str
 ) -> None:
-    make = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, "mkdir", "/jobs/one"]
-    subprocess.run(make, check=True)
-    in_volume = Mount("volume", volume, "/job", subpath="one")
-    spec = spec_of(tmp_path, "true", mount=in_volume if kind == "volume" else None)
-    owner = Owner(os.geteuid(), os.getegid())
-    now = datetime.now(UTC)
+    in_volume = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX]
+    subprocess.run([*in_volume, "mkdir", "/jobs/one"], check=True)
+    mount = Mount("volume", volume, "/job", subpath="one") if kind == "volume" else None
+    spec = spec_of(tmp_path, "true", mount=mount)
+    owner, now = Owner(12345, 12345), datetime.now(UTC)
     await engine.reclaim(reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
+    if kind == "volume":
+        whose = subprocess.check_output([*in_volume, "stat", "-c", "%u", "/jobs/one"])
+        assert whose == b"12345\n"
+    else:
+        assert (tmp_path / spec.job_id / "repo").stat().st_uid == 12345
     assert left_on_engine(spec.job_id) == []
 
 

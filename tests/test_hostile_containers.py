@@ -296,7 +296,7 @@ async def told(run: Finished) -> str:
 
 def is_in_a_file(text: str, folder: Path) -> bool:
     """Whether a file in `folder` has it, however deep, however large."""
-    command = ["grep", "-r", "--devices=skip", "--quiet", "--fixed-strings", text, folder]
+    command = ["grep", "-r", "--devices=skip", "--quiet", "--fixed-strings", text, str(folder)]
     return subprocess.run(command, check=False).returncode == 0
 
 

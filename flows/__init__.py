@@ -18,9 +18,10 @@ retention                job folders that have been kept long enough, removed by
 
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
-(what differs by host), `workspace`, `checkout`, `files`, `tree` and `removal` (the job's folder),
-`lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how one is
-stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
+(what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
+`removal` (the job's folder), `ownership` and `reclaim` (its files back from whoever the container
+made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how
+one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
 `last_check` (what the policy allows), `secret_blocks`, `masking`, `sizes`, `logs`, `errors`.

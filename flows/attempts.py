@@ -30,11 +30,13 @@ from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.private_images import PrivateImages
 from flows.pull_news import PrefectTeller
+from flows.reclaim import reclaim
 from flows.registries import Login
 from flows.spec import ContainerSpec, command_summary
-from flows.stages import Attempt, Executed
+from flows.stages import Attempt, Executed, Prepared
 from flows.storage import create_link, deliver, intended
 from flows.turns import Turns
+from flows.workspace import Workspace
 
 REPORT_KEY = "container-run"
 METADATA_KEY = "container-run-metadata"
@@ -105,7 +107,8 @@ async def execute_attempt(
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if attempt.began and not adopt:
                 desk.journal.say(f"{spec.name} is gone")
-                return await _record(ledger, attempt, LOST, desk)
+                lost = await _with_files_back(engine, attempt.prepared, LOST)
+                return await _record(ledger, attempt, lost, desk)
             summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
@@ -126,6 +129,7 @@ async def execute_attempt(
                     notes=notes,
                     supply=supply,
                 )
+            outcome = await _with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
 
 
@@ -170,6 +174,7 @@ async def finish_attempt(
         async with _desk(attempt, logger, secrets or (), anew=anew) as desk:
             sink = desk.runner_log if anew else _Nowhere()
             outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
+            outcome = await _with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, attempt, outcome, desk)
 
 
@@ -199,6 +204,11 @@ async def publish_attempt(
     prepared, executed = attempt.prepared, attempt.executed
     if executed is None:
         raise ValueError("only an executed attempt has results")
+    async with DockerEngine() as engine:
+        # An earlier process may have died before it came to that.
+        outcome = await _with_files_back(engine, prepared, executed.outcome)
+    executed = replace(executed, outcome=outcome)
+    attempt = replace(attempt, executed=executed)
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()
     delivery = await intended(attempt, logger)
@@ -231,6 +241,18 @@ async def publish_attempt(
         if attempt.upload is not None and attempt.upload.error is None:
             await create_link(client, spec.job_id, attempt.upload)
     return ledger.close(attempt)
+
+
+async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logger) -> None:
+    """See to it that what an earlier attempt left can be set aside and removed."""
+    async with DockerEngine() as engine:
+        if kept := await reclaim(engine, workspace, spec):
+            logger.warning("Of an earlier attempt, %s", kept)
+
+
+async def _with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
+    kept = await reclaim(engine, prepared.workspace, prepared.spec)
+    return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
 
 @asynccontextmanager

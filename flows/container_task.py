@@ -21,7 +21,13 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
-from flows.attempts import REPORT_KEY, execute_attempt, finish_attempt, publish_attempt
+from flows.attempts import (
+    REPORT_KEY,
+    execute_attempt,
+    finish_attempt,
+    prepare_again,
+    publish_attempt,
+)
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
 from flows.host import HostSettings
@@ -248,6 +254,8 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     # Before anything is made: a block that is missing is found here.
     await container_secrets(spec.secrets)
     remote = await _remote(payload)
+    if earlier:
+        await prepare_again(workspace, spec, get_run_logger())
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:

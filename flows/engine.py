@@ -27,12 +27,15 @@ from flows.engine_evidence import read_evidence
 from flows.engine_images import DockerImages
 from flows.engine_output import Attachment
 from flows.engine_owned import discard, list_owned, remove_container
+from flows.engine_ownership import run_reclaim
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
+from flows.image_names import Wanted
 from flows.images import Supply, obtain
 from flows.last_check import require_within
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -87,8 +90,11 @@ class DockerEngine:
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
         """See `flows.engine_contract.Engine`."""
+        return await self._obtained(spec, supply)
+
+    async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
         images = DockerImages(lambda: self._host, lambda: self._docker.api)
-        return await obtain(images, spec, supply or Supply())
+        return await obtain(images, wanted, supply or Supply())
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.engine_contract.Engine`."""
@@ -223,6 +229,14 @@ class DockerEngine:
                 "removing the run's volume",
                 lambda: volumes.remove_run_volume(self._docker.api, spec),
             )
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """See `flows.engine_contract.Engine`."""
+        image = await self._obtained(reclaim)
+        await self._call(
+            f"giving the files of {reclaim.job_id} back",
+            lambda: run_reclaim(self._docker, reclaim, image, self._api_version),
+        )
 
     async def capacity(self) -> Resources:
         """The processors and the memory of the engine's host."""

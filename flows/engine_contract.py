@@ -8,6 +8,7 @@ from typing import Protocol
 from flows.evidence import Evidence
 from flows.images import Supply
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.spec import ContainerSpec
 from flows.usage import Usage
 
@@ -107,3 +108,10 @@ class Engine(Protocol):
 
         Safe at any time, any number of times, also after a `create` that failed half-way or in
         another process. Never touches an object without this job's label."""
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """Make every file and folder of one job's folder its owner's, open to it, and no program
+        there one that gives its user somebody else's rights. Follows no link.
+
+        Raises `ImageError` where the image for it cannot be had. Leaves nothing on the engine; a
+        second time does it again, also after a first that died half-way."""

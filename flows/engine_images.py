@@ -18,13 +18,12 @@ from prefect_docker import DockerHost
 from flows.engine_connection import is_local, require_ok
 from flows.engine_errors import NotFound, said, translated
 from flows.errors import EngineUnavailable
-from flows.image_names import ImageName
+from flows.image_names import ImageName, Wanted
 from flows.images import Take
 from flows.masking import Masker
 from flows.outcomes import Image
 from flows.pulling import image_error, silent
 from flows.registries import Login
-from flows.spec import ContainerSpec
 from flows.threads import in_thread
 
 
@@ -119,7 +118,7 @@ class DockerImages:
             return None
 
     async def fetch(
-        self, spec: ContainerSpec, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         """See `flows.images.Source`."""
         name = ImageName.parse(spec.image)
@@ -137,9 +136,7 @@ class DockerImages:
 
         await self._asked(spec.image, "pull", login, inactivity_seconds, pull)
 
-    async def may_read(
-        self, spec: ContainerSpec, login: Login | None, inactivity_seconds: float
-    ) -> None:
+    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
         """See `flows.images.Source`."""
 
         def ask(api: docker.APIClient, line: Line) -> None:

@@ -61,6 +61,11 @@ class HostSettings(BaseSettings):
         alias="MOONMIND_WORKER_NAME",
         description="a name",
     )
+    helper_image: str = Field(
+        default="busybox:1.36",
+        alias="MOONMIND_HELPER_IMAGE",
+        description="the name of an image",
+    )
 
     worker_cpus: float | None = Field(
         default=None,

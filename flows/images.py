@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from flows.errors import ImageCause, ImageError
-from flows.image_names import ImageName
+from flows.image_names import ImageName, Wanted
 from flows.outcomes import Image
 from flows.platforms import is_for
 from flows.private_images import PrivateImages
@@ -29,7 +29,6 @@ from flows.pull_progress import PullProgress
 from flows.pulling import image_error, not_present, other_platform, withheld
 from flows.registries import Login
 from flows.sizes import size
-from flows.spec import ContainerSpec
 from flows.turns import Turns
 
 T = TypeVar("T")
@@ -47,16 +46,14 @@ class Source(Protocol):
         """The image that is present under the name; None where there is none."""
 
     async def fetch(
-        self, spec: ContainerSpec, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         """Pull `spec.image` once, whatever is present; `take` gets each event, from any thread.
 
         Raises `ImageError`, also where nothing came for `inactivity_seconds`. Once the caller is
         cancelled, the pull ends on the engine too, and no thread stays behind."""
 
-    async def may_read(
-        self, spec: ContainerSpec, login: Login | None, inactivity_seconds: float
-    ) -> None:
+    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
         """Ask the registry whether `login` may read `spec.image`. Raises `ImageError` if not, and
         where the registry gives no answer."""
 
@@ -100,7 +97,7 @@ class Supply:
     pause_seconds: float = 1.0
 
 
-async def obtain(source: Source, spec: ContainerSpec, supply: Supply) -> Image:
+async def obtain(source: Source, spec: Wanted, supply: Supply) -> Image:
     """Make the image of `spec` present as `spec.pull` says, and say how it came.
 
     An image that is present already is used only where the registry lets this run's log-in read
@@ -134,7 +131,7 @@ class _Order:
     """One run's wish for one image, and what it is judged by."""
 
     source: Source
-    spec: ContainerSpec
+    spec: Wanted
     supply: Supply
     login: Login | None
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from flows.files import HeldFile
+from flows.held_file import HeldFile
 from flows.masking import Masker
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]

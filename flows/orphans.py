@@ -35,6 +35,7 @@ from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.other_hosts import Silence, host_of, take_over
+from flows.reclaim import remove_left_behind
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, recover, settle
 from flows.retention import Rules, remove_due, rules_of
 from flows.spec import Owned, is_expired
@@ -87,6 +88,8 @@ async def sweep(
         done.append(sentence)
     async for sentence in _sweep_storage(client, host, logger, dry_run=dry_run):
         done.append(sentence)
+    if not dry_run:
+        done += await remove_left_behind(engine, host)
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done

@@ -106,11 +106,6 @@ async def remove_due(
             continue
         removed += 1
         yield f"{job.job_id}: removed its folder, as {why}"
-    if not dry_run and (stuck := await asyncio.to_thread(_remove_leftovers, root)):
-        yield (
-            f"could not remove {', '.join(stuck[:3])}{' and more' if len(stuck) > 3 else ''} in "
-            f"{root}, which a container left as another user's: remove it with root's rights"
-        )
 
 
 def _over(root: Path, rules: Rules, until: float) -> list[Kept]:
@@ -165,14 +160,7 @@ def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
 
 def _remove(root: Path, ledger: Ledger) -> None:
     for folder in _folders(root, ledger.job_id):
-        aside = root / f"{REMOVED}{uuid4().hex}"
+        aside = root / f"{REMOVED}{ledger.job_id}-{uuid4().hex[:8]}"
         folder.rename(aside)
         remove_tree(aside)
     ledger.forget()
-
-
-def _remove_leftovers(root: Path) -> list[str]:
-    """Try again what earlier removals had to leave; what is still there."""
-    for folder in root.glob(f"{REMOVED}*"):
-        remove_tree(folder)
-    return sorted(folder.name for folder in root.glob(f"{REMOVED}*"))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # time limit and the grace. Past it, whatever is left is nobody's.
 EXPIRY_SLACK_SECONDS = 3 * 3600
 
+NAME_PREFIX = "mm-task-"
 LABEL_JOB_ID = "moonmind.job_id"
 LABEL_EXPIRES_AT = "moonmind.expires_at"
 LABEL_SPEC = "moonmind.spec_sha256"
@@ -216,7 +217,7 @@ def compile_spec(
 
 def container_name(run: Run) -> str:
     """The one name of an attempt's container, known before it exists."""
-    return f"mm-task-{run.job_id}-{run.attempt}"
+    return f"{NAME_PREFIX}{run.job_id}-{run.attempt}"
 
 
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:

@@ -29,6 +29,7 @@ from flows.errors import ImageCause, ImageError
 from flows.evidence import Evidence
 from flows.images import Supply
 from flows.outcomes import OutcomeName
+from flows.ownership import Owner, reclaim_of
 from flows.payload import parse
 from flows.policy import Policy
 from flows.registries import Login
@@ -153,6 +154,23 @@ async def test_a_workspace_in_a_volume_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+@pytest.mark.parametrize("kind", ["bind", "volume"])
+async def test_giving_the_files_of_a_job_back_goes_through(
+    engine: DockerEngine, volume: str, tmp_path: Path, kind: str
+) -> None:
+    spec = spec_of(tmp_path, "true", volume=volume if kind == "volume" else "")
+    in_volume = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX]
+    subprocess.run([*in_volume, "mkdir", f"/jobs/{spec.job_id}"], check=True)
+    owner, now = Owner(12345, 12345), datetime.now(UTC)
+    await engine.reclaim(reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
+    if kind == "volume":
+        whose = subprocess.check_output([*in_volume, "stat", "-c", "%u", f"/jobs/{spec.job_id}"])
+        assert whose == b"12345\n"
+    else:
+        assert (tmp_path / spec.job_id / "repo").stat().st_uid == 12345
+    assert left_on_engine(spec.job_id) == []
+
+
 async def test_the_sweep_sees_and_removes_what_is_ours(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
@@ -238,6 +256,7 @@ ID = "0" * 64
         ("POST", "/containers/prune"),
         ("POST", "/containers/create"),
         ("POST", "/containers/create?name=postgres"),
+        ("POST", "/containers/create?name=postgres-files"),
         # A container of somebody else, by its name or by a short form of its id.
         ("GET", "/containers/postgres/json"),
         ("POST", "/containers/postgres/stop"),

@@ -10,12 +10,12 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.errors import EngineUnavailable, ImageError
+from flows.image_names import Wanted
 from flows.images import Supply, Take, Teller, obtain
 from flows.outcomes import Image
 from flows.pull_news import PrefectTeller
 from flows.pulling import image_error
 from flows.registries import Login
-from flows.spec import ContainerSpec
 from tests.specs import compiled
 from tests.strategies import FULL
 
@@ -36,15 +36,13 @@ class Led:
         return self._image
 
     async def fetch(
-        self, spec: ContainerSpec, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         self.tries += 1
         await self._pull(take)
         self._image = Image("sha256:1", "sha256:2", "linux/amd64")
 
-    async def may_read(
-        self, spec: ContainerSpec, login: Login | None, inactivity_seconds: float
-    ) -> None:
+    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
         raise AssertionError("nothing was present")
 
 

@@ -108,6 +108,7 @@ class Hosts:
 
 @pytest.mark.docker
 @pytest.mark.server
+@pytest.mark.thorough
 async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_them(
     hosts: Hosts,
 ) -> None:
@@ -132,6 +133,7 @@ async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_t
 
 @pytest.mark.docker
 @pytest.mark.server
+@pytest.mark.thorough
 async def test_a_run_without_starts_left_is_told_as_finished_by_another_host(hosts: Hosts) -> None:
     for name in ("first", "second"):
         if not hosts.stack.is_running(name):

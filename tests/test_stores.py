@@ -19,6 +19,7 @@ from prefect.types import SecretDict
 
 from blocks.storage import ArtifactStorage
 from flows.errors import StorageError
+from flows.removal import remove_tree
 from flows.sending import Sending
 from flows.stages import Attempt
 from flows.storage import upload
@@ -296,8 +297,16 @@ async def test_a_hostile_tree_makes_nothing_be_read_or_written_outside(
     assert {stored[key] for key in keys} == STRANGE
 
 
+@pytest.fixture
+def shallow_in_the_end(attempt: Attempt, tmp_path: Path) -> Iterator[None]:
+    """What is too deep for pytest to remove is gone after the test."""
+    yield
+    remove_tree(artifacts(attempt))
+    remove_tree(tmp_path / "results")
+
+
 async def test_a_very_deep_tree_is_uploaded_as_far_as_it_can_be_walked(
-    attempt: Attempt, tmp_path: Path
+    attempt: Attempt, tmp_path: Path, shallow_in_the_end: None
 ) -> None:
     descriptor = os.open(artifacts(attempt), os.O_RDONLY)
     for depth in range(1100):

@@ -14,7 +14,7 @@ RUN install -D /dev/null flows/__init__.py && install -D /dev/null blocks/__init
     pip wheel --quiet --no-index --find-links /wheels --no-deps --wheel-dir /empty . && \
     python3 -m venv /opt/runner && \
     /opt/runner/bin/pip install --quiet --no-index --find-links /wheels --find-links /empty \
-        "moonmind-container-runner[server]"
+        "moonmind-container-runner[s3,server]"
 COPY README.md LICENSE ./
 COPY blocks blocks
 COPY flows flows

@@ -1,5 +1,6 @@
 """What an operator edits in the Prefect UI. Importing this package registers the block types."""
 
 from blocks.policy import ContainerPolicy
+from blocks.storage import ArtifactStorage
 
-__all__ = ["ContainerPolicy"]
+__all__ = ["ArtifactStorage", "ContainerPolicy"]

@@ -4,10 +4,10 @@ from typing import Self
 
 from flows.policy import Policy  # noqa: TID251 - plain rules, which import nothing of the flow
 from prefect.blocks.core import Block
-from prefect.exceptions import ObjectNotFound
-from pydantic import ValidationError
 
-POLICY_NAME = "default"
+from blocks.reading import NAME, saved_or_default
+
+POLICY_NAME = NAME
 
 
 class PolicyUnreadable(Exception):
@@ -35,19 +35,4 @@ class ContainerPolicy(Block, Policy):
         Raises `PolicyUnreadable` for everything else: a policy that cannot be read is not one
         that allows what the defaults allow.
         """
-        try:
-            return await cls.aload(POLICY_NAME)
-        except Exception as error:
-            if isinstance(error.__cause__, ObjectNotFound):
-                return cls()
-            slug = f"{cls.get_block_type_slug()}/{POLICY_NAME}"
-            raise PolicyUnreadable(_sentence(slug, error.__cause__ or error)) from error
-
-
-def _sentence(slug: str, error: BaseException) -> str:
-    if not isinstance(error, ValidationError):
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return f"the block {slug} cannot be read ({said}): check that Prefect's API answers"
-    faults = error.errors(include_url=False, include_context=False)
-    said = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-    return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"
+        return await saved_or_default(cls, PolicyUnreadable)

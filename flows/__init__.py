@@ -3,6 +3,7 @@
 payload ─► spec          decide: an untrusted message into one frozen `ContainerSpec`, purely
 spec ─► execution        do: the order of the steps, the outcome, the clean-up
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
+engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
 execution ─► report      say: `run.json`, the Markdown report, the state's message
 container_task           the flow that joins them: prepare, execute, publish
 
@@ -11,10 +12,17 @@ lifecycle ─► recovery    the hooks, and what follows when a run's process is
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over
 backlog ─► admission     what waits in its queues, and what of that may start in its capacity
 orphans                  the sweep: restart or end what died, remove what nobody owns
+storage ─► sending       results to where the block Artifact Storage says, at once or by the sweep;
+                         `uploads` decides, `stores` are the places, `upload_journal` remembers
+retention                job folders that have been kept long enough, removed by the sweep
 
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
-(what differs by host), `workspace`, `checkout`, `files` and `removal` (the job's folder), `lanes`,
-`stops`, `run_notes` and `pool_events` (threads for runs, how one is stopped, what a worker writes
-on runs, what the pool tells), `logs`, `errors`.
+(what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
+`removal` (the job's folder), `ownership` and `reclaim` (its files back from whoever the container
+made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how
+one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
+`pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
+(what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
+`last_check` (what the policy allows), `secret_blocks`, `masking`, `sizes`, `logs`, `errors`.
 """

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -15,16 +15,28 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
+from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution, report
 from flows.engine import DockerEngine
-from flows.errors import EngineError
+from flows.errors import EngineError, EngineUnavailable
+from flows.host import HostSettings
+from flows.image_names import ImageName
+from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
+from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.private_images import PrivateImages
+from flows.pull_news import PrefectTeller
+from flows.reclaim import reclaim
+from flows.registries import Login
 from flows.spec import ContainerSpec, command_summary
-from flows.stages import Attempt, Executed
+from flows.stages import Attempt, Executed, Prepared
+from flows.storage import create_link, deliver, intended
+from flows.turns import Turns
+from flows.workspace import Workspace
 
 REPORT_KEY = "container-run"
 METADATA_KEY = "container-run-metadata"
@@ -95,16 +107,53 @@ async def execute_attempt(
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if attempt.began and not adopt:
                 desk.journal.say(f"{spec.name} is gone")
-                return await _record(ledger, attempt, LOST, desk)
+                lost = await _with_files_back(engine, attempt.prepared, LOST)
+                return await _record(ledger, attempt, lost, desk)
             summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             notes = _Notes(ledger, attempt, desk)
-            outcome = await execution.run(
-                engine, spec, desk.runner_log, adopt=adopt, interrupt=interrupt, notes=notes
-            )
+            async with PrefectTeller(spec.job_id, desk.journal.say) as teller:
+                supply = _supply(teller, desk.runner_log, secrets)
+                if adopt:
+                    with suppress(EngineError):
+                        # For the log's sake alone: the image is judged, the container runs.
+                        await supply.login_to(ImageName.parse(spec.image).registry)
+                outcome = await execution.run(
+                    engine,
+                    spec,
+                    desk.runner_log,
+                    adopt=adopt,
+                    interrupt=interrupt,
+                    notes=notes,
+                    supply=supply,
+                )
+            outcome = await _with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
+
+
+def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:
+    """What an image is pulled with on this host."""
+    host = HostSettings.from_environment()
+
+    async def login(registry: str) -> Login | None:
+        try:
+            found = await login_to(registry)
+        except CredentialsUnreadable as error:
+            raise EngineUnavailable(str(error)) from error
+        if found is not None:
+            teller.masker = Masker([*secrets, found.password])
+            runner_log.mask_with(teller.masker)
+        return found
+
+    return Supply(
+        teller=teller,
+        login_to=login,
+        turns=Turns(host.workdir / ".runs" / "pulls"),
+        private=PrivateImages(host.workdir / ".runs" / "private-images"),
+        inactivity_seconds=host.pull_inactivity_seconds,
+    )
 
 
 async def finish_attempt(
@@ -125,6 +174,7 @@ async def finish_attempt(
         async with _desk(attempt, logger, secrets or (), anew=anew) as desk:
             sink = desk.runner_log if anew else _Nowhere()
             outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
+            outcome = await _with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, attempt, outcome, desk)
 
 
@@ -143,18 +193,32 @@ async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
         return False
 
 
-async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> Attempt:
-    """Write `run.json`, and the artifacts that the Prefect UI shows; note it in the ledger."""
+async def publish_attempt(
+    ledger: Ledger, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
+) -> Attempt:
+    """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
+
+    Noted in the ledger. What of the files is not uploaded after `upload_seconds`, counted from
+    the call, is for the sweep.
+    """
     prepared, executed = attempt.prepared, attempt.executed
     if executed is None:
         raise ValueError("only an executed attempt has results")
+    async with DockerEngine() as engine:
+        # An earlier process may have died before it came to that.
+        outcome = await _with_files_back(engine, prepared, executed.outcome)
+    executed = replace(executed, outcome=outcome)
+    attempt = replace(attempt, executed=executed)
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()
+    delivery = await intended(attempt, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = report.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
+    left = upload_seconds - (time.monotonic() - started)
+    attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
     history = [each.outcome for each in ledger.attempts() if each.executed]
     async with get_client() as client:
         for artifact in (
@@ -162,7 +226,7 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
                 key=REPORT_KEY,
                 type="markdown",
                 description=f"How {spec.name} went",
-                data=report.markdown(facts, executed.log, history),
+                data=report.markdown(facts, executed.log, history, attempt.upload),
                 flow_run_id=UUID(spec.job_id),
             ),
             ArtifactCreate(
@@ -174,7 +238,21 @@ async def publish_attempt(ledger: Ledger, attempt: Attempt, logger: Logger) -> A
             ),
         ):
             await client.create_artifact(artifact)
+        if attempt.upload is not None and attempt.upload.error is None:
+            await create_link(client, spec.job_id, attempt.upload)
     return ledger.close(attempt)
+
+
+async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logger) -> None:
+    """See to it that what an earlier attempt left can be set aside and removed."""
+    async with DockerEngine() as engine:
+        if kept := await reclaim(engine, workspace, spec):
+            logger.warning("Of an earlier attempt, %s", kept)
+
+
+async def _with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
+    kept = await reclaim(engine, prepared.workspace, prepared.spec)
+    return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
 
 @asynccontextmanager

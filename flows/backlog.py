@@ -1,7 +1,7 @@
 """The runs that wait in the queues of a worker, as far as it knows them."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -12,11 +12,9 @@ from flows.admission import Resources, Waiting
 from flows.errors import PayloadError
 from flows.host import HostSettings
 from flows.ledger import Ledger
+from flows.other_hosts import host_of
 from flows.payload import parse
 from flows.rules import memory_bytes
-
-HOST_LABEL = "moonmind.host"
-_ELSEWHERE_SECONDS = 300.0
 
 # A run that was taken out, what it needs, and what was told of its waiting.
 Taken = tuple[FlowRun, Resources, str | None]
@@ -50,10 +48,11 @@ class Backlog:
     def waiting(self) -> list[Waiting]:
         """Those that are due, in order."""
         now, clock = time.monotonic(), datetime.now(UTC)
+        patience = self._host.patience_seconds
         return [
             replace(
                 each.waiting,
-                elsewhere=each.waiting.elsewhere if now - each.since < _ELSEWHERE_SECONDS else None,
+                elsewhere=each.waiting.elsewhere if now - each.since < patience else None,
                 seconds=now - each.since,
             )
             for each in self._known.values()
@@ -99,8 +98,8 @@ class Backlog:
         limits = payload.task.container.resources
         needs = Resources(limits.cpus or 0.0, memory_bytes(limits.memory) if limits.memory else 0)
         goes_on = bool(run.run_count) and self._runs_here(str(run.id))
-        host = _labels(run).get(HOST_LABEL)
-        elsewhere = str(host) if host and host != self._host.worker and run.run_count else None
+        host = host_of(run)
+        elsewhere = host if host != self._host.worker and run.run_count else None
         missing = self._host.missing_capabilities(payload)
         return Waiting(run.id, needs, missing, goes_on, None if goes_on else elsewhere)
 
@@ -111,10 +110,6 @@ class Backlog:
             # The flow reads it too, and says what is wrong with it.
             return False
         return attempt is not None and attempt.began and attempt.executed is None
-
-
-def _labels(run: FlowRun) -> Mapping[str, object]:
-    return run.labels or {}
 
 
 def _due(run: FlowRun) -> datetime:

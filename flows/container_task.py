@@ -21,14 +21,25 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
-from flows.attempts import REPORT_KEY, execute_attempt, finish_attempt, publish_attempt
+from flows.attempts import (
+    REPORT_KEY,
+    execute_attempt,
+    finish_attempt,
+    prepare_again,
+    publish_attempt,
+)
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
 from flows.host import HostSettings
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
-from flows.limits import PUBLISH_SECONDS, execute_seconds, flow_seconds
+from flows.limits import (
+    PUBLISH_SECONDS,
+    UPLOAD_CANCELED_SECONDS,
+    execute_seconds,
+    flow_seconds,
+)
 from flows.logs import Journal
 from flows.naming import FLOW_NAME, run_name
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
@@ -120,7 +131,9 @@ async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
             attempt = await _executed(attempt, ledger)
         # Prefect's types know no `return_state` of an async task.
         published: State[Attempt] = await publish(attempt, ledger, return_state=True)  # type: ignore[misc]
-        if not published.is_completed():
+        if published.is_completed():
+            attempt = await published.aresult()
+        else:
             # The outcome stands, whatever became of its publication.
             get_run_logger().warning("The results could not be published: %s", published.message)
             ledger.close(attempt)
@@ -186,7 +199,9 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     if executed.outcome.name is OutcomeName.CANCELED:
         # The cancellation was held back for the container's sake. What is due to the user is
         # delivered here: Prefect runs no further stage.
-        await publish_attempt(ledger, executed, get_run_logger())
+        await publish_attempt(
+            ledger, executed, get_run_logger(), upload_seconds=UPLOAD_CANCELED_SECONDS
+        )
         raise asyncio.CancelledError
     return _named(executed, executed.outcome)
 
@@ -239,6 +254,8 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     # Before anything is made: a block that is missing is found here.
     await container_secrets(spec.secrets)
     remote = await _remote(payload)
+    if earlier:
+        await prepare_again(workspace, spec, get_run_logger())
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:
@@ -319,7 +336,7 @@ async def _canceled() -> StoppedBy | None:
 def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
     """The flow run's state, as the outcome decides it."""
     log = attempt.executed.log if attempt and attempt.executed else None
-    message = report.state_message(outcome, log)
+    message = report.state_message(outcome, log, attempt.upload if attempt else None)
     if outcome.name is OutcomeName.SUCCEEDED:
         return Completed(message=message)
     if outcome.name is OutcomeName.CANCELED:

@@ -4,13 +4,28 @@ The names are docker-py's keyword arguments, which prefect-docker hands on verba
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from flows.outcomes import Image
 from flows.spec import LABEL_CACHE, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
+# The first one that takes the platform of a container.
+_PLATFORM_API = (1, 41)
+
+
+class Named(Protocol):
+    """What everything that is made for one container is named and labelled after."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def job_id(self) -> str: ...
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
 
 
 def create_arguments(
@@ -31,7 +46,7 @@ def create_arguments(
         "environment": {**(secrets or {}), **spec.env},
         "labels": dict(spec.labels),
         "working_dir": spec.workdir,
-        "mounts": [_mount(spec, mount, api_version) for mount in spec.mounts],
+        "mounts": [mount_arguments(spec, mount, api_version) for mount in spec.mounts],
         # A process of the image's own as pid 1 ignores SIGTERM and leaves its orphans unreaped.
         "init": True,
         "privileged": False,
@@ -51,6 +66,8 @@ def create_arguments(
     if spec.gpus is not None:
         count = -1 if spec.gpus == "all" else spec.gpus
         arguments["device_requests"] = [{"count": count, "capabilities": [["gpu"]]}]
+    if spec.platform is not None and api_version >= _PLATFORM_API:
+        arguments["platform"] = spec.platform
     if spec.cpus is not None:
         arguments["nano_cpus"] = round(spec.cpus * 10**9)
     if spec.memory_bytes is not None:
@@ -64,12 +81,12 @@ def needs_run_volume(mount: Mount, api_version: tuple[int, ...]) -> bool:
     return mount.kind == "volume" and api_version < SUBPATH_API
 
 
-def run_volume_name(spec: ContainerSpec) -> str:
+def run_volume_name(spec: Named) -> str:
     """The per-run volume that shows the job's folder on engines without sub-paths."""
     return f"{spec.name}-workspace"
 
 
-def run_volume_arguments(spec: ContainerSpec, mount: Mount, mountpoint: str) -> dict[str, Any]:
+def run_volume_arguments(spec: Named, mount: Mount, mountpoint: str) -> dict[str, Any]:
     """Arguments for the creation of the per-run volume; removing it leaves the data."""
     device = f"{mountpoint}/{mount.subpath}"
     return {
@@ -85,7 +102,10 @@ def cache_volume_arguments(mount: Mount) -> dict[str, Any]:
     return {"name": mount.source, "labels": {LABEL_CACHE: "true"}}
 
 
-def _mount(spec: ContainerSpec, mount: Mount, api_version: tuple[int, ...]) -> Mapping[str, object]:
+def mount_arguments(
+    spec: Named, mount: Mount, api_version: tuple[int, ...]
+) -> Mapping[str, object]:
+    """One mount, as the API takes it."""
     if mount.kind == "bind":
         return {"Type": "bind", "Source": mount.source, "Target": mount.target}
     plain = {"Type": "volume", "Source": mount.source, "Target": mount.target}

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import docker
-import docker.errors
 import requests.exceptions
 from prefect_docker import DockerHost
 from prefect_docker.containers import (
@@ -19,20 +18,24 @@ from prefect_docker.containers import (
 )
 
 from flows import engine_volumes as volumes
-from flows import pulling
 from flows.admission import Resources
 from flows.create_arguments import create_arguments, needs_run_volume
 from flows.engine_connection import is_local, negotiated
 from flows.engine_contract import Measured, Sink, Tailed
-from flows.engine_errors import NotFound, container_expected, said, translated
+from flows.engine_errors import NotFound, container_expected, translated
 from flows.engine_evidence import read_evidence
+from flows.engine_images import DockerImages
 from flows.engine_output import Attachment
 from flows.engine_owned import discard, list_owned, remove_container
+from flows.engine_ownership import run_reclaim
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
+from flows.image_names import Wanted
+from flows.images import Supply, obtain
 from flows.last_check import require_within
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -85,17 +88,13 @@ class DockerEngine:
         wanted = (LABEL_JOB_ID, LABEL_SPEC)
         return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
 
-    async def pull(self, spec: ContainerSpec) -> Image:
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
         """See `flows.engine_contract.Engine`."""
-        present = None if spec.pull == "always" else await self._image(spec.image)
-        if present is None and spec.pull == "never":
-            raise pulling.not_present(spec.image)
-        if present is None:
-            await self._call(f"pulling {spec.image}", lambda: self._pull(spec.image))
-            present = await self._image(spec.image)
-        if present is None:
-            raise pulling.image_error(spec.image, "it is missing after the pull")
-        return present
+        return await self._obtained(spec, supply)
+
+    async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
+        images = DockerImages(lambda: self._host, lambda: self._docker.api)
+        return await obtain(images, wanted, supply or Supply())
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.engine_contract.Engine`."""
@@ -231,6 +230,14 @@ class DockerEngine:
                 lambda: volumes.remove_run_volume(self._docker.api, spec),
             )
 
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """See `flows.engine_contract.Engine`."""
+        image = await self._obtained(reclaim)
+        await self._call(
+            f"giving the files of {reclaim.job_id} back",
+            lambda: run_reclaim(self._docker, reclaim, image, self._api_version),
+        )
+
     async def capacity(self) -> Resources:
         """The processors and the memory of the engine's host."""
         info = await self._call("asking for the host's size", self._docker_info)
@@ -288,25 +295,6 @@ class DockerEngine:
         if await self._on_container(spec, "waiting for the container", wait):
             return True
         return not (await self.inspect(spec)).running
-
-    async def _image(self, name: str) -> Image | None:
-        try:
-            found = await self._call(
-                f"looking for the image {name}",
-                lambda: self._docker.api.inspect_image(name),  # type: ignore[no-untyped-call]
-            )
-        except NotFound:
-            return None
-        digests = [digest.partition("@")[2] for digest in found.get("RepoDigests") or []]
-        return Image(found["Id"], next(iter(digests), ""))
-
-    def _pull(self, image: str) -> None:
-        repository, tag = pulling.split_reference(image)
-        try:
-            events = self._docker.api.pull(repository, tag=tag, stream=True, decode=True)
-            pulling.follow(image, events)
-        except docker.errors.APIError as error:
-            raise pulling.image_error(image, said(error)) from error
 
     async def _labels(self, name: str) -> Mapping[str, str]:
         """The labels of a container; none where there is no such container."""

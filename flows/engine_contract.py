@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Protocol
 
 from flows.evidence import Evidence
+from flows.images import Supply
 from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
 from flows.spec import ContainerSpec
 from flows.usage import Usage
 
@@ -47,9 +49,13 @@ class Engine(Protocol):
     async def find(self, spec: ContainerSpec) -> bool:
         """Whether a container made for this very spec exists: name, job and fingerprint agree."""
 
-    async def pull(self, spec: ContainerSpec) -> Image:
-        """Make the image present as `spec.pull` says. Raises `ImageError`, also where the
-        registry reports the failure in the middle of a successful response."""
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
+        """Make the image present as `spec.pull` and `spec.platform` say, with what `supply` gives
+        for it; see `flows.images.obtain`.
+
+        Raises `ImageError`, also where the registry reports the failure in the middle of a
+        successful response. A caller that is cancelled ends the pull on the engine too, and leaves
+        no thread behind."""
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """Create the container, and what it needs, without starting it.
@@ -102,3 +108,10 @@ class Engine(Protocol):
 
         Safe at any time, any number of times, also after a `create` that failed half-way or in
         another process. Never touches an object without this job's label."""
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """Make every file and folder of one job's folder its owner's, open to it, and no program
+        there one that gives its user somebody else's rights. Follows no link.
+
+        Raises `ImageError` where the image for it cannot be had. Leaves nothing on the engine; a
+        second time does it again, also after a first that died half-way."""

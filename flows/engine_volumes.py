@@ -6,6 +6,7 @@ import docker
 import docker.errors
 
 from flows.create_arguments import (
+    Named,
     cache_volume_arguments,
     needs_run_volume,
     run_volume_arguments,
@@ -57,7 +58,7 @@ def remove_caches(api: docker.APIClient, names: list[str]) -> None:
             api.remove_volume(name)
 
 
-def remove_run_volume(api: docker.APIClient, spec: ContainerSpec) -> None:
+def remove_run_volume(api: docker.APIClient, spec: Named) -> None:
     """Remove the per-run volume if it is this job's; the data it showed stays."""
     name = run_volume_name(spec)
     with suppress(docker.errors.NotFound):

@@ -9,16 +9,18 @@ ContainerTaskError
 │   └── WorkdirMissing        the working directory is not in the checkout
 ├── HostMisconfigured         the operator: an environment variable of the worker is wrong
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
+├── StorageError              the operator: results could not be uploaded, which changes no outcome
 └── EngineError               the operator: Docker, the host or the registry failed, not the task
     ├── EngineUnavailable     the engine does not answer
     ├── EngineRefused         the engine understood the request and refused it as it stands
     ├── ContainerGone         the container was removed from outside
-    └── ImageError            the image cannot be had: missing, denied, unreachable, broken off
+    └── ImageError            the image cannot be had; `ImageCause` says why
 
 A container that exits non-zero is a result (`flows.outcomes.Outcome`), not an error.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,6 +80,10 @@ class WorkspaceError(ContainerTaskError):
     """The job folder could not be made, or the repository could not be reached."""
 
 
+class StorageError(ContainerTaskError):
+    """The artifact storage is set up wrongly, or does not take what it is given."""
+
+
 class EngineError(ContainerTaskError):
     """Docker, its host or a registry failed."""
 
@@ -94,5 +100,29 @@ class ContainerGone(EngineError):
     """The container is no longer there, and this runner did not remove it."""
 
 
+class ImageCause(StrEnum):
+    """Why an image cannot be had. Published as failure classes: never rename one."""
+
+    NOT_FOUND = "not-found"
+    DENIED = "denied"
+    RATE_LIMITED = "rate-limited"
+    UNREACHABLE = "unreachable"
+    WRONG_PLATFORM = "wrong-platform"
+    DISK_FULL = "disk-full"
+    CORRUPT = "corrupt"
+    TIMEOUT = "timeout"
+    OTHER = "image"
+
+
 class ImageError(EngineError):
-    """The image cannot be had from where the task says."""
+    """The image cannot be had from where the task says.
+
+    `may_pass` says whether the next try may find it otherwise.
+    """
+
+    def __init__(
+        self, message: str, cause: ImageCause = ImageCause.OTHER, *, may_pass: bool = False
+    ) -> None:
+        self.cause = cause
+        self.may_pass = may_pass
+        super().__init__(message)

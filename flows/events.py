@@ -4,11 +4,13 @@ Each has an id made of the job, the attempt and its name, so an event that two h
 processes emit is stored once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid5
 
 from prefect.events import emit_event
 
+from flows.outcomes import FailureClass, OutcomeName
 from flows.spec import command_summary
 from flows.stages import Attempt
 
@@ -22,13 +24,14 @@ def emit_started(attempt: Attempt) -> None:
     spec = attempt.prepared.spec
     _emit(
         STARTED,
-        attempt,
+        spec.job_id,
         {
             "containerName": spec.name,
             "image": spec.image,
             "command": command_summary(spec.command),
             "pullMode": spec.pull,
             "timeoutSeconds": spec.timeout_seconds,
+            "artifactsSubdir": spec.artifacts_subdir,
             "attempt": spec.attempt,
         },
     )
@@ -42,7 +45,7 @@ def emit_finished(attempt: Attempt) -> None:
     outcome = executed.outcome
     _emit(
         FINISHED,
-        attempt,
+        spec.job_id,
         {
             "containerName": spec.name,
             "image": spec.image,
@@ -58,25 +61,40 @@ def emit_finished(attempt: Attempt) -> None:
     )
 
 
+def emit_finished_of(job_id: str, started: Mapping[str, Any], seconds: float) -> None:
+    """Tell the end of an attempt of which nothing is known but its `started` event's payload.
+
+    `seconds` is its duration.
+    """
+    kept = ("containerName", "image", "command", "artifactsSubdir", "attempt")
+    lost = {
+        "outcome": str(OutcomeName.INFRASTRUCTURE),
+        "failureClass": str(FailureClass.WORKER),
+        "exitCode": None,
+        "timedOut": False,
+        "durationSeconds": seconds,
+    }
+    _emit(FINISHED, job_id, {key: started.get(key) for key in kept} | lost)
+
+
 def event_id(job_id: str, attempt: int, event: str) -> UUID:
     """The one id of an attempt's event."""
     return uuid5(_NAMESPACE, f"{job_id}/{attempt}/{event}")
 
 
-def _emit(event: str, attempt: Attempt, payload: dict[str, Any]) -> None:
-    spec = attempt.prepared.spec
+def _emit(event: str, job_id: str, payload: dict[str, Any]) -> None:
     emit_event(
         event,
         resource={
-            "prefect.resource.id": f"moonmind.task.{spec.job_id}",
-            "prefect.resource.name": spec.name,
+            "prefect.resource.id": f"moonmind.task.{job_id}",
+            "prefect.resource.name": payload["containerName"],
         },
         related=[
             {
-                "prefect.resource.id": f"prefect.flow-run.{spec.job_id}",
+                "prefect.resource.id": f"prefect.flow-run.{job_id}",
                 "prefect.resource.role": "flow-run",
             }
         ],
         payload=payload,
-        id=event_id(spec.job_id, spec.attempt, event),
+        id=event_id(job_id, payload["attempt"], event),
     )

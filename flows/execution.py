@@ -21,8 +21,9 @@ from tenacity import (
 )
 
 from flows.engine_contract import Engine, Sink
-from flows.errors import EngineError, EngineUnavailable, ImageError, Rejected
+from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.evidence import Evidence
+from flows.images import Supply
 from flows.interrupts import Interrupt, Interrupted, to_the_end
 from flows.outcomes import (
     KILLED,
@@ -35,6 +36,7 @@ from flows.outcomes import (
     missing_workdir,
     outcome_of,
 )
+from flows.pulling import overdue
 from flows.spec import ContainerSpec
 from flows.threads import apart
 
@@ -73,11 +75,13 @@ async def run(
     adopt: bool = False,
     interrupt: Interrupt | None = None,
     notes: Notes | None = None,
+    supply: Supply | None = None,
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
-    output comes whole, its time limit counts from its own start. `interrupt` ends it early.
+    output comes whole, its time limit counts from its own start. `interrupt` ends it early; the
+    image is pulled with `supply`.
 
     Returns an outcome for everything a task or an engine can do. A caller that is cancelled
     leaves the container as it is, for whoever adopts or finishes it.
@@ -89,7 +93,7 @@ async def run(
     try:
         if not adopt:
             with _timed(stages, "pull"):
-                image = await interrupt.unless_requested(_pull(engine, spec))
+                image = await interrupt.unless_requested(_pull(engine, spec, supply))
             notes.begins()
             begun = True
             with _timed(stages, "create"):
@@ -161,16 +165,12 @@ async def _finish(
     )
 
 
-async def _pull(engine: Engine, spec: ContainerSpec) -> Image:
+async def _pull(engine: Engine, spec: ContainerSpec, supply: Supply | None) -> Image:
     try:
         async with asyncio.timeout(spec.pull_timeout_seconds):
-            return await engine.pull(spec)
+            return await engine.pull(spec, supply)
     except TimeoutError:
-        raise ImageError(
-            f"pulling the image {spec.image} took longer than its limit of "
-            f"{spec.pull_timeout_seconds} s: see whether its registry answers, or raise "
-            "task.container.pullTimeoutSeconds"
-        ) from None
+        raise overdue(spec.image, spec.pull_timeout_seconds) from None
 
 
 async def _watch(

@@ -7,11 +7,13 @@ follows a link or waits on a pipe. For containers that are gone: nobody else is 
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal
-from uuid import uuid4
+from typing import Literal
+
+from flows.inside import beside, clear, folder_of, new_file, opened_at
 
 # What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
 # nothing to make. 20 GiB are half a minute of hashing.
@@ -63,114 +65,25 @@ def listing(
     has more than what is left of it, the system chooses which are listed.
     """
     budget = _HashBudget(max_hashed_bytes)
-    entries, pending, left_out = [], [root], 0
+    # The container has no say about what leads to the folder, and every say about what is there.
+    top = os.path.join(os.path.realpath(root.parent), root.name)
+    entries, pending, left_out = [], [top], 0
     while pending:
         folder = pending.pop()
         try:
             children, more = _children(folder, max_entries)
         except OSError:
-            entries.append(_unseen(root, folder))
+            entries.append(Entry(_shown(top, folder), "other", 0, None))
             continue
         max_entries -= len(children)
         left_out += more
-        for child in children:
-            if child.is_dir(follow_symlinks=False):
-                pending.append(Path(child.path))
+        for name, found in children:
+            path = os.path.join(folder, name)
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                pending.append(path)
             else:
-                entries.append(_entry(root, child, budget))
+                entries.append(_entry(top, path, found, budget))
     return Listing(tuple(entries), left_out)
-
-
-class HeldFile:
-    """A file opened before the container starts and written through that one descriptor.
-
-    What the container does to the path meanwhile cannot send the writes elsewhere, `settle` puts
-    the file back where the container removed or replaced it, and `is_as_written` tells whether
-    the container wrote in it as well.
-    """
-
-    def __init__(self, path: Path, root: Path) -> None:
-        self._path = path
-        self._root = root
-        _make_way(path, root)
-        self._descriptor = self._open()
-        self._begin = self._end = self.size_bytes
-        self._sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> None:
-        """Append all of `data`. Raises `OSError`, for instance when the disk is full."""
-        rest = memoryview(data)
-        while rest:
-            count = os.write(self._descriptor, rest)
-            self._sha256.update(rest[:count])
-            self._end += count
-            rest = rest[count:]
-
-    def empty(self) -> int:
-        """Drop what is in the file; return how many bytes that were."""
-        size = os.fstat(self._descriptor).st_size
-        os.ftruncate(self._descriptor, 0)
-        self._begin = self._end = 0
-        return size
-
-    def lines(self) -> int:
-        """How many lines end in the file; reads all of it."""
-        with open(self._descriptor, "rb", closefd=False) as file:
-            file.seek(0)
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
-
-    def tail(self, limit: int) -> bytes:
-        """The last bytes of the file, at most `limit`."""
-        return os.pread(self._descriptor, limit, max(0, self.size_bytes - limit))
-
-    @property
-    def size_bytes(self) -> int:
-        """The size now, which is not what was written where somebody else wrote as well."""
-        return os.fstat(self._descriptor).st_size
-
-    def settle(self) -> None:
-        """Put the file back at its path if it is not there; only for a container that is gone.
-
-        Raises `OSError`; on a full disk the file is there, as far as it fits.
-        """
-        if self._is_in_place():
-            return
-        _make_way(self._path, self._root)
-        _clear(self._path)
-        with open(self._descriptor, "rb", closefd=False) as source, self._path.open("xb") as copy:
-            source.seek(0)
-            _copy(source, copy, self._end)
-        settled = self._open()
-        self.close()
-        self._descriptor = settled
-
-    def is_as_written(self) -> bool:
-        """Whether the file has all that was written here and nothing else; reads all of that.
-
-        What it had when it was opened counts by its size only.
-        """
-        # No time stamp would do instead: those of a file are set by whoever owns it, and stand
-        # still for some milliseconds between two writes.
-        if self.size_bytes != self._end:
-            return False
-        with open(self._descriptor, "rb", closefd=False) as file:
-            file.seek(self._begin)
-            return hashlib.file_digest(file, "sha256").digest() == self._sha256.digest()
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._descriptor)
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        return os.open(self._path, flags, 0o666)
-
-    def _is_in_place(self) -> bool:
-        try:
-            there, mine = self._path.lstat(), os.fstat(self._descriptor)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
 def write_whole(path: Path, root: Path, data: bytes) -> None:
@@ -179,35 +92,25 @@ def write_whole(path: Path, root: Path, data: bytes) -> None:
     A file or link in the way is replaced; a folder in the way is kept under another name. Raises
     `OSError`; what was at `path` is then still there.
     """
-    _make_way(path, root)
-    if is_folder(path):
-        _clear(path)
-    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    with folder_of(path, root, clearing=True) as folder:
+        if _is_folder_at(path.name, folder):
+            clear(path.name, folder)
+        draft = beside(f".{path.name}")
+        try:
+            with open(new_file(draft, folder), "wb") as file:
+                file.write(data)
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(draft, dir_fd=folder)
+            raise
+
+
+def _is_folder_at(name: str, folder: int) -> bool:
     try:
-        with draft.open("xb") as file:
-            file.write(data)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _make_way(path: Path, root: Path) -> None:
-    """Make every folder between `root` and `path` a real one."""
-    folder = root
-    for part in path.relative_to(root).parts[:-1]:
-        folder /= part
-        if not is_folder(folder):
-            _clear(folder)
-            folder.mkdir()
-
-
-def _clear(path: Path) -> None:
-    if is_folder(path):
-        # Not removed: it may be deeper than this process can go, and it is the task's own.
-        path.rename(path.with_name(f"{path.name}.{uuid4().hex[:8]}"))
-    else:
-        path.unlink(missing_ok=True)
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def is_folder(path: Path) -> bool:
@@ -218,44 +121,53 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def _copy(source: IO[bytes], target: IO[bytes], size_bytes: int) -> None:
-    """Copy the first bytes; what a container put behind them may have no end."""
-    while size_bytes > 0 and (chunk := source.read(min(size_bytes, 1024**2))):
-        size_bytes -= target.write(chunk)
-
-
-def _children(folder: Path, limit: int) -> tuple[list["os.DirEntry[str]"], int]:
+def _children(folder: str, limit: int) -> tuple[list[tuple[str, os.stat_result | None]], int]:
     """At most `limit` of what is in `folder`, by name, and how many more there are."""
-    with os.scandir(folder) as scan:
-        children = sorted(islice(scan, limit), key=lambda child: child.name)
-        return children, sum(1 for _ in scan)
-
-
-def _entry(root: Path, child: "os.DirEntry[str]", budget: _HashBudget) -> Entry:
+    descriptor = opened_at(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        info = child.stat(follow_symlinks=False)
-    except OSError:
-        return _unseen(root, Path(child.path))
-    path = os.path.relpath(child.path, root)
-    if stat.S_ISREG(info.st_mode):
-        sha256 = _sha256(child.path) if budget.covers(info.st_size) else None
-        return Entry(_printable(path), "file", info.st_size, sha256)
-    kind: Literal["symlink", "other"] = "symlink" if stat.S_ISLNK(info.st_mode) else "other"
-    return Entry(_printable(path), kind, 0, None)
+        with os.scandir(descriptor) as scan:
+            children = sorted(islice(scan, limit), key=lambda child: child.name)
+            more = sum(1 for _ in scan)
+            return [(child.name, _stat(child)) for child in children], more
+    finally:
+        os.close(descriptor)
 
 
-def _unseen(root: Path, path: Path) -> Entry:
-    return Entry(_printable(os.path.relpath(path, root)), "other", 0, None)
-
-
-def _sha256(path: str) -> str | None:
+def _stat(child: "os.DirEntry[str]") -> os.stat_result | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return child.stat(follow_symlinks=False)
     except OSError:
-        # A worker that is not root may not read what the container kept to itself.
         return None
+
+
+def _entry(top: str, path: str, found: os.stat_result | None, budget: _HashBudget) -> Entry:
+    shown = _shown(top, path)
+    if found is not None and stat.S_ISREG(found.st_mode):
+        sha256 = _sha256(path, found.st_size) if budget.covers(found.st_size) else None
+        return Entry(shown, "file", found.st_size, sha256)
+    is_link = found is not None and stat.S_ISLNK(found.st_mode)
+    return Entry(shown, "symlink" if is_link else "other", 0, None)
+
+
+def _sha256(path: str, size_bytes: int) -> str | None:
+    """The digest of a file of that size; None for what is no such file any more, or forbidden."""
+    try:
+        descriptor = opened_at(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    digest = hashlib.sha256()
     with open(descriptor, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+            return None
+        while size_bytes > 0 and (chunk := file.read(min(size_bytes, 1024**2))):
+            digest.update(chunk)
+            size_bytes -= len(chunk)
+    return None if size_bytes else digest.hexdigest()
+
+
+def _shown(top: str, path: str) -> str:
+    return _printable(os.path.relpath(path, top))
 
 
 def _printable(path: str) -> str:

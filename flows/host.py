@@ -50,10 +50,21 @@ class HostSettings(BaseSettings):
         alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS",
         description="a whole number of seconds, 1 or more",
     )
+    pull_inactivity_seconds: int = Field(
+        default=120,
+        ge=1,
+        alias="MOONMIND_PULL_INACTIVITY_SECONDS",
+        description="a whole number of seconds, 1 or more",
+    )
     worker: str = Field(
         default_factory=socket.gethostname,
         alias="MOONMIND_WORKER_NAME",
         description="a name",
+    )
+    helper_image: str = Field(
+        default="busybox:1.36",
+        alias="MOONMIND_HELPER_IMAGE",
+        description="the name of an image",
     )
 
     worker_cpus: float | None = Field(
@@ -66,6 +77,13 @@ class HostSettings(BaseSettings):
         default=None,
         alias="MOONMIND_WORKER_MEMORY",
         description="an amount of memory, such as 16g",
+    )
+
+    patience_seconds: float = Field(
+        default=300.0,
+        ge=60,
+        alias="MOONMIND_HOST_PATIENCE_SECONDS",
+        description="a number of seconds, 60 or more",
     )
 
     @classmethod

@@ -6,10 +6,10 @@ a registry; everything else is on Docker Hub.
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Protocol, Self
 
 DOCKER_HUB = "docker.io"
-_DOCKER_HUB_NAMES = {"docker.io", "index.docker.io", "registry-1.docker.io", ""}
+HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ImageName:
         first, slash, rest = written.partition("/")
         is_host = bool(slash) and (first == "localhost" or bool(re.search(r"[.:A-Z]", first)))
         registry, path = (first.lower(), rest) if is_host else (DOCKER_HUB, written)
-        if registry in _DOCKER_HUB_NAMES:
+        if registry in HUB_NAMES:
             registry = DOCKER_HUB
             path = path if "/" in path else f"library/{path}"
         return cls(registry, path, "" if digest else tag or "latest", digest, written)
@@ -47,3 +47,19 @@ class ImageName:
         names = dict.fromkeys((f"{self.registry}/{self.repository}", *hub, self.written))
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
         return tuple(spelling for name in names for spelling in (name, name + suffix))
+
+
+class Wanted(Protocol):
+    """Which image is wanted, and how it may come: what a `ContainerSpec` says of it."""
+
+    @property
+    def image(self) -> str:
+        """Its name."""
+
+    @property
+    def pull(self) -> Literal["if-missing", "always", "never"]:
+        """When to pull it."""
+
+    @property
+    def platform(self) -> str | None:
+        """For which platform; None for the engine's own choice."""

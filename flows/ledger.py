@@ -7,10 +7,12 @@ dies. Together they tell a fresh process what an old one left, without a databas
 
 import asyncio
 import fcntl
+import glob
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -18,7 +20,7 @@ from pydantic import TypeAdapter
 from flows.errors import WorkspaceError
 from flows.stages import Attempt
 
-_FOLDER = ".runs"
+RUNS_FOLDER = ".runs"
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _RETRY_SECONDS = 0.2
 
@@ -32,8 +34,9 @@ class Ledger:
 
     def __init__(self, root: Path, job_id: str) -> None:
         self.job_id = job_id
-        self._file = root / _FOLDER / f"{job_id}.json"
-        self._lock = root / _FOLDER / f"{job_id}.lock"
+        self._file = root / RUNS_FOLDER / f"{job_id}.json"
+        self._lock = root / RUNS_FOLDER / f"{job_id}.lock"
+        self._over = root / RUNS_FOLDER / f"{job_id}.over"
 
     def attempts(self) -> tuple[Attempt, ...]:
         """What is known so far; empty for a job that never got to an attempt."""
@@ -75,6 +78,11 @@ class Ledger:
         self.put(told)
         return told
 
+    def note_over(self) -> None:
+        """Note that the run is over and all is told: no sweep need ask for it, until somebody
+        works on the job again."""
+        self._over.touch()
+
     @contextmanager
     def held(self, *, make: bool = False) -> Iterator[None]:
         """Hold the job's lock for the block; raises `Busy` at once where another process does.
@@ -85,6 +93,7 @@ class Ledger:
         try:
             if make:
                 self._lock.parent.mkdir(parents=True, exist_ok=True)
+                self._over.unlink(missing_ok=True)
             flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
             descriptor = os.open(self._lock, flags, 0o600)
         except FileNotFoundError:
@@ -94,11 +103,34 @@ class Ledger:
             raise WorkspaceError(f"cannot open {self._lock}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_lock(descriptor):
+                raise BlockingIOError
             yield
         except BlockingIOError:
             raise Busy(f"another process works on {self.job_id}") from None
         finally:
             os.close(descriptor)
+
+    def _is_lock(self, descriptor: int) -> bool:
+        """Whether it is still the job's lock, and not one that was forgotten meanwhile."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._lock.stat())
+        except FileNotFoundError:
+            return False
+
+    @property
+    def last_written(self) -> datetime:
+        """When something was last noted of the job. Raises `OSError` where nothing is known."""
+        known = self._file if self._file.exists() else self._lock
+        return datetime.fromtimestamp(known.stat().st_mtime, UTC)
+
+    def forget(self) -> None:
+        """Remove all that is known of the job; for whoever holds its lock."""
+        for record in self._file.parent.glob(f"{glob.escape(self.job_id)}.*"):
+            if record != self._lock:
+                record.unlink(missing_ok=True)
+        # Last, so that what could not be removed is tried again.
+        self._lock.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def held_in_turn(self) -> AsyncIterator[None]:
@@ -112,6 +144,12 @@ class Ledger:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
+def open_jobs(root: Path) -> list[str]:
+    """The known ones that were not noted as over."""
+    over = {path.stem for path in (root / RUNS_FOLDER).glob("*.over")}
+    return [job_id for job_id in known_jobs(root) if job_id not in over]
+
+
 def known_jobs(root: Path) -> list[str]:
     """The ids of all jobs that this host ever began to work on and still has."""
-    return sorted(path.stem for path in (root / _FOLDER).glob("*.lock"))
+    return sorted(path.stem for path in (root / RUNS_FOLDER).glob("*.lock"))

@@ -11,6 +11,10 @@ EXECUTE_SLACK_SECONDS = 300.0
 FLOW_SLACK_SECONDS = 600.0
 # Of the publication alone, so that a task that used up its time still delivers its results.
 PUBLISH_SECONDS = 900.0
+# Of these for the upload, so that what is not uploaded by then is told; the sweep goes on with it.
+UPLOAD_SECONDS = 840.0
+# Somebody waits for the end of a run that is cancelled.
+UPLOAD_CANCELED_SECONDS = 10.0
 
 
 def execute_seconds(spec: ContainerSpec) -> float:

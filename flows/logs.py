@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from flows.files import HeldFile
+from flows.held_file import HeldFile
 from flows.masking import Masker
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -85,6 +85,11 @@ class RunnerLog:
         self._bytes = self._file.size_bytes
         self._lines = self._file.lines()
         self._error: str | None = None
+
+    def mask_with(self, masker: Masker) -> None:
+        """Mask by `masker` from here on; before the first output, no secret can be cut in two."""
+        self._let_go()
+        self._masked = masker.stream()
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""

@@ -3,10 +3,13 @@
 Runs on a schedule, on the host of the worker that takes it. Three questions, each with its own
 evidence: a job of this host whose lock is free has no process any more, whatever its run's state
 says; a run that a worker took minutes ago and that never began has lost its worker; an object on
-the engine whose run is over, or whose `moonmind.expires_at` is past, has no run.
+the engine whose run is over, or whose `moonmind.expires_at` is past, has no run. What only another
+host can tell of is left to it, until it has been silent for too long. After these come uploads that
+are not complete, and job folders that have been kept long enough.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -25,14 +28,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
+from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine import DockerEngine
 from flows.host import HostSettings
-from flows.ledger import Busy, Ledger, known_jobs
+from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
-from flows.recovery import ABANDONED, CANCELED, may_start_again, recover, settle
+from flows.other_hosts import Silence, host_of, take_over
+from flows.reclaim import remove_left_behind
+from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, recover, settle
+from flows.retention import Rules, remove_due, rules_of
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
+from flows.storage import finish_uploads
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -61,16 +69,27 @@ async def sweep(
     engine: DockerEngine,
     logger: Logger,
     *,
+    silence: Silence | None = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """What `reap_orphans` does, for whoever has a client and an engine."""
+    """What `reap_orphans` does, for whoever has a client and an engine.
+
+    Who sweeps again and again, with the same `silence`, takes over from hosts that are gone.
+    """
     done: list[str] = []
     async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
         done.append(sentence)
     async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
         done.append(sentence)
+    if silence is not None and not dry_run:
+        async for sentence in take_over(client, host.worker, silence):
+            done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
         done.append(sentence)
+    async for sentence in _sweep_storage(client, host, logger, dry_run=dry_run):
+        done.append(sentence)
+    if not dry_run:
+        done += await remove_left_behind(engine, host)
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done
@@ -79,15 +98,21 @@ async def sweep(
 async def _sweep_runs(
     client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
-    for job_id in known_jobs(host.workdir):
+    for job_id in open_jobs(host.workdir):
         ledger = Ledger(host.workdir, job_id)
         if _is_held(ledger):
             continue
         try:
             run = await _flow_run(client, job_id)
-            what = _orphaned(run, ledger)
+            is_elsewhere = run is not None and host_of(run) not in (None, host.worker)
+            what = _left_behind(ledger) if is_elsewhere else _orphaned(run, ledger)
             if what is not None and not dry_run:
-                await _end_or_restart(client, run, ledger, logger)
+                if is_elsewhere:
+                    await let_go(ledger)
+                else:
+                    await _end_or_restart(client, run, ledger, logger)
+            elif what is None and not dry_run:
+                _note_over(run, ledger)
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
             what = f"could not be swept: {error}"
         if what is not None:
@@ -123,6 +148,22 @@ async def _sweep_unbegun(
                 await client.set_flow_run_state(run.id, lost)
             await recover(run.id, ledger, logger)
         yield f"{run.id}: it died before its container began"
+
+
+def _note_over(run: FlowRun | None, ledger: Ledger) -> None:
+    """Spare the next sweeps a job of which all is told."""
+    is_over = run is None or (run.state is not None and run.state.is_final())
+    with suppress(Busy), ledger.held():
+        attempt = ledger.last()
+        if is_over and (attempt is None or attempt.published):
+            ledger.note_over()
+
+
+def _left_behind(ledger: Ledger) -> str | None:
+    """Why a job that another host carries needs somebody here; None where it does not."""
+    attempt = ledger.last()
+    is_untold = attempt is not None and not attempt.published
+    return "another host carries its run now" if is_untold else None
 
 
 def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
@@ -177,6 +218,34 @@ async def _sweep_engine(
             continue
         if dry_run or await engine.discard(owned):
             yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
+
+
+async def _sweep_storage(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    """Finish uploads, and remove what has been kept long enough."""
+    root, storage = host.workdir, None
+    try:
+        storage = await ArtifactStorage.in_force()
+    except StorageUnreadable as error:
+        yield f"results are neither uploaded nor removed: {error}"
+    async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
+        yield sentence
+
+    async def may_go(ledger: Ledger) -> bool:
+        return await _may_go(client, ledger)
+
+    rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
+    async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
+        yield sentence
+
+
+async def _may_go(client: PrefectClient, ledger: Ledger) -> bool:
+    """Whether nobody will ask for the job's folder any more but people."""
+    run, attempt = await _flow_run(client, ledger.job_id), ledger.last()
+    if run is None or run.state is None:
+        return attempt is None or is_expired(attempt.prepared.spec.labels, datetime.now(UTC))
+    return run.state.is_final() and (attempt is not None or not run.state.is_crashed())
 
 
 async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:

@@ -64,6 +64,13 @@ class FailureClass(StrEnum):
     REPOSITORY = "repository"
     LIMITS = "limits"
     IMAGE = "image"
+    IMAGE_NOT_FOUND = "not-found"
+    IMAGE_DENIED = "denied"
+    IMAGE_RATE_LIMITED = "rate-limited"
+    IMAGE_UNREACHABLE = "unreachable"
+    IMAGE_WRONG_PLATFORM = "wrong-platform"
+    IMAGE_DISK_FULL = "disk-full"
+    IMAGE_CORRUPT = "corrupt"
     ENGINE = "engine"
     WORKSPACE = "workspace"
     WORKER = "worker"
@@ -81,10 +88,18 @@ class StoppedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image that is present on the engine. `digest` is empty for one that was never pulled."""
+    """An image that is present on the engine. `digest` is empty for one that was never pulled.
+
+    `platform` is what it is made for, such as `linux/arm64/v8`. The rest says how it came: whether
+    it was there already, how many bytes its pull took, and how long; None where nobody knows.
+    """
 
     id: str
     digest: str = ""
+    platform: str = ""
+    cache_hit: bool | None = None
+    pulled_bytes: int | None = None
+    pull_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +157,6 @@ OVERDUE = Outcome(
     stopped_by=StoppedBy.DEADLINE,
 )
 _BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...] = (
-    (ImageError, OutcomeName.IMAGE_ERROR, FailureClass.IMAGE),
     (EngineRefused, OutcomeName.REJECTED, FailureClass.LIMITS),
     (CapabilityMissing, OutcomeName.REJECTED, FailureClass.CAPABILITY),
     (RepositoryRejected, OutcomeName.REJECTED, FailureClass.REPOSITORY),
@@ -287,6 +301,8 @@ def _signal(exit_code: int | None) -> int | None:
 
 def outcome_of(error: ContainerTaskError) -> Outcome:
     """The outcome of a run that an error of this package ended."""
+    if isinstance(error, ImageError):
+        return Outcome(OutcomeName.IMAGE_ERROR, FailureClass(error.cause.value), str(error))
     for kind, name, failure_class in _BY_ERROR:
         if isinstance(error, kind):
             return Outcome(name, failure_class, str(error))

@@ -190,6 +190,10 @@ class Container(_Model):
     pull: PullMode = Field(
         default="if-missing", title="Pull", description="if-missing, always or never"
     )
+    platform: Annotated[str, AfterValidator(rules.platform)] | None = Field(
+        default=None, title="Platform", examples=["linux/amd64", "linux/arm64/v8"],
+        description="os/architecture[/variant], such as linux/amd64 or linux/arm64/v8",
+    )  # fmt: skip
     cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
         default=(), title="Cache volumes", description="an array of {name, target}"
     )

@@ -18,10 +18,12 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempts import finish_attempt, publish_attempt
+from flows.engine import DockerEngine
 from flows.errors import PayloadError
 from flows.events import emit_finished, emit_started
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
+from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.logs import Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.payload import Retry, parse
@@ -62,9 +64,24 @@ async def settle(
             emit_started(attempt)
             emit_finished(attempt)
             if not attempt.published:
-                await publish_attempt(ledger, attempt, logger)
+                await publish_attempt(
+                    ledger, attempt, logger, upload_seconds=UPLOAD_CANCELED_SECONDS
+                )
     except Busy:
         logger.info("Another process still works on this job; it will end it")
+
+
+async def let_go(ledger: Ledger) -> None:
+    """Remove what is left here of a run that another host carries now; it tells of it."""
+    try:
+        with ledger.held():
+            attempt = ledger.last()
+            if attempt is not None:
+                async with DockerEngine() as engine:
+                    await engine.destroy(attempt.prepared.spec)
+                ledger.close(attempt)
+    except Busy:
+        return
 
 
 async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:

@@ -16,8 +16,9 @@ from flows.errors import Fault
 from flows.files import Listing
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, signal_name
+from flows.sizes import size
 from flows.spec import command_summary
-from flows.stages import Executed, Prepared
+from flows.stages import Executed, Prepared, Upload
 
 SCHEMA_VERSION: Literal[1] = 1
 _LISTED_IN_REPORT = 50
@@ -98,6 +99,12 @@ class RunReport(_Model):
     image: str
     image_id: str | None
     image_digest: str | None
+    image_platform: str | None = Field(description="what it is made for, such as linux/arm64/v8")
+    image_cache_hit: bool | None = Field(
+        description="whether the image was there already; null: unknown, or no image"
+    )
+    image_pulled_bytes: int | None = Field(description="what its pull downloaded, packed", ge=0)
+    image_pull_seconds: float | None = Field(description="with retries, without waiting", ge=0)
     command: list[str]
     command_summary: str
     pull_mode: Literal["if-missing", "always", "never"]
@@ -150,6 +157,10 @@ def build(
         image=spec.image,
         image_id=outcome.image.id if outcome.image else None,
         image_digest=(outcome.image.digest or None) if outcome.image else None,
+        image_platform=(outcome.image.platform or None) if outcome.image else None,
+        image_cache_hit=outcome.image.cache_hit if outcome.image else None,
+        image_pulled_bytes=outcome.image.pulled_bytes if outcome.image else None,
+        image_pull_seconds=outcome.image.pull_seconds if outcome.image else None,
         command=list(spec.command),
         command_summary=command_summary(spec.command),
         pull_mode=spec.pull,
@@ -197,20 +208,29 @@ def stage_name(outcome: Outcome) -> str:
     return state_name(outcome) or exited
 
 
-def state_message(outcome: Outcome, log: LogFacts | None = None) -> str:
+def state_message(
+    outcome: Outcome, log: LogFacts | None = None, upload: Upload | None = None
+) -> str:
     """What a person reads first: how it ended, and what to do next."""
-    if outcome.name is OutcomeName.SUCCEEDED:
-        return "exited 0"
-    message = outcome.error or str(outcome.name)
-    last = _last_line(log.tail) if log else ""
+    succeeded = outcome.name is OutcomeName.SUCCEEDED
+    message = "exited 0" if succeeded else outcome.error or str(outcome.name)
+    if upload and upload.error:
+        message = f"{message}. {_not_uploaded(upload)}"
+    last = _last_line(log.tail) if log and not succeeded else ""
     return f"{message}. Its last line: {last}" if last else message
 
 
-def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ()) -> str:
+def markdown(
+    report: RunReport,
+    log: LogFacts,
+    attempts: Sequence[Outcome] = (),
+    upload: Upload | None = None,
+) -> str:
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     facts = [
         ("Image", _code(report.image)),
         ("Digest", _code(report.image_digest or report.image_id or "none")),
+        ("Pull", _pull(report)),
         ("Command", _code(report.command_summary)),
         ("Working directory", _code(report.workdir)),
         ("Repository", _code(report.repository) if report.repository else "none"),
@@ -222,10 +242,13 @@ def markdown(report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = ())
         ("Used", _used(report.usage)),
         ("Worker", _code(report.worker)),
         ("Container", _code(report.container_name)),
+        *([("Uploaded to", _code(upload.address))] if upload and not upload.error else []),
     ]
+    not_uploaded = _not_uploaded(upload) if upload and upload.error else None
+    beside = (report.error, report.cleanup_error, log.error, not_uploaded)
     parts = [
         f"# {report.outcome}",
-        *(_escape(text) for text in (report.error, report.cleanup_error, log.error) if text),
+        *(_escape(text) for text in beside if text),
         *([f"> {_escape(report.instructions)}"] if report.instructions else []),
         _table(("", ""), facts),
         *(["## Attempts", _attempts(attempts)] if len(attempts) > 1 else []),
@@ -251,11 +274,25 @@ def metadata_table(report: RunReport) -> list[dict[str, str]]:
     ]
 
 
+def _not_uploaded(upload: Upload) -> str:
+    return f"Its files are on its host and not uploaded: {upload.error}; the sweep tries again"
+
+
 def _exit(report: RunReport) -> str:
     if report.exit_code is None:
         return "none"
     signal = f", {signal_name(report.signal)}" if report.signal else ""
     return f"{report.exit_code}{signal}"
+
+
+def _pull(report: RunReport) -> str:
+    if report.image_cache_hit is None:
+        return "unknown"
+    platform = report.image_platform or "unknown platform"
+    if report.image_cache_hit:
+        return f"{platform}, present already"
+    amount = size(report.image_pulled_bytes or 0)
+    return f"{platform}, {amount} in {report.image_pull_seconds or 0:.1f} s"
 
 
 def _used(usage: Used) -> str:
@@ -267,20 +304,10 @@ def _used(usage: Used) -> str:
         ("{} received", usage.network_received_bytes),
         ("{} sent", usage.network_sent_bytes),
     )
-    seen = [text.format(_size(number)) for text, number in amounts if number is not None]
+    seen = [text.format(size(number)) for text, number in amounts if number is not None]
     if usage.cpu_seconds is not None:
         seen.insert(0, f"{usage.cpu_seconds:.1f} CPU-s")
     return ", ".join(seen) or "unknown: it ended before the first sample"
-
-
-def _size(number: int) -> str:
-    """Bytes, as people read them: 1.5 MiB."""
-    size, unit = float(number), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.3g} {unit}" if unit != "B" else f"{number} B"
 
 
 def _attempts(attempts: Sequence[Outcome]) -> str:

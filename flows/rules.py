@@ -39,6 +39,8 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
+
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _MIN_MEMORY = 6 * 1024**2
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
@@ -85,6 +87,14 @@ def image(value: str) -> str:
     if _IMAGE_ID.fullmatch(value):
         raise ValueError("is an image id, which a registry cannot serve")
     return value
+
+
+def platform(value: str) -> str:
+    """Lower-case, as the engine writes it."""
+    name = value.lower()
+    if len(name) > 60 or not _PLATFORM.fullmatch(name):
+        raise ValueError(f"is {_short(value)}, not a platform")
+    return name
 
 
 def command(value: tuple[str, ...]) -> tuple[str, ...]:

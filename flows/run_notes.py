@@ -10,7 +10,7 @@ from prefect.states import Failed
 
 from flows import report
 from flows.attempts import REPORT_KEY
-from flows.backlog import HOST_LABEL
+from flows.other_hosts import HOST_LABEL, WORKER_LABEL
 from flows.outcomes import FailureClass, Outcome, OutcomeName
 
 
@@ -18,9 +18,7 @@ async def note_taken(
     client: PrefectClient, flow_run: FlowRun, worker: str, host: str, *, was_told: bool
 ) -> None:
     """Label the run with who carries it and on which host; it waits no longer."""
-    await client.update_flow_run_labels(
-        flow_run.id, {"prefect.worker.name": worker, HOST_LABEL: host}
-    )
+    await client.update_flow_run_labels(flow_run.id, {WORKER_LABEL: worker, HOST_LABEL: host})
     others = _other_tags(flow_run)
     if was_told or others != flow_run.tags:
         await client.update_flow_run(flow_run.id, tags=others)

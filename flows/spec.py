@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # time limit and the grace. Past it, whatever is left is nobody's.
 EXPIRY_SLACK_SECONDS = 3 * 3600
 
+NAME_PREFIX = "mm-task-"
 LABEL_JOB_ID = "moonmind.job_id"
 LABEL_EXPIRES_AT = "moonmind.expires_at"
 LABEL_SPEC = "moonmind.spec_sha256"
@@ -106,6 +107,7 @@ class ContainerSpec:
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
+    platform: str | None = None
 
     @property
     def limit_seconds(self) -> int:
@@ -164,6 +166,7 @@ def compile_spec(
         "job_id": run.job_id,
         "image": container.image,
         "pull": container.pull,
+        "platform": container.platform,
         "command": container.command,
         "workdir": _workdir(container, job_dir, run.job_id),
         "env": {
@@ -214,7 +217,7 @@ def compile_spec(
 
 def container_name(run: Run) -> str:
     """The one name of an attempt's container, known before it exists."""
-    return f"mm-task-{run.job_id}-{run.attempt}"
+    return f"{NAME_PREFIX}{run.job_id}-{run.attempt}"
 
 
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:

@@ -63,12 +63,20 @@ class Executed:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """Where an attempt's files are, or are to be; `error` is one sentence on why they are not."""
+
+    address: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at the task: prepared, then executed, then published (its results are all told).
 
     `began` is noted right before the container is created: a fresh process that finds an attempt
     which began and has no `executed` knows that its container may still run. `stopping` is noted
-    right before the container is stopped.
+    right before the container is stopped. `upload` is None where files stay in their folder.
     """
 
     prepared: Prepared
@@ -77,6 +85,7 @@ class Attempt:
     stopping: StoppedBy | None = None
     executed: Executed | None = None
     published: bool = False
+    upload: Upload | None = None
 
     @property
     def outcome(self) -> Outcome:

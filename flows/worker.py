@@ -41,6 +41,7 @@ from flows.engine import DockerEngine
 from flows.errors import HostMisconfigured
 from flows.host import HostSettings
 from flows.orphans import sweep
+from flows.other_hosts import Silence
 from flows.pool_events import follow_pool
 from flows.run_notes import note_taken, reject, tell_waiting
 from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
@@ -51,6 +52,7 @@ _MOST = 200
 _UNLIMITED = 1_000_000
 # Many runs that are submitted at once are asked for together.
 _GATHER_SECONDS = 0.1
+_SWEEP_SECONDS = 60.0
 
 
 class ContainerTaskResult(BaseWorkerResult):
@@ -190,12 +192,18 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             await asyncio.sleep(_GATHER_SECONDS)
 
     async def _sweep(self) -> None:
-        """Take up what earlier workers of this host left."""
-        try:
-            async with DockerEngine() as engine:
-                await sweep(self.client, self._host, engine, self._logger)
-        except Exception as error:  # noqa: BLE001 - the scheduled sweep comes within a minute
-            self._logger.warning("Could not sweep up after earlier workers: %s", error)
+        """Take up what earlier workers of this host left, and look after it from then on.
+
+        The scheduled sweep looks after one host a minute, whichever has its turn.
+        """
+        silence = Silence(self._host.patience_seconds)
+        while True:
+            try:
+                async with DockerEngine() as engine:
+                    await sweep(self.client, self._host, engine, self._logger, silence=silence)
+            except Exception as error:  # noqa: BLE001 - the next one comes within a minute
+                self._logger.warning("Could not sweep: %s", error)
+            await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _start_what_fits(self) -> list[FlowRun]:
         started: list[FlowRun] = []

@@ -16,7 +16,7 @@ from flows.spec import ContainerSpec, Mount
 
 # Room for a run.json that lists a thousand files.
 _BALLAST_BYTES = 256 * 1024
-_REMOVED = ".removed-"
+REMOVED = ".removed-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,7 @@ class Workspace:
     @property
     def mount(self) -> Mount:
         """How the container gets this folder, and no other job's."""
-        target = f"{JOB_ROOT}/{self.job_id}"
-        if self.volume:
-            return Mount("volume", self.volume, target, subpath=self.job_id)
-        return Mount("bind", str(self.folder), target)
+        return mount_of(self.root, self.job_id, self.volume)
 
     def create(self, artifacts_subdir: str, earlier_attempt: int | None = None) -> None:
         """Make the folder anew; the container's user may write in it, whoever that is.
@@ -189,8 +186,8 @@ class Workspace:
 
     def _discard(self, folder: Path) -> None:
         """Remove `folder`, and what earlier removals had to leave."""
-        folder.rename(self.root / f"{_REMOVED}{uuid4().hex}")
-        for removed in self.root.glob(f"{_REMOVED}*"):
+        folder.rename(self.root / f"{REMOVED}{self.job_id}-{uuid4().hex[:8]}")
+        for removed in left_behind(self.root):
             remove_tree(removed)
 
     @contextmanager
@@ -202,6 +199,19 @@ class Workspace:
                 f"{what} {self.folder}: {error.strerror or error}; MOONMIND_WORKDIR must name a "
                 "folder that the worker may write to and that has space"
             ) from error
+
+
+def mount_of(root: Path, name: str, volume: str) -> Mount:
+    """How a container gets the folder `name` of `root`, and no other; see `Workspace`."""
+    target = f"{JOB_ROOT}/{name}"
+    if volume:
+        return Mount("volume", volume, target, subpath=name)
+    return Mount("bind", str(root / name), target)
+
+
+def left_behind(root: Path) -> list[Path]:
+    """What removals had to leave, because a container had made it somebody else's."""
+    return list(root.glob(f"{REMOVED}*"))
 
 
 def _free(path: Path) -> Path:

@@ -214,6 +214,10 @@ class Stack:
         """Where the process `name` writes."""
         return self.home / f"{name}.log"
 
+    def is_running(self, name: str) -> bool:
+        """Whether a process of this name was started here and not ended."""
+        return name in self._processes
+
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """A process that this object started."""
         return self._processes[name]

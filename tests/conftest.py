@@ -1,6 +1,7 @@
 """What tests share: a Docker Engine or a reason to skip, a Prefect API, a folder for jobs."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
+from tests.registry import Registry
 from tests.runs import Runner
 from tests.weather import Weather
 
@@ -83,6 +85,28 @@ def prefect_api() -> Iterator[None]:
 def runner(prefect_api: None, jobs_folder: Path) -> Runner:
     """Runs the flow in this process and finds what it left."""
     return Runner(jobs_folder)
+
+
+def _started_registry(folder: Path, *, login: bool) -> Iterator[Registry]:
+    if shutil.which("docker-registry") is None:
+        if IN_CI:
+            pytest.fail("docker-registry is not installed")
+        pytest.skip("docker-registry is not installed: install it, or run scripts/test")
+    with Registry(folder, login=login) as registry:
+        yield registry
+        registry.forget()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry on loopback that anybody may read."""
+    yield from _started_registry(tmp_path_factory.mktemp("registry"), login=False)
+
+
+@pytest.fixture(scope="session")
+def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry on loopback for those who have its password."""
+    yield from _started_registry(tmp_path_factory.mktemp("private-registry"), login=True)
 
 
 @pytest.fixture

@@ -4,16 +4,23 @@ A command is the name of a behaviour with its arguments; see `_behave`.
 """
 
 import asyncio
+import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.errors import ContainerGone, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
+from flows.image_names import Wanted
+from flows.images import Supply, Take, obtain
 from flows.outcomes import ContainerState, Image
-from flows.pulling import not_present
+from flows.ownership import Reclaim
+from flows.pulling import image_error, not_present
+from flows.registries import Login
 from flows.spec import ContainerSpec
 
 
@@ -75,13 +82,23 @@ class FakeEngine:
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
-    async def pull(self, spec: ContainerSpec) -> Image:
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
-        if spec.image not in self._images:
-            raise not_present(spec.image)
-        return Image(f"sha256:{spec.image}")
+        return await obtain(self, spec, supply or Supply())
+
+    async def look(self, name: str) -> Image | None:
+        return Image(f"sha256:{name}", platform="linux/amd64") if name in self._images else None
+
+    async def fetch(
+        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
+    ) -> None:
+        self.calls.append("fetch")
+        raise image_error(spec.image, "manifest unknown")
+
+    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
+        self.calls.append("may_read")
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         if spec.name in self.containers:
@@ -152,6 +169,18 @@ class FakeEngine:
             container.end(137)
         if self._breaks_at == "destroy":
             raise EngineUnavailable("Docker does not answer while removing the container")
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        self._note("reclaim")
+        if reclaim.image not in self._images:
+            raise not_present(reclaim.image)
+        top = Path(reclaim.mount.source)
+        for path in (top, *top.rglob("*")):
+            if path.is_dir() or path.is_file():
+                os.chown(path, reclaim.owner.uid, reclaim.owner.gid, follow_symlinks=False)
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                mode = path.stat().st_mode
+                path.chmod(stat.S_IMODE(mode) & 0o1777 | (0o700 if path.is_dir() else 0o600))
 
     def _get(self, spec: ContainerSpec) -> _Container:
         if spec.name not in self.containers:

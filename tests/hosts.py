@@ -1,6 +1,7 @@
 """What only root can give a test: small disks, and the eyes of somebody who is not root."""
 
 import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,20 @@ def fill(folder: Path) -> None:
             with suppress(OSError):
                 while True:
                     file.write(b"x" * size)
+
+
+def fill_as_others(folder: Path) -> None:
+    """Leave there what a container of user 1234 may, with a link to `outside` beside the job."""
+    (folder / "shut" / "deeper").mkdir(parents=True)
+    for name, mode in (("private", 0o600), ("none", 0), ("program", 0o6755), ("shut/file", 0o640)):
+        path = folder / name
+        path.write_text("text")
+        os.chown(path, 1234, 1234)
+        path.chmod(mode)
+    os.mkfifo(folder / "pipe")
+    os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    (folder / "link").symlink_to(folder.parent.parent / "outside")
+    (folder / "shut").chmod(0)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A Docker Engine of the tests' own, that may be killed: nobody else's containers are on it."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -9,16 +11,24 @@ from typing import Self
 
 from tests.runs import BUSYBOX, until
 
-_BRIDGE = "mm-test0"
-_SUBNET = "172.31.253.1/24"
+_NUMBERS = itertools.count()
 
 
 class OwnEngine:
-    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own."""
+    """A second dockerd with its files in `folder`, on a socket there and a bridge of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Without `images` it has none. It never goes without a bridge: told to, a dockerd removes the
+    one of the host's other engine.
+    """
+
+    def __init__(self, folder: Path, *options: str, images: bool = True) -> None:
         self._folder = folder
+        self._options = options
+        self._has_images = images
         self._process: subprocess.Popen[bytes] | None = None
+        number = (os.getpid() + 97 * next(_NUMBERS)) % 250
+        self._bridge = f"mm-test{number}"
+        self._subnet = f"172.31.{number}.1/24"
 
     @property
     def url(self) -> str:
@@ -47,11 +57,12 @@ class OwnEngine:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "dockerd", "--host", self.url, "--bridge", _BRIDGE,
+                    "dockerd", "--host", self.url,
+                    "--bridge", self._bridge,
                     "--data-root", str(self._folder / "data"),
                     "--exec-root", str(self._folder / "run"),
                     "--pidfile", str(self._folder / "pid"),
-                    "--iptables=false", "--ip-masq=false",
+                    "--iptables=false", "--ip-masq=false", *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -69,27 +80,60 @@ class OwnEngine:
         self._process = None
         until(lambda: not _is_alive(containerd))
 
+    def kill_all(self) -> None:
+        """The engine, its containerd and every container, at once: a power cut."""
+        assert self._process is not None
+        inside = "{{.State.Pid}}"
+        running = self.docker("ps", "--quiet").split()
+        shown = self.docker("inspect", "--format", inside, *running).split() if running else []
+        containerd = (self._folder / "run/containerd/containerd.pid").read_text()
+        for pid in (str(self._process.pid), containerd, *_shims(self._folder), *shown):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        self._process.wait(30)
+        self._process = None
+        until(lambda: not any(map(_is_alive, (containerd, *shown))))
+
     def __enter__(self) -> Self:
-        _ip("link", "add", _BRIDGE, "type", "bridge")
-        _ip("address", "add", _SUBNET, "dev", _BRIDGE)
-        _ip("link", "set", _BRIDGE, "up")
+        self._make_bridge()
         self.start()
+        if self._has_images:
+            self._load_image()
+        return self
+
+    def _make_bridge(self) -> None:
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("address", "add", self._subnet, "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+
+    def _load_image(self) -> None:
         image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
         subprocess.run(load, input=image, check=True, capture_output=True)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.end(signal.SIGTERM)
-        _ip("link", "delete", _BRIDGE)
-        # It mounts its folder on itself, and leaves that.
-        subprocess.run(["umount", self._folder / "data"], check=True)
+        _ip("link", "delete", self._bridge)
+        # On most file systems it mounts its folder on itself, and leaves that.
+        if os.path.ismount(self._folder / "data"):
+            subprocess.run(["umount", self._folder / "data"], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         command = ["docker", "--host", self.url, "version"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _shims(folder: Path) -> list[str]:
+    """The processes between a containerd whose files are in `folder` and its containers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if b"containerd-shim" in line and str(folder).encode() in line:
+                found.append(path.parent.name)
+    return found
 
 
 def _ip(*words: str) -> None:

@@ -88,6 +88,7 @@ containers = st.fixed_dictionaries(
             },
         ),
         "pull": st.sampled_from(["if-missing", "always", "never", None]),
+        "platform": st.sampled_from(["linux/amd64", "Linux/ARM64/v8", "linux/386", None]),
         "cacheVolumes": _volumes.map(
             lambda volumes: [{"name": name, "target": path} for name, path in volumes.items()]
         ),

@@ -8,8 +8,9 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.backlog import HOST_LABEL, Backlog
+from flows.backlog import Backlog
 from flows.host import HostSettings
+from flows.other_hosts import HOST_LABEL
 from tests.runs import shell
 
 

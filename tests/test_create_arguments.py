@@ -125,7 +125,7 @@ def test_no_payload_gets_more_than_a_container_may_have(
     assert set(arguments) <= {
         "image", "command", "name", "environment", "labels", "working_dir", "mounts", "init",
         "privileged", "network_mode", "security_opt", "pids_limit", "nano_cpus", "mem_limit",
-        "memswap_limit", "cap_add", "cap_drop", "entrypoint", "user", "shm_size",
+        "memswap_limit", "cap_add", "cap_drop", "entrypoint", "user", "shm_size", "platform",
     }  # fmt: skip
     assert job["Target"] == JOB
     assert job["Source"] in {"/srv/jobs/7f1e", "agent_workspaces", "mm-task-7f1e-2-workspace"}

@@ -25,11 +25,14 @@ from flows.engine import DockerEngine
 from flows.engine_connection import negotiated
 from flows.engine_evidence import read_evidence
 from flows.engine_usage import Sampler
-from flows.errors import ImageError
+from flows.errors import ImageCause, ImageError
 from flows.evidence import Evidence
+from flows.images import Supply
 from flows.outcomes import OutcomeName
+from flows.ownership import Owner, reclaim_of
 from flows.payload import parse
 from flows.policy import Policy
+from flows.registries import Login
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI
@@ -151,6 +154,23 @@ async def test_a_workspace_in_a_volume_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+@pytest.mark.parametrize("kind", ["bind", "volume"])
+async def test_giving_the_files_of_a_job_back_goes_through(
+    engine: DockerEngine, volume: str, tmp_path: Path, kind: str
+) -> None:
+    spec = spec_of(tmp_path, "true", volume=volume if kind == "volume" else "")
+    in_volume = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX]
+    subprocess.run([*in_volume, "mkdir", f"/jobs/{spec.job_id}"], check=True)
+    owner, now = Owner(12345, 12345), datetime.now(UTC)
+    await engine.reclaim(reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
+    if kind == "volume":
+        whose = subprocess.check_output([*in_volume, "stat", "-c", "%u", f"/jobs/{spec.job_id}"])
+        assert whose == b"12345\n"
+    else:
+        assert (tmp_path / spec.job_id / "repo").stat().st_uid == 12345
+    assert left_on_engine(spec.job_id) == []
+
+
 async def test_the_sweep_sees_and_removes_what_is_ours(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
@@ -165,8 +185,25 @@ async def test_the_sweep_sees_and_removes_what_is_ours(
 async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -> None:
     spec = replace(spec_of(tmp_path, "true"), image="127.0.0.1:1/none:1", pull="always")
     with pytest.raises(ImageError) as refused:
-        await engine.pull(spec)
+        await engine.pull(spec, Supply(tries=1))
     assert "proxy" not in str(refused.value)
+
+
+async def test_the_question_who_may_read_an_image_reaches_the_engine(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    async def login_to(registry: str) -> Login:
+        return Login(registry, "somebody", "secret")
+
+    name = f"127.0.0.1:1/{uuid4().hex}:1"
+    subprocess.run(["docker", "tag", BUSYBOX, name], check=True)
+    try:
+        spec = replace(spec_of(tmp_path, "true"), image=name)
+        with pytest.raises(ImageError) as refused:
+            await engine.pull(spec, Supply(login_to=login_to, tries=1))
+    finally:
+        subprocess.run(["docker", "image", "rm", name], check=True, capture_output=True)
+    assert refused.value.cause is ImageCause.UNREACHABLE
 
 
 async def test_what_a_container_uses_and_how_it_ends_goes_through(
@@ -219,6 +256,7 @@ ID = "0" * 64
         ("POST", "/containers/prune"),
         ("POST", "/containers/create"),
         ("POST", "/containers/create?name=postgres"),
+        ("POST", "/containers/create?name=postgres-files"),
         # A container of somebody else, by its name or by a short form of its id.
         ("GET", "/containers/postgres/json"),
         ("POST", "/containers/postgres/stop"),
@@ -234,6 +272,10 @@ ID = "0" * 64
         ("POST", "/images/busybox/push"),
         ("DELETE", "/images/busybox"),
         ("GET", "/images/json"),
+        ("POST", "/distribution/busybox/json"),
+        ("GET", "/distribution/json"),
+        ("GET", "/distribution/busybox"),
+        ("GET", "/distribution/../containers/json"),
         ("GET", "/images/../containers/json"),
         ("GET", "/images/%2e%2e/containers/json"),
         ("POST", "/swarm/init"),

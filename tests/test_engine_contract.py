@@ -18,11 +18,13 @@ import pytest
 from flows.engine import DockerEngine
 from flows.engine_contract import Engine
 from flows.errors import ContainerGone, EngineError, ImageError
+from flows.ownership import Owner, reclaim_of
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.fake_engine import FakeEngine
+from tests.hosts import fill_as_others, need_root
 from tests.runs import BUSYBOX, left_on_engine, payload
 
 # The same behaviour, as each engine is told it.
@@ -156,6 +158,13 @@ async def test_an_image_that_may_not_be_pulled_and_is_not_there_is_an_image_erro
         await case.engine.pull(spec)
 
 
+async def test_an_image_that_is_there_is_told_as_such(case: Case) -> None:
+    image = await case.engine.pull(case.spec("print"))
+    assert (image.cache_hit, image.pulled_bytes, image.pull_seconds) == (True, 0, 0.0)
+    with pytest.raises(ImageError, match="is made for linux/amd64, not for linux/s390x"):
+        await case.engine.pull(case.spec("print", platform="linux/s390x"))
+
+
 async def test_destroying_is_safe_before_create_and_twice(case: Case) -> None:
     spec = case.spec("sleep")
     await case.engine.destroy(spec)
@@ -194,6 +203,41 @@ async def test_a_working_directory_that_the_image_lacks_is_found(
     await case.engine.create(spec, await case.engine.pull(spec))
     assert await case.engine.missing_workdir(spec) is missing
     await case.engine.destroy(spec)
+
+
+async def test_reclaimed_files_are_their_new_owners_and_nothing_outside_is(case: Case) -> None:
+    need_root("gives files away")
+    spec = case.spec("print")
+    top = Path(spec.mounts[0].source)
+    outside = top.parent / "outside"
+    outside.write_text("precious")
+    fill_as_others(top / "repo")
+    owner = Owner(12345, 54321)
+    decided = reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, datetime.now(UTC))
+    for _ in range(2):
+        await case.engine.reclaim(decided)
+    files = [path for path in (top, *top.rglob("*")) if path.is_dir() or path.is_file()]
+    files.remove(top / "repo" / "link")
+    assert len(files) == 13
+    for path in files:
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (12345, 54321), path
+        assert found.st_mode & 0o6700 == (
+            0o700 if path.is_dir() or path.name == "program" else 0o600
+        )
+    for untouched in (outside, top / "repo" / "device"):
+        assert untouched.stat().st_uid == os.geteuid()
+    assert left_on_engine(spec.job_id) == []
+
+
+async def test_an_image_for_reclaiming_that_cannot_be_had_is_an_image_error(case: Case) -> None:
+    spec = case.spec("print")
+    image = "127.0.0.1:1/no-such-image:1"
+    decided = reclaim_of(
+        spec.name, spec.mounts[0], image, Owner(1, 1), spec.labels, datetime.now(UTC)
+    )
+    with pytest.raises(ImageError):
+        await case.engine.reclaim(decided)
 
 
 @pytest.mark.docker

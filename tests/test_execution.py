@@ -88,7 +88,10 @@ async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
 async def test_a_missing_image_is_an_image_error_and_nothing_is_created() -> None:
     engine = FakeEngine()
     outcome = await run(engine, spec("print", "hi"), Nowhere())
-    assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, FailureClass.IMAGE)
+    assert (outcome.name, outcome.failure_class) == (
+        OutcomeName.IMAGE_ERROR,
+        FailureClass.IMAGE_NOT_FOUND,
+    )
     assert "create" not in engine.calls
 
 

@@ -4,15 +4,18 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
 
-from flows.files import Entry, HeldFile, Listing, listing, write_whole
+from flows.files import Entry, Listing, listing, write_whole
+from flows.held_file import HeldFile
+from flows.inside import folder_of, opened_at, opened_to_append
+from tests.hosts import as_nobody, need_root, nobodys_folder
 
 
 @pytest.fixture
@@ -149,11 +152,55 @@ def test_an_untouched_file_is_left_as_it_is(job: Path) -> None:
     assert path.stat().st_ino == number
 
 
-def test_opening_follows_no_link(job: Path) -> None:
+def a_device(log: Path) -> None:
+    need_root("makes devices")
+    log.unlink()
+    os.mknod(log, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+
+
+def an_endless_one(log: Path) -> None:
+    log.unlink()
+    log.parent.joinpath("loop").symlink_to("runner.log")
+    log.symlink_to("loop")
+
+
+@pytest.mark.parametrize(
+    "vandalise",
+    [
+        replaced_by_a_link_out,
+        an_endless_one,
+        replaced_by_a_folder,
+        replaced_by_a_pipe,
+        a_device,
+        folder_replaced_by_a_file,
+        folder_replaced_by_a_link_out,
+        folder_removed,
+    ],
+)
+def test_a_file_that_a_later_process_holds_is_none_that_a_container_put_there(
+    job: Path, vandalise: Callable[[Path], None]
+) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
-    path.symlink_to(job.parent / "host" / "runner.log")
-    with pytest.raises(OSError, match="symbolic link"):
-        HeldFile(path, job)
+    path.touch()
+    vandalise(path)
+    held = HeldFile(path, job)
+    assert (held.size_bytes, held.lines()) == (0, 0)
+    held.write(b"whole\n")
+    held.settle()
+    assert held.is_as_written()
+    held.close()
+    assert path.read_bytes() == b"whole\n"
+    assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+    assert sorted(os.listdir(job.parent)) == ["host", "job"]
+
+
+def test_a_held_file_does_not_go_through_a_folder_that_became_a_link_meanwhile(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    with folder_of(path, job) as folder:
+        shutil.rmtree(path.parents[1])
+        path.parents[1].symlink_to(job.parent / "host")
+        with pytest.raises(FileNotFoundError):
+            opened_to_append("runner.log", folder)
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
 
 
@@ -313,25 +360,35 @@ def test_a_listing_has_a_limit_and_counts_what_is_beyond(
     assert (len(found.entries), found.left_out) == (listed, left_out)
 
 
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Without root's rights, which read everything."""
-    user = os.geteuid()
-    if user != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
-def test_a_listing_names_what_this_user_may_not_read(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    (tmp_path / "folder").mkdir(mode=0)
-    (tmp_path / "secret").touch(mode=0)
-    # From within: the folders above are for pytest's user only.
-    with chdir(tmp_path), nobody():
-        entries = listing(Path()).entries
+def test_a_listing_names_what_this_user_may_not_read() -> None:
+    with nobodys_folder() as folder:
+        (folder / "folder").mkdir(mode=0)
+        (folder / "secret").touch(mode=0)
+        with as_nobody():
+            entries = listing(folder).entries
     assert [(entry.path, entry.sha256) for entry in entries] == [("secret", None), ("folder", None)]
+
+
+def test_a_listing_does_not_begin_at_a_link(job: Path) -> None:
+    (job / "outside").symlink_to(job.parent / "host")
+    assert listing(job / "outside").entries == (Entry(".", "other", 0, None),)
+
+
+def test_what_is_opened_was_got_to_over_no_link(job: Path) -> None:
+    (job / "outside").symlink_to(job.parent / "host")
+    with pytest.raises(OSError, match="a link leads there"):
+        opened_at(str(job / "outside" / "runner.log"), os.O_RDONLY)
+    descriptor = opened_at(str(job.parent / "host" / "runner.log"), os.O_RDONLY)
+    assert os.read(descriptor, 100) == b"precious"
+    os.close(descriptor)
+
+
+def test_the_lines_of_a_file_of_terabytes_are_counted_at_once(job: Path) -> None:
+    path = job / "artifacts" / "logs" / "runner.log"
+    path.write_bytes(b"one\ntwo\n")
+    os.truncate(path, 8 * 1024**4)
+    with path.open("ab") as file:
+        file.write(b"three\n")
+    held = HeldFile(path, job)
+    assert held.lines() == 3
+    held.close()

@@ -33,12 +33,14 @@ def test_every_setting_has_a_variable(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MOONMIND_CONTAINER_WORKSPACE_VOLUME", "agent_workspaces")
     environment.setenv("MOONMIND_WORKER_CAPABILITIES", " Docker, git ,,GPU")
     environment.setenv("MOONMIND_CONTAINER_TIMEOUT_SECONDS", "60")
+    environment.setenv("MOONMIND_PULL_INACTIVITY_SECONDS", "45")
     environment.setenv("MOONMIND_WORKER_NAME", "host-1")
     host = HostSettings.from_environment()
     assert host.workdir == Path("/srv/jobs")
     assert host.workspace_volume == "agent_workspaces"
     assert host.capabilities == ("docker", "git", "gpu")
     assert host.timeout_seconds == 60
+    assert host.pull_inactivity_seconds == 45
     assert host.worker == "host-1"
 
 

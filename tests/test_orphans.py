@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -12,10 +13,10 @@ from prefect.states import Crashed, Pending
 
 from flows.container_task import container_task
 from flows.host import HostSettings
-from flows.ledger import known_jobs
+from flows.ledger import Ledger, known_jobs, open_jobs
 from flows.orphans import reap_orphans
 from flows.spec import is_expired
-from tests.runs import BUSYBOX
+from tests.runs import BUSYBOX, Runner, shell
 
 pytestmark = pytest.mark.docker
 NOW = datetime.now(UTC)
@@ -65,6 +66,20 @@ async def test_the_sweep_removes_what_is_expired_and_leaves_what_may_be_anothers
         "elsewhere": True,
         "foreign": True,
     }
+
+
+async def test_a_sweep_asks_once_for_a_run_that_is_over_until_it_is_started_again(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    job_id = (await runner(shell("true"))).job_id
+    assert job_id in open_jobs(jobs_folder)
+    await reap_orphans(dry_run=True)
+    assert job_id in open_jobs(jobs_folder), "a dry run notes nothing"
+    await reap_orphans()
+    assert job_id not in open_jobs(jobs_folder)
+    assert job_id in known_jobs(jobs_folder)
+    with Ledger(jobs_folder, job_id).held(make=True):
+        assert job_id in open_jobs(jobs_folder)
 
 
 async def test_a_run_that_its_worker_took_and_never_began_is_put_back_into_its_queue(

@@ -57,7 +57,7 @@ def test_what_is_left_out_gets_its_default() -> None:
 
 @pytest.mark.parametrize(
     "key", ["workdir", "env", "artifactsSubdir", "timeoutSeconds", "resources", "pull",
-            "cacheVolumes"],
+            "cacheVolumes", "platform"],
 )  # fmt: skip
 def test_null_is_absent_in_a_container(key: str) -> None:
     assert container(enabled(**{key: None})) == container(enabled())

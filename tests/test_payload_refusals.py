@@ -86,6 +86,10 @@ BAD_MEMORY: Values = (
     "lots", "", "-1g", "1.5g", "16x", "16bb", "1 g b", 0, 16, -5, True, False, 1.5, "6143k",
     "9999999t", "\uff19g", [], {}, "1g\n1",
 )
+BAD_PIDS: Values = (0, -1, 1.5, True, "9", 2**31, [])
+BAD_SHM: Values = ("lots", 0, -1, True, "9999999t", [])
+BAD_GPUS: Values = (0, -1, 1.5, True, "ALL", "2", 1025, [])
+BAD_BLOCKS: Values = ("", "Task-x", "task x", "a/b", "a.b", "-x", "é", 1, True, [])
 BAD: dict[str, Values] = {
     "image": BAD_IMAGES,
     "command": ([], "make test", {}, {"0": "a"}, 1, True),
@@ -105,9 +109,9 @@ BAD: dict[str, Values] = {
     "resources": ("1g", [], 1),
     "resources.cpus": tuple({"cpus": value} for value in BAD_CPUS),
     "resources.memory": tuple({"memory": value} for value in BAD_MEMORY),
-    "resources.pids": tuple({"pids": value} for value in (0, -1, 1.5, True, "9", 2**31, [])),
-    "resources.shm": tuple({"shm": value} for value in ("lots", 0, -1, True, "9999999t", [])),
-    "resources.gpus": tuple({"gpus": value} for value in (0, -1, 1.5, True, "ALL", "2", 1025, [])),
+    "resources.pids": tuple({"pids": value} for value in BAD_PIDS),
+    "resources.shm": tuple({"shm": value} for value in BAD_SHM),
+    "resources.gpus": tuple({"gpus": value} for value in BAD_GPUS),
     "entrypoint": ("sh -c", {}, 1, True),
     "entrypoint[0]": ([1], [None], [["b"]], ["a\0b"], ["x" * 131072]),
     "user": ("", " ", "a b", "a:b:c", ":0", "0:", "-1", "+0", "a\n", "é", "2147483648",
@@ -115,11 +119,10 @@ BAD: dict[str, Values] = {
     "network": ("", "host", "HOST", "default", "container:db", "ns:/proc/1/ns/net", "a b", "-x",
                 ".x", "a/b", "x\n", "é", "a" * 129, 1, True, []),
     "secrets": ("A=b", ["A"], 1),
-    "secrets.KEY": tuple(
-        {"KEY": value} for value in ("", "Task-x", "task x", "a/b", "a.b", "-x", "é", 1, True, [])
-    ),
+    "secrets.KEY": tuple({"KEY": name} for name in BAD_BLOCKS),
     "secrets.JOB_ID": ({"JOB_ID": "task-x"},),
     "pull": ("Always", "missing", "", True, [], 1),
+    "platform": ("", "linux", "linux/", "/amd64", "a/b/c/d", "linux/arm 64", True, [], "l/\n"),
     "cacheVolumes": (
         "a:/b", {"name": "aa"}, 1,
         [{"name": "aa", "target": "/c"}, {"name": "bb", "target": "/c/"}],

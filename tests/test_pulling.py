@@ -1,65 +1,125 @@
-"""A pull as the engine tells it: names, progress, and errors after a 200."""
-
-from typing import Any
+"""What an engine says of a pull that failed, and what becomes of it."""
 
 import pytest
 
-from flows.errors import ImageError
-from flows.pulling import follow, image_error, not_present, split_reference
+from flows.errors import ImageCause, ImageError
+from flows.outcomes import FailureClass, OutcomeName, outcome_of
+from flows.pulling import (
+    cause_of,
+    image_error,
+    not_present,
+    overdue,
+    silent,
+    withheld,
+)
 
-DIGEST = "sha256:" + "a" * 64
+# The words of Docker Engine 20.10 and later ones, and of registries through them.
+# fmt: off
+SAID: dict[ImageCause, tuple[str, ...]] = {
+    ImageCause.NOT_FOUND: (
+        "manifest for a:b not found: manifest unknown: manifest unknown",
+        "manifest unknown",
+        "repository name not known to registry: name unknown",
+        "failed to resolve reference \"docker.io/library/a:b\": docker.io/library/a:b: not found",
+    ),
+    ImageCause.DENIED: (
+        "pull access denied for a, repository does not exist or may require 'docker login': "
+        "denied: requested access to the resource is denied",
+        "unauthorized: authentication required",
+        "Head \"http://127.0.0.1:1/v2/a/manifests/1\": no basic auth credentials",
+        "error parsing HTTP 403 response body: unexpected end of JSON input: \"\"",
+        "unauthorized: incorrect username or password",
+    ),
+    ImageCause.RATE_LIMITED: (
+        "toomanyrequests: You have reached your pull rate limit",
+        "error parsing HTTP 429 response body: unexpected end of JSON input: \"\"",
+        "received unexpected HTTP status: 429 Too Many Requests",
+    ),
+    ImageCause.UNREACHABLE: (
+        "Get \"http://127.0.0.1:429/v2/\": dial tcp 127.0.0.1:429: connect: connection refused",
+        "Get \"https://a.invalid/v2/\": dial tcp: lookup a.invalid on 1.1.1.1:53: no such host",
+        "Get \"https://a/v2/\": net/http: TLS handshake timeout",
+        "Get \"https://a/v2/\": x509: certificate signed by unknown authority",
+        "Get \"https://a/v2/\": http: server gave HTTP response to HTTPS client",
+        "received unexpected HTTP status: 503 Service Unavailable",
+        "unexpected EOF",
+        "read tcp 1.1.1.1:1->2.2.2.2:443: read: connection reset by peer",
+        "context deadline exceeded",
+    ),
+    ImageCause.WRONG_PLATFORM: (
+        "no matching manifest for linux/s390x in the manifest list entries",
+        "image with reference a was found but does not match the specified platform: wanted b",
+        "image operating system \"windows\" cannot be used on this platform",
+    ),
+    ImageCause.DISK_FULL: (
+        "failed to register layer: write /usr/lib/a: no space left on device",
+        "write /var/lib/docker/tmp/GetImageBlob1: no space left on device",
+    ),
+    ImageCause.CORRUPT: (
+        "filesystem layer verification failed for digest sha256:1",
+        "image config verification failed for digest sha256:1",
+        "failed to register layer: Error processing tar file(exit status 1): unexpected EOF",
+        "failed to register layer: archive/tar: invalid tar header",
+    ),
+    ImageCause.OTHER: ("", "server is shutting down", "mkdir /var/lib: permission denied"),
+}
+# fmt: on
 
 
 @pytest.mark.parametrize(
-    ("image", "parts"),
+    ("cause", "words"), [(cause, words) for cause, said in SAID.items() for words in said]
+)
+def test_what_was_said_decides_the_class(cause: ImageCause, words: str) -> None:
+    assert cause_of(words, 500) is cause
+    error = image_error("example.org/a:b", words)
+    assert error.cause is cause
+    assert str(error).startswith(f"cannot pull the image example.org/a:b: {words or 'no reason'}")
+    assert str(error).count("; ") >= 1
+    outcome = outcome_of(error)
+    assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, cause.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
     [
-        ("busybox", ("busybox", "latest")),
-        ("busybox:1.36", ("busybox", "1.36")),
-        ("localhost:5000/a/b", ("localhost:5000/a/b", "latest")),
-        ("localhost:5000/a/b:v1", ("localhost:5000/a/b", "v1")),
-        (f"a/b@{DIGEST}", ("a/b", DIGEST)),
-        (f"localhost:5000/b:v1@{DIGEST}", ("localhost:5000/b", DIGEST)),
-        (f"localhost:5000/b@{DIGEST}", ("localhost:5000/b", DIGEST)),
+        (401, ImageCause.DENIED), (403, ImageCause.DENIED), (404, ImageCause.NOT_FOUND),
+        (429, ImageCause.RATE_LIMITED), (500, ImageCause.OTHER), (None, ImageCause.OTHER),
+    ],
+)  # fmt: skip
+def test_where_the_words_say_nothing_the_status_does(status: int | None, cause: ImageCause) -> None:
+    assert cause_of("no", status) is cause
+
+
+@pytest.mark.parametrize("cause", ImageCause)
+def test_every_class_is_published_as_a_failure_class(cause: ImageCause) -> None:
+    assert FailureClass(cause.value).value == cause
+
+
+@pytest.mark.parametrize(
+    ("words", "helps"),
+    [
+        ("connection refused", True), ("unexpected EOF", True), ("toomanyrequests", True),
+        ("received unexpected HTTP status: 502 Bad Gateway", True),
+        ("manifest unknown", False), ("unauthorized", False), ("no space left on device", False),
+        ("no matching manifest for linux/arm64", False), ("verification failed", False),
+        ("x509: certificate signed by unknown authority: connection refused", False), ("", False),
+    ],
+)  # fmt: skip
+def test_only_what_may_pass_is_worth_another_try(words: str, helps: bool) -> None:
+    assert image_error("a:b", words).may_pass is helps
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "says"),
+    [
+        (not_present("a:b"), ImageCause.NOT_FOUND, "with 'if-missing'"),
+        (silent("a:b", 120.0), ImageCause.TIMEOUT, "for 120 s; see whether docker.io answers"),
+        (overdue("a:b", 60), ImageCause.TIMEOUT, "raise task.container.pullTimeoutSeconds"),
+        (withheld("x.org/a"), ImageCause.DENIED, "block for x.org is left"),
     ],
 )
-def test_a_reference_splits_into_repository_and_tag_or_digest(
-    image: str, parts: tuple[str, str]
+def test_the_runners_own_findings_have_a_class_and_an_advice(
+    error: ImageError, cause: ImageCause, says: str
 ) -> None:
-    assert split_reference(image) == parts
-
-
-def test_a_stream_without_an_error_is_read_to_its_end() -> None:
-    told: list[dict[str, Any]] = [{"status": "Pulling"}, {"progressDetail": {}}, {"error": ""}]
-    events = iter(told)
-    follow("busybox", events)
-    assert next(events, None) is None
-
-
-def test_an_error_in_the_middle_of_a_stream_is_raised() -> None:
-    events: list[dict[str, Any]] = [
-        {"status": "Pulling"},
-        {"error": "unexpected EOF.", "errorDetail": {}},
-    ]
-    with pytest.raises(ImageError, match="cannot pull the image busybox: unexpected EOF; check"):
-        follow("busybox", events)
-
-
-@pytest.mark.parametrize(
-    ("said", "advice"),
-    [
-        ("manifest for a:b not found", "check the name and the tag"),
-        ("manifest unknown", "check the name and the tag"),
-        ("pull access denied for a, repository does not exist", "check the name and the tag"),
-        ("unauthorized: authentication required", "registry log-in may read it"),
-        ("denied: requested access is denied", "registry log-in may read it"),
-        ("dial tcp: lookup host: no such host", "this host can reach the registry"),
-        ("", "this host can reach the registry"),
-    ],
-)
-def test_a_failed_pull_says_what_to_check(said: str, advice: str) -> None:
-    assert advice in str(image_error("a:b", said))
-
-
-def test_an_image_that_may_not_be_pulled_is_asked_for_in_words() -> None:
-    assert "the image a:b is not on this host" in str(not_present("a:b"))
-    assert "if-missing" in str(not_present("a:b"))
+    assert (error.cause, error.may_pass) == (cause, False)
+    assert says in str(error)

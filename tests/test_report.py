@@ -26,6 +26,7 @@ from flows.logs import LogFacts
 from flows.outcomes import (
     ContainerState,
     FailureClass,
+    Image,
     Outcome,
     OutcomeName,
     StoppedBy,
@@ -34,7 +35,7 @@ from flows.outcomes import (
 )
 from flows.payload import parse
 from flows.report import RunReport
-from flows.stages import Executed, Prepared, RetryRules
+from flows.stages import Executed, Prepared, RetryRules, Upload
 from flows.usage import Usage
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled
@@ -101,7 +102,8 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
         0.1,
     )
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
-    executed = Executed(replace(outcome, image=IMAGE), LOG, NOW, ended)
+    image = changes.pop("image_of", IMAGE)
+    executed = Executed(replace(outcome, image=image), LOG, NOW, ended)
     return report.build(replace(prepared, **changes), executed, FOUND)
 
 
@@ -185,6 +187,10 @@ def test_run_json_has_the_facts_of_the_attempt() -> None:
         "image": "mcr.microsoft.com/dotnet/sdk:8.0",
         "imageId": IMAGE.id,
         "imageDigest": None,
+        "imagePlatform": None,
+        "imageCacheHit": None,
+        "imagePulledBytes": None,
+        "imagePullSeconds": None,
         "command": ["bash", "-lc", "dotnet test ./Game.sln --logger junit"],
         "commandSummary": "bash -lc 'dotnet test ./Game.sln --logger junit'",
         "pullMode": "if-missing",
@@ -207,6 +213,32 @@ def test_run_json_has_the_facts_of_the_attempt() -> None:
     assert written["artifacts"][1] == {
         "path": "away", "kind": "symlink", "sizeBytes": 0, "sha256": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "keys", "row"),
+    [
+        (
+            Image("sha256:1", "sha256:2", "linux/arm64/v8", False, 3 * 2**20, 4.25),
+            ("linux/arm64/v8", False, 3 * 2**20, 4.25),
+            "linux/arm64/v8, 3 MiB in 4.2 s",
+        ),
+        (
+            Image("sha256:1", "", "linux/amd64", True, 0, 0.0),
+            ("linux/amd64", True, 0, 0.0),
+            "linux/amd64, present already",
+        ),
+        (Image("sha256:1"), (None, None, None, None), "unknown"),
+    ],
+)
+def test_a_report_tells_how_the_image_came(
+    image: Image, keys: tuple[object, ...], row: str
+) -> None:
+    facts = reported(OUTCOMES["failed"], image_of=image)
+    names = ("imagePlatform", "imageCacheHit", "imagePulledBytes", "imagePullSeconds")
+    written = json.loads(facts.as_json())
+    assert tuple(written[name] for name in names) == keys
+    assert f"| Pull | {row} |" in report.markdown(facts, LOG)
 
 
 def schema() -> Any:
@@ -259,6 +291,29 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     facts = report.build(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(report.markdown(facts, log)).text
+
+
+@pytest.mark.parametrize(
+    ("case", "begins", "ends"),
+    [
+        ("succeeded", "exited 0. Its files are on its host", "the sweep tries again"),
+        ("failed", "exited 3: see the end of runner.log. Its files", ". Its last line: last line"),
+    ],
+)
+def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str, ends: str) -> None:
+    upload = Upload("s3://bucket", "the bucket is *gone*")
+    said = report.state_message(OUTCOMES[case], LOG, upload)
+    assert said.startswith(begins)
+    assert said.endswith(ends)
+    assert "not uploaded: the bucket is *gone*; the sweep" in said
+    shown = page(report.markdown(reported(OUTCOMES[case]), LOG, upload=upload))
+    assert "not uploaded: the bucket is *gone*" in shown.text
+    assert "Uploaded to" not in shown.cells
+
+
+def test_the_report_says_where_the_files_are() -> None:
+    shown = page(report.markdown(reported(), LOG, upload=Upload("s3://bucket/7f1e/2")))
+    assert shown.cells[shown.cells.index("Uploaded to") + 1].startswith("s3://bucket/7f1e/2")
 
 
 class Page(HTMLParser):
@@ -319,10 +374,10 @@ def test_hostile_text_stays_text_in_the_report(text: str) -> None:
     }  # fmt: skip
     assert shown.tags.count("h1") == 1
     assert shown.tags.count("table") == 2
-    assert len(shown.cells) == 2 * 13 + 3
+    assert len(shown.cells) == 2 * 14 + 3
     flat = " ".join(text.split())
-    assert shown.cells[5] == facts.command_summary
-    assert [" ".join(shown.cells[i].split()) for i in (9, 26)] == [flat, flat]
+    assert shown.cells[7] == facts.command_summary
+    assert [" ".join(shown.cells[i].split()) for i in (11, 28)] == [flat, flat]
     assert shown.text.count(flat) >= 3
     assert shown.code == text.rstrip("\n") + "\n"
 
@@ -331,13 +386,13 @@ def test_a_report_shows_the_facts_and_the_last_lines() -> None:
     usage = Usage(2**29, cpu_seconds=1.5, block_read_bytes=0, network_sent_bytes=1234, samples=3)
     outcome = replace(OUTCOMES["failed"], usage=usage, stages={"run": 54.0})
     shown = page(report.markdown(reported(outcome, instructions="Run it"), LOG))
-    rows = dict(zip(shown.cells[:26:2], shown.cells[1:26:2], strict=True))
+    rows = dict(zip(shown.cells[:28:2], shown.cells[1:28:2], strict=True))
     assert (rows["Exit code"], rows["Ended by"]) == ("3", "itself")
     assert rows["Stages"] == "prepare 0.1 s, run 54.0 s, publish 0.0 s"
     assert rows["Used"] == "1.5 CPU-s, at most 512 MiB of memory, 0 B read, 1.21 KiB sent"
     assert rows["Duration"] == "54.2 s of at most 3600 s"
     assert rows["Commit"] == "c" * 40
-    assert shown.cells[26:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
+    assert shown.cells[28:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
     assert shown.code == "one\nlast line\n"
     assert "Run it" in shown.text
 
@@ -354,7 +409,7 @@ def test_a_report_tells_who_ended_it_and_with_which_signal(
     outcome: str, exit_code: str, ended_by: str
 ) -> None:
     shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG))
-    rows = dict(zip(shown.cells[:26:2], shown.cells[1:26:2], strict=True))
+    rows = dict(zip(shown.cells[:28:2], shown.cells[1:28:2], strict=True))
     assert (rows["Exit code"], rows["Ended by"]) == (exit_code, ended_by)
     assert rows["Used"] == "unknown: it ended before the first sample"
 
@@ -364,7 +419,7 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
         report.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
     ]
     shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
-    assert len(shown.cells) == 26 + 3 * 50
+    assert len(shown.cells) == 28 + 3 * 50
     assert "Files (60)" in shown.text
     assert "and 10 more: all are in run.json" in shown.text
 

@@ -156,6 +156,7 @@ def test_the_fingerprint_is_the_same_for_every_attempt() -> None:
         {"resources": {"cpus": 1}},
         {"resources": {"memory": "1g"}},
         {"pull": "always"},
+        {"platform": "linux/arm64"},
         {"cacheVolumes": [{"name": "c1", "target": "/cache"}]},
     ],
 )
@@ -242,4 +243,5 @@ def test_the_spec_prints_as_json() -> None:
         "cap_add": [],
         "cap_drop": ["NET_RAW"],
         "secrets": {},
+        "platform": None,
     }

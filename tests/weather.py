@@ -35,8 +35,10 @@ def wait_until(what: str, is_so: Callable[[], Any], seconds: float = 60) -> Any:
 class Weather:
     """One stack, and what can be done to it; runs go to `pool`."""
 
-    def __init__(self, stack: Stack, pool: str = POOL) -> None:
+    def __init__(self, stack: Stack, pool: str = POOL, jobs: Path | None = None) -> None:
+        """`jobs` is the worker's `MOONMIND_WORKDIR`, where that is not the stack's."""
         self.stack = stack
+        self._jobs = jobs or stack.jobs
         self._pool = pool
         self._deployment = DEPLOYMENT if pool == POOL else f"container-task/{pool}"
 
@@ -51,7 +53,7 @@ class Weather:
         return cls(stack, pool)
 
     def folder(self, run_id: str) -> Path:
-        return self.stack.jobs / run_id
+        return self._jobs / run_id
 
     def output(self, run_id: str) -> str:
         path = self.folder(run_id) / "artifacts/container/logs/runner.log"
@@ -63,7 +65,7 @@ class Weather:
 
     def run_json(self, run_id: str, root: Path | None = None, folder: str = "artifacts") -> Any:
         """Of the newest attempt, or of the one whose results are in `folder`."""
-        path = (root or self.stack.jobs) / run_id / folder / "container/metadata/run.json"
+        path = (root or self._jobs) / run_id / folder / "container/metadata/run.json"
         return json.loads(path.read_text())
 
     def submit(self, payload: object, seconds: float = 0) -> str:

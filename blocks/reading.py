@@ -1,0 +1,38 @@
+"""Reading the block of a kind that is in force: the saved one named `default`, or none."""
+
+from typing import TypeVar
+
+from prefect.blocks.core import Block
+from prefect.exceptions import ObjectNotFound
+from pydantic import ValidationError
+
+NAME = "default"
+
+B = TypeVar("B", bound=Block)
+
+
+async def saved_or_default(kind: type[B], refusal: type[Exception]) -> B:
+    """The saved block named `default`, or the built-in defaults where none is saved.
+
+    Raises `refusal` with one sentence for a person for everything else: there is a block, or may
+    be, and it cannot be had.
+    """
+    try:
+        return await kind.aload(NAME)
+    except Exception as error:
+        if isinstance(error.__cause__, ObjectNotFound):
+            return kind()
+        slug = f"{kind.get_block_type_slug()}/{NAME}"
+        raise refusal(_sentence(slug, error.__cause__ or error)) from error
+
+
+def _sentence(slug: str, error: BaseException) -> str:
+    if not isinstance(error, ValidationError):
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"the block {slug} cannot be read ({said}): check that Prefect's API answers"
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    said = "; ".join(
+        ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
+        for fault in faults
+    )
+    return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"

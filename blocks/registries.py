@@ -1,0 +1,68 @@
+"""The log-ins that an operator keeps as prefect-docker's blocks: read anew whenever one is wanted.
+
+The block's own `login` and clients are left alone: they write what they log in with to a file.
+"""
+
+import asyncio
+from typing import Any
+
+from flows.registries import Login, registry_host  # noqa: TID251 - plain rules, as in policy.py
+from prefect import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect_docker import DockerRegistryCredentials  # noqa: TID251 - its fields, not its clients
+from pydantic import ValidationError
+
+_SECONDS = 30.0
+
+
+class CredentialsUnreadable(Exception):
+    """There may be credentials, and they cannot be had; `str()` is one sentence for a person."""
+
+
+async def login_to(registry: str) -> Login | None:
+    """The log-in of the saved block for `registry`, the first by name; None where there is none.
+
+    `registry` is as `flows.registries.registry_host` gives it. One request of the API. Raises
+    `CredentialsUnreadable` where the API does not answer or the block is not valid.
+    """
+    for name, data in sorted(await _saved(), key=lambda each: each[0]):
+        if registry_host(str(data.get("registry_url", ""))) == registry:
+            return _login(registry, name, data)
+    return None
+
+
+async def _saved() -> list[tuple[str, dict[str, Any]]]:
+    slug = DockerRegistryCredentials.get_block_type_slug()
+    try:
+        async with asyncio.timeout(_SECONDS), get_client() as client:
+            found = await client.read_block_documents_by_type(slug, include_secrets=True)
+    except PrefectHTTPStatusError as error:
+        # Nobody has registered the type, so nobody has saved a block of it.
+        if error.response.status_code == 404:
+            return []
+        raise CredentialsUnreadable(_sentence(error)) from error
+    except Exception as error:
+        raise CredentialsUnreadable(_sentence(error)) from error
+    return [(each.name or "", each.data) for each in found]
+
+
+def _login(registry: str, name: str, data: dict[str, Any]) -> Login:
+    try:
+        block = DockerRegistryCredentials.model_validate(data)
+    except ValidationError as error:
+        # Without the values: one of them is a password.
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
+        raise CredentialsUnreadable(
+            f"the Docker Registry Credentials block {name} for {registry} is not valid ({said}): "
+            "correct it, or delete it"
+        ) from None
+    return Login(registry, block.username, block.password.get_secret_value())
+
+
+def _sentence(error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"the Docker Registry Credentials blocks cannot be read ({said}), so nobody knows whether "
+        "this task may read its image: check that Prefect's API answers"
+    )

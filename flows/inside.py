@@ -1,0 +1,122 @@
+"""Reach into a folder that a stranger's container has to itself, or has had.
+
+By descriptors, a folder at a time: no link on the way is followed, not even one that was put there
+a moment ago.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+
+
+@contextmanager
+def folder_of(path: Path, root: Path, *, clearing: bool = False) -> Iterator[int]:
+    """A descriptor of the folder that `path`, below `root`, is in; raises `OSError`.
+
+    Folders that are missing on the way are made. With `clearing`, what is no folder there, or none
+    that this process may write in, makes room for one: see `clear`.
+    """
+    folder = os.open(root, _WAY)
+    try:
+        for part in path.relative_to(root).parts[:-1]:
+            below = (_usable if clearing else _entered)(part, folder)
+            os.close(folder)
+            folder = below
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def clear(name: str, folder: int) -> None:
+    """Remove what is at `name`; a folder is kept under another name."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            # Not removed: it may be deeper than this process can go.
+            os.rename(name, beside(name), src_dir_fd=folder, dst_dir_fd=folder)
+        else:
+            os.unlink(name, dir_fd=folder)
+
+
+def beside(name: str) -> str:
+    """A name like `name` that nothing has."""
+    return f"{name}.{uuid4().hex[:8]}"
+
+
+def opened_to_append(name: str, folder: int) -> int:
+    """A descriptor of the file `name`, made where there is none; raises `OSError` for a link, a
+    pipe, a device or a folder, and waits for none of them."""
+    with suppress(FileNotFoundError):
+        # A device may do something when it is opened.
+        _require_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    descriptor = os.open(name, _APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666, dir_fd=folder)
+    try:
+        _require_file(os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def new_file(name: str, folder: int) -> int:
+    """A descriptor of a new file; raises `FileExistsError` where there is something."""
+    return os.open(name, _APPEND | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+
+
+def nameless_file(folder: Path) -> int:
+    """A descriptor of a file that is in `folder`, whose disk it is on, under no name."""
+    path = folder / f".{uuid4().hex}"
+    descriptor = os.open(path, _APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    path.unlink()
+    return descriptor
+
+
+def opened_at(path: str, flags: int) -> int:
+    """A descriptor of what is at the absolute `path` and was got to over no link.
+
+    Raises `OSError`. A folder on the way may be exchanged for a link at any time; where the kernel
+    came out afterwards stands.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW)
+    try:
+        if os.readlink(f"/proc/self/fd/{descriptor}") != path:
+            raise OSError(errno.ELOOP, "a link leads there", path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _entered(name: str, parent: int) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _WAY, dir_fd=parent)
+
+
+def _usable(name: str, parent: int) -> int:
+    with suppress(NotADirectoryError):
+        folder = _entered(name, parent)
+        if _is_open_to_us(folder):
+            return folder
+        os.close(folder)
+    clear(name, parent)
+    return _entered(name, parent)
+
+
+def _is_open_to_us(folder: int) -> bool:
+    with suppress(PermissionError):
+        if os.fstat(folder).st_mode & 0o700 != 0o700:
+            # By this way, as a descriptor for the way alone changes no mode itself.
+            os.chmod(f"/proc/self/fd/{folder}", 0o777)
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
+
+
+def _require_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file")

@@ -1,0 +1,139 @@
+"""Runs of hosts that are gone: another host of the pool starts them again.
+
+Each host looks after its own runs, which only it can adopt. What tells that it will not any more
+is the silence of the worker that noted on the run that it carries it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from flows.events import FINISHED, STARTED, emit_finished_of
+from flows.naming import FLOW_NAME
+from flows.recovery import may_start_again, start_again
+
+# Labels of a flow run: who carries it.
+HOST_LABEL = "moonmind.host"
+WORKER_LABEL = "prefect.worker.name"
+_EVENTS = 50
+# Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
+_GAP_SECONDS = 150.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    heartbeat: datetime | None
+    first: float
+    last: float
+
+
+class Silence:
+    """Which workers have not been heard of for so many seconds, as seen by one observer.
+
+    Judged by the observer's own clock, from the first of many looks that all found the same: after
+    an absence of the server, everybody's last heartbeat is old.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._looks: dict[str, _Look] = {}
+
+    def covers(self, worker: str, heartbeat: datetime | None) -> bool:
+        """Take a look: the worker's last heartbeat now. Whether it has been silent for so long."""
+        now, old = self._clock(), self._looks.get(worker)
+        is_same = old is not None and old.heartbeat == heartbeat and now - old.last <= _GAP_SECONDS
+        first = old.first if old is not None and is_same else now
+        self._looks[worker] = _Look(heartbeat, first, now)
+        return is_same and now - first >= self._seconds
+
+
+def host_of(run: FlowRun) -> str | None:
+    """The host that carries the run, or did last; None where no host does."""
+    return str((run.labels or {}).get(HOST_LABEL) or "") or None
+
+
+async def take_over(client: PrefectClient, host: str, silence: Silence) -> AsyncIterator[str]:
+    """Start the runs of silent hosts again, as often as any crashed run; a sentence for each.
+
+    `host` is the name of this one, whose runs are left alone.
+    """
+    heartbeats: dict[str, Mapping[str, datetime]] = {}
+    silent: dict[str, bool] = {}
+    for run in await _running(client):
+        name, pool, worker = host_of(run), run.work_pool_name, _worker_of(run)
+        if name is None or name == host or pool is None:
+            continue
+        if pool not in heartbeats:
+            heartbeats[pool] = await _heartbeats(client, pool)
+        if worker not in silent:
+            silent[worker] = silence.covers(worker, heartbeats[pool].get(worker))
+        if silent[worker] and await _start_elsewhere(client, run.id, name):
+            yield f"{run.id}: its host {name} is silent"
+
+
+def _worker_of(run: FlowRun) -> str:
+    return str((run.labels or {}).get(WORKER_LABEL))
+
+
+async def _running(client: PrefectClient) -> list[FlowRun]:
+    running = FlowRunFilterStateType(any_=[StateType.RUNNING])
+    return await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
+    )
+
+
+async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime]:
+    """When each worker of a pool was last heard of."""
+    try:
+        workers = await client.read_workers_for_work_pool(pool)
+    except ObjectNotFound:
+        return {}
+    return {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
+
+
+async def _start_elsewhere(client: PrefectClient, run_id: UUID, name: str) -> bool:
+    """Whether the run was still that host's, and is not any more."""
+    run = await client.read_flow_run(run_id)
+    if run.state is None or not run.state.is_running() or host_of(run) != name:
+        return False
+    crashed: State[None] = Crashed(message=f"Its host {name} is silent; another takes over.")
+    await client.set_flow_run_state(run.id, crashed)
+    # Whoever takes it next need not leave it to the host that had it.
+    await client.update_flow_run_labels(run.id, {HOST_LABEL: ""})
+    now = await client.read_flow_run(run.id)
+    if await may_start_again(client, now):
+        await start_again(client, now)
+    else:
+        await _tell_finished(client, run.id)
+    return True
+
+
+async def _tell_finished(client: PrefectClient, run_id: UUID) -> None:
+    """Tell the end of attempts that nobody else will tell of."""
+    told = EventFilter(
+        event=EventNameFilter(name=[STARTED, FINISHED]),
+        resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
+    )
+    page = await client.read_events(filter=told, limit=_EVENTS)
+    finished = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
+    for each in page.events:
+        if each.event == STARTED and each.payload["attempt"] not in finished:
+            seconds = (datetime.now(UTC) - each.occurred).total_seconds()
+            emit_finished_of(str(run_id), each.payload, round(seconds, 3))

@@ -1,0 +1,82 @@
+"""Give the files of a job back to a worker that is not root, whoever the container made them.
+
+Before anything of the job is published, set aside or removed. What cannot be given back changes no
+outcome: a sentence says so, the removal does what it can, and the next one tries again.
+"""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.engine_contract import Engine
+from flows.errors import EngineError, ImageError
+from flows.host import HostSettings
+from flows.interrupts import to_the_end
+from flows.ownership import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
+from flows.removal import remove_tree
+from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
+from flows.workspace import REMOVED, Workspace, left_behind, mount_of
+
+# With the pull of its image, where it is missing; well within what the limits of a run allow for.
+_LIMIT_SECONDS = RECLAIM_SECONDS + 120.0
+
+
+async def reclaim(engine: Engine, workspace: Workspace, spec: ContainerSpec) -> str | None:
+    """Make all in the job's folder this process's; one sentence on what kept it from that.
+
+    Costs a look where everything is, and nothing where this process is root. Its container must be
+    gone; where the caller is cancelled, this is still done to its end.
+    """
+    return await _reclaim(engine, workspace.folder, workspace.mount, spec.name, spec.labels)
+
+
+async def remove_left_behind(engine: Engine, host: HostSettings) -> list[str]:
+    """Remove what earlier removals had to leave in `MOONMIND_WORKDIR`; a sentence for each.
+
+    What cannot be given back stays for the next time.
+    """
+    told = []
+    for folder in await asyncio.to_thread(left_behind, host.workdir):
+        name = folder.name.removeprefix(REMOVED)
+        labels = {LABEL_JOB_ID: name.rpartition("-")[0] or name}
+        mount = mount_of(host.workdir, folder.name, host.workspace_volume)
+        reason = await _reclaim(engine, folder, mount, f"{NAME_PREFIX}{name}", labels)
+        await asyncio.to_thread(remove_tree, folder)
+        if os.path.lexists(folder):
+            told.append(f"could not remove {folder}: {reason or 'something in it is shut'}")
+        else:
+            told.append(f"removed {folder.name}, which an earlier removal had to leave")
+    return told
+
+
+async def _reclaim(
+    engine: Engine, folder: Path, mount: Mount, name: str, labels: Mapping[str, str]
+) -> str | None:
+    user = os.geteuid()
+    if user == 0 or await asyncio.to_thread(look, folder, user) is Found.OURS:
+        return None
+    image = HostSettings.from_environment().helper_image
+    owner = Owner.in_folder(folder.parent)
+    decided = reclaim_of(name, mount, image, owner, labels, datetime.now(UTC))
+    try:
+        await to_the_end(_bounded(engine, decided))
+    except ImageError as error:
+        return _sentence(folder, f"{error}, or name another one in MOONMIND_HELPER_IMAGE")
+    except EngineError as error:
+        return _sentence(folder, str(error))
+    except TimeoutError:
+        return _sentence(folder, f"it took longer than {_LIMIT_SECONDS:.0f} s")
+    if await asyncio.to_thread(look, folder, user) is Found.FOREIGN:
+        return _sentence(folder, "it had no effect; see whether its file system has owners")
+    return None
+
+
+async def _bounded(engine: Engine, decided: Reclaim) -> None:
+    async with asyncio.timeout(_LIMIT_SECONDS):
+        await engine.reclaim(decided)
+
+
+def _sentence(folder: Path, reason: str) -> str:
+    return f"the files that its container left in {folder} could not all be given back: {reason}"

@@ -1,0 +1,166 @@
+"""How long job folders stay on their host: what is due, and its removal with all that is known.
+
+Only jobs that the ledger knows are ever looked at, so whatever else lies in `MOONMIND_WORKDIR`
+stays. By when something was last noted of a job, it is known when it ended.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from blocks.storage import ArtifactStorage
+from flows.ledger import RUNS_FOLDER, Busy, Ledger, known_jobs
+from flows.removal import remove_tree
+from flows.stops import stop_of
+from flows.tree import Tree, walk
+from flows.upload_journal import pending_uploads
+from flows.workspace import REMOVED
+
+_GIB = 1024**3
+# Of a sweep, which has more to do.
+_MOST_REMOVALS = 200
+_SWEEP_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A job that is over. `disk_bytes` is what its folders occupy, where that counts."""
+
+    job_id: str
+    ended_at: datetime
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How long job folders are kept; None for ever."""
+
+    age: timedelta | None = None
+    disk_bytes: int | None = None
+
+    @property
+    def keep_all(self) -> bool:
+        return self.age is None and self.disk_bytes is None
+
+
+def rules_of(storage: ArtifactStorage) -> Rules:
+    """What the block says."""
+    days, gib = storage.keep_days, storage.keep_gib
+    return Rules(
+        timedelta(days=days) if days is not None else None,
+        int(gib * _GIB) if gib is not None else None,
+    )
+
+
+def due(jobs: Sequence[Kept], rules: Rules, now: datetime) -> Iterator[tuple[Kept, str]]:
+    """The jobs to remove, oldest first, each with the reason."""
+    left = sum(job.disk_bytes for job in jobs)
+    for job in sorted(jobs, key=lambda job: job.ended_at):
+        age = now - job.ended_at
+        if rules.age is not None and age >= rules.age:
+            yield job, f"it ended {age.total_seconds() / 86400:.1f} days ago"
+        elif rules.disk_bytes is not None and left > rules.disk_bytes:
+            yield job, f"the job folders take {left / _GIB:.1f} GiB"
+        else:
+            continue
+        left -= job.disk_bytes
+
+
+async def remove_due(
+    root: Path,
+    rules: Rules,
+    now: datetime,
+    may_go: Callable[[Ledger], Awaitable[bool]],
+    *,
+    dry_run: bool,
+) -> AsyncIterator[str]:
+    """Remove what is due; a sentence for each job, and for what cannot be removed.
+
+    `may_go` is asked about each before; one that is worked on, or whose files are still to be
+    uploaded, or whose results are not published, stays in any case.
+    """
+    if rules.keep_all:
+        return
+    until = time.monotonic() + _SWEEP_SECONDS
+    jobs = await asyncio.to_thread(_over, root, rules, until)
+    removed = 0
+    for job, why in due(jobs, rules, now):
+        if removed >= _MOST_REMOVALS or time.monotonic() > until:
+            break
+        ledger = Ledger(root, job.job_id)
+        try:
+            with ledger.held():
+                if not _is_told(ledger) or not await may_go(ledger):
+                    continue
+                if not dry_run:
+                    await asyncio.to_thread(_remove, root, ledger)
+        except Busy:
+            continue
+        except Exception as error:  # noqa: BLE001 - one job must not keep the others
+            yield f"{job.job_id}: its folder could not be removed: {error}"
+            continue
+        removed += 1
+        yield f"{job.job_id}: removed its folder, as {why}"
+
+
+def _over(root: Path, rules: Rules, until: float) -> list[Kept]:
+    pending = {job_id for job_id, _ in pending_uploads(root)}
+    jobs = []
+    for job_id in known_jobs(root):
+        if job_id in pending or stop_of(job_id):
+            continue
+        ledger = Ledger(root, job_id)
+        try:
+            with ledger.held():
+                ended_at = ledger.last_written
+                size = 0 if rules.disk_bytes is None else _disk_bytes(root, ledger, until)
+        except (Busy, OSError):
+            continue
+        jobs.append(Kept(job_id, ended_at, size))
+    return jobs
+
+
+def _is_told(ledger: Ledger) -> bool:
+    """Whether nobody has anything left to do for the job: all its attempts are published.
+
+    One without an attempt was rejected, or never began.
+    """
+    return all(attempt.published for attempt in ledger.attempts())
+
+
+def _folders(root: Path, job_id: str) -> Iterator[Path]:
+    """All folders of a job: its own, and those that earlier attempts could not be moved from."""
+    if os.path.lexists(root / job_id):
+        yield root / job_id
+    yield from root.glob(f"{job_id}.attempt-*")
+
+
+def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
+    """What the job's folders occupy. Measured once, as nothing changes in them any more."""
+    note = root / RUNS_FOLDER / f"{ledger.job_id}.size"
+    try:
+        if note.stat().st_mtime >= ledger.last_written.timestamp():
+            return int(note.read_text())
+    except (FileNotFoundError, ValueError):
+        pass
+    if time.monotonic() > until:
+        # The next sweep comes to it.
+        return 0
+    size = sum(
+        each.disk_bytes for folder in _folders(root, ledger.job_id) for each in walk(Tree(folder))
+    )
+    note.write_text(str(size))
+    return size
+
+
+def _remove(root: Path, ledger: Ledger) -> None:
+    for folder in _folders(root, ledger.job_id):
+        aside = root / f"{REMOVED}{ledger.job_id}-{uuid4().hex[:8]}"
+        folder.rename(aside)
+        remove_tree(aside)
+    ledger.forget()

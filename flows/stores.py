@@ -1,0 +1,274 @@
+"""The places that files can be uploaded to: any file system of fsspec, any block of Prefect's.
+
+Blocking, for several threads at a time.
+"""
+
+import asyncio
+import hashlib
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
+from typing import IO, Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.spec import AbstractBufferedFile
+from prefect.blocks.abstract import ObjectStorageBlock
+from prefect.blocks.core import Block
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
+from pydantic import Secret, SecretStr
+
+from blocks.storage import ArtifactStorage
+from flows.errors import StorageError
+
+# What S3 takes for a part at least; of a file, so much is in memory at a time.
+PART_BYTES = 5 * 1024**2
+_READ_BYTES = 1024**2
+# S3 takes 10,000.
+_PARTS = 9000
+# Of a block that takes files whole only.
+_WHOLE_BYTES = 256 * 1024**2
+# Of all uploads of this process, for memory's sake: files that take some.
+_LARGE_BYTES = 1024**2
+_LARGE = threading.BoundedSemaphore(8)
+_WHOLE = threading.BoundedSemaphore(1)
+
+
+class Stopped(Exception):
+    """The upload is over before this file is."""
+
+
+class Source:
+    """A file that is read once, in order; knows how much that was and its checksum."""
+
+    def __init__(
+        self, file: IO[bytes], expected_bytes: int, is_stopped: Callable[[], bool]
+    ) -> None:
+        self.expected_bytes = expected_bytes
+        self.size_bytes = 0
+        self._file = file
+        self._is_stopped = is_stopped
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was read so far."""
+        return self._sha256.hexdigest()
+
+    def read(self, limit: int = -1) -> bytes:
+        """All of the next bytes, at most `limit`; fewer only at the end.
+
+        Raises `OSError`, and `Stopped` once the upload is over.
+        """
+        if self._is_stopped():
+            raise Stopped
+        data = self._file.read(limit)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+        return data
+
+
+class Store(Protocol):
+    """One place. `address` says where it is, without credentials; no error may show `secrets`."""
+
+    address: str
+    secrets: set[str]
+
+    def put(self, key: str, source: Source) -> None:
+        """Store all of `source` at `<address>/<key>`, in place of what was there.
+
+        Raises whatever the place raises.
+        """
+
+    def has(self, key: str, size_bytes: int) -> bool:
+        """Whether something of that size is there, as far as the place can be asked."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class FsspecStore:
+    """A URL of fsspec's. Raises `StorageError` where its protocol cannot be had."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self.address = url
+        self.secrets = secrets_of(options)
+        self._fs = _file_system(url, options)
+        self._base = self._fs._strip_protocol(url).rstrip("/")
+        self._made: set[str] = set()
+
+    def put(self, key: str, source: Source) -> None:
+        path = f"{self._base}/{key}"
+        if not isinstance(self._fs, AsyncFileSystem):
+            self._make_folder(path.rpartition("/")[0])
+        with _LARGE if source.expected_bytes > _LARGE_BYTES else nullcontext():
+            if source.expected_bytes > PART_BYTES:
+                self._put_in_parts(path, source)
+            else:
+                self._fs.pipe_file(path, source.read(PART_BYTES))
+
+    def has(self, key: str, size_bytes: int) -> bool:
+        try:
+            return bool(self._fs.info(f"{self._base}/{key}")["size"] == size_bytes)
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        if session := getattr(self._fs, "_s3", None):
+            # Otherwise the garbage collector would have to.
+            sync(self._fs.loop, session.close)
+
+    def _make_folder(self, path: str) -> None:
+        if path not in self._made:
+            self._fs.makedirs(path, exist_ok=True)
+            self._made.add(path)
+
+    def _put_in_parts(self, path: str, source: Source) -> None:
+        part_bytes = max(PART_BYTES, -(-source.expected_bytes // _PARTS))
+        target = self._fs.open(path, "wb", block_size=part_bytes)
+        try:
+            while data := source.read(_READ_BYTES):
+                target.write(data)
+        except BaseException:
+            _discard(target)
+            raise
+        target.close()
+
+
+class BlockStore:
+    """A writable file system block, which takes whole files only, or an object storage's."""
+
+    def __init__(self, block: WritableFileSystem | ObjectStorageBlock, address: str) -> None:
+        self.address = address
+        self.secrets = secrets_of(block)
+        self._block = block
+
+    def put(self, key: str, source: Source) -> None:
+        if isinstance(self._block, ObjectStorageBlock):
+            _settled(self._block.upload_from_file_object(cast(Any, source), key))
+        elif source.expected_bytes <= PART_BYTES:
+            self._put_whole(key, source)
+        elif source.expected_bytes <= _WHOLE_BYTES:
+            with _WHOLE:
+                self._put_whole(key, source)
+        else:
+            raise StorageError(
+                f"the block {self.address} takes whole files only, and this one is larger than "
+                f"{_WHOLE_BYTES // 1024**2} MiB: use a URL, or a block that streams"
+            )
+
+    def has(self, key: str, size_bytes: int) -> bool:
+        return True
+
+    def close(self) -> None:
+        return
+
+    def _put_whole(self, key: str, source: Source) -> None:
+        block = cast(WritableFileSystem, self._block)
+        _settled(block.write_path(key, source.read()))
+
+
+async def open_store(storage: ArtifactStorage) -> Store:
+    """The place that the block names. Raises `StorageError`, in one sentence."""
+    if storage.url:
+        return FsspecStore(storage.url, storage.options.get_secret_value())
+    name = storage.block or ""
+    try:
+        block: Block = await Block.aload(name)
+    except Exception as error:
+        raise StorageError(
+            f"the block {name} cannot be had ({_flat(error)}): check its name, and that the "
+            "package that has its type is installed on this worker"
+        ) from error
+    if isinstance(block, LocalFileSystem):
+        base = os.path.abspath(os.path.expanduser(block.basepath or "."))
+        return FsspecStore(f"file://{base}", {})
+    if isinstance(block, RemoteFileSystem):
+        return FsspecStore(_without_password(block.basepath), _settings(block))
+    if isinstance(block, (WritableFileSystem, ObjectStorageBlock)):
+        return BlockStore(block, name)
+    raise StorageError(f"the block {name} is no writable file system: name one that is")
+
+
+def explain(error: BaseException, secrets: Iterable[str]) -> str:
+    """What a place said, on one line and without the secrets."""
+    said = _flat(error)
+    for secret in secrets:
+        said = said.replace(secret, "***")
+    return said
+
+
+def secrets_of(options: object) -> set[str]:
+    """Every text in the options, or in a block's secret fields, that may be a secret."""
+    if isinstance(options, str):
+        return {options} if len(options) >= 6 and not _is_plain_url(options) else set()
+    if isinstance(options, (Secret, SecretStr)):
+        return secrets_of(options.get_secret_value())
+    if isinstance(options, Block):
+        fields = (getattr(options, name) for name in type(options).model_fields)
+        options = [each for each in fields if isinstance(each, (Block, Secret, SecretStr))]
+    if isinstance(options, Mapping):
+        options = list(options.values())
+    return set().union(*map(secrets_of, options)) if isinstance(options, list) else set()
+
+
+def _file_system(url: str, options: Mapping[str, Any]) -> Any:
+    protocol = urlsplit(url).scheme
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        raise StorageError(
+            f"the protocol {protocol} of {url} needs a Python package that this worker lacks "
+            f"({_flat(error)}): install it beside this one, or for S3 "
+            "moonmind-container-runner[s3]"
+        ) from error
+    try:
+        # Not from the cache: the options may have changed, and what is closed here is ours.
+        arguments = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
+        return kind(**arguments)
+    except Exception as error:
+        said = explain(error, secrets_of(options))
+        raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error
+
+
+def _settings(block: RemoteFileSystem) -> dict[str, Any]:
+    parts = urlsplit(block.basepath)
+    named = {"username": parts.username, "password": parts.password}
+    return {**{key: value for key, value in named.items() if value}, **block.settings}
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=place, query="", fragment="").geturl().rstrip("/")
+
+
+def _is_plain_url(text: str) -> bool:
+    return "://" in text and "@" not in text and "?" not in text
+
+
+def _discard(target: Any) -> None:
+    """Give a half-written file up, where it can be, so that its end does not complete it."""
+    with suppress(Exception):
+        if not isinstance(target, AbstractBufferedFile):
+            target.close()
+            return
+        # As fsspec does itself with one that is over.
+        target.closed = True
+        target.discard()
+
+
+def _settled(result: Any) -> Any:
+    """A block's methods are asynchronous, or become so."""
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _flat(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -1,0 +1,154 @@
+"""Hosts of one pool: each looks after its own runs, and takes over from one that is gone."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.other_hosts import Silence, take_over
+from scripts.stack import Stack
+from tests.own_engine import OwnEngine
+from tests.runs import left_on_engine, shell
+from tests.weather import ENDLESS, Weather, wait_until
+
+POOL = "two-hosts"
+NOON = datetime(2026, 2, 3, 12, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def looks(*steps: tuple[float, int]) -> list[bool]:
+    """What a patience of 300 s says at each step: seconds later, the last heartbeat's minute."""
+    clock = Clock()
+    silence, told = Silence(300, clock), []
+    for seconds, minute in steps:
+        clock.now += seconds
+        told.append(silence.covers("worker", NOON + timedelta(minutes=minute)))
+    return told
+
+
+def test_a_worker_is_silent_once_every_look_of_so_long_found_the_same_heartbeat() -> None:
+    assert looks((0, 0), *[(60, 0)] * 4, (60, 0)) == [False] * 5 + [True]
+
+
+def test_a_heartbeat_ends_the_silence() -> None:
+    assert not any(looks((0, 0), *[(60, 0)] * 4, (60, 1), *[(60, 1)] * 4))
+
+
+def test_an_observer_that_saw_nothing_for_a_while_begins_anew() -> None:
+    assert not any(looks((0, 0), (60, 0), (600, 0), *[(60, 0)] * 4))
+
+
+def test_a_worker_that_was_never_heard_of_is_silent_in_the_end() -> None:
+    clock = Clock()
+    silence = Silence(60, clock)
+    assert not silence.covers("gone", None)
+    clock.now = 61
+    assert silence.covers("gone", None)
+
+
+@pytest.fixture(scope="module")
+def hosts(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Hosts"]:
+    with OwnEngine(tmp_path_factory.mktemp("engine")) as engine:
+        hosts = Hosts(stack, tmp_path_factory.mktemp("hosts"), engine)
+        yield hosts
+        for name in ("first", "second"):
+            if stack.is_running(name):
+                stack.stop(name)
+
+
+class Hosts:
+    """Two hosts of one pool, with folders and engines of their own."""
+
+    def __init__(self, stack: Stack, folder: Path, engine: OwnEngine) -> None:
+        self.stack = stack
+        self.engine = engine
+        self._folder = folder
+        stack.create_pool(POOL, "container-task")
+        stack.deploy_to(POOL)
+
+    def start(self, name: str) -> Weather:
+        """A worker of the host, and what can be seen there."""
+        settings = {
+            "MOONMIND_WORKDIR": str(self._folder / name),
+            "MOONMIND_WORKER_NAME": f"host-{name}",
+            **({"DOCKER_HOST": self.engine.url} if name == "first" else {}),
+        }
+        self.stack.start_worker(POOL, "container-task", settings=settings, process=name)
+        return Weather(self.stack, POOL, self._folder / name)
+
+    def left(self, run_id: str) -> tuple[int, int]:
+        """How many containers of the run are on the first host, and on the second."""
+        return len(left_on_engine(run_id, self.engine.url)), len(left_on_engine(run_id))
+
+    def kill(self, name: str) -> None:
+        process = self.stack.process(name)
+        process.kill()
+        process.wait()
+        self.stack.forget(name)
+
+    async def take_over(self) -> list[str]:
+        """What a host without patience takes from others."""
+        with temporary_settings({PREFECT_API_URL: f"{self.stack.address}/api"}):
+            silence = Silence(0)
+            async with get_client() as client:
+                found = [each async for each in take_over(client, "host-second", silence)]
+                assert found == [], "one look is not enough to call a host silent"
+                return [each async for each in take_over(client, "host-second", silence)]
+
+
+@pytest.mark.docker
+@pytest.mark.server
+async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_them(
+    hosts: Hosts,
+) -> None:
+    first = hosts.start("first")
+    run_id = first.submit_and_see(shell(ENDLESS), "line 1\n")
+    wait_until("its host", lambda: hosts.stack.flow_run(run_id)["labels"].get("moonmind.host"))
+    hosts.kill("first")
+    second = hosts.start("second")
+    (taken,) = await hosts.take_over()
+    assert taken == f"{run_id}: its host host-first is silent"
+    wait_until("the other host's container", lambda: "line 1\n" in second.output(run_id))
+    assert hosts.left(run_id) == (1, 1), "the container of the host that is gone runs on"
+    wait_until("the label", lambda: _host(hosts.stack, run_id) == "host-second")
+    # It comes back, as after a power cut.
+    hosts.start("first")
+    wait_until("the first host's letting go", lambda: hosts.left(run_id) == (0, 1))
+    second.let_end(run_id)
+    assert second.end(run_id)["state_type"] == "COMPLETED"
+    second.assert_counted(run_id)
+    second.assert_told_once(run_id)
+
+
+@pytest.mark.docker
+@pytest.mark.server
+async def test_a_run_without_starts_left_is_told_as_finished_by_another_host(hosts: Hosts) -> None:
+    for name in ("first", "second"):
+        if not hosts.stack.is_running(name):
+            hosts.start(name)
+    hosts.stack.stop("second")
+    first = Weather(hosts.stack, POOL, hosts._folder / "first")
+    run_id = first.submit_and_see(shell(ENDLESS, retry={"infrastructure": 0}), "line 1\n")
+    wait_until("its host", lambda: _host(hosts.stack, run_id))
+    wait_until("the event", lambda: first.events(run_id))
+    hosts.kill("first")
+    assert len(await hosts.take_over()) == 1
+    wait_until("both events", lambda: len(first.events(run_id)) == 2)
+    assert hosts.stack.flow_run(run_id)["state_type"] == "CRASHED"
+    hosts.start("first")
+    wait_until("nothing left", lambda: hosts.left(run_id) == (0, 0))
+    first.assert_told_once(run_id)
+
+
+def _host(stack: Stack, run_id: str) -> object:
+    return stack.flow_run(run_id)["labels"].get("moonmind.host")

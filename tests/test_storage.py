@@ -1,0 +1,225 @@
+"""Runs whose results go to a storage: what is told, what a failure changes, who repairs it."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.exceptions import ObjectNotFound
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem
+from prefect.states import AwaitingRetry
+from prefect.types import SecretDict
+from pydantic import ValidationError
+
+from blocks.storage import ArtifactStorage
+from flows.container_task import container_task
+from flows.ledger import Ledger
+from flows.orphans import reap_orphans
+from flows.stages import Upload
+from flows.upload_journal import UploadJournal, pending_uploads
+from tests.finished import finished
+from tests.runs import Finished, Runner, shell
+from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
+
+TASK = shell("echo result > $ARTIFACT_DIR/result.txt; exit $CODE", env={"CODE": "0"})
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Endpoint]:
+    with endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(prefect_api: None) -> AsyncIterator[PrefectClient]:
+    """Prefect's API, without a storage after the test as before it."""
+    async with get_client() as client:
+        yield client
+        try:
+            found = await client.read_block_document_by_name(
+                "default", ArtifactStorage.get_block_type_slug()
+            )
+        except ObjectNotFound:
+            return
+        await client.delete_block_document(found.id)
+
+
+async def save(storage: ArtifactStorage) -> Any:
+    return await storage.asave("default", overwrite=True)
+
+
+def to_s3(s3: Endpoint) -> ArtifactStorage:
+    return ArtifactStorage(url=f"s3://{BUCKET}/runs", options=SecretDict(s3.options()))
+
+
+async def artifacts(client: PrefectClient, run: Finished) -> dict[str, str]:
+    """Data of the run's Prefect artifacts, by key."""
+    of_run = ArtifactFilterFlowRunId(any_=[UUID(run.job_id)])
+    found = await client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run))
+    assert len({each.key for each in found}) == len(found), "each is made once"
+    return {str(each.key): str(each.data) for each in found}
+
+
+@pytest.mark.docker
+async def test_a_run_uploads_its_results_and_tells_where_they_are(
+    client: PrefectClient, runner: Runner, s3: Endpoint
+) -> None:
+    await save(to_s3(s3))
+    run = await runner(TASK)
+    assert run.message == "exited 0"
+    address = f"s3://{BUCKET}/runs/{run.job_id}/1"
+    assert s3.read(f"runs/{run.job_id}/1/container/result.txt") == b"result\n"
+    keys = set(s3.keys(f"runs/{run.job_id}/1/"))
+    assert keys >= {"container/metadata/run.json", "logs/execute.log", "manifest.json"}
+    made = await artifacts(client, run)
+    assert made["container-run-files"] == f"[{address}]({address})"
+    assert address in made["container-run"]
+    assert SECRET not in str(made)
+    assert pending_uploads(run.folder.parent) == []
+
+
+@pytest.mark.docker
+async def test_the_storage_is_read_anew_for_each_run(
+    client: PrefectClient, runner: Runner, s3: Endpoint, tmp_path: Path
+) -> None:
+    first = await runner(TASK)
+    await save(ArtifactStorage(url=f"file://{tmp_path}/one"))
+    second = await runner(TASK)
+    await LocalFileSystem(basepath=str(tmp_path / "two")).asave("results", overwrite=True)
+    await save(ArtifactStorage(block="local-file-system/results"))
+    third = await runner(TASK)
+    remote = RemoteFileSystem(basepath=f"s3://{BUCKET}/three", settings=s3.options())
+    await remote.asave("results", overwrite=True)
+    await save(ArtifactStorage(block="remote-file-system/results"))
+    fourth = await runner(TASK)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*/1/manifest.json")}
+    assert found == {f"one/{second.job_id}/1/manifest.json", f"two/{third.job_id}/1/manifest.json"}
+    assert "manifest.json" in s3.keys(f"three/{fourth.job_id}/1/")
+    assert SECRET not in str(await artifacts(client, fourth))
+    assert "container-run-files" not in await artifacts(client, first)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("code", "state"), [("0", "COMPLETED"), ("3", "FAILED")])
+async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
+    client: PrefectClient, runner: Runner, code: str, state: str
+) -> None:
+    with endpoint() as s3:
+        await save(to_s3(s3))
+        s3.kill()
+        run = await runner(shell("echo a > $ARTIFACT_DIR/a; exit $CODE", env={"CODE": code}))
+        assert run.state.type == state
+        assert run.message.startswith("exited 0" if code == "0" else "exited 3")
+        told = "Its files are on its host and not uploaded: "
+        assert told in run.message
+        assert told in (await artifacts(client, run))["container-run"]
+        assert run.run_json["outcome"] == ("succeeded" if code == "0" else "failed")
+        assert not [line for line in await reap_orphans(dry_run=True) if "still" in line]
+        assert pending_uploads(run.folder.parent) == [(run.job_id, 1)]
+        s3.start()
+        done = await reap_orphans()
+        address = f"s3://{BUCKET}/runs/{run.job_id}/1"
+        assert f"{run.job_id}: uploaded the files of attempt 1 to {address}" in done
+        assert "container/a" in s3.keys(f"runs/{run.job_id}/1/")
+        assert (await artifacts(client, run))["container-run-files"] == f"[{address}]({address})"
+        last = Ledger(run.folder.parent, run.job_id).last()
+        assert last is not None
+        assert last.upload == Upload(address)
+        assert pending_uploads(run.folder.parent) == []
+        assert not [line for line in await reap_orphans() if run.job_id in line]
+
+
+@pytest.mark.docker
+async def test_a_storage_that_is_none_is_told_and_changes_no_outcome(
+    client: PrefectClient, runner: Runner, tmp_path: Path
+) -> None:
+    block_id = await save(ArtifactStorage(url=f"file://{tmp_path}/results"))
+    wrong = {"data": {"url": "results", "parallel_uploads": 0}}
+    answer = await client._client.patch(f"/block_documents/{block_id}", json=wrong)
+    answer.raise_for_status()
+    run = await runner(TASK)
+    assert run.state.is_completed()
+    assert "the block moonmind-artifact-storage/default is not valid (" in run.message
+    assert "parallel_uploads: Input should be greater than or equal to 1" in run.message
+    assert any("neither uploaded nor removed" in line for line in await reap_orphans())
+    await save(ArtifactStorage(url=f"file://{tmp_path}/results"))
+    await reap_orphans()
+    assert (tmp_path / "results" / run.job_id / "1" / "manifest.json").is_file()
+
+
+@pytest.mark.docker
+async def test_results_of_an_earlier_attempt_are_uploaded_too_when_the_job_is_over(
+    client: PrefectClient, runner: Runner, tmp_path: Path
+) -> None:
+    # A file is where the folder is to be, until the run is over.
+    (tmp_path / "results").touch()
+    await save(ArtifactStorage(url=f"file://{tmp_path}/results"))
+    run = await runner(
+        shell("echo $HOSTNAME > $ARTIFACT_DIR/a; exit 7", retry={"exitCodes": {"7": 1}})
+    )
+    assert pending_uploads(run.folder.parent) == [(run.job_id, 1), (run.job_id, 2)]
+    (tmp_path / "results").unlink()
+    await reap_orphans()
+    stored = [(tmp_path / "results" / run.job_id / n / "container" / "a") for n in ("1", "2")]
+    assert stored[0].read_bytes() == (run.folder / "attempts/1/container/a").read_bytes()
+    assert stored[1].read_bytes() == (run.folder / "artifacts/container/a").read_bytes()
+
+
+@pytest.mark.docker
+async def test_a_storage_that_is_given_up_leaves_nothing_pending(
+    client: PrefectClient, runner: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "results").touch()
+    await save(ArtifactStorage(url=f"file://{tmp_path}/results"))
+    run = await runner(TASK)
+    await save(ArtifactStorage())
+    told = await reap_orphans()
+    assert any(line.startswith(f"{run.job_id}: left the files of attempt 1") for line in told)
+    assert not UploadJournal(run.folder.parent, run.job_id, 1).is_pending
+
+
+@pytest.mark.docker
+async def test_the_sweep_removes_job_folders_of_runs_that_are_over_and_of_no_others(
+    client: PrefectClient, runner: Runner, jobs_folder: Path
+) -> None:
+    over = await runner(TASK)
+    waiting = await client.create_flow_run(container_task, state=AwaitingRetry())
+    finished(jobs_folder, job_id=str(waiting.id))
+    # Of another installation on the same host, as this server knows no such run.
+    elsewhere = finished(jobs_folder).prepared.workspace.folder
+    await save(ArtifactStorage(keep_days=0))
+    told = f"{over.job_id}: removed its folder, as it ended 0.0 days ago"
+    assert told in await reap_orphans(dry_run=True)
+    assert over.folder.is_dir()
+    assert told in await reap_orphans()
+    assert not over.folder.exists()
+    assert (jobs_folder / str(waiting.id)).is_dir()
+    assert elsewhere.is_dir()
+    assert not [line for line in await reap_orphans() if over.job_id in line]
+    Ledger(jobs_folder, str(waiting.id)).forget()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"url": "results"}, "takes a protocol and a path, such as s3://bucket/prefix"),
+        ({"url": "file:///"}, "takes a protocol and a path"),
+        ({"url": "s3://key:secret@bucket/x"}, "takes no password"),
+        ({"url": "s3://bucket/x?token=1"}, "takes no password, no query and no fragment"),
+        ({"url": "simplecache::s3://bucket/x"}, "takes one protocol"),
+        ({"url": "s3://a/b", "block": "local-file-system/x"}, "takes a url or a block, not both"),
+        ({"block": "results"}, "takes a block's type and name"),
+        ({"parallel_uploads": 0}, "greater than or equal to 1"),
+        ({"keep_days": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_a_storage_that_cannot_be_meant_is_refused_with_a_sentence(
+    fields: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        ArtifactStorage(**fields)
+    assert says in str(refusal.value)

@@ -1,0 +1,145 @@
+"""One pull of an image at a time, whoever wants it, and the marks of what came with credentials."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.errors import ImageCause, ImageError, WorkspaceError
+from flows.private_images import PrivateImages
+from flows.turns import Turns
+
+
+async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: Path) -> None:
+    turns, inside, waited = Turns(tmp_path / "pulls"), 0, []
+
+    async def pull() -> None:
+        nonlocal inside
+        async with turns.taken("a") as after_another:
+            inside += 1
+            assert inside == 1
+            waited.append(after_another)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*(pull() for _ in range(5)))
+    assert sorted(waited) == [False, True, True, True, True]
+    assert list((tmp_path / "pulls").iterdir()) == []
+
+
+async def test_other_images_have_turns_of_their_own(tmp_path: Path) -> None:
+    turns = Turns(tmp_path)
+    async with turns.taken("a"), turns.taken("b") as waited:
+        assert not waited
+
+
+HOLD = """
+import asyncio, sys
+from pathlib import Path
+from flows.turns import Turns
+
+async def hold():
+    async with Turns(Path(sys.argv[1])).taken("a"):
+        print("held", flush=True)
+        sys.stdin.read()
+
+asyncio.run(hold())
+"""
+
+
+@pytest.mark.parametrize("end", ["end", "kill"])
+async def test_a_turn_is_held_against_other_processes_and_ends_with_its_own(
+    tmp_path: Path, end: str
+) -> None:
+    heard = asyncio.Event()
+
+    async def pull() -> bool:
+        async with Turns(tmp_path).taken("a", heard.set) as waited:
+            return waited
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"held\n"
+        waiting = asyncio.create_task(pull())
+        await asyncio.wait_for(heard.wait(), 10)
+        assert not waiting.done()
+        if end == "kill":
+            holder.kill()
+        else:
+            holder.stdin.close()
+        assert await asyncio.wait_for(waiting, 20) is True
+
+
+async def test_whoever_waits_may_be_cancelled(tmp_path: Path) -> None:
+    turns, heard = Turns(tmp_path), asyncio.Event()
+
+    async def pull() -> None:
+        async with turns.taken("a", heard.set):
+            pytest.fail("the turn is another's")
+
+    async with turns.taken("a"):
+        waiting = asyncio.create_task(pull())
+        await heard.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    async with turns.taken("a") as waited:
+        assert not waited
+
+
+@pytest.mark.parametrize("cause", ImageCause)
+async def test_a_failure_is_shared_unless_it_may_be_the_others_own(
+    tmp_path: Path, cause: ImageCause
+) -> None:
+    turns, heard = Turns(tmp_path), asyncio.Event()
+
+    async def pull() -> str:
+        async with turns.taken("a", heard.set):
+            return "tried"
+
+    async def fail() -> asyncio.Task[str]:
+        async with turns.taken("a"):
+            waiting = asyncio.create_task(pull())
+            await heard.wait()
+            raise ImageError("no", cause)
+        return waiting
+
+    with pytest.raises(ImageError):
+        await fail()
+    (waiting,) = (each for each in asyncio.all_tasks() if each.get_coro().__name__ == "pull")  # type: ignore[union-attr]
+    if cause in (ImageCause.DENIED, ImageCause.WRONG_PLATFORM):
+        assert await waiting == "tried"
+    else:
+        with pytest.raises(ImageError, match=r"^no$") as shared:
+            await waiting
+        assert shared.value.cause is cause
+    async with turns.taken("a") as waited:
+        assert not waited
+
+
+async def test_a_folder_that_cannot_be_made_is_the_workspaces_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkspaceError, match="cannot open"):
+        async with Turns(tmp_path / "file" / "pulls").taken("a"):
+            pytest.fail("there is no such folder")
+    with pytest.raises(WorkspaceError, match="cannot write"):
+        PrivateImages(tmp_path / "file" / "private").add("a")
+
+
+def test_marks_stay_until_they_are_removed_and_tell_nothing(tmp_path: Path) -> None:
+    PrivateImages(tmp_path).add("sha256:1")
+    again = PrivateImages(tmp_path)
+    assert again.has("sha256:2", "sha256:1")
+    assert not again.has("sha256:2")
+    assert all(each.read_bytes() == b"" for each in tmp_path.iterdir())
+    again.remove("sha256:1", "never there")
+    assert not PrivateImages(tmp_path).has("sha256:1")

@@ -29,7 +29,8 @@ from tests.weather import FINISHED, STARTED, Weather
 
 # Each holds something that the others need: containers, messages, states, the API, the schedule.
 VICTIMS = ("worker", "redis", "postgres", "prefect-server", "services")
-_LONGEST_SECONDS = 300.0
+# A run that a killed worker took and never began goes back into its queue after 3 to 4 minutes.
+_LONGEST_SECONDS = 360.0
 _TOLD_SECONDS = 60.0
 # What the worker asks of the docker-proxy, and what it gets.
 _REFUSED = (
@@ -121,6 +122,8 @@ def _see(stack: Compose, tasks: int) -> None:
         for victim in VICTIMS:
             with _step(f"{tasks} tasks, and SIGKILL to {victim}"):
                 runs |= dict.fromkeys(_storm(stack, victim, tasks), victim)
+        with _step("waiting for the last of them"):
+            until(lambda: len(_over(stack, list(runs))) == len(runs), _LONGEST_SECONDS)
         with _step("counting what became of them"):
             _count(stack, runs)
         with _step("schedules go on, and messages go through Redis"):
@@ -189,7 +192,7 @@ def _submit_as_documented(stack: Compose) -> None:
 
 
 def _storm(stack: Compose, victim: str, tasks: int) -> list[str]:
-    """Submit, kill when some have ended and others run, and wait until all are over."""
+    """Submit, kill when some have ended and others run, and wait until most are over."""
     # Long enough to be under way at the kill, and each leaves a mark for every time that it ran.
     script = "echo ran >> /ledger/$JOB_ID; sleep $((RANDOM % 4 + 1)); echo done"
     caches = [{"name": _ledger(stack), "target": "/ledger"}]
@@ -200,7 +203,7 @@ def _storm(stack: Compose, victim: str, tasks: int) -> list[str]:
     # While it comes back there is more to do.
     runs += [submit() for _ in range(tasks - len(runs))]
     stack.healthy(victim)
-    until(lambda: len(_over(stack, runs)) == tasks, _LONGEST_SECONDS)
+    until(lambda: len(_over(stack, runs)) >= tasks * 3 // 4, _LONGEST_SECONDS)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""The compose stack as a user would start it, under names of its own, and what can be done to it."""
+"""The compose stack as a user would start it, under names of its own."""
 
 import json
 import os
@@ -46,7 +46,7 @@ class Compose(Stack):
         self.project = f"moonmind-test-{secrets.token_hex(4)}"
         self.workspaces = f"{self.project}_workspaces"
         self.password = secrets.token_hex(16)
-        values = {
+        self._values = {
             "POSTGRES_PASSWORD": secrets.token_hex(16),
             "REDIS_PASSWORD": secrets.token_hex(16),
             "PREFECT_PASSWORD": self.password,
@@ -55,7 +55,13 @@ class Compose(Stack):
             **IMAGES,
             **settings,
         }
-        (home / ".env").write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+        self.change({})
+
+    def change(self, settings: Mapping[str, str]) -> None:
+        """Write settings into the `.env`; the next command heeds them."""
+        self._values |= settings
+        lines = [f"{key}={value}\n" for key, value in self._values.items()]
+        (self.home / ".env").write_text("".join(lines))
 
     @property
     def _words(self) -> list[str]:
@@ -69,8 +75,9 @@ class Compose(Stack):
     def shell(self, line: str) -> str:
         """Run a line of the documentation, whose `docker compose` is this stack's."""
         ours = " ".join(f"'{word}'" for word in self._words)
-        meant = f'docker() {{ if [ "$1" = compose ]; then shift; {ours} "$@"; else command docker "$@"; fi; }}'
-        return run("bash", "-euc", f"{meant}\n{line}")
+        compose = f'shift; {ours} "$@"'
+        meant = f'if [ "$1" = compose ]; then {compose}; else command docker "$@"; fi'
+        return run("bash", "-euc", f"docker() {{ {meant}; }}\n{line}")
 
     def container(self, service: str) -> str:
         """The id of the service's container."""
@@ -96,8 +103,10 @@ class Compose(Stack):
         before = self.inspect(service)["State"]
         os.kill(before["Pid"], signal.SIGKILL)
         until(
-            lambda: (now := self.inspect(service)["State"])["StartedAt"] != before["StartedAt"]
-            and now["Running"],
+            lambda: (
+                (now := self.inspect(service)["State"])["StartedAt"] != before["StartedAt"]
+                and now["Running"]
+            ),
             _PATIENCE_SECONDS,
         )
 

@@ -180,14 +180,18 @@ ensure_stand_in() {
 tag_of() { grep -o "moonmind-local/$1:[^ ]*" <<<"$STAND_INS" || fail "There is no stand-in image named $1."; }
 
 recipe_of() {
-  { declare -f "fill_$1" || { declare -f fill_debian && cat "$ROOT/tests/images/$1".*; }; [ "$1" != pip ] || { pip_settings; cat "$CERTIFICATES"; }; } | digest
+  {
+    declare -f "fill_$1" || { declare -f fill_debian && cat "$ROOT/tests/images/$1".*; }
+    if [ "$1" = pip ]; then pip_settings && cat "$CERTIFICATES"; fi
+  } | digest
 }
 
 # For pip in image builds: how this machine's pip is set, but for folders, which an image has not.
 pip_settings() {
   echo '[global]'
   "$ROOT/.venv/bin/python" -m pip config list |
-    sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" | grep -vE '^(config-file|find-links) |file:' | sort -u -t= -k1,1
+    sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" |
+    grep -vE '^(config-file|find-links) |file:' | sort -u -t= -k1,1
 }
 
 # An image without our label is one that a person tagged with this name: it is theirs, and kept.

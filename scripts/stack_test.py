@@ -24,6 +24,7 @@ import httpx
 
 from scripts.compose import Busy, Compose, run
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, StackError, flow_run_id
+from scripts.stack_care import back_up_and_restore, documented, upgrade
 from tests.runs import BUSYBOX, left_on_engine, shell, until
 from tests.weather import FINISHED, STARTED, Weather
 
@@ -81,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/test-stack",
         description="Bring the compose stack up from local stand-ins of its images, with a worker "
-        "image built for real, see a task through it, and kill its parts under load.",
+        "image built for real, see a task through it, kill its parts under load, upgrade it, back "
+        "it up and restore it.",
         epilog="It has a project name, a port, volumes and passwords of its own, and removes what "
         "it made, but for the images. Exit status: 0 when everything held, else 1.",
     )
@@ -102,8 +104,6 @@ def _test(tasks: int, limit: int) -> None:
         try:
             with stack:
                 _see(stack, tasks)
-        except BaseException:
-            raise
         finally:
             run("docker", "volume", "rm", "--force", _ledger(stack))
 
@@ -111,7 +111,7 @@ def _test(tasks: int, limit: int) -> None:
 def _see(stack: Compose, tasks: int) -> None:
     try:
         with _step("bringing the stack up"):
-            stack.shell(_documented("up -d"))
+            stack.shell(documented("The compose stack")[0][-1])
             stack.healthy("prefect-server", "services", "docker-proxy", "worker")
         with _step("asking without the password, and from inside the worker"):
             _ask_without_password(stack)
@@ -122,13 +122,17 @@ def _see(stack: Compose, tasks: int) -> None:
         for victim in VICTIMS:
             with _step(f"{tasks} tasks, and SIGKILL to {victim}"):
                 runs |= dict.fromkeys(_storm(stack, victim, tasks), victim)
+        with _step("an upgrade while a task runs"):
+            runs[upgrade(stack, partial(_submit, stack))] = "upgrade"
         with _step("waiting for the last of them"):
             until(lambda: len(_over(stack, list(runs))) == len(runs), _LONGEST_SECONDS)
         with _step("counting what became of them"):
             _count(stack, runs)
-        with _step("schedules go on, and messages go through Redis"):
-            _schedules_go_on(stack)
             _messages_go_through_redis(stack)
+        with _step("a backup, the loss of everything, and a restore"):
+            back_up_and_restore(stack, next(iter(runs)))
+        with _step("schedules go on"):
+            _schedules_go_on(stack)
     except (StackError, Busy, AssertionError):
         print(stack.compose("logs", "--no-color", "--tail", "60")[-20_000:], file=sys.stderr)
         raise
@@ -146,13 +150,6 @@ def _build(stack: Compose) -> None:
 def _image_id(image: str) -> str:
     command = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _documented(part: str) -> str:
-    """The command with `part` in it, as docs/operating.md gives it."""
-    text = (ROOT / "docs/operating.md").read_text()
-    found = re.findall(r"^\$ (docker compose (?:.*\\\n)*.*)$", text, re.MULTILINE)
-    return next(line for line in found if part in line)
 
 
 def _ask_without_password(stack: Compose) -> None:
@@ -179,7 +176,8 @@ def _submit_as_documented(stack: Compose) -> None:
     container |= {"image": BUSYBOX, "pull": "never"}
     container["command"][-1] += '; id -u; umask 077; echo mine > "$ARTIFACT_DIR/private"'
     (stack.home / "hello.json").write_text(json.dumps(payload))
-    line = _documented("deployment run").replace("examples/", f"{stack.home}/")
+    (line,) = documented("The compose stack")[1]
+    line = line.replace("examples/", f"{stack.home}/")
     run_id = flow_run_id(stack.shell(line))
     final = stack.await_final(run_id)
     assert final["state_type"] == "COMPLETED", final["state"]["message"]
@@ -193,10 +191,8 @@ def _submit_as_documented(stack: Compose) -> None:
 
 def _storm(stack: Compose, victim: str, tasks: int) -> list[str]:
     """Submit, kill when some have ended and others run, and wait until most are over."""
-    # Long enough to be under way at the kill, and each leaves a mark for every time that it ran.
-    script = "echo ran >> /ledger/$JOB_ID; sleep $((RANDOM % 4 + 1)); echo done"
-    caches = [{"name": _ledger(stack), "target": "/ledger"}]
-    submit = partial(_submit, stack, shell(script, cacheVolumes=caches, timeoutSeconds=300))
+    # Long enough to be under way at the kill.
+    submit = partial(_submit, stack, "sleep $((RANDOM % 4 + 1)); echo done")
     runs = [submit() for _ in range(tasks // 2)]
     until(lambda: len(_over(stack, runs)) >= 2, _LONGEST_SECONDS)
     stack.kill(victim)
@@ -211,7 +207,10 @@ def _ledger(stack: Compose) -> str:
     return f"{stack.project}_ledger"
 
 
-def _submit(stack: Compose, payload: Any) -> str:
+def _submit(stack: Compose, script: str) -> str:
+    """A task that leaves a mark for every time that it runs."""
+    caches = [{"name": _ledger(stack), "target": "/ledger"}]
+    payload = shell(f"echo ran >> /ledger/$JOB_ID; {script}", cacheVolumes=caches)
     deployment = stack.api("GET", f"/deployments/name/{DEPLOYMENT}").json()["id"]
     answer = stack.api(
         "POST",
@@ -242,15 +241,19 @@ def _count(stack: Compose, runs: dict[str, str]) -> None:
     left = [each for each in runs if left_on_engine(each)]
     assert not left, f"{left} left something on the engine"
     untold = set(runs)
+
+    def all_told() -> bool:
+        untold.difference_update([each for each in untold if _is_told_once(stack, each)])
+        return not untold
+
     with suppress(AssertionError):
-        until(lambda: not untold.difference_update(_told_once(stack, untold)) and not untold, _TOLD_SECONDS)
+        until(all_told, _TOLD_SECONDS)
     told = {f"{each} ({runs[each]})": dict(Weather(stack).events(each)) for each in untold}
     assert not told, f"not all are told once: {told}"
 
 
-def _told_once(stack: Compose, runs: set[str]) -> set[str]:
-    once = {(STARTED, 1): 1, (FINISHED, 1): 1}
-    return {each for each in runs if Weather(stack).events(each) == once}
+def _is_told_once(stack: Compose, run_id: str) -> bool:
+    return Weather(stack).events(run_id) == {(STARTED, 1): 1, (FINISHED, 1): 1}
 
 
 def _schedules_go_on(stack: Compose) -> None:
@@ -260,7 +263,10 @@ def _schedules_go_on(stack: Compose) -> None:
         "deployments": {"id": {"any_": [deployment]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
-    count = lambda: int(stack.api("POST", "/flow_runs/count", **wanted).json())  # noqa: E731
+
+    def count() -> int:
+        return int(stack.api("POST", "/flow_runs/count", **wanted).json())
+
     before = count()
     until(lambda: count() > before, 150)
 
@@ -268,7 +274,8 @@ def _schedules_go_on(stack: Compose) -> None:
 def _messages_go_through_redis(stack: Compose) -> None:
     said = run("docker", "exec", stack.container("redis"), "redis-cli", "xinfo", "groups", "events")
     read = re.search(r"event-persister\n(?:.*\n)*?entries-read\n(\d+)", said)
-    assert read and int(read[1]) > 0, f"Redis carried no events: {said}"
+    assert read, f"Redis knows no persister of events: {said}"
+    assert int(read[1]) > 0, f"Redis carried no events: {said}"
 
 
 @contextmanager

@@ -109,6 +109,7 @@ async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_ag
         deployment = await client.create_deployment(flow_id, name=f"begun-{uuid4()}")
         run = await client.create_flow_run_from_deployment(deployment)
         Ledger(HostSettings().workdir, str(run.id)).note_taken()
+        state: State[None]
         for state in (Pending(), Running()):
             await client.set_flow_run_state(run.id, state, force=True)
         assert not [line for line in await reap_orphans() if str(run.id) in line], (

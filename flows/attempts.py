@@ -18,7 +18,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution, report
 from flows.engine import DockerEngine
-from flows.errors import EngineError, EngineUnavailable
+from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
@@ -27,11 +27,12 @@ from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
-from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.private_images import PrivateImages
 from flows.pull_news import PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
+from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
 from flows.storage import create_link, deliver, intended
@@ -76,6 +77,7 @@ class _Notes(execution.Notes):
         self._put(replace(self.attempt, stopping=why))
 
     def ends(self, outcome: Outcome) -> None:
+        outcome = _masked(outcome, self._desk)
         log = self._desk.runner_log.so_far()
         ended = Executed(outcome, log, self.attempt.started_at, datetime.now(UTC))
         self._put(replace(self.attempt, executed=ended))
@@ -91,20 +93,31 @@ async def execute_attempt(
     logger: Logger,
     *,
     secrets: Sequence[str] = (),
-    variables: Mapping[str, str] | None = None,
     interrupt: Interrupt | None = None,
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the ledger when this returns. `interrupt` ends it early; `variables` are the
-    values of the spec's secrets, which are masked in the output, as are the other `secrets`.
+    The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
+    in the output, as are the values of the spec's own.
     """
     spec, policy = attempt.prepared.spec, attempt.prepared.policy
-    variables = variables or {}
-    secrets = *secrets, *variables.values()
-    async with DockerEngine(policy=policy, secrets=variables) as engine:
+    async with DockerEngine(policy=policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
+        variables: Mapping[str, str] = {}
+        refusal = None
+        if adopt:
+            # Its own, whatever the blocks say by now.
+            variables = await execution.patiently(engine.secrets, spec)
+        elif not attempt.began:
+            try:
+                variables = await container_secrets(spec.secrets)
+            except ContainerTaskError as error:
+                refusal = outcome_of(error)
+        engine.hand_over(variables)
+        secrets = *secrets, *variables.values()
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
+            if refusal is not None:
+                return await _record(ledger, attempt, refusal, desk)
             if attempt.began and not adopt:
                 desk.journal.say(f"{spec.name} is gone")
                 lost = await _with_files_back(engine, attempt.prepared, LOST)
@@ -171,7 +184,9 @@ async def finish_attempt(
     spec = attempt.prepared.spec
     async with DockerEngine() as engine:
         anew = secrets is not None and await _is_there(engine, spec)
-        async with _desk(attempt, logger, secrets or (), anew=anew) as desk:
+        variables = await engine.secrets(spec) if anew else {}
+        masked = *(secrets or ()), *variables.values()
+        async with _desk(attempt, logger, masked, anew=anew) as desk:
             sink = desk.runner_log if anew else _Nowhere()
             outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
             outcome = await _with_files_back(engine, attempt.prepared, outcome)
@@ -204,6 +219,7 @@ async def publish_attempt(
     prepared, executed = attempt.prepared, attempt.executed
     if executed is None:
         raise ValueError("only an executed attempt has results")
+    began = time.monotonic()
     async with DockerEngine() as engine:
         # An earlier process may have died before it came to that.
         outcome = await _with_files_back(engine, prepared, executed.outcome)
@@ -217,7 +233,7 @@ async def publish_attempt(
     run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
-    left = upload_seconds - (time.monotonic() - started)
+    left = upload_seconds - (time.monotonic() - began)
     attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
     history = [each.outcome for each in ledger.attempts() if each.executed]
     async with get_client() as client:
@@ -269,13 +285,17 @@ async def _desk(
         yield _Desk(journal, runner_log, masker)
 
 
-async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
-    # An engine's words may quote what it was given.
-    outcome = replace(
+def _masked(outcome: Outcome, desk: _Desk) -> Outcome:
+    """Without the secrets that an engine's words may quote."""
+    return replace(
         outcome,
         error=outcome.error and desk.masker.text(outcome.error),
         cleanup_error=outcome.cleanup_error and desk.masker.text(outcome.cleanup_error),
     )
+
+
+async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
+    outcome = _masked(outcome, desk)
     # Reads the whole file once more, to see that the task left it alone.
     log = await asyncio.to_thread(desk.runner_log.facts)
     if not outcome.log_complete and log.error is None:

@@ -109,7 +109,8 @@ class Backlog:
         except (OSError, ValueError):
             # The flow reads it too, and says what is wrong with it.
             return False
-        return attempt is not None and attempt.began and attempt.executed is None
+        is_open = attempt is not None and attempt.executed is None and not attempt.published
+        return attempt is not None and is_open and attempt.began
 
 
 def _due(run: FlowRun) -> datetime:

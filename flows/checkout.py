@@ -32,14 +32,15 @@ _REFUSALS = re.compile(
 )
 
 
-async def checkout(remote: Remote, ref: str | None, folder: Path) -> str:
+async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: bool = False) -> str:
     """Check `ref` (branch, tag or commit; default: the remote's HEAD) out; return the commit.
 
-    `folder` exists and is empty. Raises `RepositoryRejected` where the repository or ref is
+    `folder` exists and is empty. Where `pinned`, and wherever there are credentials, the remote's
+    host sends nobody on to another one. Raises `RepositoryRejected` where the repository or ref is
     missing or may not be read, and `WorkspaceError` where the remote cannot be reached or the
     local side failed.
     """
-    git = _Git(folder, remote)
+    git = _Git(folder, remote, pinned=pinned or bool(remote.username or remote.password))
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
     try:
@@ -58,8 +59,9 @@ async def checkout(remote: Remote, ref: str | None, folder: Path) -> str:
 class _Git:
     """Runs git in one folder for one remote, and explains its failures without its secrets."""
 
-    def __init__(self, folder: Path, remote: Remote) -> None:
+    def __init__(self, folder: Path, remote: Remote, *, pinned: bool) -> None:
         self._folder = folder
+        self._pinned = pinned
         self._remote = remote
         self._masker = Masker(remote.secrets)
 
@@ -68,7 +70,7 @@ class _Git:
             "git",
             *arguments,
             cwd=self._folder,
-            env=_environment(self._remote),
+            env=_environment(self._remote, pinned=self._pinned),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -106,8 +108,10 @@ def _end(process: asyncio.subprocess.Process) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment(remote: Remote) -> Mapping[str, str]:
+def _environment(remote: Remote, *, pinned: bool) -> Mapping[str, str]:
     config = {
+        # What it asks for first may by default be answered by another host.
+        **({"http.followRedirects": "false"} if pinned else {}),
         "http.lowSpeedLimit": "1000",
         "http.lowSpeedTime": str(_STALLED_SECONDS),
         "advice.detachedHead": "false",

@@ -42,12 +42,13 @@ from flows.limits import (
 )
 from flows.logs import Journal
 from flows.naming import FLOW_NAME, run_name
+from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
 from flows.recovery import CANCELED, settle
 from flows.repository import Remote
-from flows.secret_blocks import container_secrets, to_mask, with_credentials
+from flows.secret_blocks import container_secrets, with_credentials
 from flows.spec import Run, compile_spec
 from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
 from flows.stops import Stop, Why, stop_of
@@ -153,7 +154,7 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
     instead where the run ends here.
     """
     unfinished = ledger.last()
-    if unfinished is not None and not unfinished.published:
+    if unfinished is not None and not unfinished.published and _may_go_on(unfinished):
         return unfinished
     try:
         return await _prepare(payload, ledger)
@@ -191,7 +192,6 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
             attempt,
             get_run_logger(),
             secrets=secrets_of(_raw_payload()),
-            variables=await container_secrets(spec.secrets),
             interrupt=interrupt,
         )
     finally:
@@ -224,9 +224,14 @@ async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
         async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
             return await _result(execute(attempt, ledger))
     except TimeoutError:
-        newest = ledger.last() or attempt
-        secrets = await to_mask(_raw_payload(), newest.prepared.spec)
+        newest, secrets = ledger.last() or attempt, secrets_of(_raw_payload())
         return await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=secrets)
+
+
+def _may_go_on(unfinished: Attempt) -> bool:
+    """Whether an attempt can be taken up. One that an earlier version decided, without noting the
+    policy, and that never began, is decided anew."""
+    return unfinished.began or unfinished.prepared.policy is not None
 
 
 def _raw_payload() -> object:
@@ -240,7 +245,8 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
     host = HostSettings.from_environment()
     host.require_capabilities(payload)
     policy = await _policy()
-    earlier = len(ledger.attempts())
+    known = {each.prepared.spec.attempt for each in ledger.attempts()}
+    earlier = max({0, *known, await _attempts_elsewhere(known)})
     run = Run(
         job_id=ledger.job_id,
         attempt=earlier + 1,
@@ -262,7 +268,9 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
             journal.say(f"Prepared {workspace.folder}")
             commit = None
             if remote:
-                commit = await checkout(remote, payload.task.git.starting_branch, workspace.repo)
+                pinned = "*" not in policy.allowed_repositories
+                ref = payload.task.git.starting_branch
+                commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
                 journal.say(f"Checked out {remote.display} at {commit}")
         workspace.require_workdir(spec)
     except BaseException:
@@ -303,6 +311,15 @@ async def _policy() -> Policy:
         return (await ContainerPolicy.in_force()).plain()
     except PolicyUnreadable as error:
         raise HostMisconfigured(str(error)) from error
+
+
+async def _attempts_elsewhere(known: set[int]) -> int:
+    """The last attempt that other hosts began, at a run that was started before; `known` are those
+    of this one."""
+    if not runtime.flow_run.run_count or runtime.flow_run.run_count < 2:
+        return 0
+    async with get_client() as client:
+        return await attempts_elsewhere(client, UUID(str(runtime.flow_run.id)), known)
 
 
 async def _is_asked_for_again() -> bool:

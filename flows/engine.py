@@ -63,12 +63,11 @@ class DockerEngine:
         host: DockerHost | None = None,
         *,
         policy: Policy | None = None,
-        secrets: Mapping[str, str] | None = None,
     ) -> None:
-        """`policy` is what no container may go beyond; `secrets` the values of `spec.secrets`."""
+        """`policy` is what no container may go beyond."""
         self._given = host or DockerHost()
         self._policy = policy or Policy()
-        self._secrets = secrets or {}
+        self._secrets: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,6 +94,20 @@ class DockerEngine:
     async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
         images = DockerImages(lambda: self._host, lambda: self._docker.api)
         return await obtain(images, wanted, supply or Supply())
+
+    def hand_over(self, secrets: Mapping[str, str]) -> None:
+        """The values that the variables in `spec.secrets` get in what is created from here on."""
+        self._secrets = secrets
+
+    async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
+        """See `flows.engine_contract.Engine`."""
+        if not spec.secrets:
+            return {}
+        found = await self._on_container(
+            spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
+        )
+        given = (each.partition("=") for each in found["Config"]["Env"] or [])
+        return {name: value for name, _, value in given if name in spec.secrets}
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
         """See `flows.engine_contract.Engine`."""

@@ -1,5 +1,6 @@
 """The contract of an engine: what a run asks of whatever runs containers."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -62,6 +63,11 @@ class Engine(Protocol):
 
         Raises `EngineRefused` where the engine will not make it as specified, `Rejected` where
         it would mount what is not the task's; whatever was made is `destroy`'s to remove."""
+
+    async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
+        """What the variables in `spec.secrets` hold in the container that exists.
+
+        Raises `ContainerGone` where there is none."""
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """Whether the created container's image has no folder at `spec.workdir`."""

@@ -156,7 +156,8 @@ class _Order:
     async def cached(self, present: Image) -> Image:
         """What is present, where the registry lets this run have it."""
         supply, login = self.supply, self.login
-        if login is not None:
+        # One without a digest came from no registry: somebody put it on the host, for everybody.
+        if login is not None and present.digest:
             await self._patiently(
                 partial(self.source.may_read, self.spec, login, supply.inactivity_seconds)
             )

@@ -33,9 +33,19 @@ def require_allowed(payload: "TaskPayload", policy: "Policy") -> None:
 
 
 def is_allowed(spellings: Iterable[str], globs: Iterable[str]) -> bool:
-    """Whether a glob matches one of the spellings, in whole and in case."""
+    """Whether a glob matches one of the spellings, in whole and in case.
+
+    What stands before the first slash of a glob, a host for instance, matches no more than that.
+    """
     patterns = tuple(globs)
-    return any(fnmatchcase(spelling, glob) for spelling in spellings for glob in patterns)
+    return any(_matches(spelling, glob) for spelling in spellings for glob in patterns)
+
+
+def _matches(spelling: str, glob: str) -> bool:
+    if "/" not in glob:
+        return fnmatchcase(spelling, glob)
+    (host, _, path), (glob_host, _, glob_path) = spelling.partition("/"), glob.partition("/")
+    return fnmatchcase(host, glob_host) and fnmatchcase(path, glob_path)
 
 
 def image_is_allowed(image: str, policy: "Policy") -> bool:

@@ -4,14 +4,12 @@ Runs on a schedule, on the host of the worker that takes it. Three questions, ea
 evidence: a job of this host whose lock is free has no process any more, whatever its run's state
 says; a run that a worker took minutes ago and that never began has lost its worker; an object on
 the engine whose run is over, or whose `moonmind.expires_at` is past, has no run. What only another
-host can tell of is left to it, until it has been silent for too long. After these come uploads that
-are not complete, and job folders that have been kept long enough.
+host can tell of is left to it.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 from prefect import flow, get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
@@ -24,23 +22,19 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
-from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine import DockerEngine
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
-from flows.other_hosts import Silence, host_of, take_over
-from flows.reclaim import remove_left_behind
-from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, recover, settle
-from flows.retention import Rules, remove_due, rules_of
+from flows.other_hosts import host_of
+from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
-from flows.storage import finish_uploads
+from flows.tidying import tidy
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -60,7 +54,9 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
         What was done, or would be, a sentence each.
     """
     async with get_client() as client, DockerEngine() as engine:
-        return await sweep(client, HostSettings(), engine, get_run_logger(), dry_run=dry_run)
+        host, logger = HostSettings(), get_run_logger()
+        done = await sweep(client, host, engine, logger, dry_run=dry_run)
+        return done + await tidy(client, host, engine, logger, dry_run=dry_run)
 
 
 async def sweep(
@@ -69,27 +65,16 @@ async def sweep(
     engine: DockerEngine,
     logger: Logger,
     *,
-    silence: Silence | None = None,
     dry_run: bool = False,
 ) -> list[str]:
-    """What `reap_orphans` does, for whoever has a client and an engine.
-
-    Who sweeps again and again, with the same `silence`, takes over from hosts that are gone.
-    """
+    """Look after runs and the engine: the part of `reap_orphans` that somebody waits for."""
     done: list[str] = []
     async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
         done.append(sentence)
     async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
         done.append(sentence)
-    if silence is not None and not dry_run:
-        async for sentence in take_over(client, host.worker, silence):
-            done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
         done.append(sentence)
-    async for sentence in _sweep_storage(client, host, logger, dry_run=dry_run):
-        done.append(sentence)
-    if not dry_run:
-        done += await remove_left_behind(engine, host)
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done
@@ -103,8 +88,8 @@ async def _sweep_runs(
         if _is_held(ledger):
             continue
         try:
-            run = await _flow_run(client, job_id)
-            is_elsewhere = run is not None and host_of(run) not in (None, host.worker)
+            run = await read_run(client, job_id)
+            is_elsewhere = run is not None and _is_elsewhere(run, ledger, host)
             what = _left_behind(ledger) if is_elsewhere else _orphaned(run, ledger)
             if what is not None and not dry_run:
                 if is_elsewhere:
@@ -157,6 +142,13 @@ def _note_over(run: FlowRun | None, ledger: Ledger) -> None:
         attempt = ledger.last()
         if is_over and (attempt is None or attempt.published):
             ledger.note_over()
+
+
+def _is_elsewhere(run: FlowRun, ledger: Ledger, host: HostSettings) -> bool:
+    """Whether another host took the run over from this one, and not this one its own name anew."""
+    name, attempt = host_of(run), ledger.last()
+    here = {host.worker, attempt.prepared.spec.worker} if attempt else {host.worker}
+    return name is not None and name not in here
 
 
 def _left_behind(ledger: Ledger) -> str | None:
@@ -220,36 +212,8 @@ async def _sweep_engine(
             yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
 
 
-async def _sweep_storage(
-    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
-) -> AsyncIterator[str]:
-    """Finish uploads, and remove what has been kept long enough."""
-    root, storage = host.workdir, None
-    try:
-        storage = await ArtifactStorage.in_force()
-    except StorageUnreadable as error:
-        yield f"results are neither uploaded nor removed: {error}"
-    async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
-        yield sentence
-
-    async def may_go(ledger: Ledger) -> bool:
-        return await _may_go(client, ledger)
-
-    rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
-    async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
-        yield sentence
-
-
-async def _may_go(client: PrefectClient, ledger: Ledger) -> bool:
-    """Whether nobody will ask for the job's folder any more but people."""
-    run, attempt = await _flow_run(client, ledger.job_id), ledger.last()
-    if run is None or run.state is None:
-        return attempt is None or is_expired(attempt.prepared.spec.labels, datetime.now(UTC))
-    return run.state.is_final() and (attempt is not None or not run.state.is_crashed())
-
-
 async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
-    run = await _flow_run(client, owned.job_id)
+    run = await read_run(client, owned.job_id)
     if run is None or run.state is None:
         # Perhaps another installation's that shares the engine: its death date decides.
         return False
@@ -257,13 +221,6 @@ async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
     attempt = ledger.last()
     is_settled = attempt is not None and attempt.published
     return run.state.is_final() and (is_settled or not run.state.is_crashed())
-
-
-async def _flow_run(client: PrefectClient, job_id: str) -> FlowRun | None:
-    try:
-        return await client.read_flow_run(UUID(job_id))
-    except (ObjectNotFound, ValueError):
-        return None
 
 
 def _is_held(ledger: Ledger) -> bool:

@@ -5,7 +5,7 @@ is the silence of the worker that noted on the run that it carries it.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -31,6 +31,8 @@ from flows.recovery import may_start_again, start_again
 HOST_LABEL = "moonmind.host"
 WORKER_LABEL = "prefect.worker.name"
 _EVENTS = 50
+# The most that the server gives at a time.
+_PAGE = 200
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
 _GAP_SECONDS = 150.0
 
@@ -68,22 +70,26 @@ def host_of(run: FlowRun) -> str | None:
     return str((run.labels or {}).get(HOST_LABEL) or "") or None
 
 
-async def take_over(client: PrefectClient, host: str, silence: Silence) -> AsyncIterator[str]:
-    """Start the runs of silent hosts again, as often as any crashed run; a sentence for each.
+async def take_over(
+    client: PrefectClient, pool: str, host: str, worker: str, silence: Silence
+) -> AsyncIterator[str]:
+    """Start the runs of a pool's silent hosts again, as often as any crashed run; a sentence each.
 
-    `host` is the name of this one, whose runs are left alone.
+    `host` is the name of this one, whose runs are left alone, and `worker` that of its worker. Of
+    the workers that are heard of, the first by name acts: two would undo what the other did.
     """
-    heartbeats: dict[str, Mapping[str, datetime]] = {}
-    silent: dict[str, bool] = {}
+    heartbeats = await _heartbeats(client, pool)
+    silent = {name for name, heartbeat in heartbeats.items() if silence.covers(name, heartbeat)}
+    if worker != min({worker, *heartbeats.keys() - silent}):
+        return
     for run in await _running(client):
-        name, pool, worker = host_of(run), run.work_pool_name, _worker_of(run)
-        if name is None or name == host or pool is None:
+        name = host_of(run)
+        if run.work_pool_name != pool or name is None or name == host:
             continue
-        if pool not in heartbeats:
-            heartbeats[pool] = await _heartbeats(client, pool)
-        if worker not in silent:
-            silent[worker] = silence.covers(worker, heartbeats[pool].get(worker))
-        if silent[worker] and await _start_elsewhere(client, run.id, name):
+        known = _worker_of(run)
+        if known not in heartbeats and silence.covers(known, None):
+            silent.add(known)
+        if known in silent and await _start_elsewhere(client, run, name):
             yield f"{run.id}: its host {name} is silent"
 
 
@@ -93,10 +99,18 @@ def _worker_of(run: FlowRun) -> str:
 
 async def _running(client: PrefectClient) -> list[FlowRun]:
     running = FlowRunFilterStateType(any_=[StateType.RUNNING])
-    return await client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
-    )
+    found: list[FlowRun] = []
+    while len(found) % _PAGE == 0:
+        page = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
+            limit=_PAGE,
+            offset=len(found),
+        )
+        found += page
+        if not page:
+            break
+    return found
 
 
 async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime]:
@@ -108,10 +122,10 @@ async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime
     return {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
 
 
-async def _start_elsewhere(client: PrefectClient, run_id: UUID, name: str) -> bool:
-    """Whether the run was still that host's, and is not any more."""
-    run = await client.read_flow_run(run_id)
-    if run.state is None or not run.state.is_running() or host_of(run) != name:
+async def _start_elsewhere(client: PrefectClient, judged: FlowRun, name: str) -> bool:
+    """Whether the run was still as it was judged, that host's, and is not any more."""
+    run = await client.read_flow_run(judged.id)
+    if (run.state_id, _worker_of(run)) != (judged.state_id, _worker_of(judged)):
         return False
     crashed: State[None] = Crashed(message=f"Its host {name} is silent; another takes over.")
     await client.set_flow_run_state(run.id, crashed)
@@ -121,19 +135,27 @@ async def _start_elsewhere(client: PrefectClient, run_id: UUID, name: str) -> bo
     if await may_start_again(client, now):
         await start_again(client, now)
     else:
-        await _tell_finished(client, run.id)
+        await attempts_elsewhere(client, run.id)
     return True
 
 
-async def _tell_finished(client: PrefectClient, run_id: UUID) -> None:
-    """Tell the end of attempts that nobody else will tell of."""
+async def attempts_elsewhere(
+    client: PrefectClient, run_id: UUID, known: Collection[int] = ()
+) -> int:
+    """The number of the last attempt that any host began at a run; 0 where none did.
+
+    The end of those that nobody told the end of is told, but for the `known` ones, whose host is
+    at hand to do it.
+    """
     told = EventFilter(
         event=EventNameFilter(name=[STARTED, FINISHED]),
         resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
     )
     page = await client.read_events(filter=told, limit=_EVENTS)
-    finished = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
+    ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
+    ended |= set(known)
     for each in page.events:
-        if each.event == STARTED and each.payload["attempt"] not in finished:
+        if each.event == STARTED and each.payload["attempt"] not in ended:
             seconds = (datetime.now(UTC) - each.occurred).total_seconds()
             emit_finished_of(str(run_id), each.payload, round(seconds, 3))
+    return max((int(each.payload["attempt"]) for each in page.events), default=0)

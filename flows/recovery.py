@@ -7,6 +7,7 @@ finds the job's lock taken or its attempt published, and does nothing.
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
@@ -24,10 +26,11 @@ from flows.events import emit_finished, emit_started
 from flows.host import HostSettings
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_CANCELED_SECONDS
-from flows.logs import Logger
+from flows.logs import LogFacts, Logger
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy
-from flows.payload import Retry, parse
-from flows.secret_blocks import to_mask
+from flows.payload import Retry, parse, secrets_of
+from flows.stages import Executed
+from flows.upload_journal import UploadJournal
 
 _MOMENT_SECONDS = 5.0
 
@@ -36,6 +39,12 @@ CANCELED = Outcome(
     FailureClass.CANCELED,
     "canceled while its container ran, which was stopped",
     stopped_by=StoppedBy.CANCEL,
+)
+TAKEN = Outcome(
+    OutcomeName.INFRASTRUCTURE,
+    FailureClass.WORKER,
+    "another host took the run over while this one was silent",
+    stopped_by=StoppedBy.OUTSIDE,
 )
 ABANDONED = Outcome(
     OutcomeName.INFRASTRUCTURE,
@@ -52,14 +61,13 @@ async def settle(
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
+    secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
     try:
         with ledger.held():
             attempt = ledger.last()
             if attempt is None:
                 return
             if attempt.executed is None:
-                raw = flow_run.parameters.get("payload") if flow_run else None
-                secrets = await to_mask(raw, attempt.prepared.spec) if flow_run else None
                 attempt = await finish_attempt(ledger, attempt, logger, unfinished, secrets=secrets)
             emit_started(attempt)
             emit_finished(attempt)
@@ -71,15 +79,29 @@ async def settle(
         logger.info("Another process still works on this job; it will end it")
 
 
+async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
+    """The job's flow run; None where this server has none."""
+    try:
+        return await client.read_flow_run(UUID(job_id))
+    except (ObjectNotFound, ValueError):
+        return None
+
+
 async def let_go(ledger: Ledger) -> None:
-    """Remove what is left here of a run that another host carries now; it tells of it."""
+    """Remove what is left here of a run that another host carries now, which tells of it."""
     try:
         with ledger.held():
             attempt = ledger.last()
-            if attempt is not None:
-                async with DockerEngine() as engine:
-                    await engine.destroy(attempt.prepared.spec)
-                ledger.close(attempt)
+            if attempt is None:
+                return
+            spec, now = attempt.prepared.spec, datetime.now(UTC)
+            async with DockerEngine() as engine:
+                await engine.destroy(spec)
+            # The other host's results are the run's.
+            UploadJournal(attempt.prepared.workspace.root, spec.job_id, spec.attempt).close()
+            log = LogFacts(0, 0, 0, None, "")
+            executed = attempt.executed or Executed(TAKEN, log, attempt.started_at, now)
+            ledger.close(replace(attempt, executed=executed))
     except Busy:
         return
 

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 from flows.image_names import DOCKER_HUB, HUB_NAMES
 
+_HUB_LOG_IN = "https://index.docker.io/v1/"
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -22,16 +24,20 @@ class Login:
         return {
             "username": self.username,
             "password": self.password,
-            "serveraddress": self.registry,
+            # By the name that every engine knows it by.
+            "serveraddress": _HUB_LOG_IN if self.registry == DOCKER_HUB else self.registry,
         }
 
 
 def registry_host(address: str) -> str:
     """The host, with its port where one is given, of what an operator calls a registry.
 
-    Scheme, path and case do not count; Docker Hub's names are one.
+    Scheme, path and case do not count; Docker Hub's names are one. Empty for what is no address.
     """
     address = address.strip()
-    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+    except ValueError:
+        return ""
     host = parts.netloc.rpartition("@")[2].lower()
     return DOCKER_HUB if host in HUB_NAMES else host

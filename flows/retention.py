@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -151,10 +152,13 @@ def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
     if time.monotonic() > until:
         # The next sweep comes to it.
         return 0
-    size = sum(
-        each.disk_bytes for folder in _folders(root, ledger.job_id) for each in walk(Tree(folder))
-    )
-    note.write_text(str(size))
+    size = 0
+    for folder in _folders(root, ledger.job_id):
+        # What cannot be looked into goes all the same, when it is its turn.
+        with suppress(OSError):
+            size += sum(each.disk_bytes for each in walk(Tree(folder)))
+    with suppress(OSError):
+        note.write_text(str(size))
     return size
 
 

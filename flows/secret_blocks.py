@@ -14,11 +14,9 @@ from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 
 from flows import rules
-from flows.errors import ContainerTaskError, Fault, HostMisconfigured, PayloadError
+from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.judgement import repository_address
-from flows.payload import secrets_of
 from flows.repository import Remote
-from flows.spec import ContainerSpec
 
 REPO_AUTH = "auth.repoAuthRef"
 
@@ -42,14 +40,6 @@ async def container_secrets(names: Mapping[str, str]) -> dict[str, str]:
     ]:
         raise PayloadError(faults)
     return {variable: str(value) for variable, value in zip(names, found, strict=True)}
-
-
-async def to_mask(raw: object, spec: ContainerSpec) -> tuple[str, ...] | None:
-    """What no log of this run may show; None where nobody can tell any more."""
-    try:
-        return *secrets_of(raw), *(await container_secrets(spec.secrets)).values()
-    except ContainerTaskError:
-        return None
 
 
 async def with_credentials(remote: Remote, block: str) -> Remote:

@@ -1,7 +1,7 @@
 """What one stage of a run hands to the next: plain frozen values, nothing live."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from flows.logs import LogFacts
@@ -44,7 +44,7 @@ class Prepared:
     instructions: str | None
     retry: RetryRules
     prepare_seconds: float
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,18 +23,20 @@ from pydantic import Secret, SecretStr
 
 from blocks.storage import ArtifactStorage
 from flows.errors import StorageError
+from flows.masking import Masker
 
 # What S3 takes for a part at least; of a file, so much is in memory at a time.
 PART_BYTES = 5 * 1024**2
 _READ_BYTES = 1024**2
+_SAID = 500
 # S3 takes 10,000.
 _PARTS = 9000
 # Of a block that takes files whole only.
 _WHOLE_BYTES = 256 * 1024**2
-# Of all uploads of this process, for memory's sake: files that take some.
+# Of one upload, for memory's sake: files that take some. Not of all together: a thread that hangs
+# in a storage would keep its place for ever.
 _LARGE_BYTES = 1024**2
-_LARGE = threading.BoundedSemaphore(8)
-_WHOLE = threading.BoundedSemaphore(1)
+_LARGE = 8
 
 
 class Stopped(Exception):
@@ -98,13 +100,14 @@ class FsspecStore:
         self.secrets = secrets_of(options)
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
+        self._large = threading.BoundedSemaphore(_LARGE)
         self._made: set[str] = set()
 
     def put(self, key: str, source: Source) -> None:
         path = f"{self._base}/{key}"
         if not isinstance(self._fs, AsyncFileSystem):
             self._make_folder(path.rpartition("/")[0])
-        with _LARGE if source.expected_bytes > _LARGE_BYTES else nullcontext():
+        with self._large if source.expected_bytes > _LARGE_BYTES else nullcontext():
             if source.expected_bytes > PART_BYTES:
                 self._put_in_parts(path, source)
             else:
@@ -145,6 +148,7 @@ class BlockStore:
         self.address = address
         self.secrets = secrets_of(block)
         self._block = block
+        self._whole = threading.Lock()
 
     def put(self, key: str, source: Source) -> None:
         if isinstance(self._block, ObjectStorageBlock):
@@ -152,7 +156,7 @@ class BlockStore:
         elif source.expected_bytes <= PART_BYTES:
             self._put_whole(key, source)
         elif source.expected_bytes <= _WHOLE_BYTES:
-            with _WHOLE:
+            with self._whole:
                 self._put_whole(key, source)
         else:
             raise StorageError(
@@ -180,8 +184,8 @@ async def open_store(storage: ArtifactStorage) -> Store:
         block: Block = await Block.aload(name)
     except Exception as error:
         raise StorageError(
-            f"the block {name} cannot be had ({_flat(error)}): check its name, and that the "
-            "package that has its type is installed on this worker"
+            f"the block {name} cannot be had ({_flat(error)[:_SAID]}): check its name, and that "
+            "the package that has its type is installed on this worker"
         ) from error
     if isinstance(block, LocalFileSystem):
         base = os.path.abspath(os.path.expanduser(block.basepath or "."))
@@ -195,10 +199,7 @@ async def open_store(storage: ArtifactStorage) -> Store:
 
 def explain(error: BaseException, secrets: Iterable[str]) -> str:
     """What a place said, on one line and without the secrets."""
-    said = _flat(error)
-    for secret in secrets:
-        said = said.replace(secret, "***")
-    return said
+    return Masker(secrets).text(_flat(error))[:_SAID]
 
 
 def secrets_of(options: object) -> set[str]:
@@ -222,7 +223,7 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
     except (ImportError, ValueError) as error:
         raise StorageError(
             f"the protocol {protocol} of {url} needs a Python package that this worker lacks "
-            f"({_flat(error)}): install it beside this one, or for S3 "
+            f"({_flat(error)[:_SAID]}): install it beside this one, or for S3 "
             "moonmind-container-runner[s3]"
         ) from error
     try:
@@ -271,4 +272,4 @@ async def _awaited(result: Any) -> Any:
 
 
 def _flat(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    return " ".join(f"{type(error).__name__}: {error}".split())

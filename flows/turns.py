@@ -48,7 +48,10 @@ class Turns:
                     waited = True
                     while not _is_locked(descriptor):
                         await asyncio.sleep(_RETRY_SECONDS)
-                _raise_failure(descriptor)
+                if waited:
+                    _raise_failure(descriptor)
+                # Of one that died before it could remove the file.
+                os.ftruncate(descriptor, 0)
                 if not _is_same(descriptor, path):
                     continue
                 try:

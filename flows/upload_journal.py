@@ -74,7 +74,9 @@ class UploadJournal:
 
     def sent(self, key: str, size_bytes: int, sha256: str) -> None:
         """Note that a file is in the storage. Raises `WorkspaceError`."""
-        self._append(_line({"key": key, "sizeBytes": size_bytes, "sha256": sha256}))
+        # Not where it was closed meanwhile: a thread may come out of a storage very late.
+        if self.is_pending:
+            self._append(_line({"key": key, "sizeBytes": size_bytes, "sha256": sha256}))
 
     def close(self) -> None:
         """Nothing is left to upload."""

@@ -32,6 +32,7 @@ from prefect.workers.base import (
     BaseWorker,
     BaseWorkerResult,
 )
+from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from flows.admission import Admitted, Resources, admit
 from flows.backlog import Backlog, Taken
@@ -41,10 +42,11 @@ from flows.engine import DockerEngine
 from flows.errors import HostMisconfigured
 from flows.host import HostSettings
 from flows.orphans import sweep
-from flows.other_hosts import Silence
+from flows.other_hosts import Silence, take_over
 from flows.pool_events import follow_pool
 from flows.run_notes import note_taken, reject, tell_waiting
 from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
+from flows.tidying import tidy
 
 # How many runs are asked for at a time, beyond those that are known to wait.
 _BATCH = 20
@@ -163,6 +165,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._begin_service(lambda: follow_pool(pool_id, self._wake, self._cancel))
         self._begin_service(self._serve)
         self._begin_service(self._sweep)
+        self._begin_service(self._tidy)
 
     def _begin_service(self, service: Callable[[], Awaitable[None]]) -> None:
         async def serve() -> None:
@@ -196,13 +199,31 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
         The scheduled sweep looks after one host a minute, whichever has its turn.
         """
-        silence = Silence(self._host.patience_seconds)
+        silence, pool = Silence(self._host.patience_seconds), self._work_pool_name
+
+        async def look() -> None:
+            async with DockerEngine() as engine:
+                await sweep(self.client, self._host, engine, self._logger)
+            async for told in take_over(self.client, pool, self._host.worker, self.name, silence):
+                self._logger.info(told)
+
+        await self._every_minute("sweep", look)
+
+    async def _tidy(self) -> None:
+        """Finish uploads, and remove what has been kept long enough."""
+
+        async def look() -> None:
+            async with DockerEngine() as engine:
+                await tidy(self.client, self._host, engine, self._logger)
+
+        await self._every_minute("tidy up", look)
+
+    async def _every_minute(self, doing: str, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                async with DockerEngine() as engine:
-                    await sweep(self.client, self._host, engine, self._logger, silence=silence)
+                await look()
             except Exception as error:  # noqa: BLE001 - the next one comes within a minute
-                self._logger.warning("Could not sweep: %s", error)
+                self._logger.warning("Could not %s: %s", doing, error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _start_what_fits(self) -> list[FlowRun]:
@@ -310,8 +331,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def _write(self, flow_run: FlowRun, writing: Callable[[], Awaitable[None]]) -> None:
         """Write something on a run; one that cannot be written on must not end the worker."""
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(5), wait=wait_exponential(max=30), reraise=True
+        )
         try:
-            await writing()
+            await retrying(writing)
         except Exception as error:  # noqa: BLE001 - one run must not end the worker
             self._logger.warning("Could not write on the flow run %s: %r", flow_run.id, error)
 

@@ -29,18 +29,19 @@ def upgrade(stack: Compose, submit: Callable[[str], str]) -> str:
     until(lambda: bool(left_on_engine(run_id)), _PATIENCE_SECONDS)
     before = {each: stack.container(each) for each in ("migrate", "prefect-server", "worker")}
     stack.change({"WORKER_IMAGE": _NEXT_IMAGE})
-    try:
-        for line in documented("Upgrading")[0]:
-            stack.shell(line)
-        stack.healthy("prefect-server", "services", "worker")
-        kept = {each for each, old in before.items() if stack.container(each) == old}
-        assert not kept, f"the upgrade left {kept} as they were"
-        final = stack.await_final(run_id, _PATIENCE_SECONDS)
-    finally:
-        # The name alone: it is the image of before by another one.
-        subprocess.run(["docker", "image", "rm", _NEXT_IMAGE], capture_output=True, check=False)
+    for line in documented("Upgrading")[0]:
+        stack.shell(line)
+    stack.healthy("prefect-server", "services", "worker")
+    kept = {each for each, old in before.items() if stack.container(each) == old}
+    assert not kept, f"the upgrade left {kept} as they were"
+    final = stack.await_final(run_id, _PATIENCE_SECONDS)
     assert final["state_type"] == "COMPLETED", final["state"]["message"]
     return run_id
+
+
+def forget_next_image() -> None:
+    """Drop the name that the upgrade gave to the image, once no container has it."""
+    subprocess.run(["docker", "image", "rm", _NEXT_IMAGE], capture_output=True, check=False)
 
 
 def back_up_and_restore(stack: Compose, run_id: str) -> None:

@@ -24,7 +24,7 @@ import httpx
 
 from scripts.compose import Busy, Compose, run
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, StackError, flow_run_id
-from scripts.stack_care import back_up_and_restore, documented, upgrade
+from scripts.stack_care import back_up_and_restore, documented, forget_next_image, upgrade
 from tests.runs import BUSYBOX, left_on_engine, shell, until
 from tests.weather import FINISHED, STARTED, Weather
 
@@ -106,6 +106,7 @@ def _test(tasks: int, limit: int) -> None:
                 _see(stack, tasks)
         finally:
             run("docker", "volume", "rm", "--force", _ledger(stack))
+            forget_next_image()
 
 
 def _see(stack: Compose, tasks: int) -> None:

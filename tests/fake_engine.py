@@ -6,7 +6,7 @@ A command is the name of a behaviour with its arguments; see `_behave`.
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,6 +105,9 @@ class FakeEngine:
             raise EngineRefused(f"the name {spec.name} is in use")
         self.containers[spec.name] = _Container(spec)
         self._note("create")
+
+    async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
+        return {name: f"value of {block}" for name, block in self._get(spec).spec.secrets.items()}
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         self._note("missing_workdir")

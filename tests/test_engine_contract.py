@@ -114,6 +114,17 @@ async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -
     assert sink.output == b"hello\n"
 
 
+async def test_a_container_that_exists_tells_its_secrets(case: Case) -> None:
+    spec = case.spec("print", secrets={"TOKEN": "task-x"}, env={"OTHER": "y"})
+    with pytest.raises(ContainerGone):
+        await case.engine.secrets(spec)
+    if isinstance(case.engine, DockerEngine):
+        case.engine.hand_over({"TOKEN": "value of task-x"})
+    await case.engine.create(spec, await case.engine.pull(spec))
+    assert await case.engine.secrets(spec) == {"TOKEN": "value of task-x"}
+    await case.engine.destroy(spec)
+
+
 @pytest.mark.parametrize(("behaviour", "code"), [("exit 3", 3), ("missing", 127)])
 async def test_the_exit_code_is_the_containers_own(case: Case, behaviour: str, code: int) -> None:
     spec = await case.started(case.spec(behaviour))

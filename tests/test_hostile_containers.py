@@ -29,7 +29,7 @@ from blocks.policy import POLICY_NAME, ContainerPolicy
 from flows.workspace import Workspace
 from tests.runs import PYTHON, Finished, Runner, payload
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 # What nobody may get to see: in a file beside the job's folder, and in the worker's environment.
 SECRET = "0f9c-precious-1d3e"

@@ -99,15 +99,16 @@ class Hosts:
     async def take_over(self) -> list[str]:
         """What a host without patience takes from others."""
         with temporary_settings({PREFECT_API_URL: f"{self.stack.address}/api"}):
-            silence = Silence(0)
+            silence, me = Silence(0), ("host-second", " the first of all names")
             async with get_client() as client:
-                found = [each async for each in take_over(client, "host-second", silence)]
+                found = [each async for each in take_over(client, POOL, *me, silence)]
                 assert found == [], "one look is not enough to call a host silent"
-                return [each async for each in take_over(client, "host-second", silence)]
+                return [each async for each in take_over(client, POOL, *me, silence)]
 
 
 @pytest.mark.docker
 @pytest.mark.server
+@pytest.mark.thorough
 async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_them(
     hosts: Hosts,
 ) -> None:
@@ -132,6 +133,7 @@ async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_t
 
 @pytest.mark.docker
 @pytest.mark.server
+@pytest.mark.thorough
 async def test_a_run_without_starts_left_is_told_as_finished_by_another_host(hosts: Hosts) -> None:
     for name in ("first", "second"):
         if not hosts.stack.is_running(name):

@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL
 from tests.other_user import USER, home_of_user, run_payloads
 from tests.runs import BUSYBOX, Finished, left_on_engine, shell
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.thorough]
 
 EVERYWHERE = """
 for folder in . $ARTIFACT_DIR; do

@@ -1,9 +1,11 @@
 """What a process finds that another one left: neither done twice, nor ended under its feet."""
 
+import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import get_client
@@ -12,8 +14,8 @@ from prefect.states import AwaitingRetry
 
 from flows.container_task import container_task
 from flows.ledger import Ledger
-from flows.recovery import recover
-from tests.runs import Finished, Runner, shell
+from flows.recovery import let_go, recover
+from tests.runs import Finished, Runner, left_on_engine, shell
 
 pytestmark = pytest.mark.docker
 LOGGER = logging.getLogger(__name__)
@@ -68,3 +70,50 @@ async def test_a_run_that_somebody_else_has_put_back_into_its_queue_is_left_alon
         state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert state.is_scheduled()
+
+
+async def taken_up(ledger: Ledger, job_id: str) -> str:
+    """The name of the state to which the flow brings a run that has this ledger."""
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(job_id))
+    state = await run_flow(container_task, flow_run=run, return_type="state")  # type: ignore[misc]
+    assert left_on_engine(job_id) == []
+    return state.name or ""
+
+
+async def submitted() -> str:
+    async with get_client() as client:
+        return str((await client.create_flow_run(container_task, parameters={"payload": TASK})).id)
+
+
+async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    done, job_id = await runner(TASK), await submitted()
+    ledger = inherit(jobs_folder, done, job_id)
+    newest = ledger.last()
+    assert newest is not None
+    ledger.put(replace(newest, began=True, executed=None, published=False))
+    await let_go(ledger)
+    assert await taken_up(ledger, job_id) == "Failed"
+    assert [each.prepared.spec.attempt for each in ledger.attempts()] == [1, 2]
+    (first, second) = ledger.attempts()
+    assert (first.outcome.name, second.outcome.exit_code) == ("infrastructure", 3)
+
+
+async def test_an_attempt_that_an_earlier_version_decided_and_never_began_is_decided_anew(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    done, job_id = await runner(TASK), await submitted()
+    ledger = inherit(jobs_folder, done, job_id)
+    file = jobs_folder / ".runs" / f"{job_id}.json"
+    (attempt,) = json.loads(file.read_text())
+    attempt |= {"began": False, "executed": None, "published": False}
+    del attempt["prepared"]["policy"], attempt["upload"]
+    spec = attempt["prepared"]["spec"] | {"job_id": job_id, "allowed_volumes": []}
+    for key in ("cap_drop", "cap_add", "secrets", "network", "user", "platform"):
+        del spec[key]
+    attempt["prepared"]["spec"] = spec
+    file.write_text(json.dumps([attempt]))
+    assert await taken_up(ledger, job_id) == "Failed"
+    assert ledger.attempts()[-1].outcome.exit_code == 3

@@ -27,6 +27,7 @@ def test_docker_hub_has_many_names(address: str) -> None:
         ("https://user:secret@example.org/", "example.org"),
         ("localhost:5000", "localhost:5000"),
         ("", ""),
+        ("[registry.example.org", ""),
     ],
 )
 def test_scheme_path_and_case_of_a_registry_do_not_count(address: str, host: str) -> None:

@@ -53,8 +53,9 @@ async def told_to_prefect(run: Finished) -> str:
     return "\n".join([flow_run.model_dump_json(), *texts])
 
 
-def stored(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    for path in folder.rglob("*"):
+def stored(jobs: Path, run: Finished) -> Iterator[tuple[Path, bytes]]:
+    """Every file that the worker keeps of a run."""
+    for path in (*run.folder.rglob("*"), *jobs.glob(f".runs/{run.job_id}*")):
         if path.is_file() and not path.is_symlink():
             yield path, path.read_bytes()
 
@@ -83,7 +84,7 @@ async def test_a_secret_reaches_the_container_and_nothing_else(
     for spelling in spellings:
         assert spelling not in prefect
         assert spelling not in run.message
-        for path, content in stored(jobs_folder):
+        for path, content in stored(jobs_folder, run):
             assert spelling.encode() not in content, path
 
 
@@ -190,7 +191,7 @@ async def test_credentials_of_a_block_open_the_repository_and_reach_nothing_else
     prefect = await told_to_prefect(run)
     for secret in (PASSWORD, quote(PASSWORD, safe="")):
         assert secret not in prefect
-        for path, content in stored(jobs_folder):
+        for path, content in stored(jobs_folder, run):
             assert secret.encode() not in content, path
 
 

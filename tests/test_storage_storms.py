@@ -18,7 +18,7 @@ from tests.weather import Weather, wait_until
 
 DONE = "COMPLETED"
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
 
 @contextmanager

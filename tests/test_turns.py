@@ -1,6 +1,7 @@
 """One pull of an image at a time, whoever wants it, and the marks of what came with credentials."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,19 @@ async def test_other_images_have_turns_of_their_own(tmp_path: Path) -> None:
     turns = Turns(tmp_path)
     async with turns.taken("a"), turns.taken("b") as waited:
         assert not waited
+
+
+async def test_what_a_dead_process_noted_of_its_failure_concerns_nobody_who_comes_later(
+    tmp_path: Path,
+) -> None:
+    turns = Turns(tmp_path)
+    async with turns.taken("a"):
+        (file,) = tmp_path.iterdir()
+        left = file.read_bytes()
+    file.write_bytes(left or json.dumps([ImageCause.CORRUPT, "it broke off"]).encode())
+    async with turns.taken("a") as waited:
+        assert not waited
+    assert list(tmp_path.iterdir()) == []
 
 
 HOLD = """

@@ -1,0 +1,65 @@
+"""What a sweep does that nobody waits for: uploads that are not complete, folders that may go.
+
+Apart from the rest of the sweep: a storage that hangs must keep no run from being taken up.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from prefect.client.orchestration import PrefectClient
+
+from blocks.storage import ArtifactStorage, StorageUnreadable
+from flows.engine import DockerEngine
+from flows.host import HostSettings
+from flows.ledger import Ledger
+from flows.logs import Logger
+from flows.reclaim import remove_left_behind
+from flows.recovery import read_run
+from flows.retention import Rules, remove_due, rules_of
+from flows.spec import is_expired
+from flows.storage import finish_uploads
+
+
+async def tidy(
+    client: PrefectClient,
+    host: HostSettings,
+    engine: DockerEngine,
+    logger: Logger,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
+    """Look after what runs left on this host's disk; a sentence for each thing done."""
+    done = [each async for each in _sweep_storage(client, host, logger, dry_run=dry_run)]
+    if not dry_run:
+        done += await remove_left_behind(engine, host)
+    for sentence in done:
+        logger.info(f"Would: {sentence}" if dry_run else sentence)
+    return done
+
+
+async def _sweep_storage(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    """Finish uploads, and remove what has been kept long enough."""
+    root, storage = host.workdir, None
+    try:
+        storage = await ArtifactStorage.in_force()
+    except StorageUnreadable as error:
+        yield f"results are neither uploaded nor removed: {error}"
+    async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
+        yield sentence
+
+    async def may_go(ledger: Ledger) -> bool:
+        return await _may_go(client, ledger)
+
+    rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
+    async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
+        yield sentence
+
+
+async def _may_go(client: PrefectClient, ledger: Ledger) -> bool:
+    """Whether nobody will ask for the job's folder any more but people."""
+    run, attempt = await read_run(client, ledger.job_id), ledger.last()
+    if run is None or run.state is None:
+        return attempt is None or is_expired(attempt.prepared.spec.labels, datetime.now(UTC))
+    return run.state.is_final() and (attempt is not None or not run.state.is_crashed())

@@ -12,8 +12,11 @@ from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled
 
+from flows.host import HostSettings
 from flows.lanes import Lanes
+from flows.ledger import Ledger
 from flows.logs import Logger
+from flows.naming import FLOW_NAME
 from flows.outcomes import StoppedBy, ended_early
 from flows.stops import Stop, Why
 
@@ -48,6 +51,8 @@ class Carrier:
         after 20 s. Raises `NotOurs`, also for a deployment that was deleted, and `BrokenOff`.
         """
         flow = await self._flow(client, flow_run)
+        if flow.name == FLOW_NAME:
+            _note_taken(flow_run, logger)
         # Prefect's engine gives every run of a deployment a thread, a loop and a connection to
         # hear of its suspension, and waits for them. It reads the run once more before it runs
         # the flow, which therefore knows its deployment.
@@ -101,6 +106,19 @@ class Carrier:
                 )
             self._flows[deployment_id] = load_flow_from_entrypoint(entrypoint)
         return self._flows[deployment_id]
+
+
+def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
+    """Note on disk that the run is on this host.
+
+    A worker that is killed between the state Running and the flow's first step leaves no other
+    trace by which the sweep could know that the run was here.
+    """
+    try:
+        Ledger(HostSettings().workdir, str(flow_run.id)).note_taken()
+    except OSError as error:
+        # The flow needs the folder as well, and ends the run with a word on it.
+        logger.warning("Could not note that the run is on this host: %s", error)
 
 
 async def _see_cancelled(client: PrefectClient, run_id: UUID, message: str) -> None:

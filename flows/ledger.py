@@ -83,6 +83,11 @@ class Ledger:
         works on the job again."""
         self._over.touch()
 
+    def note_taken(self) -> None:
+        """Note that this host has the job, before anything of it is done; raises `OSError`."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.touch(0o600)
+
     @contextmanager
     def held(self, *, make: bool = False) -> Iterator[None]:
         """Hold the job's lock for the block; raises `Busy` at once where another process does.

@@ -161,7 +161,11 @@ await_engine() {
 
 ## Stand-in images, so that tests need no registry
 STAND_INS="moonmind-local/busybox:1.36 moonmind-local/debian:base moonmind-local/python:3
-  moonmind-local/gcc:12 moonmind-local/node:18"
+  moonmind-local/gcc:12 moonmind-local/node:18 moonmind-local/pip:3
+  moonmind-local/postgres:local moonmind-local/redis:local moonmind-local/haproxy:local"
+
+# What this machine trusts: an image that asks the package index needs it as well.
+CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
 
 ensure_stand_in() {
   local name missing=()
@@ -176,7 +180,18 @@ ensure_stand_in() {
 tag_of() { grep -o "moonmind-local/$1:[^ ]*" <<<"$STAND_INS" || fail "There is no stand-in image named $1."; }
 
 recipe_of() {
-  { declare -f "fill_$1" || { declare -f fill_debian && cat "$ROOT/tests/images/$1.Dockerfile"; }; } | digest
+  {
+    declare -f "fill_$1" || { declare -f fill_debian && cat "$ROOT/tests/images/$1".*; }
+    if [ "$1" = pip ]; then pip_settings && cat "$CERTIFICATES"; fi
+  } | digest
+}
+
+# For pip in image builds: how this machine's pip is set, but for folders, which an image has not.
+pip_settings() {
+  echo '[global]'
+  "$ROOT/.venv/bin/python" -m pip config list |
+    sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" |
+    grep -vE '^(config-file|find-links) |file:' | sort -u -t= -k1,1
 }
 
 # An image without our label is one that a person tagged with this name: it is theirs, and kept.
@@ -206,15 +221,17 @@ make_stand_ins() {
 }
 
 make_image() {
-  local began=$SECONDS tag label
+  local began=$SECONDS tag label context=$WORK/context-$1
   tag=$(tag_of "$1") label=moonmind-local=$(recipe_of "$1")
   if declare -f "fill_$1" >/dev/null; then
     "fill_$1" "$WORK/$1" && tar -C "$WORK/$1" --numeric-owner --exclude='./dev/*' -c . |
       quietly docker import --change "LABEL $label" --change 'CMD ["sh"]' \
         --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$tag"
   else
+    mkdir "$context" && cp "$ROOT/tests/images/$1".* "$context/"
+    if [ "$1" = pip ]; then pip_settings >"$context/pip.conf" && cp "$CERTIFICATES" "$context/"; fi
     BUILDX_BUILDER=default quietly docker build --quiet --tag "$tag" --label "$label" \
-      --build-arg "BASE=$(tag_of debian)" - <"$ROOT/tests/images/$1.Dockerfile"
+      --build-arg "BASE=$(tag_of debian)" --file "$context/$1.Dockerfile" "$context"
   fi || fail "$tag could not be made."
   say "Made $tag in $((SECONDS - began)) s."
 }

@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.carrying import BrokenOff, Carrier, NotOurs
-from flows.ledger import Ledger
+from flows.host import HostSettings
+from flows.ledger import Ledger, known_jobs
 from flows.payload import parse
 from flows.stops import Stop, Why, carry, put_down
 
@@ -107,6 +108,7 @@ async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
     await client.delete_flow_run(run.id)
     with pytest.raises(BrokenOff, match="not found"):
         await carrier.carry(client, run, Stop(), LOGGER)
+    assert str(run.id) in known_jobs(HostSettings().workdir), "noted before the flow's first step"
     after = await submitted(client, "flows.container_task.container_task")
     await carrier.carry(client, after, Stop(), LOGGER)
     assert await final(client, after.id) == "Rejected"

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from prefect import get_client
 from prefect.client.schemas.objects import State
-from prefect.states import Crashed, Pending
+from prefect.states import Crashed, Pending, Running
 
 from flows.container_task import container_task
 from flows.host import HostSettings
@@ -99,6 +99,27 @@ async def test_a_run_that_its_worker_took_and_never_began_is_put_back_into_its_q
         state = (await client.read_flow_run(run.id)).state
         assert state is not None
         assert state.is_scheduled()
+
+
+async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_again(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with get_client() as client:
+        flow_id = await client.create_flow(container_task)
+        deployment = await client.create_deployment(flow_id, name=f"begun-{uuid4()}")
+        run = await client.create_flow_run_from_deployment(deployment)
+        Ledger(HostSettings().workdir, str(run.id)).note_taken()
+        state: State[None]
+        for state in (Pending(), Running()):
+            await client.set_flow_run_state(run.id, state, force=True)
+        assert not [line for line in await reap_orphans() if str(run.id) in line], (
+            "it may take its first step yet"
+        )
+        monkeypatch.setattr("flows.orphans._STARTING", timedelta(0))
+        assert f"{run.id}: its process died" in await reap_orphans()
+        now = (await client.read_flow_run(run.id)).state
+    assert now is not None
+    assert now.is_scheduled()
 
 
 @pytest.mark.parametrize(("crashes", "again"), [(1, True), (2, True), (3, False)])

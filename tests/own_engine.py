@@ -116,8 +116,7 @@ class OwnEngine:
             self.end(signal.SIGTERM)
         _ip("link", "delete", self._bridge)
         # On most file systems it mounts its folder on itself, and leaves that.
-        if os.path.ismount(self._folder / "data"):
-            subprocess.run(["umount", self._folder / "data"], check=True)
+        subprocess.run(["umount", "--quiet", self._folder / "data"], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:

@@ -98,11 +98,14 @@ def hosts(
                     "database": database.pid,
                     "survivor": stack.process("one").pid,
                 }
+                size, commits = database.size_bytes, database.commits
                 with spending(processes) as spent:
                     runs, killed_at = _run(stack, second, tasks, deadline)
                 facts = _count(stack, (first, second), runs) | {
                     "seconds": round(spent.seconds, 1),
                     "killedAt": killed_at,
+                    "commitsPerTask": round((database.commits - commits) / tasks, 1),
+                    "databaseKiBPerTask": round((database.size_bytes - size) / 1024 / tasks, 1),
                     **{f"{name}Cpu": round(cpu / tasks, 3) for name, cpu in spent.cpu.items()},
                 }
                 console.print("All are over; the second host comes back.")

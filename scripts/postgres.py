@@ -40,6 +40,16 @@ class Postgres:
         """Of the postmaster, the parent of all its processes."""
         return int((self._folder / "data/postmaster.pid").read_text().splitlines()[0])
 
+    @property
+    def size_bytes(self) -> int:
+        """What the database takes on disk, its indexes included."""
+        return self._ask("select pg_database_size(current_database())")
+
+    @property
+    def commits(self) -> int:
+        """Transactions that were committed since the start."""
+        return self._ask("select sum(xact_commit)::bigint from pg_stat_database")
+
     def __enter__(self) -> Self:
         data = str(self._folder / "data")
         if os.geteuid() == 0:
@@ -58,6 +68,10 @@ class Postgres:
         data = str(self._folder / "data")
         self._run("pg_ctl", "--pgdata", data, "--mode", "immediate", "--wait", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _ask(self, query: str) -> int:
+        words = ["-h", "127.0.0.1", "-p", str(self.port), "-U", _USER, "-d", _DATABASE, "-Atc"]
+        return int(subprocess.check_output([str(self._bin / "psql"), *words, query], text=True))
 
     def _run(self, program: str, *words: str) -> None:
         user = ["runuser", "-u", _USER, "--"] if os.geteuid() == 0 else []

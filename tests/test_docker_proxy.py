@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from flows import execution
 from flows.engine import DockerEngine
 from flows.engine_connection import negotiated
 from flows.engine_evidence import read_evidence
+from flows.engine_images import DockerImages
 from flows.engine_usage import Sampler
 from flows.errors import ImageCause, ImageError
 from flows.evidence import Evidence
@@ -52,7 +54,15 @@ def unavailable(reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A port of loopback where the proxy answers."""
+    """A port of loopback where the proxy answers; it lets bind mounts through, as the worker of
+    these tests is no container."""
+    with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as number:
+        yield number
+
+
+@contextmanager
+def haproxy_at(**more: str) -> Iterator[int]:
+    """Run the real haproxy with the stack's file; yields its port."""
     # Debian keeps it where only root's PATH leads.
     haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if not haproxy:
@@ -61,7 +71,11 @@ def port() -> Iterator[int]:
         unavailable("the Docker Engine has no socket on this machine that haproxy could go to")
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
-    settings = {"DOCKER_PROXY_BIND": f"127.0.0.1:{number}", "DOCKER_PROXY_SOCKET": str(SOCKET)}
+    settings = {
+        "DOCKER_PROXY_BIND": f"127.0.0.1:{number}",
+        "DOCKER_PROXY_SOCKET": str(SOCKET),
+        **more,
+    }
     command = [str(haproxy), "-db", "-f", str(CONFIG)]
     with subprocess.Popen(command, env=os.environ | settings) as process:
         try:
@@ -192,17 +206,11 @@ async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -
 async def test_the_question_who_may_read_an_image_reaches_the_engine(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
-    async def login_to(registry: str) -> Login:
-        return Login(registry, "somebody", "secret")
-
-    name = f"127.0.0.1:1/{uuid4().hex}:1"
-    subprocess.run(["docker", "tag", BUSYBOX, name], check=True)
-    try:
-        spec = replace(spec_of(tmp_path, "true"), image=name)
-        with pytest.raises(ImageError) as refused:
-            await engine.pull(spec, Supply(login_to=login_to, tries=1))
-    finally:
-        subprocess.run(["docker", "image", "rm", name], check=True, capture_output=True)
+    registry = "127.0.0.1:1"
+    spec = replace(spec_of(tmp_path, "true"), image=f"{registry}/{uuid4().hex}:1")
+    images = DockerImages(lambda: engine._host, lambda: engine._docker.api)
+    with pytest.raises(ImageError) as refused:
+        await images.may_read(spec, Login(registry, "somebody", "secret"), 20)
     assert refused.value.cause is ImageCause.UNREACHABLE
 
 
@@ -313,3 +321,87 @@ def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: 
     answer = connection.getresponse()
     assert (answer.status, b"docker-proxy" in answer.read()) == (403, True)
     connection.close()
+
+
+def created(port: int, host_config: str, path: str = "/containers/create?name=mm-task-1") -> int:
+    """The status of the answer to a creation; `host_config` is JSON as somebody may write it."""
+    body = f'{{"Image": "none-{ID}", "HostConfig": {host_config}}}'
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+@pytest.mark.parametrize(
+    "host_config",
+    [
+        '{"Privileged": true}',
+        '{"privileged":true}',
+        '{"PRIVILEGED"  :\n true}',
+        '{"Pr\\u0069vileged": true}',
+        '{"PidMode": "host"}',
+        '{"pidmode": "container:db"}',
+        '{"NetworkMode": "host"}',
+        '{"IpcMode": "host"}',
+        '{"UTSMode": "host"}',
+        '{"CgroupnsMode": "host"}',
+        '{"Binds": ["/:/host"]}',
+        '{"Devices": [{"PathOnHost": "/dev/sda"}]}',
+        '{"DeviceCgroupRules": ["a *:* rwm"]}',
+        '{"VolumesFrom": ["db"]}',
+        '{"CapAdd": ["SYS_ADMIN"]}',
+        '{"CapAdd": ["NET_ADMIN", "CAP_SYS_PTRACE"]}',
+        '{"capadd": ["ALL"]}',
+        '{"SecurityOpt": ["seccomp=unconfined"]}',
+        '{"SecurityOpt": ["no-new-privileges", "apparmor:unconfined"]}',
+        '{"x": "' + 900_000 * "x" + '"}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_container_with_more_rights_than_a_tasks_is_refused(port: int, host_config: str) -> None:
+    assert created(port, host_config) == 403
+
+
+@pytest.mark.parametrize(
+    "host_config",
+    [
+        '{"Privileged": false, "NetworkMode": "bridge", "Binds": null, "Devices": []}',
+        '{"CapAdd": ["CHOWN", "DAC_READ_SEARCH"], "CapDrop": ["ALL"], "UsernsMode": "host"}',
+        '{"Env": ["A=\\"privileged\\": true", "B=\\u00fc"]}',
+        '{"x": "' + 600_000 * "x" + '"}',
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_container_of_a_tasks_kind_is_for_the_engine_to_judge(
+    port: int, host_config: str
+) -> None:
+    # It has no such image.
+    assert created(port, host_config) == 404
+
+
+def test_a_body_of_unknown_length_is_refused(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    pieces = (each for each in (b'{"Image": "none"', b', "HostConfig": {}}'))
+    connection.request("POST", "/containers/create?name=mm-task-1", pieces)
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+@pytest.mark.parametrize("version", ["1.12", "1.9", "1.23"])
+def test_an_api_version_that_starts_a_container_with_settings_is_refused(
+    port: int, version: str
+) -> None:
+    path = f"/v{version}/containers/{ID}/start"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", path, '{"Privileged": true}', {"Content-Type": "application/json"})
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+def test_a_bind_mount_is_refused_unless_it_is_allowed(port: int) -> None:
+    mounts = '{"Mounts": [{"Source": "/", "Target": "/host", "type" : "bind"}]}'
+    assert created(port, mounts) == 404
+    with haproxy_at() as strict:
+        assert created(strict, mounts) == 403
+        assert created(strict, mounts.replace("bind", "volume")) in (400, 404)

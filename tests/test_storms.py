@@ -22,7 +22,7 @@ from tests.own_engine import OwnEngine
 from tests.runs import Finished, Runner, left_on_engine, payload, shell
 from tests.weather import FINISHED, STARTED
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
 COUNT = "for i in $(seq 1 60); do echo line $i; sleep 0.2; done"
 

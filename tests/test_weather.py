@@ -18,7 +18,7 @@ from tests.holding_proxy import HoldingProxy, to_engine, to_port
 from tests.runs import BUSYBOX, payload, shell
 from tests.weather import Weather, wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ class OwnEngine:
         inside = "{{.State.Pid}}"
         running = self.docker("ps", "--quiet").split()
         shown = self.docker("inspect", "--format", inside, *running).split() if running else []
+        # One that has just ended has the number 0, which for a kill means this very process.
+        shown = [pid for pid in shown if int(pid)]
         containerd = (self._folder / "run/containerd/containerd.pid").read_text()
         for pid in (str(self._process.pid), containerd, *_shims(self._folder), *shown):
             with contextlib.suppress(ProcessLookupError):

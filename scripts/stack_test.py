@@ -88,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         "it made, but for the images. Exit status: 0 when everything held, else 1.",
     )
     parser.add_argument(
-        "--tasks", type=int, default=16, help="how many are under way at each kill (default: 40)"
+        "--tasks",
+        type=int,
+        default=16,
+        help="how many are under way at each kill (default: %(default)s)",
     )
     parser.add_argument(
         "--limit", type=int, default=8, help="how many the worker runs at a time (default: 8)"

@@ -23,7 +23,7 @@ from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
 from flows.interrupts import Interrupt
-from flows.ledger import Ledger
+from flows.ledger import RUNS_FOLDER, Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
@@ -163,8 +163,8 @@ def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]
     return Supply(
         teller=teller,
         login_to=login,
-        turns=Turns(host.workdir / ".runs" / "pulls"),
-        private=PrivateImages(host.workdir / ".runs" / "private-images"),
+        turns=Turns(host.workdir / RUNS_FOLDER / "pulls"),
+        private=PrivateImages(host.workdir / RUNS_FOLDER / "private-images"),
         inactivity_seconds=host.pull_inactivity_seconds,
     )
 

@@ -34,7 +34,7 @@ from flows.other_hosts import host_of
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
-from flows.tidying import tidy
+from flows.tidying import tidy, told
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -75,9 +75,7 @@ async def sweep(
         done.append(sentence)
     async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
         done.append(sentence)
-    for sentence in done:
-        logger.info(f"Would: {sentence}" if dry_run else sentence)
-    return done
+    return told(done, logger, dry_run=dry_run)
 
 
 async def _sweep_runs(

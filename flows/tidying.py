@@ -32,6 +32,11 @@ async def tidy(
     done = [each async for each in _sweep_storage(client, host, logger, dry_run=dry_run)]
     if not dry_run:
         done += await remove_left_behind(engine, host)
+    return told(done, logger, dry_run=dry_run)
+
+
+def told(done: list[str], logger: Logger, *, dry_run: bool) -> list[str]:
+    """What was done, or would be, said in the log as well."""
     for sentence in done:
         logger.info(f"Would: {sentence}" if dry_run else sentence)
     return done

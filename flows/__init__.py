@@ -4,7 +4,7 @@ payload ─► spec          decide: an untrusted message into one frozen `Conta
 spec ─► execution        do: the order of the steps, the outcome, the clean-up
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
 engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
-execution ─► report      say: `run.json`, the Markdown report, the state's message
+execution ─► publication say: `run_json`, the `report` in Markdown, the states' `messages`
 container_task           the flow that joins them: prepare, execute, publish
 
 ledger, attempts         what is known of a run on disk, and the work of one attempt from it

@@ -4,19 +4,13 @@ Everything it needs of an earlier process it finds in the ledger and on the engi
 """
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from uuid import UUID
-
-from prefect import get_client
-from prefect.client.schemas.actions import ArtifactCreate
 
 from blocks.registries import CredentialsUnreadable, login_to
-from flows import execution, report
+from flows import execution
 from flows.engine import DockerEngine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
@@ -24,9 +18,9 @@ from flows.image_names import ImageName
 from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
-from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
+from flows.messages import state_message
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.private_images import PrivateImages
 from flows.pull_news import PrefectTeller
@@ -35,12 +29,8 @@ from flows.registries import Login
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
-from flows.storage import create_link, deliver, intended
 from flows.turns import Turns
 from flows.workspace import Workspace
-
-REPORT_KEY = "container-run"
-METADATA_KEY = "container-run-metadata"
 
 LOST = Outcome(
     OutcomeName.INFRASTRUCTURE,
@@ -120,7 +110,7 @@ async def execute_attempt(
                 return await _record(ledger, attempt, refusal, desk)
             if attempt.began and not adopt:
                 desk.journal.say(f"{spec.name} is gone")
-                lost = await _with_files_back(engine, attempt.prepared, LOST)
+                lost = await with_files_back(engine, attempt.prepared, LOST)
                 return await _record(ledger, attempt, lost, desk)
             summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
@@ -142,7 +132,7 @@ async def execute_attempt(
                     notes=notes,
                     supply=supply,
                 )
-            outcome = await _with_files_back(engine, attempt.prepared, outcome)
+            outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
 
 
@@ -189,7 +179,7 @@ async def finish_attempt(
         async with _desk(attempt, logger, masked, anew=anew) as desk:
             sink = desk.runner_log if anew else _Nowhere()
             outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
-            outcome = await _with_files_back(engine, attempt.prepared, outcome)
+            outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, attempt, outcome, desk)
 
 
@@ -208,57 +198,6 @@ async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
         return False
 
 
-async def publish_attempt(
-    ledger: Ledger, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
-) -> Attempt:
-    """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
-
-    Noted in the ledger. What of the files is not uploaded after `upload_seconds`, counted from
-    the call, is for the sweep.
-    """
-    prepared, executed = attempt.prepared, attempt.executed
-    if executed is None:
-        raise ValueError("only an executed attempt has results")
-    began = time.monotonic()
-    async with DockerEngine() as engine:
-        # An earlier process may have died before it came to that.
-        outcome = await _with_files_back(engine, prepared, executed.outcome)
-    executed = replace(executed, outcome=outcome)
-    attempt = replace(attempt, executed=executed)
-    workspace, spec = prepared.workspace, prepared.spec
-    started = time.monotonic()
-    delivery = await intended(attempt, logger)
-    entries = await asyncio.to_thread(workspace.listing)
-    facts = report.build(prepared, executed, entries, round(time.monotonic() - started, 3))
-    run_json = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
-    with Journal(workspace.execute_log, workspace.folder, logger) as journal:
-        journal.say(f"Published {run_json} and {len(facts.artifacts)} files")
-    left = upload_seconds - (time.monotonic() - began)
-    attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
-    history = [each.outcome for each in ledger.attempts() if each.executed]
-    async with get_client() as client:
-        for artifact in (
-            ArtifactCreate(
-                key=REPORT_KEY,
-                type="markdown",
-                description=f"How {spec.name} went",
-                data=report.markdown(facts, executed.log, history, attempt.upload),
-                flow_run_id=UUID(spec.job_id),
-            ),
-            ArtifactCreate(
-                key=METADATA_KEY,
-                type="table",
-                description=str(run_json),
-                data=json.dumps(report.metadata_table(facts)),
-                flow_run_id=UUID(spec.job_id),
-            ),
-        ):
-            await client.create_artifact(artifact)
-        if attempt.upload is not None and attempt.upload.error is None:
-            await create_link(client, spec.job_id, attempt.upload)
-    return ledger.close(attempt)
-
-
 async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logger) -> None:
     """See to it that what an earlier attempt left can be set aside and removed."""
     async with DockerEngine() as engine:
@@ -266,7 +205,8 @@ async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logge
             logger.warning("Of an earlier attempt, %s", kept)
 
 
-async def _with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
+async def with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
+    """The outcome, after the container's files are back in this worker's hands."""
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
@@ -300,7 +240,7 @@ async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Des
     log = await asyncio.to_thread(desk.runner_log.facts)
     if not outcome.log_complete and log.error is None:
         log = replace(log, error=_CUT)
-    desk.journal.say(f"Ended {outcome.name}: {report.state_message(outcome)}")
+    desk.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
     executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
     attempt = replace(attempt, executed=executed)
     ledger.put(attempt)

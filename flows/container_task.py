@@ -22,11 +22,9 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
 from flows.attempts import (
-    REPORT_KEY,
     execute_attempt,
     finish_attempt,
     prepare_again,
-    publish_attempt,
 )
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
@@ -41,11 +39,13 @@ from flows.limits import (
     flow_seconds,
 )
 from flows.logs import Journal
+from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
+from flows.publication import REPORT_KEY, publish_attempt
 from flows.recovery import CANCELED, settle
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
@@ -109,7 +109,7 @@ async def _canceled_state(ledger: Ledger) -> State[Any]:
     attempt = ledger.last()
     if attempt is None or attempt.executed is None:
         return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
-    return Cancelled(message=report.state_message(attempt.outcome))
+    return Cancelled(message=state_message(attempt.outcome))
 
 
 async def _in_turn(payload: object, ledger: Ledger) -> State[Any]:
@@ -353,12 +353,12 @@ async def _canceled() -> StoppedBy | None:
 def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
     """The flow run's state, as the outcome decides it."""
     log = attempt.executed.log if attempt and attempt.executed else None
-    message = report.state_message(outcome, log, attempt.upload if attempt else None)
+    message = state_message(outcome, log, attempt.upload if attempt else None)
     if outcome.name is OutcomeName.SUCCEEDED:
         return Completed(message=message)
     if outcome.name is OutcomeName.CANCELED:
         return Cancelled(message=message)
-    return Failed(name=report.state_name(outcome), message=message)
+    return Failed(name=state_name(outcome), message=message)
 
 
 def _named(value: T, outcome: Outcome) -> T:
@@ -370,9 +370,7 @@ def _named(value: T, outcome: Outcome) -> T:
         return value
     return cast(
         T,
-        Completed(
-            name=report.stage_name(outcome), message=report.state_message(outcome), data=value
-        ),
+        Completed(name=stage_name(outcome), message=state_message(outcome), data=value),
     )
 
 

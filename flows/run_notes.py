@@ -9,9 +9,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows import report
-from flows.attempts import REPORT_KEY
+from flows.messages import state_message, state_name
 from flows.other_hosts import HOST_LABEL, WORKER_LABEL
 from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.publication import REPORT_KEY
 
 
 async def note_taken(
@@ -44,9 +45,7 @@ async def reject(client: PrefectClient, flow_run: FlowRun, sentence: str) -> Non
             flow_run_id=flow_run.id,
         )
     )
-    state: State[None] = Failed(
-        name=report.state_name(outcome), message=report.state_message(outcome)
-    )
+    state: State[None] = Failed(name=state_name(outcome), message=state_message(outcome))
     await client.set_flow_run_state(flow_run.id, state)
 
 

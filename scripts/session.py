@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
+from flows.messages import state_name
 from flows.outcomes import Outcome, OutcomeName
 from flows.payload import parse
-from flows.report import state_name
 from flows.workspace import Workspace
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
 

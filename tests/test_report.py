@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from markdown_it import MarkdownIt
 
-from flows import report
+from flows import messages, report, run_json
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,
@@ -34,7 +34,7 @@ from flows.outcomes import (
     outcome_of,
 )
 from flows.payload import parse
-from flows.report import RunReport
+from flows.run_json import RunReport
 from flows.stages import Executed, Prepared, RetryRules, Upload
 from flows.usage import Usage
 from flows.workspace import Workspace
@@ -43,7 +43,7 @@ from tests.strategies import FULL, enabled
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
 REGENERATE = (
-    "python -c 'import json; from flows.report import RunReport; print(json.dumps("
+    "python -c 'import json; from flows.run_json import RunReport; print(json.dumps("
     'RunReport.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/run.schema.json"
 )
@@ -104,7 +104,7 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
     image = changes.pop("image_of", IMAGE)
     executed = Executed(replace(outcome, image=image), LOG, NOW, ended)
-    return report.build(replace(prepared, **changes), executed, FOUND)
+    return run_json.build(replace(prepared, **changes), executed, FOUND)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
 )
 def test_the_state_says_how_it_ended(case: str, name: str | None, says: str) -> None:
     outcome = OUTCOMES[case]
-    assert report.state_name(outcome) == name
-    assert report.state_message(outcome, LOG).startswith(says)
+    assert messages.state_name(outcome) == name
+    assert messages.state_message(outcome, LOG).startswith(says)
 
 
 def test_every_outcome_is_among_those_tested() -> None:
@@ -163,7 +163,7 @@ def test_every_outcome_is_among_those_tested() -> None:
 )
 def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: str) -> None:
     message = "exited 3: see the end of runner.log" + (f". Its last line: {line}" if line else "")
-    assert report.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
+    assert messages.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: 
      ("canceled", "Failed")],
 )  # fmt: skip
 def test_a_stage_is_named_after_what_ended_it(case: str, name: str) -> None:
-    assert report.stage_name(OUTCOMES[case]) == name
+    assert messages.stage_name(OUTCOMES[case]) == name
 
 
 def test_run_json_has_the_facts_of_the_attempt() -> None:
@@ -288,7 +288,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None, NO_RETRY, 0.1)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
     executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
-    facts = report.build(prepared, executed, Listing(()))
+    facts = run_json.build(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(report.markdown(facts, log)).text
 
@@ -302,7 +302,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
 )
 def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str, ends: str) -> None:
     upload = Upload("s3://bucket", "the bucket is *gone*")
-    said = report.state_message(OUTCOMES[case], LOG, upload)
+    said = messages.state_message(OUTCOMES[case], LOG, upload)
     assert said.startswith(begins)
     assert said.endswith(ends)
     assert "not uploaded: the bucket is *gone*; the sweep" in said
@@ -365,7 +365,7 @@ def test_hostile_text_stays_text_in_the_report(text: str) -> None:
     outcome = replace(OUTCOMES["failed"], error=text, cleanup_error=text)
     facts = reported(outcome, instructions=text, repository=text, spec={"command": (text,)})
     facts = facts.model_copy(
-        update={"artifacts": [report.Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
+        update={"artifacts": [run_json.Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
     )
     shown = page(report.markdown(facts, replace(LOG, tail=text)))
     assert set(shown.tags) <= {
@@ -416,7 +416,7 @@ def test_a_report_tells_who_ended_it_and_with_which_signal(
 
 def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
     files = [
-        report.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
+        run_json.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
     ]
     shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
     assert len(shown.cells) == 28 + 3 * 50
@@ -449,7 +449,7 @@ def test_hostile_text_stays_text_in_a_refusal(text: str) -> None:
 
 
 def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:
-    rows = {row["key"]: row["value"] for row in report.metadata_table(reported())}
+    rows = {row["key"]: row["value"] for row in run_json.metadata_table(reported())}
     assert rows["exitCode"] == "0"
     assert rows["error"] == ""
     assert rows["outcome"] == "succeeded"

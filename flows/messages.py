@@ -1,0 +1,58 @@
+"""What the states of a run and of its stages say: the sentence that a person reads first. Pure."""
+
+import re
+
+from flows.logs import LogFacts
+from flows.outcomes import Outcome, OutcomeName
+from flows.stages import Upload
+
+# ECMA-48: control strings such as window titles, then control sequences such as colours, then
+# the escapes of two characters.
+_ESCAPES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]",
+    re.MULTILINE,
+)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_STATE_NAMES = {
+    OutcomeName.TIMED_OUT: "TimedOut",
+    OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
+    OutcomeName.REJECTED: "Rejected",
+    OutcomeName.IMAGE_ERROR: "ImageError",
+    OutcomeName.INFRASTRUCTURE: "InfrastructureError",
+}
+
+
+def state_name(outcome: Outcome) -> str | None:
+    """The name of the flow run's final state, where it is not its type's own."""
+    return _STATE_NAMES.get(outcome.name)
+
+
+def stage_name(outcome: Outcome) -> str:
+    """The name of the state of the stage that ended the run's work."""
+    exited = "Failed" if outcome.exit_code is None else f"Exited {outcome.exit_code}"
+    return state_name(outcome) or exited
+
+
+def state_message(
+    outcome: Outcome, log: LogFacts | None = None, upload: Upload | None = None
+) -> str:
+    """What a person reads first: how it ended, and what to do next."""
+    succeeded = outcome.name is OutcomeName.SUCCEEDED
+    message = "exited 0" if succeeded else outcome.error or str(outcome.name)
+    if upload and upload.error:
+        message = f"{message}. {not_uploaded(upload)}"
+    last = _last_line(log.tail) if log and not succeeded else ""
+    return f"{message}. Its last line: {last}" if last else message
+
+
+def not_uploaded(upload: Upload) -> str:
+    """That the files are still on their host, and why."""
+    return f"Its files are on its host and not uploaded: {upload.error}; the sweep tries again"
+
+
+def _last_line(text: str) -> str:
+    """What a terminal would show of the last line that says anything."""
+    lines = (_CONTROLS.sub(" ", line).strip() for line in _ESCAPES.sub("", text).splitlines())
+    return next(filter(None, reversed(list(lines))), "")[:200]

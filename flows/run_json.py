@@ -1,0 +1,173 @@
+"""`run.json`: the facts of one attempt. Pure; nothing here writes or talks to anybody."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from flows.files import Listing
+from flows.outcomes import FailureClass, OutcomeName, StoppedBy
+from flows.spec import command_summary
+from flows.stages import Executed, Prepared
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Artifact(_Model):
+    """One thing below `artifacts/`; paths are relative to it."""
+
+    path: str
+    kind: Literal["file", "symlink", "other"]
+    size_bytes: int = Field(ge=0)
+    sha256: str | None = Field(
+        description="null for what is no readable regular file, or beyond the bytes that are hashed"
+    )
+
+
+class Logs(_Model):
+    """What became of the container's output."""
+
+    bytes: int = Field(ge=0, description="stdout and stderr together")
+    complete: bool = Field(description="whether runner.log holds all of them")
+    dropped_from_ui: int = Field(ge=0, description="bytes not sent to the flow run's log")
+    lines: int = Field(ge=0, description="line ends in the output")
+    reconnects: int = Field(ge=0, description="breaks of the connection that output followed")
+
+
+class Used(_Model):
+    """What the container used, sampled about once a second: lower bounds, null where unseen."""
+
+    peak_memory_bytes: int | None
+    cpu_seconds: float | None
+    block_read_bytes: int | None
+    block_write_bytes: int | None
+    network_received_bytes: int | None
+    network_sent_bytes: int | None
+    samples: int
+
+
+class RunReport(_Model):
+    """`run.json`. Times are RFC 3339 in UTC."""
+
+    schema_version: Literal[1]
+    job_id: str
+    attempt: int = Field(ge=1)
+    repository: str | None
+    commit: str | None
+    instructions: str | None
+    container_name: str
+    image: str
+    image_id: str | None
+    image_digest: str | None
+    image_platform: str | None = Field(description="what it is made for, such as linux/arm64/v8")
+    image_cache_hit: bool | None = Field(
+        description="whether the image was there already; null: unknown, or no image"
+    )
+    image_pulled_bytes: int | None = Field(description="what its pull downloaded, packed", ge=0)
+    image_pull_seconds: float | None = Field(description="with retries, without waiting", ge=0)
+    command: list[str]
+    command_summary: str
+    pull_mode: Literal["if-missing", "always", "never"]
+    workdir: str
+    artifact_dir: str
+    artifacts_subdir: str
+    timeout_seconds: int
+    timed_out: bool
+    exit_code: int | None
+    oom_killed: bool
+    outcome: OutcomeName
+    failure_class: FailureClass | None
+    error: str | None
+    cleanup_error: str | None
+    started_at: datetime = Field(description="when the execute stage started")
+    finished_at: datetime = Field(description="when the execute stage finished")
+    duration_seconds: float = Field(ge=0)
+    stopped_by: StoppedBy | None = Field(description="who ended the container; null: it never ran")
+    signal: int | None = Field(description="the signal that ended the process, from its exit code")
+    stage_seconds: dict[str, float] = Field(
+        description="prepare, pull, create, run, and publish until run.json was written"
+    )
+    container_started_at: datetime | None
+    container_finished_at: datetime | None
+    worker: str
+    logs: Logs
+    usage: Used
+    artifacts: list[Artifact]
+    artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
+
+    def as_json(self) -> str:
+        """The text of the file."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def build(
+    prepared: Prepared, executed: Executed, found: Listing, publish_seconds: float = 0.0
+) -> RunReport:
+    """Put the facts of one attempt together."""
+    spec, outcome, log = prepared.spec, executed.outcome, executed.log
+    stages = {"prepare": prepared.prepare_seconds, **outcome.stages, "publish": publish_seconds}
+    return RunReport(
+        schema_version=SCHEMA_VERSION,
+        job_id=spec.job_id,
+        attempt=spec.attempt,
+        repository=prepared.repository,
+        commit=prepared.commit,
+        instructions=prepared.instructions,
+        container_name=spec.name,
+        image=spec.image,
+        image_id=outcome.image.id if outcome.image else None,
+        image_digest=(outcome.image.digest or None) if outcome.image else None,
+        image_platform=(outcome.image.platform or None) if outcome.image else None,
+        image_cache_hit=outcome.image.cache_hit if outcome.image else None,
+        image_pulled_bytes=outcome.image.pulled_bytes if outcome.image else None,
+        image_pull_seconds=outcome.image.pull_seconds if outcome.image else None,
+        command=list(spec.command),
+        command_summary=command_summary(spec.command),
+        pull_mode=spec.pull,
+        workdir=spec.workdir,
+        artifact_dir=spec.artifact_dir,
+        artifacts_subdir=spec.artifacts_subdir,
+        timeout_seconds=spec.timeout_seconds,
+        timed_out=outcome.timed_out,
+        exit_code=outcome.exit_code,
+        oom_killed=outcome.oom_killed,
+        outcome=outcome.name,
+        failure_class=outcome.failure_class,
+        error=outcome.error,
+        cleanup_error=outcome.cleanup_error,
+        started_at=executed.started_at,
+        finished_at=executed.finished_at,
+        duration_seconds=executed.duration_seconds,
+        stopped_by=outcome.stopped_by,
+        signal=outcome.signal,
+        stage_seconds=stages,
+        container_started_at=outcome.started_at,
+        container_finished_at=outcome.finished_at,
+        worker=spec.worker,
+        logs=Logs(
+            bytes=log.bytes,
+            lines=log.lines,
+            complete=log.error is None,
+            dropped_from_ui=log.dropped_from_ui,
+            reconnects=outcome.log_reconnects,
+        ),
+        usage=Used(**asdict(outcome.usage)),
+        artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
+        artifacts_left_out=found.left_out,
+    )
+
+
+def metadata_table(report: RunReport) -> list[dict[str, str]]:
+    """`run.json` without its lists, a row a key."""
+    plain = report.model_dump(mode="json", by_alias=True, exclude={"artifacts", "logs", "command"})
+    return [
+        {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
+    ]

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution
-from flows.engine import DockerEngine
+from flows.engine_contract import Engine
+from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
 from flows.image_names import ImageName
@@ -91,7 +92,7 @@ async def execute_attempt(
     in the output, as are the values of the spec's own.
     """
     spec, policy = attempt.prepared.spec, attempt.prepared.policy
-    async with DockerEngine(policy=policy) as engine:
+    async with open_engine(policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         variables: Mapping[str, str] = {}
         refusal = None
@@ -172,7 +173,7 @@ async def finish_attempt(
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """
     spec = attempt.prepared.spec
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         anew = secrets is not None and await _is_there(engine, spec)
         variables = await engine.secrets(spec) if anew else {}
         masked = *(secrets or ()), *variables.values()
@@ -190,7 +191,7 @@ class _Nowhere:
         """Drop it."""
 
 
-async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
+async def _is_there(engine: Engine, spec: ContainerSpec) -> bool:
     try:
         return await engine.find(spec)
     except EngineError:
@@ -200,12 +201,12 @@ async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
 
 async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logger) -> None:
     """See to it that what an earlier attempt left can be set aside and removed."""
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         if kept := await reclaim(engine, workspace, spec):
             logger.warning("Of an earlier attempt, %s", kept)
 
 
-async def with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
+async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:
     """The outcome, after the container's files are back in this worker's hands."""
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)

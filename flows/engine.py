@@ -96,7 +96,7 @@ class DockerEngine:
         return await obtain(images, wanted, supply or Supply())
 
     def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """The values that the variables in `spec.secrets` get in what is created from here on."""
+        """See `flows.engine_contract.Engine`."""
         self._secrets = secrets
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:

@@ -64,6 +64,10 @@ class Engine(Protocol):
         Raises `EngineRefused` where the engine will not make it as specified, `Rejected` where
         it would mount what is not the task's; whatever was made is `destroy`'s to remove."""
 
+    def hand_over(self, secrets: Mapping[str, str]) -> None:
+        """Take the values that the variables in `spec.secrets` get in what is created from here
+        on. A `create` that lacks one raises `EngineError`."""
+
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
         """What the variables in `spec.secrets` hold in the container that exists.
 

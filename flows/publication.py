@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 
 from flows import report, run_json
 from flows.attempts import with_files_back
-from flows.engine import DockerEngine
+from flows.engines import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
@@ -34,7 +34,7 @@ async def publish_attempt(
     if executed is None:
         raise ValueError("only an executed attempt has results")
     began = time.monotonic()
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         # An earlier process may have died before it came to that.
         outcome = await with_files_back(engine, prepared, executed.outcome)
     executed = replace(executed, outcome=outcome)

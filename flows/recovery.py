@@ -20,7 +20,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempts import finish_attempt
-from flows.engine import DockerEngine
+from flows.engines import open_engine
 from flows.errors import PayloadError
 from flows.events import emit_finished, emit_started
 from flows.host import HostSettings
@@ -96,7 +96,7 @@ async def let_go(ledger: Ledger) -> None:
             if attempt is None:
                 return
             spec, now = attempt.prepared.spec, datetime.now(UTC)
-            async with DockerEngine() as engine:
+            async with open_engine() as engine:
                 await engine.destroy(spec)
             # The other host's results are the run's.
             UploadJournal(attempt.prepared.workspace.root, spec.job_id, spec.attempt).close()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from prefect.logging import disable_run_logger
-from prefect.testing.utilities import prefect_test_harness
 
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
 from tests.registry import Registry
 from tests.runs import Runner
 from tests.weather import Weather
+
+pytest_plugins = ["flows.testing"]
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # What is made once a process, and takes long. Tests that run flows in processes of their own mostly
 # wait for them: they have a stack to themselves.
-_SHARED = ("processes", "stack", "prefect_api")
+_SHARED = ("processes", "stack", "container_task_api")
 
 
 def _group(items: list[pytest.Item]) -> None:
@@ -74,11 +75,8 @@ def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[None]:
+def prefect_api(container_task_api: None) -> None:
     """A Prefect API with an empty database, for flows run in this process."""
-    # Several start at a time on a small machine.
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

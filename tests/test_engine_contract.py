@@ -23,7 +23,7 @@ from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
-from tests.fake_engine import FakeEngine
+from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
 from tests.runs import BUSYBOX, left_on_engine, payload
 
@@ -92,7 +92,7 @@ async def case(
 ) -> AsyncIterator[Case]:
     kind: str = request.param
     if kind == "fake":
-        yield Case(kind, FakeEngine(images=(BUSYBOX,)), tmp_path)
+        yield Case(kind, busybox(), tmp_path)
         return
     async with DockerEngine() as engine:
         yield Case(kind, engine, tmp_path)
@@ -118,18 +118,28 @@ async def test_a_container_that_exists_tells_its_secrets(case: Case) -> None:
     spec = case.spec("print", secrets={"TOKEN": "task-x"}, env={"OTHER": "y"})
     with pytest.raises(ContainerGone):
         await case.engine.secrets(spec)
-    if isinstance(case.engine, DockerEngine):
-        case.engine.hand_over({"TOKEN": "value of task-x"})
-    await case.engine.create(spec, await case.engine.pull(spec))
+    image = await case.engine.pull(spec)
+    with pytest.raises(EngineError, match="the values of TOKEN are not at hand"):
+        await case.engine.create(spec, image)
+    case.engine.hand_over({"TOKEN": "value of task-x"})
+    await case.engine.create(spec, image)
     assert await case.engine.secrets(spec) == {"TOKEN": "value of task-x"}
     await case.engine.destroy(spec)
 
 
-@pytest.mark.parametrize(("behaviour", "code"), [("exit 3", 3), ("missing", 127)])
-async def test_the_exit_code_is_the_containers_own(case: Case, behaviour: str, code: int) -> None:
-    spec = await case.started(case.spec(behaviour))
+@pytest.mark.parametrize(
+    ("behaviour", "code", "output"),
+    [("exit 3", 3, b""), ("missing", 127, b"exec no-such-command failed: No such file")],
+)
+async def test_the_exit_code_is_the_containers_own(
+    case: Case, behaviour: str, code: int, output: bytes
+) -> None:
+    spec, sink = await case.started(case.spec(behaviour)), Collector()
     assert await case.engine.wait(spec, 30)
-    assert (await case.engine.inspect(spec)).exit_code == code
+    async with case.engine.tail(spec, sink, replay=True):
+        state = await case.engine.inspect(spec)
+    assert (state.exit_code, state.error) == (code, "")
+    assert output in sink.output
     await case.engine.destroy(spec)
 
 

@@ -12,8 +12,9 @@ from flows.outcomes import ContainerState, FailureClass, OutcomeName, StoppedBy,
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
-from tests.fake_engine import FakeEngine
-from tests.runs import BUSYBOX, payload
+from flows.testing import FakeEngine
+from tests.behaviours import busybox
+from tests.runs import payload
 
 STEPS = ["pull", "create", "missing_workdir", "tail", "start", "wait", "inspect"]
 
@@ -53,7 +54,7 @@ async def test_the_end_of_the_container_decides_the_outcome(
     failure_class: FailureClass | None,
     exit_code: int,
 ) -> None:
-    engine = FakeEngine(images=(BUSYBOX,))
+    engine = busybox()
     outcome = await run(engine, spec(*command, timeoutSeconds=limit), Nowhere())
     assert (outcome.name, outcome.failure_class) == (name, failure_class)
     assert outcome.exit_code == exit_code
@@ -67,7 +68,7 @@ async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.1)
-    engine = FakeEngine(images=(BUSYBOX,), breaks_at=step)
+    engine = busybox(breaks_at=step)
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.INFRASTRUCTURE
     assert (outcome.error or "").startswith("Docker ")
@@ -79,14 +80,14 @@ async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.2)
-    engine = FakeEngine(images=(BUSYBOX,), breaks_at="destroy")
+    engine = busybox(breaks_at="destroy")
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.SUCCEEDED
     assert outcome.cleanup_error == "Docker does not answer while removing the container"
 
 
 async def test_a_missing_image_is_an_image_error_and_nothing_is_created() -> None:
-    engine = FakeEngine()
+    engine = FakeEngine(images=())
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert (outcome.name, outcome.failure_class) == (
         OutcomeName.IMAGE_ERROR,
@@ -96,7 +97,7 @@ async def test_a_missing_image_is_an_image_error_and_nothing_is_created() -> Non
 
 
 async def test_a_missing_working_directory_fails_before_the_start() -> None:
-    engine = FakeEngine(images=(BUSYBOX,))
+    engine = busybox()
     outcome = await run(engine, spec("print", "hi", workdir="/no/such"), Nowhere())
     assert outcome.failure_class is FailureClass.WORKDIR_MISSING
     assert "/no/such" in (outcome.error or "")
@@ -121,7 +122,7 @@ async def begun(engine: FakeEngine, task: ContainerSpec, interrupt: Interrupt) -
 async def test_a_run_that_is_interrupted_stops_its_container_and_says_why(
     why: StoppedBy, name: OutcomeName
 ) -> None:
-    engine, interrupt = FakeEngine(images=(BUSYBOX,)), Interrupt()
+    engine, interrupt = busybox(), Interrupt()
     running = await begun(engine, spec("sleep", "60"), interrupt)
     interrupt.request(why)
     interrupt.request(StoppedBy.OUTSIDE)
@@ -132,7 +133,7 @@ async def test_a_run_that_is_interrupted_stops_its_container_and_says_why(
 
 
 async def test_a_run_that_is_cancelled_stops_its_container() -> None:
-    engine = FakeEngine(images=(BUSYBOX,))
+    engine = busybox()
     running = await begun(engine, spec("sleep", "60"), Interrupt())
     running.cancel()
     outcome = await running
@@ -142,7 +143,7 @@ async def test_a_run_that_is_cancelled_stops_its_container() -> None:
 
 @pytest.mark.parametrize("why", [StoppedBy.CANCEL, StoppedBy.DEADLINE])
 async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(why: StoppedBy) -> None:
-    engine, interrupt = FakeEngine(images=(BUSYBOX,)), Interrupt()
+    engine, interrupt = busybox(), Interrupt()
     interrupt.request(why)
     outcome = await run(engine, spec("sleep", "60"), Nowhere(), interrupt=interrupt)
     assert (outcome.timed_out, outcome.exit_code) == (why is StoppedBy.DEADLINE, None)
@@ -151,7 +152,7 @@ async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(why: Sto
 
 
 async def test_a_pull_has_a_limit_of_its_own() -> None:
-    engine = FakeEngine(images=(BUSYBOX,), hangs_at="pull")
+    engine = busybox(hangs_at="pull")
     outcome = await run(engine, spec("print", "hi", pullTimeoutSeconds=1), Nowhere())
     assert outcome.name is OutcomeName.IMAGE_ERROR
     assert "longer than its limit of 1 s" in (outcome.error or "")
@@ -161,7 +162,7 @@ async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> N
     async def nobody_cancelled() -> None:
         return None
 
-    engine, task = FakeEngine(images=(BUSYBOX,)), spec("sleep", "0.2")
+    engine, task = busybox(), spec("sleep", "0.2")
     running = await begun(engine, task, Interrupt(nobody_cancelled))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -184,7 +185,7 @@ async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> N
 async def test_an_engine_that_restarts_is_asked_again_how_its_container_fared(
     exit_code: int, name: OutcomeName, stopped_by: StoppedBy
 ) -> None:
-    engine = FakeEngine(images=(BUSYBOX,), breaks_at="wait", times=1)
+    engine = busybox(breaks_at="wait", times=1)
     outcome = await run(engine, spec("exit", str(exit_code)), Nowhere())
     assert (outcome.name, outcome.stopped_by) == (name, stopped_by)
     assert engine.containers == {}

@@ -24,8 +24,8 @@ from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
+from tests.behaviours import busybox
 from tests.cutting_proxy import CuttingProxy
-from tests.fake_engine import FakeEngine
 from tests.runs import BUSYBOX, payload
 
 docker = pytest.mark.docker
@@ -344,7 +344,7 @@ async def test_a_log_that_differs_harms_no_output_that_nobody_cut(
 
 
 async def test_a_fake_engine_replays_too(tmp_path: Path) -> None:
-    engine, sink = FakeEngine(images=(BUSYBOX,)), Collector()
+    engine, sink = busybox(), Collector()
     spec = replace(spec_of(tmp_path, "true"), command=("print", "hello"))
     await engine.create(spec, await engine.pull(spec))
     await engine.start(spec)

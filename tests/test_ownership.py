@@ -21,8 +21,8 @@ from flows.ownership import Found, Owner, Reclaim, look, outside, reclaim_of
 from flows.reclaim import reclaim, remove_left_behind
 from flows.removal import remove_tree
 from flows.spec import is_expired
+from flows.testing import FakeEngine
 from flows.workspace import Workspace
-from tests.fake_engine import FakeEngine
 from tests.hosts import NOBODY, as_nobody, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine
 from tests.specs import BIND, IMAGE, NOW, VOLUME, compiled
@@ -213,7 +213,10 @@ class Idle(FakeEngine):
 @pytest.mark.parametrize(
     ("engine", "reason"),
     [
-        (FakeEngine(), "busybox:1.36 is not on this host.* another one in MOONMIND_HELPER_IMAGE"),
+        (
+            FakeEngine(images=()),
+            "busybox:1.36 is not on this host.* another one in MOONMIND_HELPER_IMAGE",
+        ),
         (FakeEngine(breaks_at="reclaim"), "Docker does not answer"),
         (Idle(), "it had no effect; see whether its file system has owners"),
     ],

@@ -1,9 +1,11 @@
 """The wheel: what is in it, and that it works where nothing else of this checkout is."""
 
 import ast
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
@@ -47,12 +49,20 @@ def required(name: str) -> set[str]:
     return {canonicalize_name(each.name) for each in wanted if not _is_extra(each)}
 
 
+def named_in(extra: str) -> set[str]:
+    """What an extra of this project names, canonically."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = project["optional-dependencies"].get(extra, [])
+    return {canonicalize_name(Requirement(each).name) for each in named}
+
+
 def _is_extra(requirement: Requirement) -> bool:
     return requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
 
 
-def test_whatever_is_imported_is_required() -> None:
-    allowed = required("moonmind-container-runner")
+@pytest.mark.parametrize("extra", ["", "testing"])
+def test_whatever_is_imported_is_required(extra: str) -> None:
+    allowed = required("moonmind-container-runner") | named_in(extra)
     # prefect-docker brings docker, whose errors are those of requests and urllib3.
     for _ in range(2):
         allowed = allowed.union(*map(required, allowed))
@@ -60,6 +70,7 @@ def test_whatever_is_imported_is_required() -> None:
         name.partition(".")[0]
         for package in ("flows", "blocks")
         for path in (ROOT / package).rglob("*.py")
+        if path.is_relative_to(ROOT / "flows" / "testing") is (extra == "testing")
         for node in ast.walk(ast.parse(path.read_text()))
         for name in _imports(node)
     }
@@ -112,3 +123,18 @@ def test_a_worker_with_the_wheel_alone_runs_the_deployment(
         run_id = weather.submit(shell("echo from the wheel"))
         assert weather.end(run_id)["state_type"] == "COMPLETED"
         assert weather.output(run_id) == "from the wheel\n"
+
+
+def test_a_users_tests_as_the_documentation_has_them_run_with_the_wheel_alone(
+    python: Path, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "testing.md").read_text()
+    project = tmp_path / "project"
+    project.mkdir()
+    for name, text in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.M | re.S):
+        (project / name).write_text(text)
+    command = [str(python), "-m", "pytest", "-p", "no:asyncio", "-W", "error::pytest.PytestWarning"]
+    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert re.search(r"= 1 failed, \d\d passed", ran.stdout), ran.stdout
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    assert [line for line in shown.splitlines() if line not in ran.stdout] == []

@@ -1,0 +1,220 @@
+"""An engine without Docker, held to the same contract as Docker's by the project's own tests."""
+
+import asyncio
+import os
+import shutil
+import stat
+import time
+import weakref
+from collections.abc import AsyncIterator, Container, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import mkdtemp
+
+from flows.engine_contract import Measured, Sink, Tailed
+from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
+from flows.evidence import Evidence
+from flows.image_names import Wanted
+from flows.images import Supply, Take, obtain
+from flows.outcomes import ContainerState, Image
+from flows.ownership import Reclaim
+from flows.pulling import image_error, not_present
+from flows.registries import Login
+from flows.spec import ContainerSpec
+from flows.testing.fake_container import FakeContainer
+from flows.testing.process import Program, succeed
+
+_LOOK_SECONDS = 0.005
+
+
+class FakeEngine:
+    """Containers in memory, in each of which `program` runs: it gets the `Process`, and returns
+    the exit code.
+
+    `images` are those that exist, in registries and here, and `folders` those in every image; None
+    stands for any. `breaks_at` names a method that fails as if Docker were gone, after it has done
+    its work half-way, so many `times`; `hangs_at` one that never answers.
+    """
+
+    def __init__(
+        self,
+        program: Program = succeed,
+        *,
+        images: Container[str] | None = None,
+        folders: Container[str] | None = None,
+        breaks_at: str = "",
+        times: int = 10**6,
+        hangs_at: str = "",
+    ) -> None:
+        self.containers: dict[str, FakeContainer] = {}
+        self.calls: list[str] = []
+        self._failures: list[BaseException] = []
+        self._program = program
+        self._images = images
+        self._folders = folders
+        self._breaks_at = breaks_at
+        self._breaks_left = times
+        self._hangs_at = hangs_at
+        self._secrets: Mapping[str, str] = {}
+        self._caches: dict[str, Path] = {}
+
+    def take_failures(self) -> list[BaseException]:
+        """What programs have raised, since this was last asked, that is no container's end."""
+        taken, self._failures = self._failures, []
+        return taken
+
+    async def find(self, spec: ContainerSpec) -> bool:
+        """See `flows.engine_contract.Engine`."""
+        found = self.containers.get(spec.name)
+        return found is not None and found.spec.labels == spec.labels
+
+    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
+        """See `flows.engine_contract.Engine`."""
+        self._note("pull")
+        if self._hangs_at == "pull":
+            await asyncio.Event().wait()
+        return await obtain(self, spec, supply or Supply())
+
+    async def look(self, name: str) -> Image | None:
+        """See `flows.images.Source`."""
+        return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None
+
+    async def fetch(
+        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
+    ) -> None:
+        """See `flows.images.Source`."""
+        self.calls.append("fetch")
+        if not self._has(spec.image):
+            raise image_error(spec.image, "manifest unknown")
+
+    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
+        """See `flows.images.Source`."""
+        self.calls.append("may_read")
+
+    def hand_over(self, secrets: Mapping[str, str]) -> None:
+        """See `flows.engine_contract.Engine`."""
+        self._secrets = secrets
+
+    async def create(self, spec: ContainerSpec, image: Image) -> None:
+        """See `flows.engine_contract.Engine`."""
+        if spec.name in self.containers:
+            raise EngineRefused(f"the name {spec.name} is in use")
+        if missing := spec.secrets.keys() - self._secrets.keys():
+            raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
+        secrets = {name: self._secrets[name] for name in spec.secrets}
+        self.containers[spec.name] = FakeContainer(spec, secrets, self._mounted(spec))
+        self._note("create")
+
+    async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
+        """See `flows.engine_contract.Engine`."""
+        return self._get(spec).secrets
+
+    async def missing_workdir(self, spec: ContainerSpec) -> bool:
+        """See `flows.engine_contract.Engine`."""
+        self._note("missing_workdir")
+        return self._folders is not None and spec.workdir not in self._folders
+
+    @asynccontextmanager
+    async def tail(
+        self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
+    ) -> AsyncIterator[Tailed]:
+        """See `flows.engine_contract.Engine`."""
+        self._note("tail")
+        container, tailed = self._get(spec), Tailed()
+        container.follow(sink, replay=replay)
+        try:
+            yield tailed
+            tailed.complete = True
+        finally:
+            container.leave(sink)
+
+    async def start(self, spec: ContainerSpec) -> None:
+        """See `flows.engine_contract.Engine`."""
+        self._get(spec).start(self._program)
+        self._note("start")
+
+    async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
+        """See `flows.engine_contract.Engine`."""
+        self._note("wait")
+        deadline = time.monotonic() + seconds
+        while self._get(spec).state.running:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_SECONDS)
+        return True
+
+    async def stop(self, spec: ContainerSpec) -> None:
+        """See `flows.engine_contract.Engine`."""
+        self._note("stop")
+        if container := self.containers.get(spec.name):
+            container.terminate()
+            deadline = time.monotonic() + spec.stop_grace_seconds
+            while container.state.running and time.monotonic() < deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+            container.kill()
+
+    async def inspect(self, spec: ContainerSpec) -> ContainerState:
+        """See `flows.engine_contract.Engine`."""
+        self._note("inspect")
+        return self._get(spec).state
+
+    @asynccontextmanager
+    async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
+        """See `flows.engine_contract.Engine`. Memory tells of no use."""
+        yield Measured()
+
+    async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        """See `flows.engine_contract.Engine`."""
+        return Evidence(exit_code=self._get(spec).state.exit_code)
+
+    async def destroy(self, spec: ContainerSpec) -> None:
+        """See `flows.engine_contract.Engine`."""
+        self.calls.append("destroy")
+        if container := self.containers.pop(spec.name, None):
+            container.kill()
+            if container.failure is not None:
+                self._failures.append(container.failure)
+        if self._breaks_at == "destroy":
+            raise EngineUnavailable("Docker does not answer while removing the container")
+
+    async def reclaim(self, reclaim: Reclaim) -> None:
+        """See `flows.engine_contract.Engine`."""
+        self._note("reclaim")
+        if not self._has(reclaim.image):
+            raise not_present(reclaim.image)
+        top = Path(reclaim.mount.source)
+        for path in (top, *top.rglob("*")):
+            if path.is_dir() or path.is_file():
+                os.chown(path, reclaim.owner.uid, reclaim.owner.gid, follow_symlinks=False)
+            if not path.is_symlink() and (path.is_dir() or path.is_file()):
+                mode = path.stat().st_mode
+                path.chmod(stat.S_IMODE(mode) & 0o1777 | (0o700 if path.is_dir() else 0o600))
+
+    def _has(self, image: str) -> bool:
+        return self._images is None or image in self._images
+
+    def _mounted(self, spec: ContainerSpec) -> Mapping[str, Path]:
+        """The folder on disk for each mount; a cache keeps its own from run to run."""
+        folders = {}
+        for mount in spec.mounts:
+            is_cache = mount.kind == "cache"
+            folders[mount.target] = self._cache(mount.source) if is_cache else Path(mount.source)
+        return folders
+
+    def _cache(self, name: str) -> Path:
+        if name not in self._caches:
+            self._caches[name] = folder = Path(mkdtemp(prefix=f"{name}-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return self._caches[name]
+
+    def _get(self, spec: ContainerSpec) -> FakeContainer:
+        if spec.name not in self.containers:
+            raise ContainerGone(f"the container {spec.name} is gone")
+        return self.containers[spec.name]
+
+    def _note(self, method: str) -> None:
+        self.calls.append(method)
+        if method == self._breaks_at and self._breaks_left:
+            self._breaks_left -= 1
+            raise EngineUnavailable(f"Docker does not answer while in {method}")

@@ -97,7 +97,8 @@ class _Git:
         if _REFUSALS.search(stderr):
             return RepositoryRejected(
                 f"{where} cannot be checked out: {said}; check that the repository and the ref "
-                "in task.git.startingBranch exist and that this worker may read them"
+                "in task.git.startingBranch exist, and that this worker may read them, with the "
+                "credentials of the Secret block in auth.repoAuthRef if need be"
             )
         return WorkspaceError(f"{where} cannot be fetched: {said}")
 

@@ -23,7 +23,7 @@ _PREFECT_KEYS = ("$ref", "__prefect_kind")
 
 _MESSAGES = {
     "missing": "is missing",
-    "string_type": "is not a string",
+    "string_type": "is not a string: put it in double quotes",
     "tuple_type": "is not an array",
     "dict_type": "is not an object",
     "model_type": "is not an object",

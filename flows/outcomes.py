@@ -260,7 +260,12 @@ def _memory_sentence(spec: ContainerSpec) -> str:
 
 
 def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
-    code = state.exit_code
+    code, program = state.exit_code, (*(spec.entrypoint or ()), *spec.command)[0]
+    if code == 127 and len(program.split()) > 1:
+        return (
+            f"exited 127, as no program has the name {program!r}: in task.container.command, give "
+            'each word as a string of its own, or the line to a shell, as in ["sh", "-c", "…"]'
+        )
     if code == 127:
         return (
             "exited 127, which usually means that a command was not found: check that "

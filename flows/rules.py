@@ -83,10 +83,19 @@ def capabilities(value: object) -> tuple[str, ...]:
 
 def image(value: str) -> str:
     if len(value) > 500 or not _IMAGE.fullmatch(value):
-        raise ValueError(f"is {_short(value)}, not an image name")
+        raise ValueError(f"is {_short(value)}, not an image name{_image_hint(value)}")
     if _IMAGE_ID.fullmatch(value):
         raise ValueError("is an image id, which a registry cannot serve")
     return value
+
+
+def _image_hint(value: str) -> str:
+    scheme, found, _ = value.partition("://")
+    if found:
+        return f": leave '{scheme}://' out"
+    if _IMAGE.fullmatch(value.lower()):
+        return ": what stands before the tag is lower-case"
+    return ""
 
 
 def platform(value: str) -> str:
@@ -123,7 +132,10 @@ def text(value: str) -> str:
 
 def env_name(value: str) -> str:
     if value in RESERVED_ENV:
-        raise ValueError("is reserved: the runner sets " + ", ".join(RESERVED_ENV) + " itself")
+        raise ValueError(
+            f"is reserved: the runner sets {', '.join(RESERVED_ENV)} itself; leave it out, or give "
+            "yours another name"
+        )
     if not value or re.search(r"[=\0\s]", value):
         raise ValueError("is not a name for an environment variable: no '=', no white space")
     return value
@@ -186,7 +198,9 @@ def volume_name(value: str) -> str:
 
 def network(value: str) -> str:
     """`none`, `bridge`, or a network by name; never a namespace of the host's or another's."""
-    if not _NETWORK.fullmatch(value) or value.lower() in ("host", "default", "nat"):
+    if value.lower() == "host":
+        raise ValueError("is 'host', the host's own network, which no task gets")
+    if not _NETWORK.fullmatch(value) or value.lower() in ("default", "nat"):
         raise ValueError(f"is {_short(value)}, not none, bridge or the name of a network")
     return value
 

@@ -130,7 +130,7 @@ def test_what_a_program_raises_reaches_its_test_once(container_task_run: Contain
 
 
 def test_a_program_sees_what_its_container_would(container_task_run: ContainerTaskRun) -> None:
-    Secret[str](value=SecretStr("hush")).save("task-testing")
+    Secret(value=SecretStr("hush")).save("task-testing")
     cache = [{"name": "testing_cache", "target": "/cache"}]
 
     def looks(process: Process) -> None:

@@ -17,7 +17,7 @@ from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
 from flows.results import Results
-from flows.results_tables import outputs_table, tests_table
+from flows.results_tables import table_of_outputs, table_of_tests
 from flows.stages import Attempt
 from flows.storage import create_link, deliver, intended
 
@@ -80,8 +80,8 @@ async def publish_attempt(
 def _tables(results: Results | None) -> Iterator[tuple[str, str, str, str]]:
     """Type, key, data and description of the artifacts that show what the container left."""
     if results is not None and results.tests is not None:
-        rows = json.dumps(tests_table(results.tests))
+        rows = json.dumps(table_of_tests(results.tests))
         yield "table", TESTS_KEY, rows, "What the test reports say, failures first"
     if results is not None and results.outputs:
-        rows = json.dumps(outputs_table(results))
+        rows = json.dumps(table_of_outputs(results))
         yield "table", OUTPUTS_KEY, rows, "What the task was to leave, and what of it there is"

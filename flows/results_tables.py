@@ -9,7 +9,7 @@ _MARKS = {"failed": "FAILED", "error": "ERROR", "skipped": "skipped", "passed": 
 Row = dict[str, str]
 
 
-def tests_table(tests: ReportedTests) -> list[Row]:
+def table_of_tests(tests: ReportedTests) -> list[Row]:
     """A row a test, failures first, then one for each report that cannot be read."""
     rows = [_case(case) for case in tests.rows]
     rows += [
@@ -21,7 +21,7 @@ def tests_table(tests: ReportedTests) -> list[Row]:
     return rows
 
 
-def outputs_table(results: Results) -> list[Row]:
+def table_of_outputs(results: Results) -> list[Row]:
     """A row a file, what is missing and rejected first."""
     required = {each.path for each in results.outputs if each.required}
     rows = [_output(row, is_required=row.output in required) for row in results.rows]

@@ -39,8 +39,8 @@ name="com.acme.FooTest" time="1,234.5" tests="3" errors="1" skipped="0" failures
 <properties><property name="java.version" value="17"/></properties>
 <testcase name="flaky" classname="com.acme.FooTest" time="0.1"><flakyFailure message="first"
 type="java.lang.AssertionError"><stackTrace>at x</stackTrace></flakyFailure></testcase>
-<testcase name="always" classname="com.acme.FooTest" time="1,234.5"><error type="java.io.IOException"
-><![CDATA[java.io.IOException: gone
+<testcase name="always" classname="com.acme.FooTest" time="1,234.5"><error
+type="java.io.IOException"><![CDATA[java.io.IOException: gone
  at com.acme]]></error><rerunError message="again"/></testcase>
 <testcase name="fine" classname="com.acme.FooTest"/></testsuite>"""
 JEST = """<testsuites name="jest tests" tests="1" failures="1" time="1.2"><testsuite name="Button"

@@ -137,7 +137,8 @@ async def execute_attempt(
                     supply=supply,
                     verdict=verdict,
                 )
-            outcome = await with_files_back(engine, attempt.prepared, outcome)
+            if outcome.results is None:
+                outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
 
 
@@ -193,7 +194,8 @@ async def finish_attempt(
                 attempt.stopping,
                 partial(_verdict, engine, attempt.prepared, masker),
             )
-            outcome = await with_files_back(engine, attempt.prepared, outcome)
+            if outcome.results is None:
+                outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, attempt, outcome, desk)
 
 
@@ -221,9 +223,6 @@ async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logge
 
 async def with_files_back(engine: DockerEngine, prepared: Prepared, outcome: Outcome) -> Outcome:
     """The outcome, after the container's files are back in this worker's hands."""
-    if outcome.results is not None and outcome.cleanup_error is None:
-        # They are, since the verdict.
-        return outcome
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 

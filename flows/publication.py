@@ -39,10 +39,11 @@ async def publish_attempt(
     if executed is None:
         raise ValueError("only an executed attempt has results")
     began = time.monotonic()
-    async with DockerEngine() as engine:
-        # An earlier process may have died before it came to that.
-        outcome = await with_files_back(engine, prepared, executed.outcome)
-    executed = replace(executed, outcome=outcome)
+    if executed.outcome.results is None or executed.outcome.cleanup_error:
+        async with DockerEngine() as engine:
+            # An earlier process may have died before it came to that.
+            outcome = await with_files_back(engine, prepared, executed.outcome)
+        executed = replace(executed, outcome=outcome)
     attempt = replace(attempt, executed=executed)
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()

@@ -199,7 +199,8 @@ def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child:
 
 
 async def test_the_verdict_comes_before_the_outcome_is_noted_and_the_container_removed() -> None:
-    engine, told = FakeEngine(images=(BUSYBOX,)), []
+    engine = FakeEngine(images=(BUSYBOX,))
+    told: list[tuple[str, object]] = []
 
     class Noted(Notes):
         def ends(self, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from prefect.blocks.system import Secret
+from pydantic import SecretStr
 
 from flows.engine import DockerEngine
 from flows.execution import finish, run
@@ -132,7 +133,7 @@ async def test_a_container_that_never_ran_has_left_nothing_to_collect(runner: Ru
 
 
 async def test_a_secret_that_a_test_report_quotes_is_told_to_nobody(runner: Runner) -> None:
-    await Secret(value=TOKEN).asave("task-report", overwrite=True)
+    await Secret(value=SecretStr(TOKEN)).asave("task-report", overwrite=True)
     done = await runner(
         shell(
             f"{FAILING}sed -i s/bar/$TOKEN/ report.xml; exit 1",

@@ -11,6 +11,8 @@ ledger, attempts         what is known of a run on disk, and the work of one att
 lifecycle ─► recovery    the hooks, and what follows when a run's process is gone
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over
 backlog ─► admission     what waits in its queues, and what of that may start in its capacity
+outputs, junit           what a task was to leave, collected, and what its test reports say
+verdict                  the outcome in the light of both, before it is noted
 orphans                  the sweep: restart or end what died, remove what nobody owns
 storage ─► sending       results to where the block Artifact Storage says, at once or by the sweep;
                          `uploads` decides, `stores` are the places, `upload_journal` remembers
@@ -24,5 +26,7 @@ made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (thre
 one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
-`last_check` (what the policy allows), `secret_blocks`, `masking`, `sizes`, `logs`, `errors`.
+`last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and `results_tables` (what a run left: as values,
+as paths, as files, in numbers, in the UI), `secret_blocks`, `masking`, `sizes`, `text`, `logs`,
+`errors`.
 """

@@ -26,7 +26,7 @@ made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (thre
 one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
-`last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and `results_tables` (what a run left: as values,
-as paths, as files, in numbers, in the UI), `secret_blocks`, `masking`, `sizes`, `text`, `logs`,
-`errors`.
+`last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and
+`results_tables` (what a run left: as values, as paths, as files, in numbers, in the UI),
+`secret_blocks`, `masking`, `sizes`, `text`, `logs`, `errors`.
 """

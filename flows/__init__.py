@@ -12,6 +12,8 @@ lifecycle ─► recovery    the hooks, and what follows when a run's process is
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over
 backlog ─► admission     what waits in its queues, and what of that may start in its capacity
 testing                  the flow in somebody's own tests, on an engine that is a Python function
+outputs, junit           what a task was to leave, collected, and what its test reports say
+verdict                  the outcome in the light of both, before it is noted
 orphans                  the sweep: restart or end what died, remove what nobody owns
 storage ─► sending       results to where the block Artifact Storage says, at once or by the sweep;
                          `uploads` decides, `stores` are the places, `upload_journal` remembers
@@ -27,4 +29,7 @@ one is stopped, what a worker writes on runs, who is gone, what the pool tells),
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
 `last_check` (what the policy allows), `engines` (which engine a run gets), `secret_blocks`,
 `masking`, `sizes`, `logs`, `errors`.
+`last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and
+`results_tables` (what a run left: as values, as paths, as files, in numbers, in the UI),
+`secret_blocks`, `masking`, `sizes`, `text`, `logs`, `errors`.
 """

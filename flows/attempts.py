@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution
@@ -17,7 +18,7 @@ from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
-from flows.interrupts import Interrupt
+from flows.interrupts import Interrupt, to_the_end
 from flows.ledger import RUNS_FOLDER, Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
@@ -27,10 +28,12 @@ from flows.private_images import PrivateImages
 from flows.pull_news import PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
+from flows.results import Results
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
 from flows.turns import Turns
+from flows.verdict import collected, judged
 from flows.workspace import Workspace
 
 LOST = Outcome(
@@ -118,6 +121,7 @@ async def execute_attempt(
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             notes = _Notes(ledger, attempt, desk)
+            verdict = partial(_verdict, engine, attempt.prepared, desk.masker)
             async with PrefectTeller(spec.job_id, desk.journal.say) as teller:
                 supply = _supply(teller, desk.runner_log, secrets)
                 if adopt:
@@ -132,8 +136,10 @@ async def execute_attempt(
                     interrupt=interrupt,
                     notes=notes,
                     supply=supply,
+                    verdict=verdict,
                 )
-            outcome = await with_files_back(engine, attempt.prepared, outcome)
+            if outcome.results is None:
+                outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
 
 
@@ -179,8 +185,18 @@ async def finish_attempt(
         masked = *(secrets or ()), *variables.values()
         async with _desk(attempt, logger, masked, anew=anew) as desk:
             sink = desk.runner_log if anew else _Nowhere()
-            outcome = await execution.finish(engine, spec, sink, unfinished, attempt.stopping)
-            outcome = await with_files_back(engine, attempt.prepared, outcome)
+            knows = anew or (secrets is not None and not spec.secrets)
+            masker = desk.masker if knows else None
+            outcome = await execution.finish(
+                engine,
+                spec,
+                sink,
+                unfinished,
+                attempt.stopping,
+                partial(_verdict, engine, attempt.prepared, masker),
+            )
+            if outcome.results is None:
+                outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, attempt, outcome, desk)
 
 
@@ -210,6 +226,22 @@ async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) 
     """The outcome, after the container's files are back in this worker's hands."""
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
+
+
+async def _verdict(
+    engine: Engine, prepared: Prepared, masker: Masker | None, outcome: Outcome
+) -> Outcome:
+    """The outcome of a container that has stopped, by what it left; `masker` is None where its
+    secrets are not known."""
+    workspace, spec = prepared.workspace, prepared.spec
+    kept = await reclaim(engine, workspace, spec)
+
+    async def look() -> Results:
+        return collected(workspace, spec, masker)
+
+    # To its end: another process, or this one again, may be about to do the same.
+    results = await to_the_end(look())
+    return judged(replace(outcome, cleanup_error=kept), results)
 
 
 @asynccontextmanager

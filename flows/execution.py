@@ -41,6 +41,8 @@ from flows.spec import ContainerSpec
 from flows.threads import apart
 
 T = TypeVar("T")
+# Judges an outcome by what the container left, once it has stopped; raises nothing.
+Verdict = Callable[[Outcome], Awaitable[Outcome]]
 
 # How long an engine may be away while its container runs: the time of a restart.
 PATIENCE_SECONDS = 60.0
@@ -76,12 +78,14 @@ async def run(
     interrupt: Interrupt | None = None,
     notes: Notes | None = None,
     supply: Supply | None = None,
+    verdict: Verdict | None = None,
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
     output comes whole, its time limit counts from its own start. `interrupt` ends it early; the
-    image is pulled with `supply`.
+    image is pulled with `supply`. A container that ran has its outcome from `verdict`, before it
+    is noted.
 
     Returns an outcome for everything a task or an engine can do. A caller that is cancelled
     leaves the container as it is, for whoever adopts or finishes it.
@@ -99,6 +103,8 @@ async def run(
             with _timed(stages, "create"):
                 await _whole(engine.create(spec, image), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
+        with _timed(stages, "collect"):
+            outcome = await _with_verdict(outcome, verdict)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
     except Interrupted as interrupted:
@@ -108,7 +114,8 @@ async def run(
         raise
     outcome = replace(outcome, image=image, stages=stages)
     notes.ends(outcome)
-    return replace(outcome, cleanup_error=await _destroy(engine, spec, patient=begun))
+    left = await _destroy(engine, spec, patient=begun)
+    return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
 
 async def finish(
@@ -117,6 +124,7 @@ async def finish(
     sink: Sink,
     unfinished: Outcome,
     stopping: StoppedBy | None = None,
+    verdict: Verdict | None = None,
 ) -> Outcome:
     """End the attempt of a process that is no more, and leave nothing of it behind.
 
@@ -126,9 +134,17 @@ async def finish(
     """
     try:
         outcome = await _finish(engine, spec, sink, unfinished, stopping)
+        outcome = await _with_verdict(outcome, verdict)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
     return replace(outcome, cleanup_error=await _destroy(engine, spec) or outcome.cleanup_error)
+
+
+async def _with_verdict(outcome: Outcome, verdict: Verdict | None) -> Outcome:
+    # One that never started left nothing; of one that is gone, nobody knows that it has stopped.
+    if verdict is None or outcome.started_at is None:
+        return outcome
+    return await verdict(outcome)
 
 
 async def _finish(

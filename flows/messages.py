@@ -3,8 +3,9 @@
 import re
 
 from flows.logs import LogFacts
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcomes import FailureClass, Outcome, OutcomeName
 from flows.stages import Upload
+from flows.verdict import failed_tests, passed_tests
 
 # ECMA-48: control strings such as window titles, then control sequences such as colours, then
 # the escapes of two characters.
@@ -31,6 +32,8 @@ def state_name(outcome: Outcome) -> str | None:
 
 def stage_name(outcome: Outcome) -> str:
     """The name of the state of the stage that ended the run's work."""
+    if outcome.failure_class is FailureClass.OUTPUT_MISSING:
+        return "Output missing"
     exited = "Failed" if outcome.exit_code is None else f"Exited {outcome.exit_code}"
     return state_name(outcome) or exited
 
@@ -40,11 +43,20 @@ def state_message(
 ) -> str:
     """What a person reads first: how it ended, and what to do next."""
     succeeded = outcome.name is OutcomeName.SUCCEEDED
-    message = "exited 0" if succeeded else outcome.error or str(outcome.name)
+    message = _success(outcome) if succeeded else outcome.error or str(outcome.name)
     if upload and upload.error:
         message = f"{message}. {not_uploaded(upload)}"
     last = _last_line(log.tail) if log and not succeeded else ""
     return f"{message}. Its last line: {last}" if last else message
+
+
+def _success(outcome: Outcome) -> str:
+    tests = outcome.results.tests if outcome.results else None
+    if tests is None or not tests.total:
+        return "exited 0"
+    if tests.not_passed:
+        return f"exited 0, though {failed_tests(tests)}"
+    return f"exited 0, {passed_tests(tests)}"
 
 
 def not_uploaded(upload: Upload) -> str:

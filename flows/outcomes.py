@@ -20,6 +20,7 @@ from flows.errors import (
     WorkdirMissing,
     WorkspaceError,
 )
+from flows.results import Results
 from flows.spec import ContainerSpec
 from flows.usage import Usage
 
@@ -74,6 +75,7 @@ class FailureClass(StrEnum):
     ENGINE = "engine"
     WORKSPACE = "workspace"
     WORKER = "worker"
+    OUTPUT_MISSING = "output-missing"
 
 
 class StoppedBy(StrEnum):
@@ -124,7 +126,8 @@ class Outcome:
     """The end of one attempt, decided once.
 
     `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
-    changes it. `stages` has the seconds that pull, create and run took.
+    changes it. `stages` has the seconds that pull, create, run and collect took; `results` is what
+    the container left, None where it never ran.
     """
 
     name: OutcomeName
@@ -142,6 +145,7 @@ class Outcome:
     usage: Usage = field(default_factory=Usage)
     log_reconnects: int = 0
     log_complete: bool = True
+    results: Results | None = None
 
     @property
     def signal(self) -> int | None:
@@ -281,15 +285,24 @@ def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
             f"{_end(state)}; the engine reports no lack of memory: see the end of runner.log, and "
             "on the host who else kills processes"
         )
-    advice = _SIGNAL_ADVICE.get(state.signal or 0, "see the end of runner.log")
-    return f"{_end(state)}: {advice}"
+    return f"{_end(state)}: {advice(state.exit_code)}"
+
+
+def advice(exit_code: int | None) -> str:
+    """What to do about an exit code that means nothing particular."""
+    return _SIGNAL_ADVICE.get(_signal(exit_code) or 0, "see the end of runner.log")
+
+
+def ending(exit_code: int | None) -> str:
+    """`exited 143, ended by SIGTERM`."""
+    number = _signal(exit_code)
+    if number is None:
+        return f"exited {exit_code}"
+    return f"exited {exit_code}, ended by {signal_name(number)}"
 
 
 def _end(state: ContainerState) -> str:
-    number = state.signal
-    if number is None:
-        return f"exited {state.exit_code}"
-    return f"exited {state.exit_code}, ended by {signal_name(number)}"
+    return ending(state.exit_code)
 
 
 def signal_name(number: int) -> str:

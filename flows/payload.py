@@ -103,6 +103,25 @@ class CacheVolume(_Model):
     )
 
 
+class Output(_Model):
+    """Files that the task is to leave."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, Field(strict=True), AfterValidator(rules.output_path)] = Field(
+        title="Files", examples=["build/**/*.zip", "$ARTIFACT_DIR/coverage/"],
+        description="a path below the checkout, or below $ARTIFACT_DIR/, with *, ?, [a-z] and **, "
+        "such as build/**/*.zip",
+    )  # fmt: skip
+    required: Annotated[bool, BeforeValidator(rules.flag)] = Field(
+        default=False, title="Required",
+        description="true or false: whether a run that leaves no such file has failed",
+    )  # fmt: skip
+    type: Literal["file", "junit"] = Field(
+        default="file", title="Type", description="file, or junit for test reports in JUnit's XML"
+    )
+
+
 def _distinct_targets(volumes: tuple[CacheVolume, ...]) -> tuple[CacheVolume, ...]:
     for target, count in Counter(volume.target for volume in volumes).items():
         if count > 1:
@@ -197,6 +216,12 @@ class Container(_Model):
     cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
         default=(), title="Cache volumes", description="an array of {name, target}"
     )
+    outputs: Annotated[tuple[Output, ...], AfterValidator(rules.outputs)] = Field(
+        default=(), title="Outputs",
+        examples=[[{"path": "build/**/*.zip", "required": True}]],
+        json_schema_extra={"maxItems": rules.MAX_OUTPUTS},
+        description="an array of {path, required, type}, at most 100",
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod

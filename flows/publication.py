@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -15,11 +16,15 @@ from flows.engines import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
+from flows.results import Results
+from flows.results_tables import table_of_outputs, table_of_tests
 from flows.stages import Attempt
 from flows.storage import create_link, deliver, intended
 
 REPORT_KEY = "container-run"
 METADATA_KEY = "container-run-metadata"
+TESTS_KEY = "container-run-tests"
+OUTPUTS_KEY = "container-run-outputs"
 
 
 async def publish_attempt(
@@ -34,10 +39,11 @@ async def publish_attempt(
     if executed is None:
         raise ValueError("only an executed attempt has results")
     began = time.monotonic()
-    async with open_engine() as engine:
-        # An earlier process may have died before it came to that.
-        outcome = await with_files_back(engine, prepared, executed.outcome)
-    executed = replace(executed, outcome=outcome)
+    if executed.outcome.results is None or executed.outcome.cleanup_error:
+        async with open_engine() as engine:
+            # An earlier process may have died before it came to that.
+            outcome = await with_files_back(engine, prepared, executed.outcome)
+        executed = replace(executed, outcome=outcome)
     attempt = replace(attempt, executed=executed)
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()
@@ -50,24 +56,33 @@ async def publish_attempt(
     left = upload_seconds - (time.monotonic() - began)
     attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
     history = [each.outcome for each in ledger.attempts() if each.executed]
+    shown = [
+        ("markdown", REPORT_KEY, report.markdown(facts, executed.log, history, attempt.upload),
+         f"How {spec.name} went"),
+        ("table", METADATA_KEY, json.dumps(run_json.metadata_table(facts)), str(path)),
+        *_tables(executed.outcome.results),
+    ]  # fmt: skip
     async with get_client() as client:
-        for artifact in (
-            ArtifactCreate(
-                key=REPORT_KEY,
-                type="markdown",
-                description=f"How {spec.name} went",
-                data=report.markdown(facts, executed.log, history, attempt.upload),
-                flow_run_id=UUID(spec.job_id),
-            ),
-            ArtifactCreate(
-                key=METADATA_KEY,
-                type="table",
-                description=str(path),
-                data=json.dumps(run_json.metadata_table(facts)),
-                flow_run_id=UUID(spec.job_id),
-            ),
-        ):
-            await client.create_artifact(artifact)
-        if attempt.upload is not None and attempt.upload.error is None:
-            await create_link(client, spec.job_id, attempt.upload)
+        for kind, key, data, description in shown:
+            await client.create_artifact(
+                ArtifactCreate(
+                    key=key,
+                    type=kind,
+                    description=description,
+                    data=data,
+                    flow_run_id=UUID(spec.job_id),
+                )
+            )
+        if (attempt.upload and not attempt.upload.error) or spec.outputs:
+            await create_link(client, attempt)
     return ledger.close(attempt)
+
+
+def _tables(results: Results | None) -> Iterator[tuple[str, str, str, str]]:
+    """Type, key, data and description of the artifacts that show what the container left."""
+    if results is not None and results.tests is not None:
+        rows = json.dumps(table_of_tests(results.tests))
+        yield "table", TESTS_KEY, rows, "What the test reports say, failures first"
+    if results is not None and results.outputs:
+        rows = json.dumps(table_of_outputs(results))
+        yield "table", OUTPUTS_KEY, rows, "What the task was to leave, and what of it there is"

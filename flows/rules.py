@@ -6,15 +6,19 @@ names, refs follow git-check-ref-format(1), an argument's length is Linux's MAX_
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 JOB_ROOT = "/work/agent_jobs"
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
 JOB_ID_PLACEHOLDER = "<job_id>"
 RUN_VOLUME_PREFIX = "mm-task-"
+ARTIFACT_DIR = "$ARTIFACT_DIR/"
+MAX_OUTPUTS = 100
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
@@ -40,6 +44,10 @@ _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
+
+# Enough for any build, and a bound on what it costs to match a tree of files.
+_MAX_GLOB = 500
+_MAX_GLOB_PARTS = 40
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _MIN_MEMORY = 6 * 1024**2
@@ -238,6 +246,31 @@ def subdir(value: str) -> str:
         raise ValueError(f"is {_short(value)}, not a relative path of plain segments")
     if segments[:2] == ["logs", "execute.log"]:
         raise ValueError(f"is {_short(value)}, where the runner writes a log of its own")
+    return value
+
+
+def output_path(value: str) -> str:
+    """Canonical: no empty or `.` segments, `**` for all in a folder that is named with a slash."""
+    path = value.replace("${ARTIFACT_DIR}", "$ARTIFACT_DIR", 1)
+    base = ARTIFACT_DIR if path == ARTIFACT_DIR[:-1] or path.startswith(ARTIFACT_DIR) else ""
+    below = path[len(base) :]
+    parts = [part for part in below.split("/") if part not in ("", ".")]
+    if below.startswith("/") or ".." in parts or "\\" in value or _has_control(value):
+        raise ValueError(f"is {_short(value)}, not a relative path without '..' and '\\'")
+    if not parts and not base:
+        raise ValueError("names no file")
+    if parts and not base and parts[0][0] in "$~":
+        raise ValueError(f"is {_short(value)}: of variables, only $ARTIFACT_DIR/ may begin it")
+    if not parts or below.endswith(("/", "/.")):
+        parts.append("**")
+    if len(value) > _MAX_GLOB or len(parts) > _MAX_GLOB_PARTS:
+        raise ValueError(f"has more than {_MAX_GLOB} characters or {_MAX_GLOB_PARTS} segments")
+    return base + "/".join(parts)
+
+
+def outputs(value: Sequence[T]) -> Sequence[T]:
+    if len(value) > MAX_OUTPUTS:
+        raise ValueError(f"has {len(value)} entries and the limit is {MAX_OUTPUTS}")
     return value
 
 

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from flows.files import Listing
 from flows.outcomes import FailureClass, OutcomeName, StoppedBy
+from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
 
@@ -54,6 +55,43 @@ class Used(_Model):
     samples: int
 
 
+class OutputReport(_Model):
+    """What became of one of task.container.outputs; metadata/outputs.json lists its files."""
+
+    path: str = Field(description="the pattern")
+    required: bool
+    type: Literal["file", "junit"]
+    missing: bool = Field(description="whether nothing was collected")
+    collected: int = Field(ge=0, description="files")
+    collected_bytes: int = Field(ge=0)
+    rejected: int = Field(ge=0, description="things that the pattern matches and that are not kept")
+
+
+class UnreadableTestReport(_Model):
+    """A test report that does not count."""
+
+    path: str = Field(description="below artifacts/")
+    reason: str
+
+
+class TestsReport(_Model):
+    """What the test reports say together."""
+
+    # By its name, pytest would take it for tests.
+    __test__ = False
+
+    total: int = Field(ge=0)
+    passed: int = Field(ge=0, description="also when run again")
+    failed: int = Field(ge=0)
+    errors: int = Field(ge=0, description="tests that broke off rather than failed")
+    skipped: int = Field(ge=0)
+    flaky: int = Field(ge=0, description="of those that passed, the ones that did not at first")
+    files: int = Field(ge=0, description="reports that were read")
+    unreadable: int = Field(ge=0, description="reports that were not, and do not count")
+    unreadable_reports: list[UnreadableTestReport] = Field(description="the first of these")
+    failures: list[str] = Field(description="the first tests that failed, by name")
+
+
 class RunReport(_Model):
     """`run.json`. Times are RFC 3339 in UTC."""
 
@@ -93,13 +131,19 @@ class RunReport(_Model):
     stopped_by: StoppedBy | None = Field(description="who ended the container; null: it never ran")
     signal: int | None = Field(description="the signal that ended the process, from its exit code")
     stage_seconds: dict[str, float] = Field(
-        description="prepare, pull, create, run, and publish until run.json was written"
+        description="prepare, pull, create, run, collect, and publish until run.json was written"
     )
     container_started_at: datetime | None
     container_finished_at: datetime | None
     worker: str
     logs: Logs
     usage: Used
+    outputs: list[OutputReport] | None = Field(
+        description="in the payload's order; null: its container never ran, or ended unseen"
+    )
+    tests: TestsReport | None = Field(
+        description="null: no report, and no sign that there was to be one"
+    )
     artifacts: list[Artifact]
     artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
@@ -160,14 +204,47 @@ def build(
             reconnects=outcome.log_reconnects,
         ),
         usage=Used(**asdict(outcome.usage)),
+        outputs=_outputs(outcome.results) if outcome.results else None,
+        tests=_tests(outcome.results.tests) if outcome.results and outcome.results.tests else None,
         artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
         artifacts_left_out=found.left_out,
     )
 
 
+def _outputs(results: Results) -> list[OutputReport]:
+    return [
+        OutputReport(
+            path=each.path,
+            required=each.required,
+            type=each.type,
+            missing=each.missing,
+            collected=each.collected,
+            collected_bytes=each.size_bytes,
+            rejected=each.rejected,
+        )
+        for each in results.outputs
+    ]
+
+
+def _tests(tests: ReportedTests) -> TestsReport:
+    return TestsReport(
+        total=tests.total,
+        passed=tests.passed,
+        failed=tests.failed,
+        errors=tests.errors,
+        skipped=tests.skipped,
+        flaky=tests.flaky,
+        files=tests.files,
+        unreadable=tests.unreadable_files,
+        unreadable_reports=[UnreadableTestReport(**asdict(each)) for each in tests.unreadable],
+        failures=[case.short_name for case in tests.failures[:MAX_NAMED]],
+    )
+
+
 def metadata_table(report: RunReport) -> list[dict[str, str]]:
     """`run.json` without its lists, a row a key."""
-    plain = report.model_dump(mode="json", by_alias=True, exclude={"artifacts", "logs", "command"})
+    lists = {"artifacts", "logs", "command", "outputs", "tests"}
+    plain = report.model_dump(mode="json", by_alias=True, exclude=lists)
     return [
         {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
     ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.judgement import require_allowed
 from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
+from flows.text import one_line
 
 if TYPE_CHECKING:
     from flows.payload import Container, TaskPayload
@@ -55,6 +56,18 @@ class Mount:
     source: str
     target: str
     subpath: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Files that the task is to leave: a glob below the checkout, or below `$ARTIFACT_DIR/`.
+
+    Those of the type `junit` are read as test reports.
+    """
+
+    path: str
+    required: bool = False
+    type: Literal["file", "junit"] = "file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class ContainerSpec:
     cap_drop: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     platform: str | None = None
+    outputs: tuple[Output, ...] = ()
 
     @property
     def limit_seconds(self) -> int:
@@ -195,6 +209,7 @@ def compile_spec(
         "cap_add": tuple(policy.cap_add),
         "cap_drop": tuple(policy.cap_drop),
         "secrets": container.secrets,
+        "outputs": tuple(Output(each.path, each.required, each.type) for each in container.outputs),
     }
     return ContainerSpec(
         **decided,
@@ -225,9 +240,7 @@ def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
 
     What would not show, or would turn the line around it, is shown as its escape.
     """
-    flat = " ".join(shlex.join(command).split())
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in flat)
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return one_line(shlex.join(command), limit)
 
 
 def is_expired(labels: Mapping[str, str], now: datetime) -> bool:
@@ -250,5 +263,7 @@ def _expiry(now: datetime, limit_seconds: int) -> datetime:
 
 def _fingerprint(decided: dict[str, Any]) -> str:
     """The same for every attempt at the same task: a running container can be recognised."""
-    plain = decided | {"mounts": [asdict(mount) for mount in decided["mounts"]]}
+    plain = decided | {
+        key: [asdict(each) for each in decided[key]] for key in ("mounts", "outputs")
+    }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -23,7 +23,9 @@ from flows.files import is_folder
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Logger
+from flows.markdown import code
 from flows.sending import Sending
+from flows.spec import ContainerSpec
 from flows.stages import Attempt, Upload
 from flows.stops import stop_of
 from flows.stores import Store, explain, open_store
@@ -94,17 +96,33 @@ async def deliver(
         return Upload(storage.url or storage.block or "", str(error))
 
 
-async def create_link(client: PrefectClient, job_id: str, upload: Upload) -> None:
-    """Show where the files are on the page of the run."""
+async def create_link(client: PrefectClient, attempt: Attempt) -> None:
+    """Show where the files are on the page of the run: in the storage, or still on their host."""
+    spec, upload = attempt.prepared.spec, attempt.upload
+    if upload is not None and upload.error is None:
+        about = "Where the files of the run are; manifest.json lists them"
+        data = _links(upload.address, spec)
+    else:
+        about = f"Where the files of the run are: on the host {spec.worker}"
+        data = code(str(attempt.prepared.workspace.artifacts))
     await client.create_artifact(
         ArtifactCreate(
             key=FILES_KEY,
             type="markdown",
-            description="Where the files of the run are; manifest.json lists them",
-            data=f"[{upload.address}]({link(upload.address)})",
-            flow_run_id=UUID(job_id),
+            description=about,
+            data=data,
+            flow_run_id=UUID(spec.job_id),
         )
     )
+
+
+def _links(address: str, spec: ContainerSpec) -> str:
+    """As Prefect's link artifacts are written; with one to the outputs, where there are any."""
+    shown = f"[{address}]({link(address)})"
+    if not spec.outputs:
+        return shown
+    manifest = f"{address}/{spec.artifacts_subdir}/metadata/outputs.json"
+    return f"{shown}\n\nIts outputs: [outputs.json]({link(manifest)})"
 
 
 async def finish_uploads(
@@ -174,9 +192,9 @@ async def _go_on(
         return f"the files of attempt {number} cannot be uploaded any more: {error}"
     except StorageError as error:
         return f"the files of attempt {number} are still not uploaded: {error}"
-    done = Upload(address)
-    ledger.put(replace(attempt, upload=done))
-    await create_link(client, ledger.job_id, done)
+    done = replace(attempt, upload=Upload(address))
+    ledger.put(done)
+    await create_link(client, done)
     return f"uploaded the files of attempt {number} to {address}"
 
 

@@ -6,7 +6,7 @@ containers that are gone: nobody else is writing any more.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,11 @@ class Found:
     disk_bytes: int = 0
 
 
-def walk(tree: Tree) -> Iterator[Found]:
+def walk(tree: Tree, enters: Callable[[tuple[str, ...]], bool] | None = None) -> Iterator[Found]:
     """Everything in `tree` but the folders, a folder after the other.
 
-    Raises `OSError` where there is no such tree.
+    Where `enters` is given, only in folders of which it says so. Raises `OSError` where there is
+    no such tree.
     """
     with _folder(tree, ()):
         pending: list[tuple[str, ...]] = [()]
@@ -55,6 +56,8 @@ def walk(tree: Tree) -> Iterator[Found]:
                     path = (*parts, child.name)
                     if not child.is_dir(follow_symlinks=False):
                         yield _found(path, child)
+                    elif enters is not None and not enters(path):
+                        continue
                     elif len(path) < MAX_DEPTH:
                         pending.append(path)
                     else:
@@ -75,6 +78,15 @@ def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
         os.close(descriptor)
         raise OSError("it is no regular file any more")
     return descriptor
+
+
+def is_there(tree: Tree) -> bool:
+    """Whether the tree's top is a folder, and got to over no link."""
+    try:
+        with _folder(tree, ()):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """The order of a run and its outcome, on an engine that can be made to fail at every step."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from flows.execution import run
+from flows.execution import Notes, run
 from flows.interrupts import Interrupt
-from flows.outcomes import ContainerState, FailureClass, OutcomeName, StoppedBy, judge
+from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
@@ -196,3 +197,34 @@ def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child:
     state = ContainerState(running=False, exit_code=0, oom_killed=killed_child)
     outcome = judge(spec("make"), state, StoppedBy.CONTAINER)
     assert (outcome.name, outcome.oom_killed) == (OutcomeName.SUCCEEDED, killed_child)
+
+
+async def test_the_verdict_comes_before_the_outcome_is_noted_and_the_container_removed() -> None:
+    engine = busybox()
+    told: list[tuple[str, object]] = []
+
+    class Noted(Notes):
+        def ends(self, outcome: Outcome) -> None:
+            told.append(("noted", outcome.error))
+
+    async def verdict(outcome: Outcome) -> Outcome:
+        told.append(("judged", outcome.exit_code))
+        assert "destroy" not in engine.calls
+        return replace(outcome, error="changed", cleanup_error="kept")
+
+    outcome = await run(engine, spec("print", "hi"), Nowhere(), notes=Noted(), verdict=verdict)
+    assert told == [("judged", 0), ("noted", "changed")]
+    assert (outcome.error, outcome.cleanup_error) == ("changed", "kept")
+    assert engine.containers == {}
+
+
+@pytest.mark.parametrize("step", ["pull", "create", "start", "wait"])
+async def test_a_container_of_which_nobody_knows_that_it_has_stopped_gets_no_verdict(
+    step: str,
+) -> None:
+    async def verdict(outcome: Outcome) -> Outcome:
+        raise AssertionError("its files may still change")
+
+    engine = busybox(breaks_at=step)
+    outcome = await run(engine, spec("print", "hi"), Nowhere(), verdict=verdict)
+    assert outcome.name is OutcomeName.INFRASTRUCTURE

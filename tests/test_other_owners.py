@@ -35,6 +35,10 @@ PAYLOADS = {
     "its logs": shell(
         "cd $ARTIFACT_DIR; rm -r logs metadata; mkfifo logs; ln -s /etc metadata; echo the end"
     ),
+    "its outputs": shell(
+        f"umask 077; mkdir build; echo result > build/a.txt; {TAKE_IT_ALL}echo the end",
+        outputs=[{"path": "build/", "required": True}],
+    ),
 }
 
 
@@ -114,6 +118,13 @@ def test_the_results_are_published_whole(runs: dict[str, Finished], name: str) -
             assert listed[relative]["sha256"] == digest, relative
     assert run.output == "the end\n"
     assert run.run_json["logs"]["complete"]
+
+
+def test_outputs_of_another_user_are_collected(runs: dict[str, Finished]) -> None:
+    done = runs["its outputs"]
+    assert done.run_json["outcome"] == "succeeded"
+    assert done.run_json["outputs"][0]["collected"] == 1
+    assert done.file("container/outputs/build/a.txt").read_text() == "result\n"
 
 
 @pytest.mark.parametrize("name", [name for name in PAYLOADS if "twice" in name])

@@ -244,4 +244,5 @@ def test_the_spec_prints_as_json() -> None:
         "cap_drop": ["NET_RAW"],
         "secrets": {},
         "platform": None,
+        "outputs": [],
     }

@@ -103,7 +103,8 @@ class FakeContainer:
         """As the init process says it that Docker runs the command with."""
         program = (*(self.spec.entrypoint or ()), *self.spec.command)[0]
         with self._lock, suppress(Killed):
-            self._write(f"[FATAL tini (7)] exec {program} failed: No such file or directory\n".encode())
+            said = f"[FATAL tini (7)] exec {program} failed: No such file or directory\n"
+            self._write(said.encode())
         self._end(127)
 
     def _fail(self, error: BaseException) -> None:

@@ -1,0 +1,164 @@
+"""What a run's test reports say together: those in `test-results/`, and the outputs of the type
+`junit`.
+
+Reports are read when the container has stopped. One that cannot be read is named, and the others
+count.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from flows.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
+from flows.masking import Masker
+from flows.results import (
+    MAX_NAMED,
+    MAX_ROWS,
+    Case,
+    CaseResult,
+    ReportedTests,
+    UnreadableReport,
+)
+from flows.spec import ContainerSpec
+from flows.text import one_line
+from flows.tree import Tree, is_there, open_file, walk
+from flows.uploads import printable
+from flows.workspace import Workspace
+
+MAX_REPORTS = 5_000
+MAX_REPORT_BYTES = 64 * 1024**2
+# Some ten seconds of reading.
+_MAX_BYTES = 256 * 1024**2
+_MAX_ELEMENTS = 3_000_000
+_MAX_LOOKED_AT = 100_000
+_FOLDER = "test-results"
+_NAME_LENGTH = 160
+_MESSAGE_LENGTH = 240
+_ORDER: tuple[CaseResult, ...] = ("failed", "error", "skipped", "passed")
+
+
+def reported_tests(
+    workspace: Workspace,
+    spec: ContainerSpec,
+    declared: Iterable[tuple[str, ...]],
+    masker: Masker | None,
+) -> ReportedTests | None:
+    """What the reports say; None where there is none and nobody expects one.
+
+    `declared` has the names, below `artifacts/`, of those that are outputs. Without a `masker`
+    nobody knows what is secret, and no text of a report is told.
+    """
+    folder = (*spec.artifacts_subdir.split("/"), _FOLDER)
+    artifacts = Tree(workspace.folder, ("artifacts",))
+    has_folder = is_there(Tree(workspace.folder, ("artifacts", *folder)))
+    if not has_folder and not any(output.type == "junit" for output in spec.outputs):
+        return None
+    paths = sorted({*declared, *(_in_folder(workspace, folder) if has_folder else ())})
+    budget, sum_ = Budget(_MAX_BYTES, _MAX_ELEMENTS), _Sum()
+    for number, path in enumerate(paths):
+        try:
+            if number >= MAX_REPORTS:
+                raise ReportUnreadable(f"there are more than {MAX_REPORTS:,} reports")
+            sum_.read(_read(artifacts, path, budget))
+        except ReportUnreadable as error:
+            sum_.misses(printable(path), str(error))
+    return sum_.told(masker)
+
+
+def _in_folder(workspace: Workspace, folder: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    tree = Tree(workspace.folder, ("artifacts", *folder))
+    for _, found in zip(range(_MAX_LOOKED_AT), walk(tree), strict=False):
+        if found.kind == "file" and found.parts[-1].lower().endswith(".xml"):
+            yield (*folder, *found.parts)
+
+
+def _read(artifacts: Tree, path: tuple[str, ...], budget: Budget) -> "_Tally":
+    tally = _Tally()
+    try:
+        with open(open_file(artifacts, path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_REPORT_BYTES:
+                raise ReportUnreadable(f"it is larger than {MAX_REPORT_BYTES // 1024**2} MiB")
+            read_report(file, budget, tally.add)
+    except OSError as error:
+        raise ReportUnreadable(f"it cannot be opened ({error.strerror or error})") from None
+    return tally
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of results, and the first cases of each."""
+
+    counts: Counter[CaseResult] = field(default_factory=Counter)
+    flaky: int = 0
+    cases: dict[CaseResult, list[Case]] = field(default_factory=dict)
+
+    def add(self, case: Case) -> None:
+        self.counts[case.result] += 1
+        self.flaky += case.flaky
+        kept = self.cases.setdefault(case.result, [])
+        if len(kept) < MAX_ROWS:
+            kept.append(case)
+
+
+@dataclass(slots=True)
+class _Sum(_Tally):
+    """Of all reports; one counts whole or not at all."""
+
+    files: int = 0
+    missed: int = 0
+    named: list[UnreadableReport] = field(default_factory=list)
+
+    def read(self, report: _Tally) -> None:
+        self.files += 1
+        self.counts += report.counts
+        self.flaky += report.flaky
+        for result, cases in report.cases.items():
+            kept = self.cases.setdefault(result, [])
+            kept += cases[: MAX_ROWS - len(kept)]
+
+    def misses(self, path: str, reason: str) -> None:
+        self.missed += 1
+        if len(self.named) < MAX_NAMED:
+            self.named.append(UnreadableReport(path, reason))
+
+    def told(self, masker: Masker | None) -> ReportedTests:
+        """For people: failures first, and nothing that is secret."""
+        rows = [case for result in _ORDER for case in self.cases.get(result, ())]
+        return ReportedTests(
+            failed=self.counts["failed"],
+            errors=self.counts["error"],
+            skipped=self.counts["skipped"],
+            passed=self.counts["passed"],
+            flaky=self.flaky,
+            files=self.files,
+            unreadable_files=self.missed,
+            unreadable=tuple(_unreadable(each, masker) for each in self.named) if masker else (),
+            rows=tuple(_row(case, masker) for case in rows[:MAX_ROWS]) if masker else (),
+        )
+
+
+def _row(case: Case, masker: Masker) -> Case:
+    return Case(
+        _shown(case.suite, masker, _NAME_LENGTH),
+        _shown(case.name, masker, _NAME_LENGTH),
+        case.result,
+        case.seconds,
+        _shown(case.message, masker, _MESSAGE_LENGTH),
+        case.flaky,
+    )
+
+
+def _unreadable(report: UnreadableReport, masker: Masker) -> UnreadableReport:
+    shown = (_shown(text, masker, _MESSAGE_LENGTH) for text in (report.path, report.reason))
+    return UnreadableReport(*shown)
+
+
+def _shown(text: str, masker: Masker, length: int) -> str:
+    """On one line, masked before it is cut, so that no half of a secret is left."""
+    stream = masker.stream()
+    masked = stream.feed(text.encode(errors="surrogatepass"))
+    if len(text) < TEXT_LENGTH:
+        # What was cut may break off within a secret; its beginning stays held back.
+        masked += stream.end()
+    return one_line(masked.decode(errors="replace"), length)

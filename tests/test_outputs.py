@@ -1,0 +1,283 @@
+"""What of a job's folder is collected, from a folder that a stranger's container has filled."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from flows.outputs import Collection, OutputsManifest, collect
+from flows.spec import ContainerSpec
+from flows.tree import MAX_DEPTH
+from flows.workspace import Workspace
+from tests.hosts import disk, fill, need_root
+from tests.runs import payload
+from tests.specs import RUN, compiled
+
+SCHEMA = Path(__file__).parent.parent / "docs" / "outputs.schema.json"
+REGENERATE = (
+    "python -c 'import json; from flows.outputs import OutputsManifest; print(json.dumps("
+    'OutputsManifest.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
+    " > docs/outputs.schema.json"
+)
+X = b"content"
+SHA256 = hashlib.sha256(X).hexdigest()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path, RUN.job_id)
+    workspace.create("container")
+    return workspace
+
+
+def spec(*outputs: str | dict[str, Any]) -> ContainerSpec:
+    given = [{"path": each} if isinstance(each, str) else each for each in outputs]
+    return compiled(payload("true", outputs=given))
+
+
+def put(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(X)
+
+
+def manifest(job: Workspace) -> Any:
+    text = (job.artifacts / "container" / "metadata" / "outputs.json").read_text()
+    found = json.loads(text)
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(found)
+    return found
+
+
+def paths(job: Workspace, output: int = 0) -> list[str]:
+    return [file["path"] for file in manifest(job)["outputs"][output]["collected"]]
+
+
+def reasons(job: Workspace, output: int = 0) -> dict[str, str]:
+    return {each["path"]: each["reason"] for each in manifest(job)["outputs"][output]["rejected"]}
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    current = OutputsManifest.model_json_schema(by_alias=True, mode="serialization")
+    assert json.loads(SCHEMA.read_text()) == current, f"run: {REGENERATE}"
+
+
+def test_what_is_in_the_checkout_is_put_among_the_artifacts(job: Workspace) -> None:
+    put(job.repo / "build" / "deep" / "a.zip", job.repo / "build" / "b.txt")
+    found = collect(job, spec("build/**/*.zip"))
+    kept = job.artifacts / "container" / "outputs" / "build" / "deep" / "a.zip"
+    assert kept.read_bytes() == X
+    assert manifest(job) == {
+        "schemaVersion": 1,
+        "jobId": RUN.job_id,
+        "attempt": RUN.attempt,
+        "outputs": [
+            {
+                "path": "build/**/*.zip",
+                "required": False,
+                "type": "file",
+                "missing": False,
+                "collected": [
+                    {
+                        "path": "container/outputs/build/deep/a.zip",
+                        "sizeBytes": len(X),
+                        "sha256": SHA256,
+                    }
+                ],
+                "rejected": [],
+                "rejectedLeftOut": 0,
+            }
+        ],
+    }
+    (result,) = found.outputs
+    assert (result.collected, result.size_bytes, result.missing) == (1, len(X), False)
+    assert found.error is None
+    assert not (job.artifacts / "container" / "outputs" / "build" / "b.txt").exists()
+
+
+def test_a_large_file_costs_no_second_copy(job: Workspace) -> None:
+    put(job.repo / "a.zip")
+    collect(job, spec("a.zip"))
+    kept = job.artifacts / "container" / "outputs" / "a.zip"
+    assert kept.samefile(job.repo / "a.zip")
+
+
+def test_what_is_in_the_artifacts_folder_stays_where_it_is(job: Workspace) -> None:
+    own = job.artifacts / "container"
+    put(own / "coverage" / "x", own / "logs" / "runner.log", own / "metadata" / "run.json")
+    collect(job, spec("$ARTIFACT_DIR/**", "$ARTIFACT_DIR/coverage/", "*.zip"))
+    assert paths(job) == paths(job, 1) == ["container/coverage/x"]
+    assert not (own / "outputs").exists()
+    assert manifest(job)["outputs"][2]["missing"]
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["linked", "copied"])
+def test_collecting_again_comes_to_the_same(job: Workspace, linked: bool) -> None:
+    put(job.repo / "a.zip", job.repo / "dist" / "b", job.artifacts / "container" / "outputs" / "c")
+    given = spec("a.zip", "dist/", "$ARTIFACT_DIR/**", "no")
+    first = collect(job, given)
+    before = everything(job.artifacts)
+    if not linked:
+        kept = job.artifacts / "container" / "outputs" / "a.zip"
+        shutil.copy2(kept, kept.with_name("copy"))
+        kept.with_name("copy").rename(kept)
+    assert collect(job, given) == first
+    assert everything(job.artifacts) == before
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "folder", "link"])
+def test_what_the_task_itself_left_in_the_place_is_kept_beside(
+    job: Workspace, in_the_way: str
+) -> None:
+    put(job.repo / "a.zip")
+    place = job.artifacts / "container" / "outputs" / "a.zip"
+    place.parent.mkdir(parents=True)
+    match in_the_way:
+        case "file":
+            place.write_bytes(b"the task's own")
+        case "folder":
+            put(place / "inside")
+        case "link":
+            place.symlink_to("/etc/passwd")
+    collect(job, spec("a.zip"))
+    assert place.read_bytes() == X
+    (beside,) = place.parent.glob("a.zip.*")
+    assert beside.is_symlink() or beside.is_dir() or beside.read_bytes() == b"the task's own"
+    assert Path("/etc/passwd").read_bytes() != X
+
+
+def test_a_link_in_place_of_the_outputs_leads_nowhere(job: Workspace, tmp_path: Path) -> None:
+    put(job.repo / "a.zip")
+    outside = tmp_path / "host"
+    outside.mkdir()
+    (job.artifacts / "container" / "outputs").symlink_to(outside)
+    collect(job, spec("a.zip"))
+    assert list(outside.iterdir()) == []
+    assert (job.artifacts / "container" / "outputs" / "a.zip").read_bytes() == X
+
+
+def as_link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def as_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.getcwd()
+        os.chdir(path.parent)
+        try:
+            listening.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+def as_device(path: Path) -> None:
+    need_root("makes devices")
+    os.mknod(path, 0o020666, os.makedev(1, 5))
+
+
+def as_sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(8 * 1024**4)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (as_link, "symlink"),
+        (os.mkfifo, "fifo"),
+        (as_socket, "socket"),
+        (as_device, "device"),
+        (as_sparse, "too-large"),
+    ],
+)
+def test_what_is_no_file_to_keep_is_rejected_with_its_reason(
+    job: Workspace, make: Callable[[Path], None], reason: str
+) -> None:
+    make(job.repo / "thing")
+    found = collect(job, spec("thing"))
+    assert reasons(job) == {"repo/thing": reason}
+    assert (found.outputs[0].rejected, found.outputs[0].missing) == (1, True)
+    assert [(row.result, row.reason) for row in found.rows] == [
+        ("missing", None),
+        ("rejected", reason),
+    ]
+
+
+def test_a_name_that_is_no_utf_8_is_rejected(job: Workspace) -> None:
+    (job.repo / os.fsdecode(b"caf\xe9.zip")).write_bytes(X)
+    collect(job, spec("*.zip"))
+    assert reasons(job) == {"repo/caf\\xe9.zip": "not-utf-8"}
+
+
+def test_a_checkout_that_has_become_a_link_is_not_entered(job: Workspace, tmp_path: Path) -> None:
+    put(tmp_path / "host" / "secret.zip")
+    job.repo.rmdir()
+    job.repo.symlink_to(tmp_path / "host")
+    found = collect(job, spec("*.zip"))
+    assert found.outputs[0].missing
+    assert "repo/" in (found.error or "")
+
+
+def test_a_folder_that_is_too_deep_to_look_into_is_told(job: Workspace) -> None:
+    descriptor = os.open(job.repo, os.O_RDONLY)
+    for _ in range(MAX_DEPTH + 5):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    collect(job, spec("**/*.zip"))
+    assert list(reasons(job).values()) == ["unreadable"]
+    job.remove()
+
+
+def limited(job: Workspace, outputs: Sequence[str], **limits: int) -> Collection:
+    for number in range(5):
+        put(job.repo / f"{number}.zip")
+    return collect(job, spec(*outputs), **limits)
+
+
+def test_there_is_a_limit_to_the_files_that_outputs_have(job: Workspace) -> None:
+    found = limited(job, ["*.zip", "0.zip"], max_files=3)
+    assert sum(output.collected for output in found.outputs) == 3
+    assert sum(output.rejected for output in found.outputs) == 3
+    assert {*reasons(job).values()} == {"too-many"}
+
+
+def test_there_is_a_limit_to_the_bytes_that_outputs_have(job: Workspace) -> None:
+    found = limited(job, ["*.zip"], max_bytes=2 * len(X) + 1)
+    assert (found.outputs[0].collected, found.outputs[0].rejected) == (2, 3)
+    assert {*reasons(job).values()} == {"too-large"}
+
+
+def test_a_file_of_several_outputs_counts_with_each_and_is_kept_once(job: Workspace) -> None:
+    found = limited(job, ["*.zip", "[01].zip"], max_bytes=5 * len(X))
+    assert [output.collected for output in found.outputs] == [5, 2]
+
+
+def test_test_reports_are_those_of_their_outputs(job: Workspace) -> None:
+    put(job.repo / "out" / "a.xml", job.repo / "b.xml")
+    found = collect(job, spec("b.xml", {"path": "out/", "type": "junit"}))
+    assert found.reports == (("container", "outputs", "out", "a.xml"),)
+
+
+def test_outputs_on_a_disk_without_space_are_told_and_break_nothing(tmp_path: Path) -> None:
+    with disk(tmp_path, "4m") as folder:
+        workspace = Workspace(folder / "jobs", RUN.job_id)
+        workspace.create("container")
+        put(workspace.repo / "a.zip")
+        fill(workspace.repo)
+        found = collect(workspace, spec("a.zip"))
+        assert "outputs.json: No space left" in (found.error or "")
+        assert found.outputs[0].collected + found.outputs[0].rejected == 1

@@ -145,6 +145,10 @@ def address(projects: Path) -> Iterator[str]:
         yield address
 
 
+async def save(name: str, value: Any) -> None:
+    await Secret(value=value).asave(name, overwrite=True)
+
+
 def assert_succeeded(run: Finished) -> None:
     assert run.state.is_completed(), f"{run.message}\n{run.output[-2000:]}"
 
@@ -184,11 +188,11 @@ async def test_the_recipe_for_secrets_opens_the_repository_and_hides_the_token(
     token = "npm_0123456789abcdef"
     recipe = RECIPES["Secrets"]
     name = recipe["task"]["container"]["secrets"]["NPM_TOKEN"]
-    await Secret(value=token).asave(name, overwrite=True)
+    await save(name, token)
     with git_http(projects) as server:
         login = f"http://{quote(USER, safe='')}:{quote(PASSWORD, safe='')}@{server}"
         block = recipe["auth"]["repoAuthRef"]
-        await Secret(value=login).asave(block, overwrite=True)
+        await save(block, login)
         run = await runner(here(recipe, NODE, f"http://{server}/node.git"))
     assert_succeeded(run)
     assert "token: ***" in run.output

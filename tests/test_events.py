@@ -2,6 +2,7 @@
 
 import ast
 import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from flows.events import FINISHED, STARTED, SUMMARY
 from flows.messages import state_name
 from flows.outcomes import FailureClass, Outcome, OutcomeName
-from scripts.stack import ROOT, Stack
+from scripts.stack import ROOT, Stack, flow_run_id
 from tests.runs import payload
 from tests.weather import Weather, wait_until
 
@@ -59,6 +60,8 @@ def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
     assert set(events) == {STARTED, FINISHED}
     for event in events.values():
         assert_documented(event)
+        roles = {each["prefect.resource.role"] for each in event["related"]}
+        assert roles >= {"flow-run", "flow", "tag"}
     labels = events[FINISHED]["resource"]
     assert labels["moonmind.outcome"] == events[FINISHED]["payload"]["outcome"] == "failed"
     assert labels["moonmind.failure_class"] == "exit-code"
@@ -66,11 +69,16 @@ def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
 
 @pytest.mark.server
 def test_the_event_of_a_summary_has_the_keys_and_labels_of_the_page(stack: Stack) -> None:
-    run_id = stack.submit_to("failure-summary/docker")
-    assert stack.await_final(run_id)["state_type"] == "COMPLETED"
+    page = (ROOT / "docs" / "automations.md").read_text()
+    (command,) = re.findall(r"^\$ prefect (deployment run failure-summary.*)$", page, re.MULTILINE)
+    run_id = flow_run_id(stack.prefect(*command.split()))
+    assert stack.flow_run(run_id)["state_type"] == "COMPLETED"
     resource = f"moonmind.summary.{run_id}"
     wait_until("the event", lambda: emitted(stack, resource))
-    assert_documented(emitted(stack, resource)[SUMMARY])
+    event = emitted(stack, resource)[SUMMARY]
+    assert_documented(event)
+    since, until = (datetime.fromisoformat(event["payload"][key]) for key in ("since", "until"))
+    assert until - since == timedelta(days=30)
 
 
 def test_every_outcome_has_its_row_with_its_state_and_every_class_is_named() -> None:

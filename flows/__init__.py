@@ -18,6 +18,8 @@ orphans                  the sweep: restart or end what died, remove what nobody
 storage ─► sending       results to where the block Artifact Storage says, at once or by the sweep;
                          `uploads` decides, `stores` are the places, `upload_journal` remembers
 retention                job folders that have been kept long enough, removed by the sweep
+summary                  the week in numbers, as an artifact and an event: `summary_report` renders
+automations              whom events are told to: files made into Prefect's automations, by name
 
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`

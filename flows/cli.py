@@ -25,6 +25,12 @@ app = App(
     help="Run any container image and command as a queued Prefect task.",
     version=version("moonmind-container-runner"),
 )
+# By its name: Prefect's client takes seconds to load, which `check` does without.
+app.command(
+    "flows.cli_automations:deploy_automations",
+    name="deploy-automations",
+    help="Make or change automations on the Prefect server as files of YAML say; a line for each.",
+)
 
 
 @app.command

@@ -1,7 +1,8 @@
-"""The two events of an attempt. Published strings: users' automations match on them.
+"""The events of this package. Published strings: users' automations match on them.
 
 Each has an id made of the job, the attempt and its name, so an event that two hooks or two
-processes emit is stored once.
+processes emit is stored once. Automations cannot look into payloads: what they match on is among
+the resource's labels as well.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from flows.stages import Attempt
 
 STARTED = "moonmind.task.container.started"
 FINISHED = "moonmind.task.container.finished"
+SUMMARY = "moonmind.task.summary"
+OUTCOME_LABEL = "moonmind.outcome"
+CLASS_LABEL = "moonmind.failure_class"
 _NAMESPACE = UUID("6f0c5a0e-3b57-4f0f-9a55-0a5f2f3d7c11")
 
 
@@ -77,24 +81,39 @@ def emit_finished_of(job_id: str, started: Mapping[str, Any], seconds: float) ->
     _emit(FINISHED, job_id, {key: started.get(key) for key in kept} | lost)
 
 
+def emit_summary(flow_run_id: str, payload: dict[str, Any]) -> None:
+    """Tell how a week went: once for the flow run that looked back at it."""
+    emit_event(
+        SUMMARY,
+        resource={"prefect.resource.id": f"moonmind.summary.{flow_run_id}"},
+        related=[_flow_run(flow_run_id)],
+        payload=payload,
+        id=uuid5(_NAMESPACE, f"{flow_run_id}/{SUMMARY}"),
+    )
+
+
 def event_id(job_id: str, attempt: int, event: str) -> UUID:
     """The one id of an attempt's event."""
     return uuid5(_NAMESPACE, f"{job_id}/{attempt}/{event}")
 
 
 def _emit(event: str, job_id: str, payload: dict[str, Any]) -> None:
+    labels = {OUTCOME_LABEL: payload.get("outcome"), CLASS_LABEL: payload.get("failureClass")}
     emit_event(
         event,
         resource={
             "prefect.resource.id": f"moonmind.task.{job_id}",
             "prefect.resource.name": payload["containerName"],
+            **{label: value for label, value in labels.items() if value},
         },
-        related=[
-            {
-                "prefect.resource.id": f"prefect.flow-run.{job_id}",
-                "prefect.resource.role": "flow-run",
-            }
-        ],
+        related=[_flow_run(job_id)],
         payload=payload,
         id=event_id(job_id, payload["attempt"], event),
     )
+
+
+def _flow_run(flow_run_id: str) -> dict[str, str]:
+    return {
+        "prefect.resource.id": f"prefect.flow-run.{flow_run_id}",
+        "prefect.resource.role": "flow-run",
+    }

@@ -1,0 +1,110 @@
+"""docs/events.md says what is really emitted, and all of it."""
+
+import ast
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flows.events import FINISHED, STARTED, SUMMARY
+from flows.messages import state_name
+from flows.outcomes import FailureClass, Outcome, OutcomeName
+from scripts.stack import ROOT, Stack, flow_run_id
+from tests.runs import payload
+from tests.weather import Weather, wait_until
+
+PAGE = (ROOT / "docs" / "events.md").read_text()
+
+
+def section(heading: str) -> str:
+    """From a heading to the next of the same rank or a higher one."""
+    level = heading.split()[0]
+    rest = PAGE.partition(f"{heading}\n")[2]
+    assert rest, f"docs/events.md has no {heading}"
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_cells(text: str, head: str) -> set[str]:
+    """What is in backticks in the first column of the table with this head."""
+    table = text.partition(f"| {head} |")[2].partition("\n\n")[0]
+    assert table, f"no table {head}"
+    rows = [line for line in table.splitlines()[2:] if line.startswith("|")]
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+
+
+def emitted(stack: Stack, resource: str) -> dict[str, Any]:
+    """The events of a resource by name."""
+    wanted = {"resource": {"id": [resource]}}
+    found = stack.api("POST", "/events/filter", filter=wanted, limit=50).json()["events"]
+    return {each["event"]: each for each in found}
+
+
+def assert_documented(event: dict[str, Any]) -> None:
+    text = section(f"### `{event['event']}`")
+    assert set(event["payload"]) == first_cells(text, "key of the payload")
+    assert set(event["resource"]) == first_cells(text, "label of the resource")
+    (run,) = [each for each in event["related"] if each["prefect.resource.role"] == "flow-run"]
+    assert run["prefect.resource.id"].startswith("prefect.flow-run.")
+
+
+@pytest.mark.docker
+@pytest.mark.server
+def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
+    stack: Stack, weather: Weather
+) -> None:
+    run_id = weather.submit(payload("false"))
+    weather.end(run_id)
+    weather.assert_told_once(run_id)
+    events = emitted(stack, f"moonmind.task.{run_id}")
+    assert set(events) == {STARTED, FINISHED}
+    for event in events.values():
+        assert_documented(event)
+        roles = {each["prefect.resource.role"] for each in event["related"]}
+        assert roles >= {"flow-run", "flow", "tag"}
+    labels = events[FINISHED]["resource"]
+    assert labels["moonmind.outcome"] == events[FINISHED]["payload"]["outcome"] == "failed"
+    assert labels["moonmind.failure_class"] == "exit-code"
+
+
+@pytest.mark.server
+def test_the_event_of_a_summary_has_the_keys_and_labels_of_the_page(stack: Stack) -> None:
+    page = (ROOT / "docs" / "automations.md").read_text()
+    (command,) = re.findall(r"^\$ prefect (deployment run failure-summary.*)$", page, re.MULTILINE)
+    run_id = flow_run_id(stack.prefect(*command.split()))
+    assert stack.flow_run(run_id)["state_type"] == "COMPLETED"
+    resource = f"moonmind.summary.{run_id}"
+    wait_until("the event", lambda: emitted(stack, resource))
+    event = emitted(stack, resource)[SUMMARY]
+    assert_documented(event)
+    since, until = (datetime.fromisoformat(event["payload"][key]) for key in ("since", "until"))
+    assert until - since == timedelta(days=30)
+
+
+def test_every_outcome_has_its_row_with_its_state_and_every_class_is_named() -> None:
+    rows = {
+        cells[1].strip(" `"): cells
+        for cells in (
+            line.split("|") for line in section("## Outcomes, states and causes").splitlines()
+        )
+        if len(cells) == 6 and "`" in cells[1]
+    }
+    assert set(rows) == {str(outcome) for outcome in OutcomeName}
+    for outcome in OutcomeName:
+        named = state_name(Outcome(outcome)) or rows[outcome][3].strip().capitalize()
+        assert rows[outcome][2].strip() == named
+    classes = {name for cells in rows.values() for name in re.findall(r"`([^`]+)`", cells[4])}
+    assert classes == {str(each) for each in FailureClass}
+
+
+def test_every_artifact_has_its_row() -> None:
+    keys = {
+        node.value.value
+        for path in (ROOT / "flows").rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id.endswith("_KEY")
+    }
+    assert first_cells(section("## Artifacts"), "key") == keys

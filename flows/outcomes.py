@@ -21,7 +21,7 @@ from flows.errors import (
     WorkspaceError,
 )
 from flows.spec import ContainerSpec
-from flows.usage import Usage
+from flows.usage import Point, Usage
 
 KILLED = 128 + signal.SIGKILL
 
@@ -124,7 +124,8 @@ class Outcome:
     """The end of one attempt, decided once.
 
     `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
-    changes it. `stages` has the seconds that pull, create and run took.
+    changes it. `stages` has the seconds that pull, create and run took; `points`, its use of
+    memory and CPU over time, as far as the process that ended it saw it.
     """
 
     name: OutcomeName
@@ -140,6 +141,7 @@ class Outcome:
     cleanup_error: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    points: tuple[Point, ...] = ()
     log_reconnects: int = 0
     log_complete: bool = True
 

@@ -1,16 +1,14 @@
-"""A picture of what a run used over time, against its limits: one SVG, with nothing to load. Pure.
+"""What the picture of a run's use of resources shows: quantities, titles, scales. Pure.
 
-`pygal` draws; it is loaded when a picture is wanted, which short runs have no use for.
+`flows.drawing` draws it; that is loaded when a picture is wanted, which short runs have no use for.
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from flows.sizes import duration, size
+from flows.sizes import processors, size
 from flows.usage import Point
 
 # Below, a picture would tell no more than the report's numbers.
@@ -18,16 +16,12 @@ _LEAST_SECONDS = 5.0
 _LEAST_POINTS = 3
 # Use that is lower than this share of its limit has a scale of its own.
 _FAR_BELOW = 0.1
-_WIDTH, _HEIGHT, _MARGIN = 900, 300, 12
 _MOST_TICKS = 6
 _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)
-_DECIMALS = re.compile(r"(\.\d)\d+")
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
-_INK, _PALE, _USED, _LIMIT = "#1f2937", "#e5e7eb", "#2563eb", "#b91c1c"
 
 
 @dataclass(frozen=True, slots=True)
-class _Panel:
+class Panel:
     """One quantity over time; `limit` is None where there is none."""
 
     name: str
@@ -43,6 +37,12 @@ class _Panel:
     @property
     def shows_limit(self) -> bool:
         return self.limit is not None and self.highest >= _FAR_BELOW * self.limit
+
+    @property
+    def value_ticks(self) -> Sequence[float]:
+        """Of the axis of values."""
+        limit = self.limit if self.shows_limit and self.limit else 0.0
+        return ticks(max(self.highest, limit), self.step)
 
     @property
     def title(self) -> str:
@@ -66,14 +66,18 @@ def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | N
         return None
     memory = [(at.seconds, float(at.memory_bytes)) for at in points if at.memory_bytes is not None]
     panels = (
-        _Panel("Memory", memory, memory_bytes, lambda value: size(round(value)), _power),
-        _Panel("CPU", processors(points), cpus, lambda value: f"{value:.2g} CPUs", _round),
+        Panel("Memory", memory, memory_bytes, lambda value: size(round(value)), _power),
+        Panel("CPU", used_processors(points), cpus, processors, _round),
     )
     shown = [panel for panel in panels if panel.values]
-    return _stacked([_chart(panel, points[-1].seconds) for panel in shown]) if shown else None
+    if not shown:
+        return None
+    from flows.drawing import draw
+
+    return draw(shown, points[-1].seconds)
 
 
-def processors(points: Sequence[Point]) -> list[tuple[float, float]]:
+def used_processors(points: Sequence[Point]) -> list[tuple[float, float]]:
     """How many processors were in use on average, from each point to the next: steps."""
     known = [(at.seconds, at.cpu_seconds) for at in points if at.cpu_seconds is not None]
     steps: list[tuple[float, float]] = []
@@ -85,89 +89,15 @@ def processors(points: Sequence[Point]) -> list[tuple[float, float]]:
     return steps
 
 
-def _chart(panel: _Panel, seconds: float) -> Any:
-    from pygal import XY
-    from pygal.style import Style
-
-    style = Style(
-        background="transparent",
-        plot_background="transparent",
-        foreground=_INK,
-        foreground_strong=_INK,
-        foreground_subtle=_PALE,
-        guide_stroke_color=_PALE,
-        major_guide_stroke_color=_PALE,
-        colors=(_USED, _LIMIT),
-        font_family=_FONT,
-        title_font_size=17,
-        label_font_size=12,
-        major_label_font_size=12,
-        legend_font_size=13,
-        transition="none",
-    )
-    highest = max(panel.highest, panel.limit or 0) if panel.shows_limit else panel.highest
-    ticks = _ticks(highest, panel.step)
-    chart = XY(
-        style=style,
-        width=_WIDTH,
-        height=_HEIGHT,
-        js=(),
-        no_prefix=True,
-        show_dots=False,
-        title=panel.title,
-        legend_at_bottom=True,
-        range=(0, ticks[-1]),
-        xrange=(0, seconds),
-        value_formatter=panel.told,
-        x_value_formatter=duration,
-        x_labels=_ticks(seconds, _time_step, beyond=False),
-        y_labels=ticks,
-        margin=_MARGIN,
-    )
-    chart.add(panel.name, panel.values, fill=True)
-    if panel.shows_limit:
-        chart.add("Limit", [(0, panel.limit), (seconds, panel.limit)], stroke_style={"width": 2})
-    return chart.render_tree()
-
-
-def _stacked(charts: Sequence[Any]) -> str:
-    """The charts one above the other on a page of their own colour, for light and dark."""
-    from pygal.etree import etree
-
-    height = _HEIGHT * len(charts)
-    page = etree.Element(
-        "svg",
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {_WIDTH} {height}",
-        width=str(_WIDTH),
-        height=str(height),
-    )
-    etree.SubElement(page, "rect", width="100%", height="100%", rx="8", fill="#ffffff")
-    for number, chart in enumerate(charts):
-        _strip(chart, "script", *(["style"] if number else []))
-        chart.attrib |= {"y": str(number * _HEIGHT), "height": str(_HEIGHT), "width": str(_WIDTH)}
-        page.append(chart)
-    text: str = etree.tostring(page, encoding="unicode")
-    return text
-
-
-def _strip(chart: Any, *tags: str) -> None:
-    """Take out what a picture has no use for, comments too; the first chart's style is for all."""
-    for parent in list(chart.iter()):
-        for child in list(parent):
-            if child.tag in tags or callable(child.tag):
-                parent.remove(child)
-            elif "d" in child.attrib:
-                child.attrib["d"] = _DECIMALS.sub(r"\1", child.attrib["d"])
-
-
-def _ticks(
-    highest: float, step_above: Callable[[float], float], *, beyond: bool = True
-) -> list[float]:
+def ticks(highest: float, step_above: Callable[[float], float]) -> list[float]:
     """From 0 in even steps that people count in, to the first that is not below `highest`."""
     step = step_above(highest / (_MOST_TICKS - 1) or 1)
-    count = math.ceil(highest / step) if beyond else math.floor(highest / step)
-    return [step * number for number in range(max(1, count) + 1)]
+    return [step * number for number in range(max(1, math.ceil(highest / step)) + 1)]
+
+
+def time_ticks(seconds: float) -> list[float]:
+    """The same for time, to the last that is within it."""
+    return [tick for tick in ticks(seconds, _time_step) if tick <= seconds]
 
 
 def _power(least: float) -> float:

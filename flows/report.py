@@ -22,6 +22,7 @@ _LISTED_IN_REPORT = 50
 # A payload may hold half a megabyte.
 _LONGEST_COMMAND = 8000
 _BAR = 20
+PICTURE = "metadata/usage.svg"
 _HEADINGS = {
     OutcomeName.SUCCEEDED: "Succeeded",
     OutcomeName.FAILED: "Failed",
@@ -112,6 +113,9 @@ def _resources(report: RunReport) -> Iterable[str]:
     yield table(("Resource", "Used", "Limit", "Share"), tuple(resource_rows(report)))
     if not report.usage.samples:
         yield "It ended before its use of resources was first measured."
+    picture = f"{report.artifacts_subdir}/{PICTURE}"
+    if any(item.path == picture for item in report.artifacts):
+        yield f"Memory and CPU over time: the artifact `container-run-usage`, or {code(picture)}."
 
 
 def _attempts(attempts: Sequence[Outcome]) -> Iterable[str]:
@@ -164,10 +168,12 @@ def _about(item: Artifact) -> str:
 
 
 def _facts(report: RunReport, upload: Upload | None) -> Iterable[str]:
-    exact = image_name(report.image, report.image_digest)
+    exact = code(image_name(report.image, report.image_digest))
+    if not report.image_digest:
+        exact = f"{code(report.image_id)}, on this host alone" if report.image_id else "none"
     facts = [
         ("Image", code(report.image)),
-        ("Exact image", code(exact if report.image_digest else report.image_id or "none")),
+        ("Exact image", exact),
         ("Pull", _pull(report)),
         ("Command", code(report.command_summary)),
         ("Working directory", code(report.workdir)),

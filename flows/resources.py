@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flows.run_json import RunReport
-from flows.sizes import duration, size
+from flows.sizes import duration, processors, size
 
 # What Docker gives a container that asks for nothing else.
 _SHM_BYTES = 64 * 1024**2
@@ -49,11 +49,11 @@ def _memory(peak: int | None, limit: int | None) -> Row:
 
 
 def _cpu(used: float | None, limit: float | None, ran: float | None) -> Row:
-    bound = f"{limit:g} CPUs" if limit else "none"
+    bound = processors(limit) if limit else "none"
     if used is None:
         return ("CPU", "unknown", bound, "")
     mean = used / ran if ran else None
-    about = f", {mean:.2g} CPUs on average" if mean is not None else ""
+    about = f", {processors(mean)} on average" if mean is not None else ""
     return ("CPU", f"{used:.1f} CPU-seconds{about}", bound, _share(mean, limit))
 
 

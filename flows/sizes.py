@@ -1,4 +1,4 @@
-"""Amounts of bytes and of time, as people read them."""
+"""Amounts of bytes, of time and of processors, as people read them."""
 
 
 def size(number: int) -> str:
@@ -26,3 +26,9 @@ def duration(seconds: float) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+def processors(number: float) -> str:
+    """`1 CPU`, `0.5 CPUs`."""
+    told = f"{number:.3g}"
+    return f"{told} CPU" if told == "1" else f"{told} CPUs"

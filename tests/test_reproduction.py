@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect.blocks.system import Secret
+from pydantic import SecretStr
 
 from flows.create_arguments import create_arguments
 from flows.engine import DockerEngine
@@ -183,7 +184,7 @@ async def test_whoever_runs_the_command_sees_what_the_task_saw(
     (tmp_path / "served" / "game.git").mkdir(parents=True)
     (tmp_path / "served" / "game.git" / "a file").write_text("of the commit")
     commit = commit_all(tmp_path / "served" / "game.git", "First")
-    await Secret(value="the secret's value").asave("task-report", overwrite=True)
+    await Secret(value=SecretStr("the secret's value")).asave("task-report", overwrite=True)
     with git_daemon(tmp_path / "served") as address:
         task = payload(
             "-c",

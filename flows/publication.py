@@ -17,6 +17,7 @@ from flows.engine import DockerEngine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
+from flows.markdown import escape
 from flows.outcomes import Outcome
 from flows.picture import usage_svg
 from flows.run_json import RunReport
@@ -90,7 +91,7 @@ def _artifacts(
     facts: RunReport, path: str, text: str, picture: str | None
 ) -> Iterator[ArtifactCreate]:
     """What the page of the run shows; the picture within its own address, for whoever sees that."""
-    about = f"How {facts.container_name} went"
+    about = escape(f"{facts.outcome}: {facts.error or f'exited {facts.exit_code}'}")
     yield ArtifactCreate(key=REPORT_KEY, type="markdown", description=about, data=text)
     if picture is not None:
         address = f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}"

@@ -155,9 +155,8 @@ def _make_folder(prepared: Prepared) -> str:
     spec = prepared.spec
     folder = spec.job_id
     repo, results = f"{folder}/repo", f"{folder}/artifacts/{spec.artifacts_subdir}"
-    make = f"umask 0 && mkdir -p {quote(repo)} {quote(results)}"
     if not (prepared.repository and prepared.commit):
-        return f"({make})"
+        return f"(umask 0 && mkdir -p{_NEXT_LINE}{_NEXT_LINE.join((quote(repo), quote(results)))})"
     address = quote(Remote.parse(prepared.repository).url)
     clone = f"git clone --quiet --no-checkout {address} {quote(repo)}"
     checkout = f"git -C {quote(repo)} checkout --quiet --detach {quote(prepared.commit)}"

@@ -30,5 +30,5 @@ def duration(seconds: float) -> str:
 
 def processors(number: float) -> str:
     """`1 CPU`, `0.5 CPUs`."""
-    told = f"{number:.3g}"
+    told = f"{round(number, 2):g}"
     return f"{told} CPU" if told == "1" else f"{told} CPUs"

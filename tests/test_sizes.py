@@ -48,7 +48,15 @@ def test_a_duration_has_its_two_largest_units(seconds: float, told: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(1, "1 CPU"), (0.5, "0.5 CPUs"), (1.996, "2 CPUs"), (64, "64 CPUs")]
+    ("number", "told"),
+    [
+        (1, "1 CPU"),
+        (0.5, "0.5 CPUs"),
+        (1.996, "2 CPUs"),
+        (0.2613, "0.26 CPUs"),
+        (1.25, "1.25 CPUs"),
+        (64, "64 CPUs"),
+    ],
 )
 def test_processors_are_counted(number: float, told: str) -> None:
     assert processors(number) == told

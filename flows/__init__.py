@@ -5,6 +5,8 @@ spec ─► execution        do: the order of the steps, the outcome, the clean-
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
 engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
 execution ─► publication say: `run_json`, the `report` in Markdown, the states' `messages`
+report ─► reproduction   the `docker run` that does the same by hand; `resources` against limits
+publication ─► picture   what the picture of memory and CPU shows; `drawing` draws it
 container_task           the flow that joins them: prepare, execute, publish
 
 ledger, attempts         what is known of a run on disk, and the work of one attempt from it
@@ -24,5 +26,7 @@ made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (thre
 one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
-`last_check` (what the policy allows), `secret_blocks`, `masking`, `sizes`, `logs`, `errors`.
+`last_check` (what the policy allows), `run_progress` and `progress_artifact` (that a long run goes
+on), `markdown` and `terminal_text` (a stranger's text as text), `secret_blocks`, `masking`,
+`sizes`, `logs`, `errors`.
 """

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from flows import messages, report, run_json
+from flows import messages, publication, pull_news, report, run_json, run_progress, storage
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,
@@ -601,3 +602,18 @@ def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:
     assert rows["stageSeconds.prepare"] == "0.1"
     assert rows["usage.peakMemoryBytes"] == ""
     assert {"logs", "artifacts", "command", "dockerRun"}.isdisjoint(rows)
+
+
+def test_the_page_on_reports_lists_every_artifact() -> None:
+    text = (SCHEMA.parent / "reports.md").read_text()
+    listed = re.findall(r"^\| `([a-z-]+)` \| (?:markdown|table|image|progress) \|", text, re.M)
+    keys = {
+        publication.REPORT_KEY,
+        publication.METADATA_KEY,
+        publication.USAGE_KEY,
+        run_progress.PROGRESS_KEY,
+        storage.FILES_KEY,
+        pull_news.PROGRESS_KEY,
+    }
+    assert set(listed) == keys
+    assert all(outcome in re.findall(r"^\| `([a-z-]+)` \|", text, re.M) for outcome in OutcomeName)

@@ -5,6 +5,8 @@ spec ─► execution        do: the order of the steps, the outcome, the clean-
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
 engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
 execution ─► publication say: `run_json`, the `report` in Markdown, the states' `messages`
+report ─► reproduction   the `docker run` that does the same by hand; `resources` against limits
+publication ─► picture   what the picture of memory and CPU shows; `drawing` draws it
 container_task           the flow that joins them: prepare, execute, publish
 
 ledger, attempts         what is known of a run on disk, and the work of one attempt from it
@@ -34,4 +36,7 @@ one is stopped, what a worker writes on runs, who is gone, what the pool tells),
 `last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and
 `results_tables` (what a run left: as values, as paths, as files, in numbers, in the UI),
 `secret_blocks`, `masking`, `sizes`, `text`, `logs`, `errors`.
+`last_check` (what the policy allows), `run_progress` and `progress_artifact` (that a long run goes
+on), `markdown` and `terminal_text` (a stranger's text as text), `secret_blocks`, `masking`,
+`sizes`, `logs`, `errors`.
 """

@@ -12,7 +12,7 @@ from functools import partial
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution
-from flows.engine_contract import Engine
+from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
@@ -25,10 +25,12 @@ from flows.masking import Masker
 from flows.messages import state_message
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.private_images import PrivateImages
-from flows.pull_news import PrefectTeller
+from flows.progress_artifact import ProgressArtifact
+from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
 from flows.results import Results
+from flows.run_progress import RunProgress
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
@@ -59,13 +61,19 @@ class _Desk:
 class _Notes(execution.Notes):
     """Keeps the ledger ahead of what happens on the engine."""
 
-    def __init__(self, ledger: Ledger, attempt: Attempt, desk: _Desk) -> None:
+    def __init__(
+        self, ledger: Ledger, attempt: Attempt, desk: _Desk, progress: RunProgress
+    ) -> None:
         self.attempt = attempt
         self._ledger = ledger
         self._desk = desk
+        self._progress = progress
 
     def begins(self) -> None:
         self._put(replace(self.attempt, began=True))
+
+    def runs(self, seconds_left: float, measured: Measured) -> None:
+        self._progress.begin(seconds_left, measured)
 
     def stops(self, why: StoppedBy) -> None:
         self._put(replace(self.attempt, stopping=why))
@@ -120,10 +128,14 @@ async def execute_attempt(
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
-            notes = _Notes(ledger, attempt, desk)
+            say = desk.journal.say
             verdict = partial(_verdict, engine, attempt.prepared, desk.masker)
-            async with PrefectTeller(spec.job_id, desk.journal.say) as teller:
-                supply = _supply(teller, desk.runner_log, secrets)
+            async with (
+                ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
+                RunProgress(spec, say) as run_progress,
+            ):
+                notes = _Notes(ledger, attempt, desk, run_progress)
+                supply = _supply(PrefectTeller(pull_progress, say), desk.runner_log, secrets)
                 if adopt:
                     with suppress(EngineError):
                         # For the log's sake alone: the image is judged, the container runs.

@@ -203,13 +203,12 @@ class DockerEngine:
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
         """See `flows.engine_contract.Engine`."""
-        sampler, measured = Sampler(self._docker, spec.name), Measured()
+        sampler = Sampler(self._docker, spec.name)
         sampler.start()
         try:
-            yield measured
+            yield sampler.measured
         finally:
             sampler.stop()
-            measured.usage = sampler.usage
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
         """See `flows.engine_contract.Engine`.

@@ -11,7 +11,7 @@ from flows.images import Supply
 from flows.outcomes import ContainerState, Image
 from flows.ownership import Reclaim
 from flows.spec import ContainerSpec
-from flows.usage import Usage
+from flows.usage import Point, Usage
 
 
 class Sink(Protocol):
@@ -35,9 +35,11 @@ class Tailed:
 
 @dataclass(slots=True)
 class Measured:
-    """What a container used, known after the block of `Engine.measured`."""
+    """What a container used, as far as it is known; renewed while the block of `Engine.measured`
+    runs. `points` are its life so far, oldest first."""
 
     usage: Usage = field(default_factory=Usage)
+    points: tuple[Point, ...] = ()
 
 
 class Engine(Protocol):

@@ -8,9 +8,10 @@ import time
 import docker
 import requests
 
+from flows.engine_contract import Measured
 from flows.engine_errors import translated
 from flows.errors import EngineError, EngineUnavailable
-from flows.usage import Point, Sample, Series, Usage, add, cpu_seconds, memory_bytes, was_running
+from flows.usage import Point, Sample, Series, add, cpu_seconds, memory_bytes, moment, was_running
 
 _RECONNECT_SECONDS = 0.5
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
@@ -19,31 +20,22 @@ _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 class Sampler:
     """Samples the container `name` about once a second from `start` until `stop`.
 
-    Measuring never fails a task: an engine that tells nothing leaves a `Usage` of Nones. A
-    connection that is cut is made again for as long as the container runs.
+    `measured` has what was seen so far. Measuring never fails a task: an engine that tells nothing
+    leaves a `Usage` of Nones. A connection that is cut is made again for as long as the container
+    runs.
     """
 
     def __init__(self, client: docker.DockerClient, name: str) -> None:
         self._client = client
         self._name = name
-        self._usage = Usage()
+        self.measured = Measured()
         self._series = Series()
         self._started = 0.0
+        self._ahead: float | None = None
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._response: requests.Response | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name=f"usage of {name}")
-
-    @property
-    def usage(self) -> Usage:
-        """What was seen so far."""
-        return self._usage
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """What was seen over time, at most `flows.usage.MAX_POINTS` points."""
-        with self._lock:
-            return self._series.points
 
     def start(self) -> None:
         """Begin to sample; returns at once."""
@@ -97,10 +89,22 @@ class Sampler:
                 return
 
     def _take(self, sample: Sample) -> None:
-        seconds = time.monotonic() - self._started
         with self._lock:
-            self._usage = add(self._usage, sample)
-            self._series.add(Point(seconds, memory_bytes(sample), cpu_seconds(sample)))
+            self._series.add(
+                Point(self._seconds(sample), memory_bytes(sample), cpu_seconds(sample))
+            )
+            self.measured.usage = add(self.measured.usage, sample)
+            self.measured.points = self._series.points
+
+    def _seconds(self, sample: Sample) -> float:
+        """Since the start, by the engine's clock: news of a sample may be late, and the next one
+        in time."""
+        heard, taken = time.monotonic() - self._started, moment(sample)
+        if taken is None:
+            return heard
+        if self._ahead is None:
+            self._ahead = taken - heard
+        return round(taken - self._ahead, 2)
 
     def _may_go_on(self) -> bool:
         try:

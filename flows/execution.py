@@ -20,7 +20,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from flows.engine_contract import Engine, Sink
+from flows.engine_contract import Engine, Measured, Sink
 from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.evidence import Evidence
 from flows.images import Supply
@@ -39,6 +39,7 @@ from flows.outcomes import (
 from flows.pulling import overdue
 from flows.spec import ContainerSpec
 from flows.threads import apart
+from flows.usage import thinned
 
 T = TypeVar("T")
 # Judges an outcome by what the container left, once it has stopped; raises nothing.
@@ -49,6 +50,8 @@ PATIENCE_SECONDS = 60.0
 _ABSENCES = 1000
 _CLOCKS_APART = timedelta(seconds=5)
 _OOM_NEWS_SECONDS = 0.2
+# As many as a picture can show; they are in the ledger, which is read and written often.
+_KEPT_POINTS = 240
 # What an engine still makes after that is left to the sweep.
 _HALF_DONE_SECONDS = 10.0
 
@@ -61,6 +64,9 @@ class Notes:
 
     def begins(self) -> None:
         """The container is about to be created."""
+
+    def runs(self, seconds_left: float, measured: Measured) -> None:
+        """The container runs, for so long at most; `measured` is renewed while it does."""
 
     def stops(self, why: StoppedBy) -> None:
         """The container is about to be stopped."""
@@ -209,6 +215,7 @@ async def _watch(
         ):
             try:
                 seconds = await interrupt.unless_requested(_begin(engine, spec, adopt=adopt))
+                notes.runs(seconds, measured)
                 stopped, back_at = await interrupt.unless_requested(_wait(engine, spec, seconds))
                 stopped_by = StoppedBy.CONTAINER if stopped else StoppedBy.DEADLINE
             except Interrupted as interrupted:
@@ -222,6 +229,7 @@ async def _watch(
     return replace(
         outcome,
         usage=measured.usage,
+        points=tuple(thinned(measured.points, _KEPT_POINTS)),
         log_reconnects=tailed.reconnects,
         log_complete=tailed.complete,
     )

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from flows.terminal_text import visible
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; its cells are Markdown already."""
@@ -11,20 +13,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def code(text: str) -> str:
     """A stranger's text on one line, as code where Markdown can show it so."""
-    flat = " ".join(text.splitlines())
+    flat = visible(" ".join(text.splitlines()))
     # A code span cannot show a backtick plainly, nor a backslash before a table's bar.
     return escape(text) if "`" in flat or "|" in flat else f"`{flat}`"
 
 
 def escape(text: str) -> str:
     """A stranger's text on one line, none of it markup."""
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#~&" else char for char in flat)
 
 
-def fence(text: str) -> str:
+def fence(text: str, language: str = "text") -> str:
     """A block of text as it stands, whatever it holds."""
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"

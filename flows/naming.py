@@ -6,6 +6,12 @@ from flows.repository import Remote
 from flows.spec import command_summary
 
 FLOW_NAME = "container-task"
+# Keys of artifacts.
+REPORT_KEY = "container-run"
+METADATA_KEY = "container-run-metadata"
+TESTS_KEY = "container-run-tests"
+OUTPUTS_KEY = "container-run-outputs"
+USAGE_KEY = "container-run-usage"
 _COMMAND_LENGTH = 60
 
 

@@ -22,7 +22,7 @@ from flows.errors import (
 )
 from flows.results import Results
 from flows.spec import ContainerSpec
-from flows.usage import Usage
+from flows.usage import Point, Usage
 
 KILLED = 128 + signal.SIGKILL
 
@@ -126,8 +126,9 @@ class Outcome:
     """The end of one attempt, decided once.
 
     `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
-    changes it. `stages` has the seconds that pull, create, run and collect took; `results` is what
-    the container left, None where it never ran.
+    changes it. `stages` has the seconds that pull, create, run and collect took; `points`, its use
+    of memory and CPU over time, as far as the process that ended it saw it; `results` is what the
+    container left, None where it never ran.
     """
 
     name: OutcomeName
@@ -143,6 +144,7 @@ class Outcome:
     cleanup_error: str | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    points: tuple[Point, ...] = ()
     log_reconnects: int = 0
     log_complete: bool = True
     results: Results | None = None

@@ -1,14 +1,11 @@
 """What is told of an attempt when it is over: `run.json`, its files, the artifacts of the UI."""
 
 import asyncio
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from uuid import UUID
 
 from prefect import get_client
-from prefect.client.schemas.actions import ArtifactCreate
 
 from flows import report, run_json
 from flows.attempts import with_files_back
@@ -16,15 +13,14 @@ from flows.engines import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
-from flows.results import Results
-from flows.results_tables import table_of_outputs, table_of_tests
+from flows.outcomes import Outcome
+from flows.picture import usage_svg
+from flows.run_artifacts import run_artifacts
+from flows.run_progress import end_progress
+from flows.spec import ContainerSpec
 from flows.stages import Attempt
 from flows.storage import create_link, deliver, intended
-
-REPORT_KEY = "container-run"
-METADATA_KEY = "container-run-metadata"
-TESTS_KEY = "container-run-tests"
-OUTPUTS_KEY = "container-run-outputs"
+from flows.workspace import Workspace
 
 
 async def publish_attempt(
@@ -39,50 +35,46 @@ async def publish_attempt(
     if executed is None:
         raise ValueError("only an executed attempt has results")
     began = time.monotonic()
-    if executed.outcome.results is None or executed.outcome.cleanup_error:
+    outcome = executed.outcome
+    if outcome.results is None or outcome.cleanup_error:
         async with open_engine() as engine:
             # An earlier process may have died before it came to that.
-            outcome = await with_files_back(engine, prepared, executed.outcome)
+            outcome = await with_files_back(engine, prepared, outcome)
         executed = replace(executed, outcome=outcome)
     attempt = replace(attempt, executed=executed)
     workspace, spec = prepared.workspace, prepared.spec
     started = time.monotonic()
     delivery = await intended(attempt, logger)
+    picture = await _picture(workspace, spec, outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = run_json.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     path = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")
-    left = upload_seconds - (time.monotonic() - began)
-    attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
-    history = [each.outcome for each in ledger.attempts() if each.executed]
-    shown = [
-        ("markdown", REPORT_KEY, report.markdown(facts, executed.log, history, attempt.upload),
-         f"How {spec.name} went"),
-        ("table", METADATA_KEY, json.dumps(run_json.metadata_table(facts)), str(path)),
-        *_tables(executed.outcome.results),
-    ]  # fmt: skip
     async with get_client() as client:
-        for kind, key, data, description in shown:
-            await client.create_artifact(
-                ArtifactCreate(
-                    key=key,
-                    type=kind,
-                    description=description,
-                    data=data,
-                    flow_run_id=UUID(spec.job_id),
-                )
-            )
+        # Before the upload, which may take long.
+        await end_progress(client, spec.job_id, executed, logger)
+        left = upload_seconds - (time.monotonic() - began)
+        attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
+        history = [each.outcome for each in ledger.attempts() if each.executed]
+        text = report.markdown(facts, executed.log, history, attempt.upload)
+        for artifact in run_artifacts(facts, str(path), text, picture, outcome.results):
+            owned = artifact.model_copy(update={"flow_run_id": UUID(spec.job_id)})
+            await client.create_artifact(owned)
         if (attempt.upload and not attempt.upload.error) or spec.outputs:
             await create_link(client, attempt)
     return ledger.close(attempt)
 
 
-def _tables(results: Results | None) -> Iterator[tuple[str, str, str, str]]:
-    """Type, key, data and description of the artifacts that show what the container left."""
-    if results is not None and results.tests is not None:
-        rows = json.dumps(table_of_tests(results.tests))
-        yield "table", TESTS_KEY, rows, "What the test reports say, failures first"
-    if results is not None and results.outputs:
-        rows = json.dumps(table_of_outputs(results))
-        yield "table", OUTPUTS_KEY, rows, "What the task was to leave, and what of it there is"
+async def _picture(
+    workspace: Workspace, spec: ContainerSpec, outcome: Outcome, logger: Logger
+) -> str | None:
+    """Draw what the run used, into its folder as well; None where there is nothing to draw."""
+    try:
+        svg = await asyncio.to_thread(usage_svg, outcome.points, spec.memory_bytes, spec.cpus)
+        if svg is not None:
+            await asyncio.to_thread(workspace.write_picture, spec.artifacts_subdir, svg)
+    except Exception as error:  # noqa: BLE001 - no picture is worth the report
+        logger.warning("There is no picture of what the run used: %s", error)
+        return None
+    return svg

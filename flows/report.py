@@ -1,17 +1,38 @@
-"""The report of a run in Markdown, as the artifact `container-run` shows it. Pure rendering."""
+"""The report of a run in Markdown, as the artifact `container-run` shows it. Pure rendering.
 
-from collections.abc import Sequence
+For the Prefect UI and for a terminal of 80 columns: what matters first, each section a function.
+"""
+
+from collections.abc import Iterable, Sequence
 
 from flows.errors import Fault
 from flows.logs import LogFacts
 from flows.markdown import code, escape, fence, table
 from flows.messages import not_uploaded
-from flows.outcomes import Outcome, StoppedBy, signal_name
-from flows.run_json import Artifact, RunReport, Used
-from flows.sizes import size
+from flows.outcomes import Outcome, OutcomeName, StoppedBy, signal_name
+from flows.reproduction import image_name
+from flows.resources import resource_rows
+from flows.run_json import Artifact, RunReport
+from flows.sizes import duration, size
 from flows.stages import Upload
+from flows.terminal_text import shown_lines
+from flows.uploads import file_address
 
 _LISTED_IN_REPORT = 50
+# A payload may hold half a megabyte.
+_LONGEST_COMMAND = 8000
+_BAR = 20
+PICTURE = "metadata/usage.svg"
+_HEADINGS = {
+    OutcomeName.SUCCEEDED: "Succeeded",
+    OutcomeName.FAILED: "Failed",
+    OutcomeName.TIMED_OUT: "Stopped at its time limit",
+    OutcomeName.OUT_OF_MEMORY: "Ran out of memory",
+    OutcomeName.CANCELED: "Canceled",
+    OutcomeName.REJECTED: "Rejected",
+    OutcomeName.IMAGE_ERROR: "Its image could not be had",
+    OutcomeName.INFRASTRUCTURE: "The host failed, not the task",
+}
 _ENDED_BY = {
     StoppedBy.CONTAINER: "itself",
     StoppedBy.DEADLINE: "its time limit",
@@ -28,9 +49,131 @@ def markdown(
     upload: Upload | None = None,
 ) -> str:
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
+    sections: tuple[Iterable[str], ...] = (
+        _ending(report, log, upload),
+        _stages(report),
+        _resources(report),
+        _attempts(attempts),
+        _last_lines(report, log),
+        _files(report, upload),
+        _facts(report, upload),
+        _by_hand(report),
+    )
+    return "\n\n".join(block for section in sections for block in section) + "\n"
+
+
+def rejection_markdown(outcome: Outcome, faults: Sequence[Fault] = ()) -> str:
+    """The report of a run that ended before the execute stage, a line a fault."""
+    sentences = [str(fault) for fault in faults] or [outcome.error or ""]
+    lines = "\n".join(f"- {escape(line)}" for line in sentences)
+    return f"# {_HEADINGS[outcome.name]}\n\n{lines}\n"
+
+
+def _ending(report: RunReport, log: LogFacts, upload: Upload | None) -> Iterable[str]:
+    """How it ended and what to do next, what else went wrong, and what it was to do."""
+    yield f"# {_HEADINGS[report.outcome]}"
+    ended = f"exited {report.exit_code} after {duration(report.duration_seconds)}"
+    unsent = not_uploaded(upload) if upload and upload.error else None
+    beside = (report.cleanup_error, log.error, unsent)
+    yield from (_sentence(text) for text in (report.error or ended, *beside) if text)
+    if report.instructions:
+        yield f"> {escape(report.instructions)}"
+
+
+def _sentence(text: str) -> str:
+    """A stranger's words as a sentence; what begins with a name keeps its spelling."""
+    first = text.partition(" ")[0]
+    return escape(f"{text[0].upper()}{text[1:]}" if first.isalpha() else text) + "."
+
+
+def _stages(report: RunReport) -> Iterable[str]:
+    """Where the time went."""
+    stages = report.stage_seconds
+    total = sum(stages.values())
+    rows = [
+        (name, duration(seconds), *_share(seconds, total), _bar(seconds, total))
+        for name, seconds in stages.items()
+    ]
+    yield "## Stages"
+    yield table(("Stage", "Time", "Share", ""), rows)
+
+
+def _share(part: float, whole: float) -> tuple[str]:
+    return (f"{100 * part / whole:.0f} %" if whole else "",)
+
+
+def _bar(part: float, whole: float) -> str:
+    filled = round(_BAR * part / whole) if whole else 0
+    return code("█" * filled + "░" * (_BAR - filled))
+
+
+def _resources(report: RunReport) -> Iterable[str]:
+    """What it used against what it might use."""
+    yield "## Resources"
+    yield table(("Resource", "Used", "Limit", "Share"), tuple(resource_rows(report)))
+    if not report.usage.samples:
+        yield "It ended before its use of resources was first measured."
+    picture = f"{report.artifacts_subdir}/{PICTURE}"
+    if any(item.path == picture for item in report.artifacts):
+        yield f"Memory and CPU over time: the artifact `container-run-usage`, or {code(picture)}."
+
+
+def _attempts(attempts: Sequence[Outcome]) -> Iterable[str]:
+    if len(attempts) < 2:
+        return
+    rows = [
+        (str(number), str(each.name), escape(each.error or "exited 0"))
+        for number, each in enumerate(attempts, start=1)
+    ]
+    yield "## Attempts"
+    yield table(("Attempt", "Outcome", "Why"), rows)
+
+
+def _last_lines(report: RunReport, log: LogFacts) -> Iterable[str]:
+    shown = shown_lines(log.tail.rstrip("\n"))
+    yield "## Last lines"
+    yield fence(shown or "(no output)")
+    count = shown.count("\n") + 1
+    if report.logs.lines > count:
+        yield f"The last {count} of {report.logs.lines:,} lines; `runner.log` has them all."
+
+
+def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
+    artifacts, left_out = report.artifacts, report.artifacts_left_out
+    yield f"## Files ({len(artifacts) + left_out})"
+    if not artifacts:
+        yield "None."
+        return
+    shown = artifacts[:_LISTED_IN_REPORT]
+    address = upload.address if upload and not upload.error else ""
+    # No table: a terminal would cut what is too long for its column.
+    yield "\n".join(f"- {_linked(item, address)}, {_about(item)}" for item in shown)
+    if more := len(artifacts) - len(shown):
+        yield f"and {more} more: all are in `run.json`"
+    if left_out:
+        yield f"and {left_out} more that are listed nowhere"
+
+
+def _linked(item: Artifact, address: str) -> str:
+    """The path, as a link where the file is in a storage."""
+    where = file_address(address, item.path) if address and item.kind == "file" else None
+    return f"[{code(item.path)}]({where})" if where else code(item.path)
+
+
+def _about(item: Artifact) -> str:
+    if item.kind != "file":
+        return "a link" if item.kind == "symlink" else "neither file nor link"
+    checksum = f", sha256 {code(item.sha256[:12])}" if item.sha256 else ""
+    return f"{size(item.size_bytes)}{checksum}"
+
+
+def _facts(report: RunReport, upload: Upload | None) -> Iterable[str]:
+    exact = code(image_name(report.image, report.image_digest))
+    if not report.image_digest:
+        exact = f"{code(report.image_id)}, on this host alone" if report.image_id else "none"
     facts = [
         ("Image", code(report.image)),
-        ("Digest", code(report.image_digest or report.image_id or "none")),
+        ("Exact image", exact),
         ("Pull", _pull(report)),
         ("Command", code(report.command_summary)),
         ("Working directory", code(report.workdir)),
@@ -38,33 +181,12 @@ def markdown(
         ("Commit", code(report.commit) if report.commit else "none"),
         ("Exit code", _exit(report)),
         ("Ended by", _ENDED_BY[report.stopped_by] if report.stopped_by else "it never ran"),
-        ("Duration", f"{report.duration_seconds:.1f} s of at most {report.timeout_seconds} s"),
-        ("Stages", ", ".join(f"{name} {s:.1f} s" for name, s in report.stage_seconds.items())),
-        ("Used", _used(report.usage)),
         ("Worker", code(report.worker)),
         ("Container", code(report.container_name)),
         *([("Uploaded to", code(upload.address))] if upload and not upload.error else []),
     ]
-    unsent = not_uploaded(upload) if upload and upload.error else None
-    beside = (report.error, report.cleanup_error, log.error, unsent)
-    parts = [
-        f"# {report.outcome}",
-        *(escape(text) for text in beside if text),
-        *([f"> {escape(report.instructions)}"] if report.instructions else []),
-        table(("", ""), facts),
-        *(["## Attempts", _attempts(attempts)] if len(attempts) > 1 else []),
-        "## Last lines",
-        fence(log.tail.rstrip("\n") or "(no output)"),
-        f"## Files ({len(report.artifacts) + report.artifacts_left_out})",
-        _files(report.artifacts, report.artifacts_left_out),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def rejection_markdown(outcome: Outcome, faults: Sequence[Fault] = ()) -> str:
-    """The report of a run that ended before the execute stage, a line a fault."""
-    sentences = [str(fault) for fault in faults] or [outcome.error or ""]
-    return f"# {outcome.name}\n\n" + "\n".join(f"- {escape(line)}" for line in sentences) + "\n"
+    yield "## What ran"
+    yield "\n".join(f"- {name}: {value}" for name, value in facts)
 
 
 def _exit(report: RunReport) -> str:
@@ -81,43 +203,16 @@ def _pull(report: RunReport) -> str:
     if report.image_cache_hit:
         return f"{platform}, present already"
     amount = size(report.image_pulled_bytes or 0)
-    return f"{platform}, {amount} in {report.image_pull_seconds or 0:.1f} s"
+    return f"{platform}, {amount} in {duration(report.image_pull_seconds or 0)}"
 
 
-def _used(usage: Used) -> str:
-    """The receipt on a line; nothing of what no sample told."""
-    amounts = (
-        ("at most {} of memory", usage.peak_memory_bytes),
-        ("{} read", usage.block_read_bytes),
-        ("{} written", usage.block_write_bytes),
-        ("{} received", usage.network_received_bytes),
-        ("{} sent", usage.network_sent_bytes),
-    )
-    seen = [text.format(size(number)) for text, number in amounts if number is not None]
-    if usage.cpu_seconds is not None:
-        seen.insert(0, f"{usage.cpu_seconds:.1f} CPU-s")
-    return ", ".join(seen) or "unknown: it ended before the first sample"
-
-
-def _attempts(attempts: Sequence[Outcome]) -> str:
-    rows = [
-        (str(number), str(each.name), escape(each.error or "exited 0"))
-        for number, each in enumerate(attempts, start=1)
-    ]
-    return table(("Attempt", "Outcome", ""), rows)
-
-
-def _files(artifacts: Sequence[Artifact], left_out: int) -> str:
-    if not artifacts:
-        return "None."
-    shown = artifacts[:_LISTED_IN_REPORT]
-    rows = [
-        (code(item.path), str(item.size_bytes), code(item.sha256[:12]) if item.sha256 else "")
-        for item in shown
-    ]
-    more = len(artifacts) - len(shown)
-    notes = [
-        *([f"and {more} more: all are in `run.json`"] if more else []),
-        *([f"and {left_out} more that are listed nowhere"] if left_out else []),
-    ]
-    return "\n\n".join([table(("Path", "Bytes", "sha256"), rows), *notes])
+def _by_hand(report: RunReport) -> Iterable[str]:
+    """The command that does the same on any host."""
+    yield "## Run it by hand"
+    if len(report.docker_run) > _LONGEST_COMMAND:
+        yield "The command is long: it is `dockerRun` in `run.json`."
+        return
+    if report.secrets:
+        names = ", ".join(map(code, report.secrets))
+        yield f"Give {names} a value in your environment first: secrets are stored nowhere."
+    yield fence(report.docker_run, "sh")

@@ -1,14 +1,16 @@
 """`run.json`: the facts of one attempt. Pure; nothing here writes or talks to anybody."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from flows.files import Listing
 from flows.outcomes import FailureClass, OutcomeName, StoppedBy
+from flows.reproduction import docker_run
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
@@ -92,6 +94,16 @@ class TestsReport(_Model):
     failures: list[str] = Field(description="the first tests that failed, by name")
 
 
+class Limits(_Model):
+    """What the container could use at most; null where nothing but the host limits it."""
+
+    cpus: float | None
+    memory_bytes: int | None
+    pids: int
+    shm_bytes: int | None = Field(description="null: Docker's default")
+    gpus: int | Literal["all"] | None = Field(description="null: none")
+
+
 class RunReport(_Model):
     """`run.json`. Times are RFC 3339 in UTC."""
 
@@ -137,6 +149,7 @@ class RunReport(_Model):
     container_finished_at: datetime | None
     worker: str
     logs: Logs
+    limits: Limits
     usage: Used
     outputs: list[OutputReport] | None = Field(
         description="in the payload's order; null: its container never ran, or ended unseen"
@@ -144,6 +157,8 @@ class RunReport(_Model):
     tests: TestsReport | None = Field(
         description="null: no report, and no sign that there was to be one"
     )
+    secrets: list[str] = Field(description="the environment variables that held secrets")
+    docker_run: str = Field(description="a shell's command that does the same on another host")
     artifacts: list[Artifact]
     artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
@@ -203,9 +218,18 @@ def build(
             dropped_from_ui=log.dropped_from_ui,
             reconnects=outcome.log_reconnects,
         ),
+        limits=Limits(
+            cpus=spec.cpus,
+            memory_bytes=spec.memory_bytes,
+            pids=spec.pids_limit,
+            shm_bytes=spec.shm_bytes,
+            gpus=spec.gpus,
+        ),
         usage=Used(**asdict(outcome.usage)),
         outputs=_outputs(outcome.results) if outcome.results else None,
         tests=_tests(outcome.results.tests) if outcome.results and outcome.results.tests else None,
+        secrets=sorted(spec.secrets),
+        docker_run=docker_run(prepared, outcome.image),
         artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
         artifacts_left_out=found.left_out,
     )
@@ -241,10 +265,24 @@ def _tests(tests: ReportedTests) -> TestsReport:
     )
 
 
+_UNTABLED: dict[str, Any] = {
+    **dict.fromkeys(("artifacts", "logs", "command", "docker_run", "outputs"), True),
+    "tests": {"failures", "unreadable_reports"},
+}
+
+
 def metadata_table(report: RunReport) -> list[dict[str, str]]:
-    """`run.json` without its lists, a row a key."""
-    lists = {"artifacts", "logs", "command", "outputs", "tests"}
-    plain = report.model_dump(mode="json", by_alias=True, exclude=lists)
-    return [
-        {"key": key, "value": "" if value is None else str(value)} for key, value in plain.items()
-    ]
+    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`."""
+    plain = report.model_dump(mode="json", by_alias=True, exclude=_UNTABLED)
+    return [{"key": key, "value": value} for key, value in _flat(plain)]
+
+
+def _flat(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in plain.items():
+        match value:
+            case dict():
+                yield from _flat(value, f"{path}{key}.")
+            case list():
+                yield f"{path}{key}", ", ".join(map(str, value))
+            case _:
+                yield f"{path}{key}", "" if value is None else str(value)

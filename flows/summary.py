@@ -29,9 +29,8 @@ from pydantic import Field
 
 from flows.events import emit_summary
 from flows.messages import state_name
-from flows.naming import FLOW_NAME
+from flows.naming import FLOW_NAME, METADATA_KEY
 from flows.outcomes import Outcome, OutcomeName
-from flows.publication import METADATA_KEY
 from flows.summary_report import (
     Attempt,
     Period,

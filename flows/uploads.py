@@ -167,6 +167,14 @@ def link(address: str) -> str:
     return quote(address, safe="/:@%")
 
 
+def file_address(address: str, path: str) -> str | None:
+    """Where the file `path` of an upload to `address` is, as `link` gives it.
+
+    None for a path whose bytes `printable` had to escape, so that they are not known any more.
+    """
+    return None if "\\" in path else link(f"{address}/{key_of(path.split('/'))}")
+
+
 def progress(files: int, all_files: int, size_bytes: int, all_bytes: int) -> str:
     """How far an upload got, in a line."""
     return f"Uploaded {files:,} of {all_files:,} files, {_mib(size_bytes)} of {_mib(all_bytes)} MiB"

@@ -1,7 +1,8 @@
 """What a container used of its host: Docker's stats samples, folded into one receipt. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,8 +67,21 @@ class Series:
 
     def _make_room(self) -> None:
         if len(self._points) == MAX_POINTS:
-            self._points = list(map(_merged, self._points[::2], self._points[1::2]))
+            self._points = halved(self._points)
             self._samples_a_point *= 2
+
+
+def halved(points: Sequence[Point]) -> list[Point]:
+    """Each two points as one, which keeps the higher memory."""
+    alone = points[len(points) // 2 * 2 :]
+    return [*map(_merged, points[::2], points[1::2]), *alone]
+
+
+def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
+    """At most so many points of the same life, with its highest memory."""
+    while len(points) > most:
+        points = halved(points)
+    return points
 
 
 def fold(samples: Iterable[Sample]) -> Usage:
@@ -89,6 +103,14 @@ def add(usage: Usage, sample: Sample) -> Usage:
         network_sent_bytes=_most(usage.network_sent_bytes, sent),
         samples=usage.samples + 1,
     )
+
+
+def moment(sample: Sample) -> float | None:
+    """When the sample was taken, in seconds by the engine's clock; None where it does not say."""
+    try:
+        return datetime.fromisoformat(str(sample.get("read"))).timestamp()
+    except ValueError:
+        return None
 
 
 def was_running(sample: Sample) -> bool:

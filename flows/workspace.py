@@ -119,6 +119,13 @@ class Workspace:
             write_whole(path, self.folder, text.encode())
         return path
 
+    def write_picture(self, artifacts_subdir: str, text: str) -> Path:
+        """Write `usage.svg` beside run.json and return its path. Raises `WorkspaceError`."""
+        path = self.run_json(artifacts_subdir).with_name("usage.svg")
+        with self._explained("cannot write usage.svg in the job folder"):
+            write_whole(path, self.folder, text.encode())
+        return path
+
     def remove(self) -> None:
         """Remove the folder and all in it; nothing to remove is no error.
 

@@ -227,7 +227,7 @@ async def test_what_a_container_uses_and_how_it_ends_goes_through(
         sampler = Sampler(client, spec.name)
         sampler.start()
         deadline = time.monotonic() + 20
-        while not sampler.usage.samples:
+        while not sampler.measured.usage.samples:
             assert time.monotonic() < deadline, "no sample comes"
             await asyncio.sleep(0.01)
         sampler.stop()

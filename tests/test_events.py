@@ -1,6 +1,5 @@
 """docs/events.md says what is really emitted, and all of it."""
 
-import ast
 import re
 from datetime import datetime, timedelta
 from typing import Any
@@ -95,16 +94,3 @@ def test_every_outcome_has_its_row_with_its_state_and_every_class_is_named() -> 
         assert rows[outcome][2].strip() == named
     classes = {name for cells in rows.values() for name in re.findall(r"`([^`]+)`", cells[4])}
     assert classes == {str(each) for each in FailureClass}
-
-
-def test_every_artifact_has_its_row() -> None:
-    keys = {
-        node.value.value
-        for path in (ROOT / "flows").rglob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id.endswith("_KEY")
-    }
-    assert first_cells(section("## Artifacts"), "key") == keys

@@ -203,7 +203,7 @@ async def test_a_bad_payload_is_rejected_with_its_place_and_leaves_nothing(
     assert (run.state.type.value, run.state.name) == ("FAILED", "Rejected")
     assert where in run.message
     assert not run.folder.exists()
-    assert "rejected" in (await artifacts_of(run))["container-run"]
+    assert "# Rejected" in (await artifacts_of(run))["container-run"]
 
 
 async def test_all_faults_are_told_at_once(runner: Runner) -> None:

@@ -13,6 +13,7 @@ from flows.errors import EngineUnavailable, ImageError
 from flows.image_names import Wanted
 from flows.images import Supply, Take, Teller, obtain
 from flows.outcomes import Image
+from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PrefectTeller
 from flows.pulling import image_error
 from flows.registries import Login
@@ -130,7 +131,8 @@ async def test_a_server_that_is_away_costs_the_artifact_alone() -> None:
         PREFECT_CLIENT_MAX_RETRIES: 0,
     }
     with temporary_settings(nobody):
-        async with PrefectTeller(str(uuid4()), said.append) as teller:
+        async with ProgressArtifact(str(uuid4()), "a-key", "the pull", said.append) as artifact:
+            teller = PrefectTeller(artifact, said.append)
             await teller.show(1.0, "a")
             await teller.show(2.0, "b")
     assert len(said) == 1

@@ -1,18 +1,23 @@
 """How it went, for people and programs: sentences, Markdown, and run.json with its schema."""
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
 from markdown_it import MarkdownIt
+from rich.console import Console
+from rich.markdown import Markdown
 
-from flows import messages, report, run_json
+from flows import messages, naming, pull_news, report, run_json, run_progress, storage
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,
@@ -238,7 +243,7 @@ def test_a_report_tells_how_the_image_came(
     names = ("imagePlatform", "imageCacheHit", "imagePulledBytes", "imagePullSeconds")
     written = json.loads(facts.as_json())
     assert tuple(written[name] for name in names) == keys
-    assert f"| Pull | {row} |" in report.markdown(facts, LOG)
+    assert page(report.markdown(facts, LOG)).facts["Pull"] == row
 
 
 def schema() -> Any:
@@ -308,45 +313,89 @@ def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str,
     assert "not uploaded: the bucket is *gone*; the sweep" in said
     shown = page(report.markdown(reported(OUTCOMES[case]), LOG, upload=upload))
     assert "not uploaded: the bucket is *gone*" in shown.text
-    assert "Uploaded to" not in shown.cells
+    assert "Uploaded to" not in shown.facts
+    assert shown.links == []
 
 
 def test_the_report_says_where_the_files_are() -> None:
     shown = page(report.markdown(reported(), LOG, upload=Upload("s3://bucket/7f1e/2")))
-    assert shown.cells[shown.cells.index("Uploaded to") + 1].startswith("s3://bucket/7f1e/2")
+    assert shown.facts["Uploaded to"] == "s3://bucket/7f1e/2"
+    assert shown.links == ["s3://bucket/7f1e/2/container/logs/runner.log"]
+
+
+def test_a_link_leads_to_the_file_whatever_its_name_is() -> None:
+    names = ["a b/c).txt", "x](http://evil.example)", "q?#|.txt", "bytes\\xff"]
+    files = [run_json.Artifact(path=n, kind="file", size_bytes=1, sha256=None) for n in names]
+    facts = reported().model_copy(update={"artifacts": files})
+    shown = page(report.markdown(facts, LOG, upload=Upload("https://store.example/7f1e/2")))
+    assert [unquote(unquote(link)) for link in shown.links] == [
+        f"https://store.example/7f1e/2/{name}" for name in names[:3]
+    ]
 
 
 class Page(HTMLParser):
-    """What a Markdown renderer makes of a report: its elements, its cells and its text."""
+    """What a Markdown renderer makes of a report: its elements, its cells, points and text.
+
+    `blocks` are the fenced ones, in their order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.cells: list[str] = []
+        self.points: list[str] = []
+        self.links: list[str] = []
+        self.blocks: list[str] = []
         self.text = ""
-        self.code = ""
+        self._into: list[str] | None = None
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    @property
+    def facts(self) -> dict[str, str]:
+        """The points that are `name: value`."""
+        return {
+            name: value for name, colon, value in (p.partition(": ") for p in self.points) if colon
+        }
+
+    @property
+    def table(self) -> dict[str, list[str]]:
+        """The rows of stages and resources, by their first cell."""
+        stages, rows = self.cells.index("Time"), self.cells
+        return {
+            row[0]: row[1:]
+            for half in (rows[:stages], rows[stages:])
+            for row in (half[i : i + 4] for i in range(0, len(half), 4))
+        }
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag == "td":
-            self.cells.append("")
+        into = {"td": self.cells, "li": self.points, "pre": self.blocks}
+        if tag in into:
+            self._into = into[tag]
+            self._into.append("")
+        if tag == "a":
+            self.links.append(dict(attrs)["href"] or "")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "pre":
-            self.tags.append("/pre")
+        if tag in ("td", "li", "pre"):
+            self._into = None
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if "pre" in self.tags and "/pre" not in self.tags:
-            self.code += data
-        elif self.cells and data != "\n":
-            self.cells[-1] += data
+        if self._into is not None:
+            self._into[-1] += data
 
 
 def page(markdown: str) -> Page:
     parsed = Page()
     parsed.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown))
     return parsed
+
+
+def terminal(markdown: str) -> list[str]:
+    """The lines that a terminal of 80 columns shows."""
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(Markdown(markdown))
+    return screen.getvalue().splitlines()
 
 
 HOSTILE = [
@@ -367,34 +416,130 @@ def test_hostile_text_stays_text_in_the_report(text: str) -> None:
     facts = facts.model_copy(
         update={"artifacts": [run_json.Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
     )
-    shown = page(report.markdown(facts, replace(LOG, tail=text)))
+    attempts = [outcome, outcome]
+    shown = page(report.markdown(facts, replace(LOG, tail=text), attempts))
     assert set(shown.tags) <= {
-        "h1", "h2", "p", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "code", "pre",
-        "/pre",
+        "h1", "h2", "p", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "ul", "li",
+        "code", "pre",
     }  # fmt: skip
-    assert shown.tags.count("h1") == 1
-    assert shown.tags.count("table") == 2
-    assert len(shown.cells) == 2 * 14 + 3
+    assert [shown.tags.count(tag) for tag in ("h1", "h2", "table", "ul", "pre")] == [1, 7, 3, 2, 2]
+    assert len(shown.cells) == 4 * 2 + 4 * 7 + 3 * 2
+    assert len(shown.points) == 1 + 11
     flat = " ".join(text.split())
-    assert shown.cells[7] == facts.command_summary
-    assert [" ".join(shown.cells[i].split()) for i in (11, 28)] == [flat, flat]
-    assert shown.text.count(flat) >= 3
-    assert shown.code == text.rstrip("\n") + "\n"
+    assert shown.facts["Command"] == facts.command_summary
+    assert [" ".join(shown.facts["Repository"].split()), shown.cells[-1]] == [flat, flat]
+    assert " ".join(shown.points[0].split()) == f"{flat}, 1 B"
+    assert shown.text.count(flat) >= 5
+    assert shown.blocks == [text.rstrip("\n") + "\n", facts.docker_run + "\n"]
+
+
+UNSEEN = "\x1b[2J\x1b]0;owned\x07a\x1b\x07\x08b\u202egnp.exe\u2028c\x9b1md"
+
+
+def test_nothing_that_acts_in_a_terminal_gets_into_a_report() -> None:
+    outcome = replace(OUTCOMES["failed"], error=UNSEEN, cleanup_error=UNSEEN)
+    facts = reported(outcome, instructions=UNSEEN, repository=UNSEEN, spec={"command": (UNSEEN,)})
+    file = run_json.Artifact(path=UNSEEN, kind="file", size_bytes=1, sha256=None)
+    facts = facts.model_copy(update={"artifacts": [file]})
+    text = report.markdown(facts, replace(LOG, tail=UNSEEN), [outcome] * 2, Upload("s3://b"))
+    assert [char for char in text if not char.isprintable() and char != "\n"] == []
+    assert page(text).points[0].startswith("\\x1b[2J\\x1b]0;owned\\x07a")
+
+
+@pytest.mark.parametrize(
+    ("tail", "shown"),
+    [
+        ("\x1b[1;31merror\x1b[0m: no\x1b[K\n", "error: no"),
+        ("10 %\r20 %\r100 %\ndone\r\n", "100 %\ndone"),
+        ("a\tb\n\n  c\n", "a\tb\n\n  c"),
+        ("\r", "(no output)"),
+        ("", "(no output)"),
+    ],
+)
+def test_the_last_lines_are_those_that_a_terminal_would_have_left(tail: str, shown: str) -> None:
+    blocks = page(report.markdown(reported(), replace(LOG, tail=tail))).blocks
+    assert blocks[0] == f"{shown}\n"
 
 
 def test_a_report_shows_the_facts_and_the_last_lines() -> None:
-    usage = Usage(2**29, cpu_seconds=1.5, block_read_bytes=0, network_sent_bytes=1234, samples=3)
-    outcome = replace(OUTCOMES["failed"], usage=usage, stages={"run": 54.0})
+    usage = Usage(2**29, cpu_seconds=108.0, block_read_bytes=0, network_sent_bytes=1234, samples=3)
+    outcome = replace(
+        OUTCOMES["failed"],
+        usage=usage,
+        stages={"run": 54.0},
+        finished_at=NOW + timedelta(seconds=54),
+    )
     shown = page(report.markdown(reported(outcome, instructions="Run it"), LOG))
-    rows = dict(zip(shown.cells[:28:2], shown.cells[1:28:2], strict=True))
-    assert (rows["Exit code"], rows["Ended by"]) == ("3", "itself")
-    assert rows["Stages"] == "prepare 0.1 s, run 54.0 s, publish 0.0 s"
-    assert rows["Used"] == "1.5 CPU-s, at most 512 MiB of memory, 0 B read, 1.21 KiB sent"
-    assert rows["Duration"] == "54.2 s of at most 3600 s"
-    assert rows["Commit"] == "c" * 40
-    assert shown.cells[28:] == ["container/logs/runner.log", "12", "0" * 12, "away", "0", ""]
-    assert shown.code == "one\nlast line\n"
+    assert (shown.facts["Exit code"], shown.facts["Ended by"]) == ("3", "itself")
+    assert shown.table == {
+        "prepare": ["0.1 s", "0 %", "░" * 20],
+        "run": ["54 s", "100 %", "█" * 20],
+        "publish": ["0 s", "0 %", "░" * 20],
+        "Time": ["54 s", "1 h", "2 %"],
+        "Memory": ["512 MiB at its peak", "16 GiB", "3 %"],
+        "CPU": ["108.0 CPU-seconds, 2 CPUs on average", "8 CPUs", "25 %"],
+        "Processes": ["not measured", "4,096", ""],
+        "Shared memory": ["not measured", "64 MiB", ""],
+        "Disk": ["0 B read", "none", ""],
+        "Network": ["1.21 KiB sent", "none", ""],
+    }
+    assert shown.facts["Commit"] == "c" * 40
+    assert shown.points[:2] == [
+        f"container/logs/runner.log, 12 B, sha256 {'0' * 12}",
+        "away, a link",
+    ]
+    assert shown.blocks[0] == "one\nlast line\n"
     assert "Run it" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "heading", "advice"),
+    [
+        ("succeeded", "Succeeded", "Exited 0 after 54 s."),
+        ("failed", "Failed", "Exited 3: see the end of runner.log."),
+        ("timed out", "Stopped at its time limit", "Ran longer than its limit of 3600 s"),
+        ("out of memory", "Ran out of memory", "Ran out of memory at its limit of 16384 MiB"),
+        ("canceled", "Canceled", "Somebody cancelled the run."),
+        ("no image", "Its image could not be had", "Cannot pull the image busybox: not found."),
+        ("no engine", "The host failed, not the task", "Docker does not answer."),
+        ("no capability", "Rejected", "This worker lacks the capability gpu."),
+    ],
+)
+def test_a_report_begins_with_the_outcome_and_what_to_do(
+    outcome: str, heading: str, advice: str
+) -> None:
+    shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG)).text
+    assert shown.startswith(f"{heading}\n{advice}")
+
+
+def test_the_image_is_named_by_its_digest() -> None:
+    digest = "sha256:" + "d" * 64
+    facts = reported(image_of=Image("sha256:1", digest))
+    shown = page(report.markdown(facts, LOG))
+    assert shown.facts["Exact image"] == f"mcr.microsoft.com/dotnet/sdk@{digest}"
+    assert f"sdk@{digest} bash -lc" in shown.blocks[1]
+
+
+def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
+    path = "/".join(["a-folder-with-a-long-name"] * 6)
+    digest = "sha256:" + "d" * 64
+    file = run_json.Artifact(path=path, kind="file", size_bytes=1, sha256="0" * 64)
+    facts = reported(
+        replace(OUTCOMES["failed"], error="word " * 60), image_of=Image("sha256:1", digest)
+    ).model_copy(update={"artifacts": [file]})
+    lines = terminal(report.markdown(facts, replace(LOG, tail="x" * 200), [OUTCOMES["failed"]] * 2))
+    joined = "".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert "…" not in joined
+    for whole in (path, digest, "x" * 200, facts.container_name):
+        assert whole in joined
+
+
+def test_a_command_that_fills_the_page_is_left_to_run_json() -> None:
+    facts = reported(spec={"command": ("x" * 9000,)})
+    shown = page(report.markdown(facts, LOG))
+    assert len(shown.blocks) == 1
+    assert "it is dockerRun in run.json" in shown.text
 
 
 @pytest.mark.parametrize(
@@ -409,9 +554,9 @@ def test_a_report_tells_who_ended_it_and_with_which_signal(
     outcome: str, exit_code: str, ended_by: str
 ) -> None:
     shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG))
-    rows = dict(zip(shown.cells[:28:2], shown.cells[1:28:2], strict=True))
-    assert (rows["Exit code"], rows["Ended by"]) == (exit_code, ended_by)
-    assert rows["Used"] == "unknown: it ended before the first sample"
+    assert (shown.facts["Exit code"], shown.facts["Ended by"]) == (exit_code, ended_by)
+    assert "It ended before its use of resources was first measured" in shown.text
+    assert shown.table["Memory"][0] == shown.table["CPU"][0] == "unknown"
 
 
 def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
@@ -419,7 +564,7 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
         run_json.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
     ]
     shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
-    assert len(shown.cells) == 28 + 3 * 50
+    assert len(shown.points) == 50 + 11
     assert "Files (60)" in shown.text
     assert "and 10 more: all are in run.json" in shown.text
 
@@ -453,4 +598,24 @@ def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:
     assert rows["exitCode"] == "0"
     assert rows["error"] == ""
     assert rows["outcome"] == "succeeded"
-    assert {"logs", "artifacts", "command"}.isdisjoint(rows)
+    assert rows["limits.memoryBytes"] == str(16 * 2**30)
+    assert rows["stageSeconds.prepare"] == "0.1"
+    assert rows["usage.peakMemoryBytes"] == ""
+    assert {"logs", "artifacts", "command", "dockerRun"}.isdisjoint(rows)
+
+
+def test_the_page_on_reports_lists_every_artifact() -> None:
+    text = (SCHEMA.parent / "reports.md").read_text()
+    listed = re.findall(r"^\| `([a-z-]+)` \| (?:markdown|table|image|progress) \|", text, re.M)
+    keys = {
+        naming.REPORT_KEY,
+        naming.METADATA_KEY,
+        naming.TESTS_KEY,
+        naming.OUTPUTS_KEY,
+        naming.USAGE_KEY,
+        run_progress.PROGRESS_KEY,
+        storage.FILES_KEY,
+        pull_news.PROGRESS_KEY,
+    }
+    assert set(listed) == keys
+    assert all(outcome in re.findall(r"^\| `([a-z-]+)` \|", text, re.M) for outcome in OutcomeName)

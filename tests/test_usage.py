@@ -199,9 +199,9 @@ def test_memory_and_cpu_of_a_container_show(
 ) -> None:
     hold = "x=$(head -c 100000000 /dev/zero | tr '\\0' a)"
     with sampling(client, launch(f"{hold}; {ENDLESS}")) as sampler:
-        until(lambda: (sampler.usage.peak_memory_bytes or 0) >= 100_000_000)
-        until(lambda: (sampler.usage.cpu_seconds or 0) >= 1)
-    usage, points = sampler.usage, sampler.points
+        until(lambda: (sampler.measured.usage.peak_memory_bytes or 0) >= 100_000_000)
+        until(lambda: (sampler.measured.usage.cpu_seconds or 0) >= 1)
+    usage, points = sampler.measured.usage, sampler.measured.points
     assert usage.peak_memory_bytes is not None
     assert usage.peak_memory_bytes < 500_000_000
     assert len(points) == usage.samples
@@ -216,11 +216,11 @@ def test_written_files_do_not_count_as_memory(
     container = launch(f"dd if=/dev/zero of=/file bs=1M count=64 2>/dev/null; echo done; {ENDLESS}")
     until(container.logs)
     with sampling(client, container) as sampler:
-        until(lambda: sampler.usage.samples)
+        until(lambda: sampler.measured.usage.samples)
     raw = client.api.stats(str(container.name), stream=False)
     assert raw["memory_stats"]["usage"] >= 64 * MEBIBYTE
-    assert sampler.usage.peak_memory_bytes is not None
-    assert sampler.usage.peak_memory_bytes < 16 * MEBIBYTE
+    assert sampler.measured.usage.peak_memory_bytes is not None
+    assert sampler.measured.usage.peak_memory_bytes < 16 * MEBIBYTE
 
 
 @pytest.mark.docker
@@ -229,8 +229,8 @@ def test_network_bytes_of_a_container_show(
 ) -> None:
     gateway = "$(ip route | awk '/default/ { print $3 }')"
     with sampling(client, launch(f"ping -q -s 10000 {gateway}")) as sampler:
-        until(lambda: (sampler.usage.network_received_bytes or 0) >= 10_000)
-    assert (sampler.usage.network_sent_bytes or 0) >= 10_000
+        until(lambda: (sampler.measured.usage.network_received_bytes or 0) >= 10_000)
+    assert (sampler.measured.usage.network_sent_bytes or 0) >= 10_000
 
 
 @pytest.mark.docker
@@ -243,7 +243,7 @@ def test_a_container_that_is_over_at_once_leaves_no_usage_and_no_error(
     sampler.start()
     container.remove()
     assert sampler.join(5), "the container is gone and the sampler goes on"
-    assert (sampler.usage, sampler.points) == (Usage(), ())
+    assert (sampler.measured.usage, sampler.measured.points) == (Usage(), ())
 
 
 @pytest.mark.docker
@@ -254,7 +254,7 @@ def test_a_sampler_can_be_started_before_the_container(
     try:
         with sampling(client, container) as sampler:
             container.start()
-            until(lambda: sampler.usage.samples)
+            until(lambda: sampler.measured.usage.samples)
     finally:
         container.remove(force=True)
 
@@ -267,10 +267,10 @@ def test_a_cut_connection_is_made_again_while_the_container_runs(
     with contextlib.closing(docker.DockerClient(f"unix://{relay.server_address!s}")) as client:
         sampler = Sampler(client, str(container.name))
         sampler.start()
-        until(lambda: sampler.usage.samples)
+        until(lambda: sampler.measured.usage.samples)
         relay.cut()
-        before = sampler.usage.samples
-        until(lambda: sampler.usage.samples > before)
+        before = sampler.measured.usage.samples
+        until(lambda: sampler.measured.usage.samples > before)
         container.remove(force=True)
         relay.cut()
         assert sampler.join(5)
@@ -287,7 +287,7 @@ def test_stopping_ends_thread_and_connection_at_once(
         until(lambda: not relay.open)
         sampler = Sampler(client, str(container.name))
         sampler.start()
-        until(lambda: sampler.usage.samples)
+        until(lambda: sampler.measured.usage.samples)
         started = time.monotonic()
         sampler.stop()
         assert sampler.join(5)
@@ -304,7 +304,7 @@ def test_an_engine_that_does_not_answer_leaves_no_usage() -> None:
         sampler.start()
         sampler.stop()
         assert sampler.join(5)
-        assert sampler.usage == Usage()
+        assert sampler.measured.usage == Usage()
 
 
 def test_a_sampler_that_never_started_can_be_stopped() -> None:

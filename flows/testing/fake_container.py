@@ -102,9 +102,9 @@ class FakeContainer:
     def _not_found(self) -> None:
         """As the init process says it that Docker runs the command with."""
         program = (*(self.spec.entrypoint or ()), *self.spec.command)[0]
+        words = f"[FATAL tini (7)] exec {program} failed: No such file or directory\n"
         with self._lock, suppress(Killed):
-            said = f"[FATAL tini (7)] exec {program} failed: No such file or directory\n"
-            self._write(said.encode())
+            self._write(words.encode())
         self._end(127)
 
     def _fail(self, error: BaseException) -> None:

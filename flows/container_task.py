@@ -40,12 +40,12 @@ from flows.limits import (
 )
 from flows.logs import Journal
 from flows.messages import stage_name, state_message, state_name
-from flows.naming import FLOW_NAME, run_name
+from flows.naming import FLOW_NAME, REPORT_KEY, run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
-from flows.publication import REPORT_KEY, publish_attempt
+from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials

@@ -15,11 +15,9 @@ from flows.engine import DockerEngine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
+from flows.naming import METADATA_KEY, REPORT_KEY
 from flows.stages import Attempt
 from flows.storage import create_link, deliver, intended
-
-REPORT_KEY = "container-run"
-METADATA_KEY = "container-run-metadata"
 
 
 async def publish_attempt(

@@ -10,9 +10,9 @@ from prefect.states import Failed
 
 from flows import report
 from flows.messages import state_message, state_name
+from flows.naming import REPORT_KEY
 from flows.other_hosts import HOST_LABEL, WORKER_LABEL
 from flows.outcomes import FailureClass, Outcome, OutcomeName
-from flows.naming import REPORT_KEY
 
 
 async def note_taken(

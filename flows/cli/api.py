@@ -1,5 +1,5 @@
-"""Prefect's API, as the commands use it: always a server that somebody named, never one that Prefect
-would start for the occasion; its failures as one sentence."""
+"""Prefect's API, as the commands use it: always a server that somebody named, never one that
+Prefect would start for the occasion; its failures as one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

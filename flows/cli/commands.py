@@ -31,7 +31,12 @@ Run = Annotated[
 ]
 Json = Annotated[
     bool,
-    Parameter(name="--json", negative=(), show_default=False, help="Print JSON, and nothing else, on standard output."),
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print JSON, and nothing else, on standard output.",
+    ),
 ]
 
 
@@ -55,9 +60,8 @@ def submit(
         str, Parameter(help="The deployment that runs it.")
     ] = "container-task/docker",
     tag: Annotated[
-        tuple[str, ...], Parameter(
-            help="A tag for the run; may be given again.", negative=(), show_default=False
-        )
+        tuple[str, ...],
+        Parameter(help="A tag for the run; may be given again.", negative=(), show_default=False),
     ] = (),
     json: Json = False,
 ) -> int:
@@ -104,9 +108,7 @@ def logs(
     *,
     follow: Annotated[
         bool,
-        Parameter(
-            alias="-f", negative=(), show_default=False, help="Go on until the run is over."
-        ),
+        Parameter(alias="-f", negative=(), show_default=False, help="Go on until the run is over."),
     ] = False,
     json: Json = False,
 ) -> int:

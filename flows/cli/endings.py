@@ -1,4 +1,4 @@
-"""How a run ended, from its final state alone: files in its folder are the task's to write. Pure."""
+"""How a run ended, by its final state alone: files in its folder are the task's to write. Pure."""
 
 from prefect.client.schemas.objects import FlowRun, State, StateType
 

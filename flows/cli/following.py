@@ -105,7 +105,7 @@ class _Deadline:
             return now - self._quiet_since > _TAKEN_UP_SECONDS
         last = f"Finished in state {state.name}"
         return (
-            any(each.message.startswith(last) for each in news)
+            any(each.task_run_id is None and each.message.startswith(last) for each in news)
             or now - self._quiet_since > _QUIET_SECONDS
         )
 

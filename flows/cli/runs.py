@@ -127,7 +127,9 @@ def _head(run: FlowRun) -> Table:
     ]
     for name, value in rows:
         if value is not None:
-            table.add_row(Text(name, style="bold"), Text(value) if isinstance(value, str) else value)
+            table.add_row(
+                Text(name, style="bold"), Text(value) if isinstance(value, str) else value
+            )
     return table
 
 

@@ -96,7 +96,7 @@ def _announce(output: Output, run: FlowRun) -> None:
 
 def _goes_on(run_id: UUID) -> CommandError:
     return CommandError(
-        f"The run goes on. Watch it again with container-task logs -f {run_id}, end it with prefect "
-        f"flow-run cancel {run_id}.",
+        f"The run goes on. Watch it again with container-task logs -f {run_id}, end it with "
+        f"prefect flow-run cancel {run_id}.",
         ExitStatus.INTERRUPTED,
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.exit_status import ExitStatus
-from flows.errors import ContainerTaskError, Fault, PayloadError
+from flows.errors import ContainerTaskError, EngineUnavailable, Fault, PayloadError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -81,7 +81,7 @@ class Output:
 
     def render(self, thing: "RenderableType") -> None:
         """A part of the answer that Rich lays out."""
-        self._stdout.print(thing)
+        self._stdout.print(thing, soft_wrap=not self.is_terminal)
 
     @contextmanager
     def waiting(self, sentence: str) -> Iterator[Callable[[str], None]]:
@@ -129,8 +129,11 @@ def answered(command: Callable[[Output], int], *, as_json: bool = False) -> int:
         output.fail(CommandError(str(error), ExitStatus.BAD_INPUT, error.faults))
         return ExitStatus.BAD_INPUT
     except ContainerTaskError as error:
-        output.fail(CommandError(str(error)))
-        return ExitStatus.BAD_INPUT
+        status = ExitStatus.BAD_INPUT
+        if isinstance(error, EngineUnavailable):
+            status = ExitStatus.UNREACHABLE
+        output.fail(CommandError(str(error), status))
+        return status
     except KeyboardInterrupt:
         output.say("Interrupted.")
         return ExitStatus.INTERRUPTED

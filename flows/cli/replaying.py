@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from prefect.exceptions import ObjectNotFound
 
-from flows.cli.api import api_url, connected
+from flows.cli.api import connected
 from flows.cli.checking import read_json
 from flows.cli.console import CommandError, Output
 from flows.cli.endings import exit_status
@@ -21,6 +21,7 @@ from flows.cli.finding import find_run
 from flows.cli.runs import metadata_of
 from flows.host import HostSettings
 from flows.messages import state_message
+from flows.prefect_api import api_url
 from flows.recordings import (
     UNTOLD,
     Recording,

@@ -15,10 +15,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from rich.markdown import Markdown
-from rich.table import Table
 from rich.text import Text
 
-from flows.cli.api import connected, run_url
+from flows.cli.api import connected
 from flows.cli.console import Output, harmless
 from flows.cli.endings import outcome_name, summary
 from flows.cli.exit_status import ExitStatus
@@ -28,6 +27,7 @@ from flows.cli.following import told as tell_record
 from flows.cli.submitting import watched
 from flows.naming import METADATA_KEY, REPORT_KEY
 from flows.outcomes import OutcomeName
+from flows.prefect_api import run_url
 
 
 def told(output: Output, name: str) -> int:
@@ -112,25 +112,24 @@ def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[s
     }
 
 
-def _head(run: FlowRun) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _head(run: FlowRun) -> Text:
     outcome = outcome_name(run)
     colour = {None: "yellow", OutcomeName.SUCCEEDED: "green"}.get(outcome, "red")
-    rows: list[tuple[str, Text | str | None]] = [
-        ("Outcome" if outcome else "State", Text(harmless(summary(run)), style=colour)),
+    rows = [
+        ("Outcome" if outcome else "State", summary(run)),
         ("Run", str(run.id)),
-        ("Name", harmless(run.name)),
+        ("Name", run.name),
         ("Submitted", _time(run.created)),
         ("Started", _time(run.start_time)),
         ("Finished", _time(run.end_time)),
         ("Address", run_url(run.id)),
     ]
-    for name, value in rows:
-        if value is not None:
-            table.add_row(
-                Text(name, style="bold"), Text(value) if isinstance(value, str) else value
-            )
-    return table
+    lines = [
+        Text.assemble((f"{name:<11}", "bold"), (harmless(value), colour if number == 0 else ""))
+        for number, (name, value) in enumerate(rows)
+        if value is not None
+    ]
+    return Text("\n").join(lines)
 
 
 def _time(moment: Any) -> str | None:

@@ -8,13 +8,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from flows.cli.api import connected, run_url
+from flows.cli.api import connected
 from flows.cli.checking import judged, read_json
 from flows.cli.console import CommandError, Output
 from flows.cli.endings import exit_status, outcome_name, summary
 from flows.cli.exit_status import ExitStatus
 from flows.cli.following import follow
 from flows.naming import run_name
+from flows.prefect_api import run_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from prefect.logging import disable_run_logger
 
 from flows import execution, probe
 from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
-from flows.checkup_host import SETTINGS, judge_room, leaving_nothing
+from flows.checkup_host import judge_room, leaving_nothing
 from flows.engine import DockerEngine
 from flows.engine_probe import Pong, ping, quiet_seconds, refused_calls
 from flows.errors import EngineError
 from flows.host import HostSettings
+from flows.images import Supply
 from flows.outcomes import Outcome, OutcomeName
 from flows.payload import parse
 from flows.policy import Policy
@@ -53,7 +54,7 @@ class EngineChecks:
             Check(CLOCK, Part.ENGINE, self.clock, needs),
             Check(CALLS, Part.ENGINE, self.calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, probed, (ENGINE, SETTINGS), _SEVERAL_SECONDS),
+            Check(PROBE, Part.ENGINE, probed, needs, _SEVERAL_SECONDS),
         ]
 
     async def engine(self) -> Sequence[Finding]:
@@ -174,7 +175,7 @@ async def _run(
     spec: ContainerSpec, workspace: Workspace, output: "_Kept"
 ) -> tuple[Outcome, str | None]:
     async with DockerEngine() as engine:
-        outcome = await execution.run(engine, spec, output)
+        outcome = await execution.run(engine, spec, output, supply=Supply(tries=1))
         is_run = outcome.name is not OutcomeName.IMAGE_ERROR
         return outcome, await reclaim(engine, workspace, spec) if is_run else None
 

@@ -9,7 +9,7 @@ import httpx
 import prefect
 from packaging.version import Version
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.objects import WorkerStatus, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
@@ -129,7 +129,7 @@ async def _pool(client: PrefectClient, found: DeploymentResponse) -> list[Findin
     online = [
         each.name
         for each in await client.read_workers_for_work_pool(name)
-        if str(each.status) == "ONLINE"
+        if each.status is WorkerStatus.ONLINE
     ]
     return [
         judge_pool(pool),

@@ -15,7 +15,7 @@ import requests
 from prefect_docker import DockerHost
 
 from flows.engine_connection import is_local, negotiated
-from flows.engine_errors import translated
+from flows.engine_errors import address, translated
 from flows.errors import EngineUnavailable
 from flows.registries import Login
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX
@@ -91,7 +91,7 @@ def ping() -> Pong:
         headers = answer.headers
         date = headers.get("Date")
         return Pong(
-            address=str(api.base_url).replace("http+docker://localhost", "the local socket"),
+            address=address(),
             is_local=is_local(client),
             server=headers.get("Server", "unknown"),
             api_version=str(api.api_version),

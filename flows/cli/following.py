@@ -8,7 +8,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
-from prefect.client.schemas.objects import FlowRun, Log
+from prefect.client.schemas.objects import FlowRun, Log, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound
 from prefect.types import DateTime
@@ -137,7 +137,7 @@ class _Waits:
 
     def _has_worker(self, pool: str) -> bool:
         workers = self._client.read_workers_for_work_pool(pool)
-        return any(str(worker.status) == "ONLINE" for worker in workers)
+        return any(worker.status is WorkerStatus.ONLINE for worker in workers)
 
     def _say(self, sentence: str) -> None:
         if sentence not in self._told:

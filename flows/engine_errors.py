@@ -42,8 +42,8 @@ def translated(doing: str) -> Iterator[None]:
         raise _api_error(error, doing) from error
     except _UNAVAILABLE as error:
         raise EngineUnavailable(
-            f"Docker at {address()} does not answer while {doing}: {_reason(error)}; check that the "
-            "engine runs, that DOCKER_HOST names it, and that this worker may use it"
+            f"Docker at {address()} does not answer while {doing}: {_reason(error)}; check that "
+            "the engine runs, that DOCKER_HOST names it, and that this worker may use it"
         ) from error
 
 

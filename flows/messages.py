@@ -2,18 +2,11 @@
 
 import re
 
+from flows.escapes import ESCAPES
 from flows.logs import LogFacts
 from flows.outcomes import Outcome, OutcomeName
 from flows.stages import Upload
 
-# ECMA-48: control strings such as window titles, then control sequences such as colours, then
-# the escapes of two characters.
-_ESCAPES = re.compile(
-    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|\x1b[ -/]*[0-~]",
-    re.MULTILINE,
-)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
@@ -54,5 +47,5 @@ def not_uploaded(upload: Upload) -> str:
 
 def _last_line(text: str) -> str:
     """What a terminal would show of the last line that says anything."""
-    lines = (_CONTROLS.sub(" ", line).strip() for line in _ESCAPES.sub("", text).splitlines())
+    lines = (_CONTROLS.sub(" ", line).strip() for line in ESCAPES.sub("", text).splitlines())
     return next(filter(None, reversed(list(lines))), "")[:200]

@@ -100,7 +100,7 @@ def test_submit_watch_shows_every_line_once_and_ends_with_the_outcomes_status(
             ExitStatus.INFRASTRUCTURE,
             "infrastructure: ",
         ),
-        (shell("true", workdir="/nowhere"), ExitStatus.REJECTED, "rejected: "),
+        (shell("true", workdir="/work/agent_jobs/<job_id>/repo/none"), ExitStatus.REJECTED, "rejected: "),
     ],
 )  # fmt: skip
 def test_each_outcome_has_its_exit_status(
@@ -155,11 +155,12 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
     process = started(stack, "logs", "-f", run_id)
     shown = read_until(process, "line 1\n")
     weather.let_end(run_id)
-    out, err = process.communicate(timeout=60)
+    shown += read_until(process, "Finished in state Completed('exited 0')")
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    lines = [each for each in ("".join(shown) + out).splitlines() if each.startswith("line ")]
+    lines = [each for each in "".join(shown).splitlines() if each.startswith("line ")]
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
-    assert "the end" in out.splitlines()
+    assert "the end\n" in shown
 
 
 def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, written: Any) -> None:
@@ -244,9 +245,7 @@ def test_a_name_of_several_runs_is_refused_with_their_ids(here: Here, written: A
 
 @pytest.mark.parametrize("word", ["nope", "00000000-0000-4000-8000-000000000000", "ffffffff"])
 @pytest.mark.parametrize("command", ["status", "logs", "open"])
-def test_a_run_that_nobody_knows_is_told_in_a_sentence(
-    here: Here, command: str, word: str
-) -> None:
+def test_a_run_that_nobody_knows_is_told_in_a_sentence(here: Here, command: str, word: str) -> None:
     result = here(command, word)
     assert (result.status, result.out) == (ExitStatus.UNKNOWN, "")
     assert result.err.startswith(f"there is no run '{word}' on this server: ")
@@ -333,7 +332,5 @@ def test_without_a_server_nothing_is_started_for_the_occasion() -> None:
 def test_waiting_runs_say_what_they_wait_for(stack: Stack, here: Here, written: Any) -> None:
     special = shell("true") | {"requiredCapabilities": ["gpu"]}
     run_id = here("submit", written(special), "--json").json["id"]
-    wait_until(
-        "a word in the status", lambda: "waiting for a worker" in here("status", run_id).out
-    )
+    wait_until("a word in the status", lambda: "waiting for a worker" in here("status", run_id).out)
     stack.api("POST", f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLED"})

@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.exit_status import ExitStatus
 from flows.errors import ContainerTaskError, EngineUnavailable, Fault, PayloadError
+from flows.escapes import ESCAPES
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-# ECMA-48: control strings, control sequences, and the escapes of two characters.
-_ESCAPES = re.compile(
-    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
-    r"|(?P<sequence>(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~])"
-    r"|\x1b[ -/]*[0-~]?",
-    re.MULTILINE,
-)
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 _BARE_ESCAPE = re.compile(r"\x1b(?!\[[0-9;:]*m)")
@@ -153,7 +147,7 @@ def harmless(text: str, *, colours: bool = False) -> str:
         is_colour = colours and _COLOUR.fullmatch(found.group())
         return found.group() if is_colour else ""
 
-    plain = _ESCAPES.sub(kept, text)
+    plain = ESCAPES.sub(kept, text)
     lines = (line.rstrip("\r").rpartition("\r")[2] for line in plain.split("\n"))
     shown = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
     shown = _BARE_ESCAPE.sub("", shown)

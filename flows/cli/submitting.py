@@ -64,14 +64,17 @@ def watched(
 
 
 def _start(client: SyncPrefectClient, asked: Submission, raw: object) -> FlowRun:
+    unknown = CommandError(
+        f"there is no deployment {asked.deployment!r} on this server: register it with prefect "
+        "deploy --all, or name another one with --deployment",
+        ExitStatus.UNKNOWN,
+    )
+    if asked.deployment.count("/") != 1:
+        raise unknown
     try:
         deployment = client.read_deployment_by_name(asked.deployment)
-    except (ObjectNotFound, ValueError):
-        raise CommandError(
-            f"there is no deployment {asked.deployment!r} on this server: register it with prefect "
-            "deploy --all, or name another one with --deployment",
-            ExitStatus.UNKNOWN,
-        ) from None
+    except ObjectNotFound:
+        raise unknown from None
     return client.create_flow_run_from_deployment(
         deployment.id,
         parameters={"payload": raw},

@@ -9,7 +9,7 @@ import httpx
 import prefect
 from packaging.version import Version
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import WorkerStatus, WorkPool
+from prefect.client.schemas.objects import WorkerStatus, WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
@@ -144,13 +144,8 @@ def judge_pool(pool: WorkPool) -> Finding:
         says = f"the pool {pool.name} is of the type {pool.type}, whose workers run no such tasks"
         mend = f"delete it, and create it anew with --type {ContainerTaskWorker.type}"
         return fault(POOL, says, mend)
-    if pool.is_paused:
-        says = f"the pool {pool.name} is paused: no worker gets work"
-        return fault(POOL, says, f"resume it: prefect work-pool resume {pool.name}")
-    if pool.concurrency_limit == 0:
-        says = f"the pool {pool.name} has a concurrency limit of 0: no worker gets work"
-        mend = f"raise it: prefect work-pool clear-concurrency-limit {pool.name}"
-        return fault(POOL, says, mend)
+    if stopped := _stopped(POOL, f"the pool {pool.name}", pool, f"work-pool {{}} {pool.name}"):
+        return stopped
     limit = f", at most {pool.concurrency_limit} runs" if pool.concurrency_limit else ""
     return ok(POOL, f"{pool.name}, of the type {pool.type}{limit}")
 
@@ -169,15 +164,28 @@ async def _queue(client: PrefectClient, pool: str, name: str) -> Finding:
     except ObjectNotFound:
         mend = f"create it: prefect work-queue create {name} --pool {pool}"
         return fault(QUEUE, f"there is no queue {name} in the pool {pool}", mend)
-    if queue.is_paused:
-        says = f"the queue {name} of the pool {pool} is paused: its runs wait"
-        return fault(QUEUE, says, f"resume it: prefect work-queue resume {name} --pool {pool}")
-    if queue.concurrency_limit == 0:
-        says = f"the queue {name} of the pool {pool} has a concurrency limit of 0: its runs wait"
-        mend = f"raise it: prefect work-queue clear-concurrency-limit {name} --pool {pool}"
-        return fault(QUEUE, says, mend)
+    which, command = f"the queue {name} of the pool {pool}", f"work-queue {{}} {name} --pool {pool}"
+    if stopped := _stopped(QUEUE, which, queue, command):
+        return stopped
     limit = f", at most {queue.concurrency_limit} runs" if queue.concurrency_limit else ""
     return ok(QUEUE, f"{name} of {pool}{limit}")
+
+
+def _stopped(name: str, which: str, what: WorkPool | WorkQueue, command: str) -> Finding | None:
+    """Why nothing comes out of it; None where something does."""
+    if what.is_paused:
+        return fault(
+            name,
+            f"{which} is paused: its runs wait",
+            f"resume it: prefect {command.format('resume')}",
+        )
+    if what.concurrency_limit == 0:
+        return fault(
+            name,
+            f"{which} has a concurrency limit of 0: its runs wait",
+            f"take it away: prefect {command.format('clear-concurrency-limit')}",
+        )
+    return None
 
 
 def _halves(sentence: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ and a date after which any sweep removes it.
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,14 +15,12 @@ from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
-from blocks.policy import ContainerPolicy, PolicyUnreadable
-from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution
 from flows.checkout import checkout
 from flows.engine import DockerEngine
-from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
+from flows.engine_contract import Sink
+from flows.errors import EngineError
 from flows.host import HostSettings
-from flows.images import Supply, Teller
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Busy, Ledger
 from flows.logs import RunnerLog
@@ -32,9 +30,8 @@ from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
 from flows.reclaim import reclaim, remove_left_behind
 from flows.recordings import Recording
-from flows.registries import Login
+from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.repository import Remote
-from flows.secret_blocks import container_secrets, with_credentials
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Owned, Run, compile_spec
 from flows.workspace import Workspace
 
@@ -42,18 +39,6 @@ LABEL_REPLAY = "moonmind.replay_of"
 KEPT_FOR = timedelta(days=1)
 
 Write = Callable[[bytes], object]
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where replays are run: their folder, the volume that it lies in, and whether a server's
-    blocks can be read. `environment` has the values of secrets where they cannot."""
-
-    root: Path
-    volume: str
-    has_blocks: bool
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +56,6 @@ class _Keeping(DockerEngine):
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """Leave it as it is."""
-
-
-class _Sayer(Teller):
-    """Tells a pull to a person."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-
-    def say(self, sentence: str) -> None:
-        """Say it."""
-        self._say(f"{sentence}.")
 
 
 class _Tee:
@@ -113,22 +87,24 @@ async def replay(
     raw = recording.pinned()
     payload = parse(raw)
     require_runnable(payload)
-    policy = await _policy(place)
+    policy = await policy_of(place)
     spec, workspace = _decided(payload, policy, recording, place, keep=keep)
-    values = await _secret_values(spec.secrets, place)
-    remote = await _remote(payload, place, say)
+    values = await secret_values(spec.secrets, place)
+    remote = await remote_of(payload, place, say)
     masker = Masker([*secrets_of(raw), *values.values()])
     ledger = Ledger(place.root, spec.job_id)
-    with ledger.held(make=True):
+    with ledger.held(make=True), disable_run_logger():
         _marker(place.root, spec.job_id).touch()
         is_kept = False
         try:
             await _fill(workspace, spec, remote, payload, say)
-            with disable_run_logger():
-                outcome = await _run(
-                    spec, workspace, policy, values, masker, place, write, say, keep
-                )
-                is_kept = keep and await _is_there(spec)
+            async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
+                engine.hand_over(values)
+                with _output(workspace, spec, write, masker) as sink, _interrupts(say) as interrupt:
+                    outcome = await execution.run(
+                        engine, spec, sink, interrupt=interrupt, supply=supply_of(place, say)
+                    )
+                is_kept = keep and await _is_there(engine, spec)
             return Replayed(spec, workspace, outcome, is_kept)
         finally:
             if not is_kept:
@@ -197,116 +173,42 @@ async def _fill(
     workspace.require_workdir(spec)
 
 
-async def _run(
-    spec: ContainerSpec,
-    workspace: Workspace,
-    policy: Policy,
-    values: Mapping[str, str],
-    masker: Masker,
-    place: Place,
-    write: Write,
-    say: Say,
-    keep: bool,
-) -> Outcome:
+@contextmanager
+def _output(
+    workspace: Workspace, spec: ContainerSpec, write: Write, masker: Masker
+) -> Iterator[Sink]:
+    """Takes the container's output, for a person and for `runner.log`."""
     path = workspace.runner_log(spec.artifacts_subdir)
-    kind = _Keeping if keep else DockerEngine
-    interrupt = Interrupt()
     with RunnerLog(path, workspace.folder, lambda _: None, masker=masker) as log:
         tee = _Tee(log, write, masker)
-        async with kind(policy=policy) as engine:
-            engine.hand_over(values)
-            with _interrupted_by_signal(interrupt, say):
-                outcome = await execution.run(
-                    engine, spec, tee, interrupt=interrupt, supply=_supply(place, say)
-                )
-        tee.end()
-    return outcome
+        try:
+            yield tee
+        finally:
+            tee.end()
 
 
 @contextmanager
-def _interrupted_by_signal(interrupt: Interrupt, say: Say) -> Iterator[None]:
-    """Ctrl-C stops the container as a cancellation does; a second one does not wait for it."""
-    loop = asyncio.get_running_loop()
+def _interrupts(say: Say) -> Iterator[Interrupt]:
+    """Ctrl-C stops the container as a cancellation does."""
+    loop, interrupt = asyncio.get_running_loop(), Interrupt()
 
     def stop() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
         say("Stopping the container.")
         interrupt.request(StoppedBy.CANCEL)
 
     loop.add_signal_handler(signal.SIGINT, stop)
     try:
-        yield
+        yield interrupt
     finally:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-def _supply(place: Place, say: Say) -> Supply:
-    async def login(registry: str) -> Login | None:
-        if not place.has_blocks:
-            return None
-        try:
-            return await login_to(registry)
-        except CredentialsUnreadable as error:
-            raise EngineUnavailable(str(error)) from error
-
-    return Supply(teller=_Sayer(say), login_to=login)
-
-
-async def _policy(place: Place) -> Policy:
-    if not place.has_blocks:
-        return Policy()
+async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
     try:
-        return (await ContainerPolicy.in_force()).plain()
-    except PolicyUnreadable as error:
-        raise HostMisconfigured(str(error)) from error
-
-
-async def _secret_values(names: Mapping[str, str], place: Place) -> dict[str, str]:
-    """Of each variable: what its block holds, else what this environment has for it."""
-    values: dict[str, str] = {}
-    faults = []
-    for variable, block in names.items():
-        value = await _from_block(variable, block) if place.has_blocks else None
-        value = place.environment.get(variable) if value is None else value
-        if value is None:
-            faults.append(
-                Fault(
-                    f"task.container.secrets.{variable}",
-                    f"the Secret block {block!r} cannot be read here, and {variable} is not set in "
-                    f"this environment: export {variable}, or set PREFECT_API_URL to the server "
-                    "that has the block",
-                )
-            )
-        else:
-            values[variable] = value
-    if faults:
-        raise PayloadError(faults)
-    return values
-
-
-async def _from_block(variable: str, block: str) -> str | None:
-    try:
-        return (await container_secrets({variable: block}))[variable]
-    except (PayloadError, HostMisconfigured):
-        return None
-
-
-async def _remote(payload: TaskPayload, place: Place, say: Say) -> Remote | None:
-    if payload.repository is None:
-        return None
-    remote = Remote.parse(payload.repository)
-    block = payload.auth.repo_auth_ref if payload.auth else None
-    if not block:
-        return remote
-    if place.has_blocks:
-        return await with_credentials(remote, block)
-    say(f"The block {block} cannot be read here: git uses the credentials of this user.")
-    return remote
-
-
-async def _is_there(spec: ContainerSpec) -> bool:
-    async with DockerEngine() as engine:
         return await engine.find(spec)
+    except EngineError:
+        # One that is away keeps nothing that could be looked at.
+        return False
 
 
 async def _remove(workspace: Workspace, spec: ContainerSpec) -> None:

@@ -185,7 +185,7 @@ def test_bash_completes_the_commands_and_their_options(tmp_path: Path) -> None:
 def test_every_outcome_has_an_exit_status_of_its_own() -> None:
     statuses = [ExitStatus[name.name] for name in OutcomeName]
     assert len(set(statuses)) == len(OutcomeName)
-    assert ExitStatus.SUCCEEDED == 0
+    assert ExitStatus.SUCCEEDED.value == 0
     assert set(MEANINGS) == set(ExitStatus)
 
 

@@ -100,7 +100,11 @@ def test_submit_watch_shows_every_line_once_and_ends_with_the_outcomes_status(
             ExitStatus.INFRASTRUCTURE,
             "infrastructure: ",
         ),
-        (shell("true", workdir="/work/agent_jobs/<job_id>/repo/none"), ExitStatus.REJECTED, "rejected: "),
+        (
+            shell("true", workdir="/work/agent_jobs/<job_id>/repo/none"),
+            ExitStatus.REJECTED,
+            "rejected: ",
+        ),
     ],
 )  # fmt: skip
 def test_each_outcome_has_its_exit_status(

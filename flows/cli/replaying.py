@@ -29,7 +29,8 @@ from flows.recordings import (
     recording_of,
     recording_of_run_json,
 )
-from flows.replay import KEPT_FOR, Place, Replayed, clean, replay
+from flows.replay import KEPT_FOR, Replayed, clean, replay
+from flows.replay_place import Place
 from flows.spec import command_summary
 
 _HEALTH_SECONDS = 5.0

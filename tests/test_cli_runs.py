@@ -4,10 +4,8 @@ import io
 import json
 import signal
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from flows.cli.exit_status import ExitStatus
 from scripts.stack import Stack
+from tests.answering import Answering
 from tests.command import COMMAND, Here, container_task, environment, server_at
 from tests.runs import payload, shell
 from tests.weather import ENDLESS, Weather, wait_until
@@ -260,38 +259,6 @@ def test_a_deployment_that_is_missing_is_told_in_a_sentence(here: Here, written:
         result = here("submit", written(shell("true")), "--deployment", name)
         assert result.status == ExitStatus.UNKNOWN
         assert "prefect deploy --all" in result.err
-
-
-class Answering(ThreadingHTTPServer):
-    """Answers every request alike."""
-
-    def __init__(self, status: int, text: str) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            do_POST = do_GET
-
-            def log_message(self, *_: object) -> None:
-                """Keep the tests' output clean."""
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/api"
-
-    def __enter__(self) -> "Answering":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
 
 @pytest.mark.parametrize("command", ["status", "submit", "replay"])

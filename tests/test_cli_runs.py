@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import pty
 import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +167,31 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
     lines = [each for each in "".join(shown).splitlines() if each.startswith("line ")]
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
     assert "the end\n" in shown
+
+
+def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
+    stack: Stack, written: Any
+) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [COMMAND, "submit", written(shell("echo told; sleep 1")), "--watch"],
+            env=environment(TERM="xterm", **settings(stack)),
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown = b""
+        # What a terminal says when nobody writes to it any more is an error.
+        with suppress(OSError):
+            while data := terminal.read(65536):
+                shown += data
+        out = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 0
+    assert out.splitlines().count("told") == 1
+    assert "\x1b" not in out
+    assert b"\x1b[" in shown
+    assert b"succeeded: exited 0" in shown
 
 
 def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, written: Any) -> None:

@@ -228,10 +228,8 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
 def without(call: str, config: Path) -> Path:
     """The stack's proxy, which refuses what matches `call` as well."""
     first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
-    answer = 'content-type application/json string \'{"message":"not here"}\''
-    rule = (
-        f'    http-request deny deny_status 403 {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
-    )
+    answer = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
+    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
     text = CONFIG.read_text()
     assert first in text
     config.write_text(text.replace(first, first + rule))

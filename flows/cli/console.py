@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.exit_status import ExitStatus
@@ -43,6 +44,7 @@ class Output:
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
+        self._is_moving = False
 
     @property
     def is_terminal(self) -> bool:
@@ -80,8 +82,28 @@ class Output:
     @contextmanager
     def waiting(self, sentence: str) -> Iterator[Callable[[str], None]]:
         """A line that moves on a terminal while the block runs; the value changes what it says."""
-        with self._stderr.status(harmless(sentence)) as status:
-            yield lambda text: status.update(harmless(text))
+        if not self._stderr.is_terminal:
+            yield lambda _: None
+            return
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        width = self._stderr.width - 4
+        spinner = Spinner("dots", harmless(sentence)[:width])
+        # Where standard output goes elsewhere, what is written there must not come here.
+        live = Live(
+            spinner,
+            console=self._stderr,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with live:
+            self._is_moving = True
+            try:
+                yield lambda text: spinner.update(text=harmless(text)[:width])
+            finally:
+                self._is_moving = False
 
     def fail(self, error: CommandError) -> None:
         """Tell what keeps the command from its work."""
@@ -98,15 +120,21 @@ class Output:
     def _plain(self) -> bool:
         return self._stdout.color_system is None or self._stdout.no_color
 
-    @property
+    @cached_property
     def _stdout(self) -> "Console":
         return _console(stderr=False)
 
-    @property
+    @cached_property
     def _stderr(self) -> "Console":
         return _console(stderr=True)
 
     def _write(self, text: str) -> None:
+        if self._is_moving and self.is_terminal:
+            from rich.text import Text
+
+            # Above the line that moves, which the console takes care of.
+            self._stderr.print(Text.from_ansi(text), soft_wrap=True)
+            return
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 

@@ -16,6 +16,11 @@ storage ─► sending       results to where the block Artifact Storage says, a
                          `uploads` decides, `stores` are the places, `upload_journal` remembers
 retention                job folders that have been kept long enough, removed by the sweep
 
+cli                      the command: its words, and what submits, follows and shows runs
+recordings ─► replay     what is known of a run, and the same again on this machine
+checkup ◄─ doctor's      `checkup_host`, `checkup_engine` with `engine_probe` and `probe`,
+                         `checkup_prefect`, `checkup_blocks`: what each finds, and how to mend it
+
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
 (what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
@@ -24,5 +29,6 @@ made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (thre
 one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
-`last_check` (what the policy allows), `secret_blocks`, `masking`, `sizes`, `logs`, `errors`.
+`last_check` (what the policy allows), `replay_place` (whose rules and secrets a replay has),
+`prefect_api`, `secret_blocks`, `masking`, `escapes`, `sizes`, `logs`, `errors`.
 """

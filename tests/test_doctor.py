@@ -71,10 +71,8 @@ def test_faults_come_with_what_to_do_and_an_exit_status(tmp_path: Path) -> None:
     assert "Docker at unix:///nowhere/docker.sock does not answer" in result.out
     assert "start the engine, or name the right one in DOCKER_HOST" in result.out
     assert "Prefect's API at http://127.0.0.1:9/api does not answer" in result.out
-    assert "skipped   work pool" not in result.out
-    assert (
-        "skipped   deployment                not looked at, because of Prefect's API" in result.out
-    )
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "skipped deployment not looked at, because of Prefect's API" in lines
     assert "2 faults" in result.out
 
 
@@ -212,7 +210,7 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
 async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = without("^(POST .*/attach|DELETE /volumes/.*)$", tmp_path / "haproxy.cfg")
+    config = without("^(POST .*/attach|DELETE /volumes/.*)", tmp_path / "haproxy.cfg")
     with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = EngineChecks(quiet_seconds=1)

@@ -31,6 +31,21 @@ async def login_to(registry: str) -> Login | None:
     return None
 
 
+async def saved_logins() -> list[tuple[str, Login | CredentialsUnreadable]]:
+    """Every saved log-in by the name of its block, or why it is none, by name.
+
+    Raises `CredentialsUnreadable` where the API does not answer.
+    """
+    found: list[tuple[str, Login | CredentialsUnreadable]] = []
+    for name, data in sorted(await _saved(), key=lambda each: each[0]):
+        try:
+            login = _login(registry_host(str(data.get("registry_url", ""))), name, data)
+            found.append((name, login))
+        except CredentialsUnreadable as error:
+            found.append((name, error))
+    return found
+
+
 async def _saved() -> list[tuple[str, dict[str, Any]]]:
     slug = DockerRegistryCredentials.get_block_type_slug()
     try:

@@ -23,20 +23,23 @@ retention                job folders that have been kept long enough, removed by
 summary                  the week in numbers, as an artifact and an event: `summary_report` renders
 automations              whom events are told to: files made into Prefect's automations, by name
 
+cli                      the command: its words, and what submits, follows and shows runs
+recordings ─► replay     what is known of a run, and the same again on this machine
+checkup ◄─ doctor's      `checkup_host`, `checkup_engine` with `engine_probe` and `probe`,
+                         `checkup_prefect`, `checkup_blocks`: what each finds, and how to mend it
+
 Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
 host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
 (what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
 `removal` (the job's folder), `ownership` and `reclaim` (its files back from whoever the container
-made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how
-one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
+made them), `results`, `globs`, `keeping`, `reported_tests` and `results_tables` (what a run left:
+as values, as paths, as files, in numbers, in the UI), `run_artifacts`, `resources`, `picture` and
+`reproduction` (of the report), `run_progress` and `progress_artifact` (that a long run goes on),
+`lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how one is
+stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,
 `pull_progress`, `pull_news`, `turns`, `registries`, `private_images`, `image_names` and `platforms`
 (what a pull says, who is told, whose turn it is, and for whom an image is), `judgement` and
-`last_check` (what the policy allows), `engines` (which engine a run gets), `secret_blocks`,
-`masking`, `sizes`, `logs`, `errors`.
-`last_check` (what the policy allows), `results`, `globs`, `keeping`, `reported_tests` and
-`results_tables` (what a run left: as values, as paths, as files, in numbers, in the UI),
-`secret_blocks`, `masking`, `sizes`, `text`, `logs`, `errors`.
-`last_check` (what the policy allows), `run_progress` and `progress_artifact` (that a long run goes
-on), `markdown` and `terminal_text` (a stranger's text as text), `secret_blocks`, `masking`,
-`sizes`, `logs`, `errors`.
+`last_check` (what the policy allows), `engines` (which engine a run gets), `replay_place` (whose
+rules and secrets a replay has), `prefect_api`, `secret_blocks`, `masking`, `markdown` and `text` (a
+stranger's text as text), `sizes`, `logs`, `errors`.
 """

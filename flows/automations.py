@@ -113,8 +113,10 @@ def _ignored(given: object, known: object, path: str = "") -> Iterator[str]:
             yield from _ignored(one, other, f"{path}.{index}")
 
 
-async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterator[str]:
-    """Make what the server does not have and change what it has otherwise; a sentence for each.
+async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterator[tuple[str, str]]:
+    """Make what the server does not have and change what it has otherwise.
+
+    Yields what was done (`created`, `updated` or `unchanged`), and the name, for each.
 
     Nothing is touched unless all blocks are there: raises `AutomationRefused`.
     """
@@ -128,7 +130,7 @@ async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterat
         automation = AutomationCore.model_validate(_with_blocks(each, ids))
         old = next(iter(present[each.name]), None)
         try:
-            yield f"{await _put(client, each, automation, old)} {each.name}"
+            yield await _put(client, each, automation, old), each.name
         except PrefectHTTPStatusError as error:
             if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise

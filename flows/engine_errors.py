@@ -41,11 +41,15 @@ def translated(doing: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise _api_error(error, doing) from error
     except _UNAVAILABLE as error:
-        host = os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET.replace("http+unix", "unix")
         raise EngineUnavailable(
-            f"Docker at {host} does not answer while {doing}: {_reason(error)}; check that the "
-            "engine runs, that DOCKER_HOST names it, and that this worker may use it"
+            f"Docker at {address()} does not answer while {doing}: {_reason(error)}; check that "
+            "the engine runs, that DOCKER_HOST names it, and that this worker may use it"
         ) from error
+
+
+def address() -> str:
+    """Where the engine of this process is."""
+    return os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET.replace("http+unix", "unix")
 
 
 @contextmanager

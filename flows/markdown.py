@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flows.terminal_text import visible
+from flows.text import visible
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

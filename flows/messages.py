@@ -3,7 +3,7 @@
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName
 from flows.stages import Upload
-from flows.terminal_text import CONTROLS, ESCAPES
+from flows.text import CONTROLS, ESCAPES
 from flows.verdict import failed_tests, passed_tests
 
 _STATE_NAMES = {
@@ -13,11 +13,22 @@ _STATE_NAMES = {
     OutcomeName.IMAGE_ERROR: "ImageError",
     OutcomeName.INFRASTRUCTURE: "InfrastructureError",
 }
+_OF_NAME = {name: outcome for outcome, name in _STATE_NAMES.items()}
+_OF_TYPE = {
+    "COMPLETED": OutcomeName.SUCCEEDED,
+    "CANCELLED": OutcomeName.CANCELED,
+    "CRASHED": OutcomeName.INFRASTRUCTURE,
+}
 
 
 def state_name(outcome: Outcome) -> str | None:
     """The name of the flow run's final state, where it is not its type's own."""
     return _STATE_NAMES.get(outcome.name)
+
+
+def outcome_of_state(kind: str, name: str) -> OutcomeName:
+    """How a run ended, by the type and the name of its final state."""
+    return _OF_TYPE.get(kind) or _OF_NAME.get(name, OutcomeName.FAILED)
 
 
 def stage_name(outcome: Outcome) -> str:

@@ -1,4 +1,5 @@
-"""The flow run's name: repository, image and command at a glance, for any payload whatever."""
+"""Names that Prefect shows: the flow run's, with repository, image and command at a glance for any
+payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
 from flows.payload import TaskPayload, parse
@@ -6,7 +7,7 @@ from flows.repository import Remote
 from flows.spec import command_summary
 
 FLOW_NAME = "container-task"
-# Keys of artifacts.
+# Of the artifacts that tell of a run; published.
 REPORT_KEY = "container-run"
 METADATA_KEY = "container-run-metadata"
 TESTS_KEY = "container-run-tests"

@@ -15,7 +15,7 @@ from flows.resources import resource_rows
 from flows.run_json import Artifact, RunReport
 from flows.sizes import duration, size
 from flows.stages import Upload
-from flows.terminal_text import shown_lines
+from flows.text import shown_lines
 from flows.uploads import file_address
 
 _LISTED_IN_REPORT = 50

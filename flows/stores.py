@@ -88,6 +88,9 @@ class Store(Protocol):
     def has(self, key: str, size_bytes: int) -> bool:
         """Whether something of that size is there, as far as the place can be asked."""
 
+    def remove(self, key: str) -> bool:
+        """Remove what was put there; false where the place has no way to."""
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -118,6 +121,10 @@ class FsspecStore:
             return bool(self._fs.info(f"{self._base}/{key}")["size"] == size_bytes)
         except FileNotFoundError:
             return False
+
+    def remove(self, key: str) -> bool:
+        self._fs.rm_file(f"{self._base}/{key}")
+        return True
 
     def close(self) -> None:
         if session := getattr(self._fs, "_s3", None):
@@ -166,6 +173,9 @@ class BlockStore:
 
     def has(self, key: str, size_bytes: int) -> bool:
         return True
+
+    def remove(self, key: str) -> bool:
+        return False
 
     def close(self) -> None:
         return

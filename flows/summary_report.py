@@ -10,10 +10,9 @@ from typing import Any, Self
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.markdown import code, escape, table
-from flows.messages import state_name
-from flows.outcomes import Outcome, OutcomeName
+from flows.messages import outcome_of_state
+from flows.outcomes import OutcomeName
 
-_OF_NAME = {name: outcome for outcome in OutcomeName if (name := state_name(Outcome(outcome)))}
 _LONGEST_MESSAGE = 200
 _TOP = 10
 _LONGEST = 5
@@ -138,17 +137,6 @@ class Summary:
     def retried(self) -> list[Attempt]:
         """The last attempts of runs that had more than one."""
         return [each for each in self.last_attempts.values() if each.number > 1]
-
-
-def outcome_of_state(kind: StateType, name: str) -> OutcomeName:
-    """How a run ended, from its final state."""
-    if kind is StateType.COMPLETED:
-        return OutcomeName.SUCCEEDED
-    if kind is StateType.CANCELLED:
-        return OutcomeName.CANCELED
-    if kind is StateType.CRASHED:
-        return OutcomeName.INFRASTRUCTURE
-    return _OF_NAME.get(name, OutcomeName.FAILED)
 
 
 def sentence(summary: Summary) -> str:

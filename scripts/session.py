@@ -15,8 +15,7 @@ from typing import Any
 
 import httpx
 
-from flows.messages import state_name
-from flows.outcomes import Outcome, OutcomeName
+from flows.messages import outcome_of_state
 from flows.payload import parse
 from flows.workspace import Workspace
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
@@ -161,10 +160,7 @@ def _tell(stack: Stack, flow_run: dict[str, Any], artifacts_subdir: str) -> int:
 
 def _outcome(flow_run: dict[str, Any]) -> str:
     """From the final state alone: files in the job's folder are the task's to write."""
-    by_type = {"COMPLETED": OutcomeName.SUCCEEDED, "CANCELLED": OutcomeName.CANCELED}
-    by_name = {state_name(Outcome(outcome)): outcome for outcome in OutcomeName}
-    found = by_type.get(flow_run["state_type"]) or by_name.get(flow_run["state_name"])
-    return found or str(flow_run["state_name"]).lower()
+    return outcome_of_state(flow_run["state_type"], flow_run["state_name"])
 
 
 def _cancel(stack: Stack, run_id: str) -> None:

@@ -1,49 +1,25 @@
 """The command `container-task`, started as a user starts it."""
 
 import json
-import os
 import subprocess
-import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import cli
+from flows.cli import commands
+from flows.cli.console import harmless
+from flows.cli.exit_status import MEANINGS, ExitStatus
+from flows.outcomes import OutcomeName
+from scripts.stack import ROOT
+from tests.command import COMMAND, Here, Result, container_task, environment
 from tests.strategies import FULL, enabled
-
-COMMAND = Path(sys.executable).with_name("container-task")
-
-
-@dataclass(frozen=True)
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-def container_task(*arguments: str, stdin: str = "", **environment: str) -> Result:
-    """The console script in a process of its own, with nothing of this one's settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MOONMIND_")}
-    done = subprocess.run(
-        [COMMAND, *arguments],
-        input=stdin,
-        env=kept | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def checked(payload: str, capsys: pytest.CaptureFixture[str]) -> Result:
-    """`container-task check` in this process: a start of Prefect takes two seconds."""
-    status = cli.check(payload)
-    captured = capsys.readouterr()
-    return Result(status, captured.out, captured.err)
+    """`container-task check` in this process."""
+    return Here(capsys)("check", payload)
 
 
 def test_check_prints_the_canonical_payload_and_the_spec(tmp_path: Path) -> None:
@@ -156,3 +132,85 @@ def test_a_wrong_setting_of_the_host_is_told_in_a_sentence(tmp_path: Path) -> No
         "MOONMIND_CONTAINER_TIMEOUT_SECONDS is 'abc' on this worker, but takes a whole number of "
         "seconds, 1 or more\n"
     )
+
+
+def test_faults_are_json_where_json_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "payload.json").write_text(json.dumps(enabled(image="UPPER")))
+    result = Here(capsys)("check", str(tmp_path / "payload.json"), "--json")
+    assert (result.status, result.err) == (2, "")
+    assert [fault["path"] for fault in result.json["faults"]] == ["task.container.image"]
+    assert result.json["exitStatus"] == 2
+
+
+def test_what_is_no_word_of_the_command_is_refused_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = Here(capsys)("sumbit", "payload.json")
+    assert result.status == ExitStatus.BAD_INPUT
+    assert 'Did you mean "submit"?' in " ".join(result.err.split())
+
+
+def test_help_and_check_load_neither_prefect_nor_docker() -> None:
+    program = (
+        "import sys\nfrom flows.cli import app\n"
+        "app(sys.argv[1:], result_action='return_value')\n"
+        "print({'prefect', 'docker', 'httpx'} & set(sys.modules), file=sys.stderr)"
+    )
+    for words in (["--help"], ["check", str(ROOT / "examples/hello.json")]):
+        done = subprocess.run(
+            [COMMAND.with_name("python"), "-c", program, *words],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == "set()\n"
+
+
+def test_bash_completes_the_commands_and_their_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    result = container_task("--install-completion", "--shell", "bash", "--output", str(script))
+    assert result.status == 0, result.err
+    asking = (
+        f"source {script}; complete() {{ :; }}; "
+        'tell() { COMP_WORDS=(container-task "$@"); COMP_CWORD=$#; COMPREPLY=(); '
+        "_container_task; echo ${COMPREPLY[*]}; }; tell sub; tell submit --wa"
+    )
+    done = subprocess.run(["bash", "-c", asking], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["submit", "--watch"], done.stderr
+
+
+def test_every_outcome_has_an_exit_status_of_its_own() -> None:
+    statuses = [ExitStatus[name.name] for name in OutcomeName]
+    assert len(set(statuses)) == len(OutcomeName)
+    assert ExitStatus.SUCCEEDED.value == 0
+    assert set(MEANINGS) == set(ExitStatus)
+
+
+def test_the_page_has_every_exit_status_and_every_command() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    for status, meaning in MEANINGS.items():
+        assert f"| {status.value} | {meaning} |" in page
+    for name in commands.app:
+        assert name.startswith("-") or f"`container-task {name}" in page, name
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown", "coloured"),
+    [
+        ("plain", "plain", "plain"),
+        ("\x1b[31mred\x1b[0m", "red", "\x1b[31mred\x1b[0m\x1b[0m"),
+        ("\x1b[2Jcleared\x1b[1;1H", "cleared", "cleared"),
+        ("\x1b]0;title\x07text", "text", "text"),
+        ("\x1b]52;c;aGVsbG8=\x1b\\text", "text", "text"),
+        ("10 %\r50 %\r100 %\r\nnext", "100 %\nnext", "100 %\nnext"),
+        ("bell\x07 and \x9b2J", "bell\ufffd and ", "bell\ufffd and "),
+        ("cut off \x1b[31", "cut off 31", "cut off 31"),
+        ("a\tb", "a\tb", "a\tb"),
+    ],
+)
+def test_what_a_container_wrote_moves_no_cursor(raw: str, shown: str, coloured: str) -> None:
+    assert harmless(raw) == shown
+    assert harmless(raw, colours=True) == coloured

@@ -61,8 +61,8 @@ def port() -> Iterator[int]:
 
 
 @contextmanager
-def haproxy_at(**more: str) -> Iterator[int]:
-    """Run the real haproxy with the stack's file; yields its port."""
+def haproxy_at(config: Path = CONFIG, **more: str) -> Iterator[int]:
+    """Run the real haproxy with the stack's file, or another; yields its port."""
     # Debian keeps it where only root's PATH leads.
     haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
     if not haproxy:
@@ -76,7 +76,7 @@ def haproxy_at(**more: str) -> Iterator[int]:
         "DOCKER_PROXY_SOCKET": str(SOCKET),
         **more,
     }
-    command = [str(haproxy), "-db", "-f", str(CONFIG)]
+    command = [str(haproxy), "-db", "-f", str(config)]
     with subprocess.Popen(command, env=os.environ | settings) as process:
         try:
             until_it_listens(process, number)

@@ -1,15 +1,14 @@
-"""The command `container-task`."""
+"""`container-task check`: a payload judged, without Docker and without Prefect."""
 
 import json
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import App, Parameter
-
-from flows.errors import Fault, HostMisconfigured, PayloadError
+from flows.cli.console import Output
+from flows.cli.exit_status import ExitStatus
+from flows.errors import Fault, PayloadError
 from flows.host import HostSettings
 from flows.payload import TaskPayload, parse, require_runnable
 from flows.policy import Policy
@@ -18,58 +17,21 @@ from flows.rules import JOB_ID_PLACEHOLDER
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace
 
-BAD_INPUT = 2
 
-app = App(
-    name="container-task",
-    help="Run any container image and command as a queued Prefect task.",
-    version=version("moonmind-container-runner"),
-)
-# By its name: Prefect's client takes seconds to load, which `check` does without.
-app.command(
-    "flows.cli_automations:deploy_automations",
-    name="deploy-automations",
-    help="Make or change automations on the Prefect server as files of YAML say; a line for each.",
-)
+def checked(output: Output, name: str) -> int:
+    """Print the canonical payload and the spec of the file `name`."""
+    output.document(_decided(judged(read_json(name))))
+    return ExitStatus.SUCCEEDED
 
 
-@app.command
-def check(
-    payload: Annotated[
-        str,
-        Parameter(
-            help="A file with the payload, or - for standard input.", allow_leading_hyphen=True
-        ),
-    ],
-    /,
-) -> int:
-    """Print the canonical payload and the compiled spec as JSON; touch neither Docker nor Prefect.
-
-    Exit status 0, or 2 with what is wrong on standard error: every fault of the payload, one a
-    line with its JSON path, or a variable of this host that has a wrong value. The spec is the
-    one that this host's settings and the built-in policy give.
-    """
-    try:
-        task = parse(_read(payload))
-        require_runnable(task)
-        decided = _decided(task)
-    except PayloadError as error:
-        for fault in error.faults:
-            print(fault, file=sys.stderr)
-        return BAD_INPUT
-    except HostMisconfigured as error:
-        print(error, file=sys.stderr)
-        return BAD_INPUT
-    print(json.dumps(decided, indent=2))
-    return 0
+def judged(raw: object) -> TaskPayload:
+    """The payload, if this runner would run it. Raises `PayloadError` with every fault."""
+    task = parse(raw)
+    require_runnable(task)
+    return task
 
 
-def main() -> None:
-    """The console script."""
-    sys.exit(app())
-
-
-def _read(name: str) -> object:
+def read_json(name: str) -> object:
     """The JSON value in the file `name`; raises `PayloadError` for what cannot be read."""
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")

@@ -1,0 +1,105 @@
+"""Checks of a host before it gets work: what one finds, and how many are carried out at a time.
+
+A check never raises and never hangs: whatever it meets becomes a finding.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from flows.errors import ContainerTaskError
+
+_SECONDS = 30.0
+
+
+class Part(StrEnum):
+    """What a check looks at."""
+
+    HOST = "host"
+    ENGINE = "engine"
+    PREFECT = "prefect"
+
+
+class Level(StrEnum):
+    """How a check ended. Published: never rename one."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: `says` is what is so, and where; `mend` what to do about it."""
+
+    name: str
+    level: Level
+    says: str
+    mend: str = ""
+
+
+Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at, within `seconds`; left out where one that it `needs` has a fault."""
+
+    name: str
+    part: Part
+    look: Look
+    needs: tuple[str, ...] = ()
+    seconds: float = _SECONDS
+
+
+def ok(name: str, says: str) -> Finding:
+    """All is well."""
+    return Finding(name, Level.OK, says)
+
+
+def warning(name: str, says: str, mend: str) -> Finding:
+    """Work can be accepted, and something is not as it should be."""
+    return Finding(name, Level.WARNING, says, mend)
+
+
+def fault(name: str, says: str, mend: str) -> Finding:
+    """Work cannot be accepted like this."""
+    return Finding(name, Level.FAULT, says, mend)
+
+
+async def carry_out(
+    checks: Sequence[Check], tell: Callable[[Sequence[str]], None]
+) -> list[tuple[Check, Finding]]:
+    """Everything that the checks find, in their order; `tell` hears which are still at it."""
+    running: dict[str, asyncio.Task[Sequence[Finding]]] = {}
+
+    async def one(check: Check) -> Sequence[Finding]:
+        for need in check.needs:
+            if any(each.level in (Level.FAULT, Level.SKIPPED) for each in await running[need]):
+                return [Finding(check.name, Level.SKIPPED, f"not looked at, because of {need}")]
+        return await _bounded(check)
+
+    for check in checks:
+        running[check.name] = asyncio.create_task(one(check))
+    left = set(running.values())
+    while left:
+        tell([name for name, task in running.items() if task in left])
+        _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+    return [(check, each) for check in checks for each in running[check.name].result()]
+
+
+async def _bounded(check: Check) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(check.seconds):
+            return await check.look()
+    except TimeoutError:
+        says = f"gave no answer within {check.seconds:.0f} s"
+        return [fault(check.name, says, "see whether what it looks at hangs, and try again")]
+    except ContainerTaskError as error:
+        return [fault(check.name, str(error), "")]
+    except Exception as error:  # noqa: BLE001 - one check must not keep the others from telling
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return [fault(check.name, f"could not be looked at ({said})", "see the words above")]

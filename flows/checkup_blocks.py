@@ -1,0 +1,104 @@
+"""Checks of the blocks that an operator keeps: that they can be read, and that they work."""
+
+import io
+from collections.abc import Sequence
+from uuid import uuid4
+
+from blocks.policy import ContainerPolicy, PolicyUnreadable
+from blocks.registries import CredentialsUnreadable, saved_logins
+from blocks.storage import ArtifactStorage, StorageUnreadable
+from flows.checkup import Check, Finding, Part, fault, ok, warning
+from flows.checkup_engine import ENGINE
+from flows.checkup_prefect import API
+from flows.engine_probe import refused_login
+from flows.errors import EngineUnavailable, StorageError
+from flows.registries import Login
+from flows.stores import Source, Store, explain, open_store
+from flows.threads import in_thread
+
+POLICY, STORAGE, REGISTRIES = "policy", "storage", "registries"
+
+_UI = "correct the block under Blocks in the UI, or delete it"
+
+
+def block_checks() -> list[Check]:
+    """What is looked at."""
+    return [
+        Check(POLICY, Part.PREFECT, policy, (API,)),
+        Check(STORAGE, Part.PREFECT, storage, (API,), 60),
+        Check(REGISTRIES, Part.PREFECT, registries, (API, ENGINE), 60),
+    ]
+
+
+async def policy() -> Sequence[Finding]:
+    """Whether the policy in force can be read."""
+    try:
+        found = await ContainerPolicy.in_force()
+    except PolicyUnreadable as error:
+        return [fault(POLICY, str(error), _UI)]
+    rules = found.plain()
+    images = ", ".join(rules.allowed_images) or "none"
+    return [ok(POLICY, f"images: {images}; networks: {', '.join(rules.allowed_networks)}")]
+
+
+async def storage() -> Sequence[Finding]:
+    """Whether the place for results takes a small file, shows it, and lets go of it."""
+    try:
+        block = await ArtifactStorage.in_force()
+    except StorageUnreadable as error:
+        return [fault(STORAGE, str(error), _UI)]
+    if not block.is_remote:
+        return [ok(STORAGE, "results stay in the job folders")]
+    try:
+        store = await open_store(block)
+    except StorageError as error:
+        return [fault(STORAGE, str(error), "correct the block moonmind-artifact-storage/default")]
+    try:
+        return [await in_thread(lambda: _tried(store))]
+    except Exception as error:  # noqa: BLE001 - of a storage comes almost anything
+        says = f"{store.address} does not take files ({explain(error, store.secrets)})"
+        mend = "see whether it exists, and whether the block's credentials may write there"
+        return [fault(STORAGE, says, mend)]
+    finally:
+        await in_thread(store.close)
+
+
+def _tried(store: Store) -> Finding:
+    key, data = f"moonmind-doctor-{uuid4().hex}.txt", uuid4().hex.encode()
+    store.put(key, Source(io.BytesIO(data), len(data), lambda: False))
+    try:
+        if not store.has(key, len(data)):
+            mend = "see whether the address is the one that is meant, and who else writes there"
+            return fault(STORAGE, f"{store.address} does not have what was just put there", mend)
+    finally:
+        is_gone = store.remove(key)
+    if not is_gone:
+        says = f"{store.address} takes files, and cannot be asked to remove {key}"
+        return warning(STORAGE, says, f"remove {key} there by hand")
+    return ok(STORAGE, f"{store.address} takes files")
+
+
+async def registries() -> Sequence[Finding]:
+    """Whether each saved log-in is one that its registry takes."""
+    try:
+        saved = await saved_logins()
+    except CredentialsUnreadable as error:
+        return [fault(REGISTRIES, str(error), _UI)]
+    if not saved:
+        return [ok(REGISTRIES, "no log-in is saved")]
+    return [await _login(name, login) for name, login in saved]
+
+
+async def _login(name: str, login: Login | CredentialsUnreadable) -> Finding:
+    if isinstance(login, CredentialsUnreadable):
+        return fault(REGISTRIES, str(login), _UI)
+    who = f"the log-in of {login.username} to {login.registry}, in the block {name},"
+    try:
+        refusal = await in_thread(lambda: refused_login(login))
+    except EngineUnavailable as error:
+        says = f"{who} could not be tried ({error})"
+        return warning(REGISTRIES, says, "run doctor once on the engine's host, without a proxy")
+    if refusal is None:
+        return ok(REGISTRIES, f"{who} is good")
+    mend = f"correct user and password in the block {name}, or see whether the registry answers"
+    return fault(REGISTRIES, f"{who} is refused: {refusal}", mend)

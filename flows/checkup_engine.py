@@ -1,0 +1,214 @@
+"""Checks of the Docker Engine, and of a proxy before it: real containers, and harmless calls."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect.logging import disable_run_logger
+
+from flows import execution, probe
+from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
+from flows.checkup_host import judge_room, leaving_nothing
+from flows.engine import DockerEngine
+from flows.engine_probe import Pong, ping, quiet_seconds, refused_calls
+from flows.errors import EngineError
+from flows.host import HostSettings
+from flows.images import Supply
+from flows.outcomes import Outcome, OutcomeName
+from flows.payload import parse
+from flows.policy import Policy
+from flows.reclaim import reclaim
+from flows.spec import ContainerSpec, Run, compile_spec
+from flows.threads import in_thread
+from flows.workspace import Workspace
+
+ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
+    "Docker Engine",
+    "calls to the engine",
+    "quiet connections",
+    "clock of the engine",
+    "probe container",
+    "disk of the engine",
+)
+_OLDEST_API = (1, 40)
+_CLOCKS_APART = timedelta(seconds=5)
+_SEVERAL_SECONDS = 150.0
+
+
+@dataclass(slots=True)
+class EngineChecks:
+    """The checks of one engine; what the first learns, the others use."""
+
+    quiet_seconds: float
+    pong: Pong | None = field(default=None)
+
+    def checks(self) -> list[Check]:
+        """What is looked at."""
+        needs = (ENGINE,)
+        return [
+            Check(ENGINE, Part.ENGINE, self.engine),
+            Check(CLOCK, Part.ENGINE, self.clock, needs),
+            Check(CALLS, Part.ENGINE, self.calls, needs, 60),
+            Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
+            Check(PROBE, Part.ENGINE, probed, needs, _SEVERAL_SECONDS),
+        ]
+
+    async def engine(self) -> Sequence[Finding]:
+        """Whether one answers, and which."""
+        try:
+            self.pong = pong = await in_thread(ping)
+        except EngineError as error:
+            mend = "start the engine, or name the right one in DOCKER_HOST"
+            return [fault(ENGINE, str(error), mend)]
+        says = f"{pong.server}, API {pong.api_version}, at {pong.address}"
+        if tuple(map(int, pong.api_version.split("."))) < _OLDEST_API:
+            return [fault(ENGINE, f"{says} is too old", "use Docker Engine 19.03 or newer")]
+        return [ok(ENGINE, says)]
+
+    async def clock(self) -> Sequence[Finding]:
+        """Whether the engine's host and this one agree on the time."""
+        assert self.pong is not None
+        return [judge_clock(CLOCK, "the engine's host", self.pong.now, self.pong.asked_at)]
+
+    async def calls(self) -> Sequence[Finding]:
+        """Whether everything that runs ask of an engine gets through to it."""
+        refused = await in_thread(lambda: refused_calls(self._now()))
+        if not refused:
+            return [ok(CALLS, "all that a run makes get through")]
+        assert self.pong is not None
+        says = f"what answers at {self.pong.address} does not let through: {'; '.join(refused)}"
+        mend = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
+        return [fault(CALLS, says, mend)]
+
+    async def quiet(self) -> Sequence[Finding]:
+        """Whether a connection on which nothing is said stays open, as a quiet task's must."""
+        assert self.pong is not None
+        if self.pong.is_local:
+            return [ok(QUIET, "nobody stands between this host and its own socket")]
+        wanted = self.quiet_seconds
+        # The engine's clock tells in whole seconds.
+        lasted = await in_thread(lambda: quiet_seconds(self._now() + 1, wanted))
+        if lasted >= wanted - 2:
+            return [ok(QUIET, f"one lasted {lasted:.0f} s at {self.pong.address}")]
+        says = (
+            f"one was cut after {lasted:.1f} s at {self.pong.address}, and should last {wanted:g}"
+        )
+        mend = (
+            "raise the time-outs of the proxy for client, server and tunnel, as "
+            "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
+        )
+        return [warning(QUIET, says, mend)]
+
+    def _now(self) -> float:
+        """By the engine's clock, as far as it told."""
+        now = datetime.now(UTC)
+        if self.pong is None or self.pong.now is None:
+            return now.timestamp()
+        return (now + (self.pong.now - self.pong.asked_at)).timestamp()
+
+
+def judge_clock(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:
+    """What the difference between two clocks means; theirs tells whole seconds."""
+    if theirs is None:
+        return Finding(name, Level.SKIPPED, f"{whose} tells no time")
+    apart = theirs - ours
+    if abs(apart) <= _CLOCKS_APART:
+        return ok(name, f"{whose} and this one agree")
+    which = "ahead of" if apart > timedelta(0) else "behind"
+    says = f"the clock of {whose} is {abs(apart).total_seconds():.0f} s {which} this one's"
+    mend = "set both by NTP: time limits, expiry and the order of logs go by these clocks"
+    return fault(name, says, mend)
+
+
+async def probed() -> Sequence[Finding]:
+    """Run two small tasks as any task is run, in folders of their own."""
+    host = HostSettings.from_environment()
+    with leaving_nothing(host.workdir), disable_run_logger():
+        found = await _looked(host)
+        if found[0].level is Level.FAULT:
+            return found
+        return [*found, probe.judge_memory_kill(await _greedy(host))]
+
+
+async def _looked(host: HostSettings) -> list[Finding]:
+    words = uuid4().hex, uuid4().hex
+    payload = probe.looking(host.helper_image, words[1])
+    spec, workspace = _decided(host, payload)
+    output = _Kept()
+    try:
+        await asyncio.to_thread(_fill, workspace, spec, words[0])
+        outcome, kept = await _run(spec, workspace, output)
+        told = probe.told(output.text)
+        answer = await asyncio.to_thread(_read, workspace.repo / "answer")
+    finally:
+        await asyncio.to_thread(workspace.remove)
+    image = probe.judge_image(outcome, host.helper_image)
+    if image.level is Level.FAULT:
+        return [image]
+    where = f"{host.workdir} ({host.workspace_volume or 'bind mount'})"
+    seen = probe.Seen(told, answer)
+    same = probe.judge_workspace(outcome, seen, words, where)
+    if same.level is Level.FAULT:
+        return [same, image]
+    if kept:
+        mend = "see MOONMIND_HELPER_IMAGE and files of any owner in docs/operating.md"
+        same = warning(probe.WORKSPACE, kept, mend)
+    free_bytes = int(told.get("disk_kib") or 0) * 1024
+    room = judge_room(ROOM, "the disk of the engine's images and containers", free_bytes)
+    return [same, image, *probe.judge_limits(told), room]
+
+
+async def _greedy(host: HostSettings) -> Outcome:
+    spec, workspace = _decided(host, probe.greedy(host.helper_image))
+    try:
+        await asyncio.to_thread(_fill, workspace, spec, "")
+        return (await _run(spec, workspace, _Kept()))[0]
+    finally:
+        await asyncio.to_thread(workspace.remove)
+
+
+async def _run(
+    spec: ContainerSpec, workspace: Workspace, output: "_Kept"
+) -> tuple[Outcome, str | None]:
+    async with DockerEngine() as engine:
+        outcome = await execution.run(engine, spec, output, supply=Supply(tries=1))
+        is_run = outcome.name is not OutcomeName.IMAGE_ERROR
+        return outcome, await reclaim(engine, workspace, spec) if is_run else None
+
+
+def _decided(host: HostSettings, payload: Any) -> tuple[ContainerSpec, Workspace]:
+    run = Run(str(uuid4()), attempt=1, worker=host.worker, now=datetime.now(UTC))
+    workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
+    spec = compile_spec(parse(payload), Policy(), workspace.mount, run, default_timeout_seconds=30)
+    return spec, workspace
+
+
+def _fill(workspace: Workspace, spec: ContainerSpec, word: str) -> None:
+    workspace.create(spec.artifacts_subdir)
+    (workspace.repo / "word").write_text(word)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+class _Kept:
+    """Takes what the probe prints, which is little."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    @property
+    def text(self) -> str:
+        return self._data.decode(errors="replace")
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        self._data = (self._data + chunk)[:65536]

@@ -1,0 +1,119 @@
+"""Checks of this host: its settings, git, the folder for jobs and the room in it."""
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from flows.checkup import Check, Finding, Part, fault, ok, warning
+from flows.errors import HostMisconfigured, WorkspaceError
+from flows.host import HostSettings
+from flows.ledger import RUNS_FOLDER
+from flows.sizes import size
+from flows.workspace import Workspace
+
+SETTINGS, GIT, WORKDIR, ROOM = "settings", "git", "job folders", "disk of the job folders"
+
+# The first that takes its configuration from the environment, where credentials are safe.
+_GIT = (2, 31)
+_TOO_LITTLE_BYTES = 1024**3
+_LITTLE_BYTES = 10 * 1024**3
+_FEW_FILES = 10_000
+
+
+def host_checks() -> list[Check]:
+    """What is looked at on this host itself."""
+    return [
+        Check(SETTINGS, Part.HOST, settings),
+        Check(GIT, Part.HOST, git),
+        Check(WORKDIR, Part.HOST, workdir, needs=(SETTINGS,)),
+        Check(ROOM, Part.HOST, room, needs=(SETTINGS,)),
+    ]
+
+
+async def settings() -> Sequence[Finding]:
+    """Whether every `MOONMIND_*` variable has a value that it takes."""
+    try:
+        host = HostSettings.from_environment()
+    except HostMisconfigured as error:
+        mend = "correct it in the environment of the worker; docs/operating.md lists them"
+        return [fault(SETTINGS, str(error), mend)]
+    how = f"the volume {host.workspace_volume}" if host.workspace_volume else "bind mounts"
+    return [ok(SETTINGS, f"jobs in {host.workdir}, shown to containers by {how}")]
+
+
+async def git() -> Sequence[Finding]:
+    """Whether there is a git that can check repositories out."""
+    mend = "install git 2.31 or newer for the worker"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "git", "--version", stdout=asyncio.subprocess.PIPE
+        )
+        said = (await process.communicate())[0].decode(errors="replace").strip()
+    except OSError as error:
+        says = f"the command git cannot be run here ({error.strerror}): no repository can be had"
+        return [fault(GIT, says, mend)]
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if found and (int(found[1]), int(found[2])) >= _GIT:
+        return [ok(GIT, said)]
+    return [fault(GIT, f"{said or 'what is named git'} is too old for this runner", mend)]
+
+
+async def workdir() -> Sequence[Finding]:
+    """Whether a job's folder can be made and removed."""
+    host = HostSettings.from_environment()
+    workspace = Workspace(host.workdir, str(uuid4()), host.workspace_volume)
+
+    def make() -> None:
+        with leaving_nothing(host.workdir):
+            try:
+                workspace.create("container")
+            finally:
+                workspace.remove()
+
+    try:
+        await asyncio.to_thread(make)
+    except WorkspaceError as error:
+        mend = "name a folder of the worker's own in MOONMIND_WORKDIR, or make this one its own"
+        return [fault(WORKDIR, str(error), mend)]
+    return [ok(WORKDIR, f"{host.workdir} takes them")]
+
+
+async def room() -> Sequence[Finding]:
+    """How much fits on the disk of the job folders."""
+    root = HostSettings.from_environment().workdir
+    there = next(each for each in (root, *root.parents) if each.exists())
+    return [judge_room(ROOM, str(root), shutil.disk_usage(there).free, os.statvfs(there).f_favail)]
+
+
+def judge_room(name: str, where: str, free_bytes: int, free_files: int | None = None) -> Finding:
+    """What so much free space means."""
+    mend = "make room there: remove old job folders (docs/storage.md) or unused images"
+    says = f"{size(free_bytes)} are free at {where}"
+    if free_bytes < _TOO_LITTLE_BYTES:
+        return fault(name, f"only {says}: a checkout or an image would fill it", mend)
+    # Of file systems that count none, 0 are free.
+    if free_files and free_files < _FEW_FILES:
+        return warning(name, f"only {free_files} more files fit at {where}", mend)
+    if free_bytes < _LITTLE_BYTES:
+        return warning(name, f"only {says}", mend)
+    return ok(name, says)
+
+
+@contextmanager
+def leaving_nothing(root: Path) -> Iterator[None]:
+    """Remove the folders that the block makes down to `root`, where nobody uses them."""
+    made = [each for each in (root / RUNS_FOLDER, root, *root.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            try:
+                folder.rmdir()
+            except OSError:
+                # Somebody has put something there meanwhile, or it was never made.
+                break

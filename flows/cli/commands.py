@@ -1,0 +1,221 @@
+"""The words of the command line: what can be asked, and how. Nothing heavy is imported here.
+
+Each command imports what does it when it is called: Prefect alone takes more than a second.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from flows.cli.console import answered
+
+_NAME = "container-task"
+
+app = App(
+    name=_NAME,
+    help="Run any container image and command as a queued Prefect task.",
+    version=lambda: version("moonmind-container-runner"),
+)
+app.register_install_completion_command(help="Make the shell complete the words of this command.")
+
+Payload = Annotated[
+    str,
+    Parameter(help="A file with the payload, or - for standard input.", allow_leading_hyphen=True),
+]
+Run = Annotated[
+    str,
+    Parameter(help="A run: its id, the beginning of its id, its name, or its address in the UI."),
+]
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print JSON, and nothing else, on standard output.",
+    ),
+]
+
+
+def _flag(words: str) -> Parameter:
+    return Parameter(negative=(), show_default=False, help=words)
+
+
+@app.command
+def submit(
+    payload: Payload,
+    /,
+    *,
+    watch: Annotated[bool, _flag("Show the log until the run is over.")] = False,
+    cancel_on_interrupt: Annotated[
+        bool, _flag("Cancel the run when the watching is interrupted.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None, Parameter(help="Start one run for this key, however often it is submitted.")
+    ] = None,
+    deployment: Annotated[
+        str, Parameter(help="The deployment that runs it.")
+    ] = "container-task/docker",
+    tag: Annotated[
+        tuple[str, ...],
+        Parameter(help="A tag for the run; may be given again.", negative=(), show_default=False),
+    ] = (),
+    json: Json = False,
+) -> int:
+    """Start a run for a payload, and print its id, name and address.
+
+    The payload is judged first: one with faults is not submitted, and every fault is told. With
+    --watch the log is shown as it comes and the exit status is that of the outcome. To interrupt
+    the watching (Ctrl-C) leaves the run as it is, unless --cancel-on-interrupt is given.
+    """
+    from flows.cli.submitting import Submission, submitted
+
+    asked = Submission(payload, deployment, idempotency_key, tag)
+    return answered(
+        lambda out: submitted(out, asked, watch=watch, cancel_on_interrupt=cancel_on_interrupt),
+        as_json=json,
+    )
+
+
+@app.command
+def check(payload: Payload, /, *, json: Json = False) -> int:
+    """Print the canonical payload and the compiled spec as JSON; touch neither Docker nor Prefect.
+
+    Exit status 0, or 2 with what is wrong on standard error: every fault of the payload, one a
+    line with its JSON path, or a variable of this host that has a wrong value. The spec is the
+    one that this host's settings and the built-in policy give. With --json, faults are JSON too.
+    """
+    from flows.cli.checking import checked
+
+    return answered(lambda out: checked(out, payload), as_json=json)
+
+
+@app.command
+def status(run: Run, /, *, json: Json = False) -> int:
+    """Tell how a run stands or how it ended, with its report."""
+    from flows.cli.runs import told
+
+    return answered(lambda out: told(out, run), as_json=json)
+
+
+@app.command
+def logs(
+    run: Run,
+    /,
+    *,
+    follow: Annotated[
+        bool,
+        Parameter(alias="-f", negative=(), show_default=False, help="Go on until the run is over."),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Print a run's log: what its stages did, and its container's output.
+
+    With --follow, the exit status is that of the outcome. With --json, a line of JSON a record.
+    """
+    from flows.cli.runs import logged
+
+    return answered(lambda out: logged(out, run, follow=follow), as_json=json)
+
+
+@app.command(name="open")
+def open_(
+    run: Run,
+    /,
+    *,
+    print_only: Annotated[
+        bool,
+        Parameter(name="--print", negative=(), show_default=False, help="Start no browser."),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Print a run's address in the UI, and show it in a browser where a terminal has one."""
+    from flows.cli.runs import opened
+
+    return answered(lambda out: opened(out, run, browse=not print_only), as_json=json)
+
+
+@app.command
+def replay(
+    what: Annotated[
+        str | None,
+        Parameter(
+            help="A run, as for status; or a file: a run.json, a payload, or - for standard input.",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    /,
+    *,
+    keep: Annotated[
+        bool, _flag("Keep the stopped container and its folder, and tell how to look inside.")
+    ] = False,
+    clean: Annotated[bool, _flag("Remove what earlier replays kept, instead.")] = False,
+    folder: Annotated[
+        Path | None, Parameter(help="Where replays have their folders; the engine must see it.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Run the same spec again, here: the same image by digest, command, limits and commit.
+
+    It runs on this machine's Docker Engine, through the code that runs tasks, and shows the output
+    as it comes; neither Prefect's server nor its workers take notice. Values of secrets come from
+    their Prefect blocks, or from this environment. The exit status is that of the outcome.
+    """
+    from flows.cli.replaying import Wish, replayed
+
+    wish = Wish(what, keep=keep, clean=clean, folder=folder)
+    return answered(lambda out: replayed(out, wish), as_json=json)
+
+
+@app.command
+def doctor(
+    *,
+    only: Annotated[
+        tuple[Literal["host", "engine", "prefect"], ...],
+        Parameter(help="Look at this part alone; may be given again.", negative=()),
+    ] = (),
+    deployment: Annotated[
+        str, Parameter(help="The deployment that is to run tasks.")
+    ] = "container-task/docker",
+    quiet_seconds: Annotated[
+        float, Parameter(help="How long a quiet connection to a remote engine must last.")
+    ] = 10.0,
+    json: Json = False,
+) -> int:
+    """Check everything a task needs before work is accepted, and say how to mend each fault.
+
+    Run it where the worker runs, with the worker's environment. Exit status 0 where no check
+    failed, 1 where one did. Nothing that it makes stays behind.
+    """
+    from flows.cli.checkups import Examination, examined
+
+    asked = Examination(only, deployment, quiet_seconds)
+    return answered(lambda out: examined(out, asked), as_json=json)
+
+
+@app.command
+def deploy_automations(
+    *files: Annotated[
+        str,
+        Parameter(
+            help="Files, folders with files *.yaml, or - for standard input.",
+            allow_leading_hyphen=True,
+        ),
+    ],
+    json: Json = False,
+) -> int:
+    """Make or change automations on Prefect's server as files of YAML say; a line for each.
+
+    An automation is known by its name, so the command can be given again.
+    """
+    from flows.cli.automating import deployed
+
+    return answered(lambda out: deployed(out, files), as_json=json)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(app())

@@ -1,0 +1,189 @@
+"""What the command prints: answers on standard output, everything else on standard error.
+
+Colours and moving lines are for terminals alone, and NO_COLOR is respected. What a container wrote
+is made harmless before a terminal sees it.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flows.cli.exit_status import ExitStatus
+from flows.errors import ContainerTaskError, EngineUnavailable, Fault, PayloadError
+from flows.text import ESCAPES
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+_BARE_ESCAPE = re.compile(r"\x1b(?!\[[0-9;:]*m)")
+
+
+class CommandError(Exception):
+    """The command cannot do what it was asked; `str()` is one sentence for a person."""
+
+    def __init__(
+        self,
+        sentence: str,
+        status: ExitStatus = ExitStatus.BAD_INPUT,
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        self.status = status
+        self.faults = tuple(faults)
+        super().__init__(sentence)
+
+
+class Output:
+    """Where one command prints. With `as_json`, standard output has JSON and nothing else."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._is_moving = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads standard output as it comes."""
+        return sys.stdout.isatty()
+
+    def line(self, text: str = "") -> None:
+        """A line of the answer, unless it is told as JSON."""
+        if not self.as_json:
+            self._write(text)
+
+    def document(self, value: object) -> None:
+        """The whole answer as JSON."""
+        self._write(json.dumps(value, indent=2))
+
+    def record(self, kind: str, **values: object) -> None:
+        """One line of JSON in an answer of many."""
+        if self.as_json:
+            self._write(json.dumps({"kind": kind, **values}))
+
+    def output(self, text: str) -> None:
+        """What a container or a stage said; colours reach a terminal that takes them."""
+        if not self.as_json:
+            self._write(harmless(text, colours=not self._plain))
+
+    def say(self, sentence: str) -> None:
+        """A remark beside the answer."""
+        sys.stdout.flush()
+        self._stderr.print(harmless(sentence), markup=False, highlight=False, soft_wrap=True)
+
+    def render(self, thing: "RenderableType") -> None:
+        """A part of the answer that Rich lays out."""
+        self._stdout.print(thing, soft_wrap=not self.is_terminal)
+
+    @contextmanager
+    def waiting(self, sentence: str) -> Iterator[Callable[[str], None]]:
+        """A line that moves on a terminal while the block runs; the value changes what it says."""
+        if not self._stderr.is_terminal:
+            yield lambda _: None
+            return
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        width = self._stderr.width - 4
+        spinner = Spinner("dots", harmless(sentence)[:width])
+        # Where standard output goes elsewhere, what is written there must not come here.
+        live = Live(
+            spinner,
+            console=self._stderr,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with live:
+            self._is_moving = True
+            try:
+                yield lambda text: spinner.update(text=harmless(text)[:width])
+            finally:
+                self._is_moving = False
+
+    def fail(self, error: CommandError) -> None:
+        """Tell what keeps the command from its work."""
+        faults = [{"path": each.path, "message": each.message} for each in error.faults]
+        if self.as_json:
+            told: dict[str, Any] = {"error": str(error), "exitStatus": int(error.status)}
+            self._write(json.dumps(told | ({"faults": faults} if faults else {})))
+            return
+        sys.stdout.flush()
+        for sentence in error.faults or [error]:
+            sys.stderr.write(f"{harmless(str(sentence))}\n")
+
+    @property
+    def _plain(self) -> bool:
+        return self._stdout.color_system is None or self._stdout.no_color
+
+    @cached_property
+    def _stdout(self) -> "Console":
+        return _console(stderr=False)
+
+    @cached_property
+    def _stderr(self) -> "Console":
+        return _console(stderr=True)
+
+    def _write(self, text: str) -> None:
+        if self._is_moving and self.is_terminal:
+            from rich.text import Text
+
+            # Above the line that moves, which the console takes care of.
+            self._stderr.print(Text.from_ansi(text), soft_wrap=True)
+            return
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def answered(command: Callable[[Output], int], *, as_json: bool = False) -> int:
+    """Carry a command out; the exit status, also where it ends in an error or an interrupt."""
+    output = Output(as_json=as_json)
+    try:
+        return command(output)
+    except CommandError as error:
+        output.fail(error)
+        return error.status
+    except PayloadError as error:
+        output.fail(CommandError(str(error), ExitStatus.BAD_INPUT, error.faults))
+        return ExitStatus.BAD_INPUT
+    except ContainerTaskError as error:
+        status = ExitStatus.BAD_INPUT
+        if isinstance(error, EngineUnavailable):
+            status = ExitStatus.UNREACHABLE
+        output.fail(CommandError(str(error), status))
+        return status
+    except KeyboardInterrupt:
+        output.say("Interrupted.")
+        return ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read, `head` for instance, has seen enough; Python's last flush would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.SUCCEEDED
+
+
+def harmless(text: str, *, colours: bool = False) -> str:
+    """`text` without what moves a cursor, sets a title or rings; of escapes at most the colours.
+
+    What a line was overwritten with, as progress bars do it, is what remains of it.
+    """
+
+    def kept(found: re.Match[str]) -> str:
+        is_colour = colours and _COLOUR.fullmatch(found.group())
+        return found.group() if is_colour else ""
+
+    plain = ESCAPES.sub(kept, text)
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in plain.split("\n"))
+    shown = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
+    shown = _BARE_ESCAPE.sub("", shown)
+    return f"{shown}\x1b[0m" if "\x1b[" in shown else shown
+
+
+def _console(*, stderr: bool) -> "Console":
+    # Rich takes as long to load as all of `check`.
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)

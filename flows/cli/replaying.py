@@ -1,0 +1,189 @@
+"""`container-task replay`: a run once more, on this machine, with a look inside on demand."""
+
+import asyncio
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.exceptions import ObjectNotFound
+
+from flows.cli.api import connected
+from flows.cli.checking import read_json
+from flows.cli.console import CommandError, Output
+from flows.cli.endings import exit_status
+from flows.cli.exit_status import ExitStatus
+from flows.cli.finding import find_run
+from flows.cli.runs import metadata_of
+from flows.host import HostSettings
+from flows.messages import state_message
+from flows.prefect_api import api_url
+from flows.recordings import (
+    UNTOLD,
+    Recording,
+    is_run_json,
+    recording_of,
+    recording_of_run_json,
+)
+from flows.replay import KEPT_FOR, Replayed, clean, replay
+from flows.replay_place import Place
+from flows.spec import command_summary
+
+_HEALTH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be replayed, and how."""
+
+    what: str | None
+    keep: bool = False
+    clean: bool = False
+    folder: Path | None = None
+
+
+def replayed(output: Output, wish: Wish) -> int:
+    """Run it again and tell how it ended; or remove what earlier replays kept."""
+    host = HostSettings.from_environment()
+    root, volume = _place(host, wish.folder)
+    if wish.clean:
+        return _cleaned(output, root, volume, host, wish)
+    if wish.what is None:
+        raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
+    answers = _api_answers()
+    recording = _recording(output, wish.what, has_api=answers)
+    place = Place(root, volume, answers, os.environ)
+    out = sys.stderr.buffer if output.as_json else sys.stdout.buffer
+
+    def write(chunk: bytes) -> None:
+        out.write(chunk)
+        out.flush()
+
+    ended = asyncio.run(replay(recording, place, write, output.say, keep=wish.keep))
+    _tell(output, recording, ended, wish)
+    return exit_status(ended.outcome.name)
+
+
+def _place(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
+    """The folder for replays, and the volume that it lies in."""
+    if folder is not None:
+        return folder.expanduser().absolute(), ""
+    if host.workspace_volume:
+        # A folder elsewhere would be no folder for the engine.
+        return host.workdir, host.workspace_volume
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache.absolute() / "container-task" / "replays", ""
+
+
+def _cleaned(output: Output, root: Path, volume: str, host: HostSettings, wish: Wish) -> int:
+    if wish.what is not None:
+        raise CommandError("--clean removes what all replays kept: name no run with it")
+    removed = asyncio.run(clean(root, volume, host))
+    if output.as_json:
+        output.document({"removed": removed})
+    for sentence in removed or ["nothing was kept"]:
+        output.line(f"{sentence[0].upper()}{sentence[1:]}.")
+    return ExitStatus.SUCCEEDED
+
+
+def _recording(output: Output, what: str, *, has_api: bool) -> Recording:
+    if what != "-" and not Path(what).is_file():
+        return _of_run(what)
+    raw = read_json(what)
+    if not is_run_json(raw) or not isinstance(raw, Mapping):
+        return recording_of(raw, {}, None)
+    payload = _payload_of(str(raw["jobId"])) if has_api else None
+    if payload is not None:
+        return recording_of(payload, raw, str(raw["jobId"]))
+    output.say(
+        f"The run's payload cannot be had, so what run.json does not tell is left out: {UNTOLD}."
+    )
+    return recording_of_run_json(raw)
+
+
+def _of_run(name: str) -> Recording:
+    if not api_url() and ("/" in name or name.endswith(".json")):
+        raise CommandError(f"there is no file {name}: name a run.json, a payload, or a run")
+    with connected() as client:
+        run = find_run(client, name)
+        return recording_of(run.parameters.get("payload"), metadata_of(client, run), str(run.id))
+
+
+def _payload_of(run_id: str) -> Any:
+    """What the run of a run.json was submitted with; None where this server does not know it."""
+    try:
+        with connected() as client:
+            return client.read_flow_run(run_id).parameters.get("payload")  # type: ignore[arg-type]
+    except (ObjectNotFound, CommandError):
+        return None
+
+
+def _api_answers() -> bool:
+    """Whether there is a server whose blocks can be read."""
+    url = api_url()
+    if url is None:
+        return False
+    try:
+        return httpx.get(f"{url}/health", timeout=_HEALTH_SECONDS).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _tell(output: Output, recording: Recording, ended: Replayed, wish: Wish) -> None:
+    outcome, spec = ended.outcome, ended.spec
+    used = outcome.image.id if outcome.image else None
+    if recording.image_id and used and used != recording.image_id:
+        output.say(
+            f"The image is another one than the run had: {used} in place of {recording.image_id}."
+        )
+    if outcome.error and "bind source path does not exist" in outcome.error:
+        output.say(
+            f"The engine does not see {ended.workspace.root}, as it is on another host: replay "
+            "there, or name a folder that both see with --folder."
+        )
+    looks = _looks(ended, recording) if ended.is_kept else {}
+    if output.as_json:
+        output.document(
+            {
+                "outcome": outcome.name,
+                "exitCode": outcome.exit_code,
+                "message": state_message(outcome),
+                "image": spec.image,
+                "imageId": used,
+                "command": command_summary(spec.command),
+                "container": spec.name if ended.is_kept else None,
+                "folder": str(ended.workspace.folder) if ended.is_kept else None,
+                "look": looks,
+            }
+        )
+        return
+    output.say(f"{outcome.name}: {state_message(outcome)}")
+    if wish.keep and not ended.is_kept:
+        output.say("There is no container to keep, as none was made.")
+    if ended.is_kept:
+        hours = KEPT_FOR.total_seconds() / 3600
+        output.say(f"Kept for {hours:.0f} hours or more. To look inside:")
+        for what, command in looks.items():
+            output.say(f"  {what:<8} {command}")
+
+
+def _looks(ended: Replayed, recording: Recording) -> dict[str, str]:
+    """Commands that show a kept container, and one that removes it."""
+    spec, mount = ended.spec, ended.workspace.mount
+    name, image = shlex.quote(spec.name), f"replay-{spec.job_id[:8]}"
+    source = mount.source if mount.kind == "bind" else f"{spec.name}-workspace"
+    folder = shlex.quote(f"{source}:{mount.target}")
+    variables = " ".join(f"-e {shlex.quote(f'{k}={v}')}" for k, v in spec.env.items())
+    inside = f"-v {folder} -w {shlex.quote(spec.workdir)} {variables}"
+    return {
+        "files": str(ended.workspace.folder),
+        "log": f"docker logs {name}",
+        "copy": f"docker cp {name}:{shlex.quote(spec.workdir)} .",
+        "shell": f"docker commit {name} {image} && "
+        f"docker run --rm -it --entrypoint sh {inside} {image}; docker rmi {image}",
+        "remove": "container-task replay --clean",
+    }

@@ -1,0 +1,57 @@
+"""Where Prefect's API is, and what its failures mean, as one sentence each."""
+
+from http import HTTPStatus
+
+import httpx
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import get_current_settings
+from prefect.utilities.urls import url_for
+from pydantic import ValidationError
+
+NO_SERVER = (
+    "PREFECT_API_URL is not set, so there is no Prefect server to talk to: set it, such as with "
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api, or choose a profile with prefect profile use"
+)
+
+
+def api_url() -> str | None:
+    """Where the API is, without credentials; None where nobody said."""
+    url = get_current_settings().api.url
+    return str(httpx.URL(url).copy_with(userinfo=b"")) if url else None
+
+
+def run_url(run_id: object) -> str:
+    """The address of a run's page in the UI."""
+    return url_for("flow-run", obj_id=str(run_id)) or f"{api_url()}/flow_runs/{run_id}"
+
+
+def unreachable(url: str, error: Exception) -> str:
+    """Why the API gave no answer that is one, and what to do."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return (
+                f"Prefect's API at {url} refuses this log-in ({status}): set "
+                "PREFECT_API_AUTH_STRING to user:password, or PREFECT_API_KEY for Prefect Cloud"
+            )
+        return (
+            f"Prefect's API at {url} failed with {status}: {_said(error)}; look into the server's "
+            "log, and see whether PREFECT_API_URL ends in /api"
+        )
+    if isinstance(error, httpx.TransportError):
+        return (
+            f"Prefect's API at {url} does not answer ({_said(error)}): check that the server runs "
+            "and that PREFECT_API_URL names it"
+        )
+    return (
+        f"what answers at {url} is no API of Prefect's ({_said(error)}): check PREFECT_API_URL, "
+        "which ends in /api"
+    )
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "its answer has another shape"
+    if isinstance(error, PrefectHTTPStatusError):
+        return " ".join(error.response.text.split())[:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__

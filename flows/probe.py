@@ -1,0 +1,135 @@
+"""Two small tasks that try an engine out, and what their ends say of it. Pure.
+
+The first reads a word that the worker wrote and writes one back, and tells which limits it is
+under; the second wants more memory than it may have.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flows.checkup import Finding, fault, ok, warning
+from flows.outcomes import Outcome, OutcomeName
+
+WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
+    "workspace in a container",
+    "limits of a container",
+    "memory kills",
+    "helper image",
+)
+
+_MEMORY_BYTES = 32 * 1024**2
+_CPUS = 0.5
+_PIDS = 64
+_SCRIPT = """
+echo "word=$(cat word)"
+echo "$ANSWER" > answer
+echo "disk_kib=$(df -Pk / | tail -n 1 | awk '{print $4}')"
+cd /sys/fs/cgroup
+for file in memory.max memory.swap.max cpu.max pids.max memory/memory.limit_in_bytes \
+    memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us pids/pids.max; do
+  if [ -r "$file" ]; then echo "$file=$(cat "$file")"; fi
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the first task told, and what it wrote back, as this process sees it."""
+
+    told: Mapping[str, str]
+    answer: str | None
+
+
+def looking(image: str, answer: str) -> dict[str, Any]:
+    """The payload of the first task."""
+    limits = {"memory": _MEMORY_BYTES, "cpus": _CPUS, "pids": _PIDS}
+    return _payload(image, ["sh", "-c", _SCRIPT], env={"ANSWER": answer}, resources=limits)
+
+
+def greedy(image: str) -> dict[str, Any]:
+    """The payload of the second: dd makes its buffer in memory."""
+    command = ["dd", "if=/dev/zero", "of=/dev/null", f"bs={4 * _MEMORY_BYTES}", "count=1"]
+    return _payload(image, command, resources={"memory": _MEMORY_BYTES})
+
+
+def told(output: str) -> dict[str, str]:
+    """The lines `name=value` of its output."""
+    pairs = (line.partition("=") for line in output.splitlines())
+    return {name: value for name, found, value in pairs if found}
+
+
+def judge_workspace(outcome: Outcome, seen: Seen, words: tuple[str, str], where: str) -> Finding:
+    """Whether container and worker saw the same folder; `words` are what each was to read."""
+    mend = (
+        "run the worker on the engine's host with MOONMIND_WORKDIR at the same path on both, or "
+        "put it into a volume and name that in MOONMIND_CONTAINER_WORKSPACE_VOLUME"
+    )
+    if outcome.name is not OutcomeName.SUCCEEDED:
+        return fault(WORKSPACE, f"a container with {where} ended: {outcome.error}", mend)
+    if seen.told.get("word") != words[0]:
+        says = f"a container does not see in {where} what this process wrote there"
+        return fault(WORKSPACE, says, mend)
+    if seen.answer != words[1]:
+        says = f"this process does not see in {where} what a container wrote there"
+        return fault(WORKSPACE, says, mend)
+    return ok(WORKSPACE, f"{where} is the same folder for a container and for this process")
+
+
+def judge_limits(told: Mapping[str, str]) -> list[Finding]:
+    """Which limits the kernel of the engine's host holds a container to."""
+    version = 2 if "memory.max" in told else 1
+    memory, swap, cpu, pids = (
+        ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
+        if version == 2
+        else (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.memsw.limit_in_bytes",
+            "cpu/cpu.cfs_quota_us",
+            "pids/pids.max",
+        )
+    )
+    quota = str(round(_CPUS * 100_000))
+    missing = [
+        name
+        for name, is_so in (
+            ("memory", told.get(memory) == str(_MEMORY_BYTES)),
+            ("CPU", told.get(cpu, "").split(" ")[0] == quota),
+            ("processes", told.get(pids) == str(_PIDS)),
+        )
+        if not is_so
+    ]
+    if missing:
+        mend = (
+            "give the engine these cgroup controllers: a rootless one needs them delegated by "
+            "systemd, some kernels need cgroup_enable=memory on their command line"
+        )
+        says = f"cgroup v{version} of the engine's host holds no container to: {', '.join(missing)}"
+        return [fault(LIMITS, says, mend)]
+    if told.get(swap) != ("0" if version == 2 else str(_MEMORY_BYTES)):
+        says = f"cgroup v{version} limits memory, but not swap: a task may swap beyond its limit"
+        mend = "boot the engine's host with swapaccount=1, or without swap"
+        return [warning(LIMITS, says, mend)]
+    return [ok(LIMITS, f"memory, swap, CPU and processes hold, by cgroup v{version}")]
+
+
+def judge_memory_kill(outcome: Outcome) -> Finding:
+    """Whether the engine tells of a task that wanted too much memory."""
+    if outcome.name is OutcomeName.OUT_OF_MEMORY:
+        return ok(MEMORY_KILLS, "the engine tells of them")
+    says = f"a container that wanted four times its memory ended {outcome.name}"
+    mend = "such tasks will end failed in place of out-of-memory; see limits of a container"
+    return warning(MEMORY_KILLS, says, mend)
+
+
+def judge_image(outcome: Outcome, image: str) -> Finding:
+    """Whether the image of the runner's own containers can be had."""
+    if outcome.name is OutcomeName.IMAGE_ERROR:
+        mend = "load or pull it, or name one that is there, with a shell, in MOONMIND_HELPER_IMAGE"
+        return fault(IMAGE, str(outcome.error), mend)
+    return ok(IMAGE, f"{image} is there")
+
+
+def _payload(image: str, command: Sequence[str], **container: Any) -> dict[str, Any]:
+    settings = {"enabled": True, "image": image, "command": list(command), "timeoutSeconds": 30}
+    return {"task": {"container": {**settings, "pullTimeoutSeconds": 60, **container}}}

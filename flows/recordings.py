@@ -1,0 +1,104 @@
+"""What is known of a run that is to be repeated: from its payload, or from its `run.json`. Pure."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flows.errors import Fault, PayloadError
+from flows.rules import JOB_ID_PLACEHOLDER
+
+# What a run.json does not tell.
+UNTOLD = "environment, secrets, limits, entrypoint, user, network and caches"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A payload, and what its run made of it: the image's digest and id, and the commit.
+
+    `job_id` is the run's, where there was one; `is_partial` where the payload is put together from
+    a `run.json`.
+    """
+
+    payload: Mapping[str, Any]
+    job_id: str | None = None
+    image_digest: str | None = None
+    image_id: str | None = None
+    commit: str | None = None
+    timeout_seconds: int | None = None
+    is_partial: bool = False
+
+    def pinned(self) -> dict[str, Any]:
+        """The payload for the very same image and commit, where they are known."""
+        raw = copy.deepcopy(dict(self.payload))
+        task = raw.get("task")
+        container = task.get("container") if isinstance(task, dict) else None
+        if not isinstance(task, dict) or not isinstance(container, dict):
+            return raw
+        image = container.get("image")
+        if self.image_digest and isinstance(image, str) and "@" not in image:
+            container["image"] = f"{image.strip()}@{self.image_digest}"
+        if container.get("pull") == "always" and self.image_digest:
+            container["pull"] = "if-missing"
+        if self.commit:
+            git = task.get("git")
+            branch = {"startingBranch": self.commit}
+            task["git"] = {**git, **branch} if isinstance(git, dict) else branch
+        return raw
+
+
+def recording_of(payload: object, facts: Mapping[str, Any], job_id: str | None) -> Recording:
+    """Of a payload, and the facts of its run as `run.json` names them, where there are any."""
+    if not isinstance(payload, Mapping):
+        raise PayloadError(
+            [Fault("payload", "is missing or no object: the run cannot be repeated")]
+        )
+    timeout = str(facts.get("timeoutSeconds") or "")
+    return Recording(
+        payload,
+        job_id,
+        _text(facts.get("imageDigest")),
+        _text(facts.get("imageId")),
+        _text(facts.get("commit")),
+        int(timeout) if timeout.isdecimal() else None,
+    )
+
+
+def is_run_json(raw: object) -> bool:
+    """Whether it is a run's metadata rather than a payload."""
+    return isinstance(raw, Mapping) and "jobId" in raw and "image" in raw and "task" not in raw
+
+
+def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
+    """Of a `run.json` alone, which tells most of it but not all: `UNTOLD` is left out."""
+    job_id = str(facts["jobId"])
+    container = {
+        "enabled": True,
+        "image": facts.get("image"),
+        "command": facts.get("command"),
+        "workdir": str(facts.get("workdir") or "").replace(job_id, JOB_ID_PLACEHOLDER) or None,
+        "artifactsSubdir": facts.get("artifactsSubdir"),
+        "timeoutSeconds": facts.get("timeoutSeconds"),
+        "pull": facts.get("pullMode"),
+    }
+    payload = {
+        "repository": facts.get("repository"),
+        "task": {
+            "instructions": facts.get("instructions"),
+            "container": {key: value for key, value in container.items() if value is not None},
+        },
+    }
+    found = recording_of(payload, facts, job_id)
+    return Recording(
+        payload,
+        job_id,
+        found.image_digest,
+        found.image_id,
+        found.commit,
+        found.timeout_seconds,
+        is_partial=True,
+    )
+
+
+def _text(value: object) -> str | None:
+    return str(value) if value else None

@@ -1,0 +1,85 @@
+"""The command `container-task`: as a process of its own, and called in this one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_UI_URL,
+    temporary_settings,
+)
+
+from flows.cli import app
+
+COMMAND = Path(sys.executable).with_name("container-task")
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines_of_json(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's own, without its settings of the runner and of Prefect."""
+    ours = ("MOONMIND_", "PREFECT_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return kept | settings
+
+
+def container_task(*words: str, stdin: str = "", **settings: str) -> Result:
+    """The console script in a process of its own, with nothing of this one's settings."""
+    done = subprocess.run(
+        [COMMAND, *words],
+        input=stdin,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+class Here:
+    """The command called in this process: a start of Prefect takes seconds."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> Result:
+        self._capsys.readouterr()
+        try:
+            status = app(list(words), result_action="return_value")
+        except SystemExit as ended:
+            status = ended.code
+        captured = self._capsys.readouterr()
+        return Result(int(status or 0), captured.out, captured.err)
+
+
+@contextmanager
+def server_at(url: str | None, ui: str | None = None, auth: str | None = None) -> Iterator[None]:
+    """The server that the command called in this process talks to."""
+    values = {PREFECT_API_URL: url, PREFECT_UI_URL: ui, PREFECT_API_AUTH_STRING: auth}
+    given = {setting: value for setting, value in values.items() if value is not None}
+    left_out = [setting for setting, value in values.items() if value is None]
+    with temporary_settings(updates=given, restore_defaults=left_out):
+        yield

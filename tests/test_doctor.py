@@ -1,0 +1,328 @@
+"""`container-task doctor`: it finds each fault of a host, and says what is wrong and what to do."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flows import checkup_host, probe
+from flows.checkup import Check, Finding, Level, Part, carry_out, ok
+from flows.checkup_engine import EngineChecks, probed
+from flows.cli.checkups import Examination, chosen
+from flows.outcomes import Outcome, OutcomeName
+from scripts.stack import DEPLOYMENT, Stack
+from tests.command import container_task
+from tests.cutting_proxy import CuttingProxy
+from tests.findings import assert_all_ok, only
+from tests.runs import BUSYBOX
+from tests.test_docker_proxy import CONFIG, haproxy_at
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`MOONMIND_WORKDIR` of a host whose helper image is there."""
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path / "jobs"))
+    monkeypatch.setenv("MOONMIND_HELPER_IMAGE", BUSYBOX)
+    return tmp_path / "jobs"
+
+
+def ours_on_engine() -> list[str]:
+    words = ["docker", "ps", "--all", "--quiet", "--filter", "label=moonmind.worker=the-doctor"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.docker
+@pytest.mark.server
+def test_a_good_host_has_no_fault_and_nothing_stays_behind(stack: Stack, tmp_path: Path) -> None:
+    result = container_task(
+        "doctor",
+        "--json",
+        MOONMIND_WORKDIR=str(tmp_path / "none/yet"),
+        MOONMIND_HELPER_IMAGE=BUSYBOX,
+        MOONMIND_WORKER_NAME="the-doctor",
+        PREFECT_API_URL=f"{stack.address}/api",
+    )
+    findings = result.json["findings"]
+    levels = {each["name"]: each["level"] for each in findings}
+    assert "fault" not in levels.values(), findings
+    assert levels.pop("policy") == "ok"
+    assert "skipped" not in levels.values(), findings
+    assert (result.status, result.json["healthy"]) == (0, True)
+    assert not (tmp_path / "none").exists()
+    assert ours_on_engine() == []
+
+
+@pytest.mark.docker
+def test_faults_come_with_what_to_do_and_an_exit_status(tmp_path: Path) -> None:
+    result = container_task(
+        "doctor",
+        DOCKER_HOST="unix:///nowhere/docker.sock",
+        PREFECT_API_URL="http://127.0.0.1:9/api",
+        MOONMIND_WORKDIR=str(tmp_path / "jobs"),
+    )
+    assert (result.status, result.err) == (1, "")
+    assert "Docker at unix:///nowhere/docker.sock does not answer" in result.out
+    assert "start the engine, or name the right one in DOCKER_HOST" in result.out
+    assert "Prefect's API at http://127.0.0.1:9/api does not answer" in result.out
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "skipped deployment not looked at, because of Prefect's API" in lines
+    assert "2 faults" in result.out
+
+
+async def test_checks_run_together_and_none_holds_the_others_up() -> None:
+    both = asyncio.Barrier(2)
+
+    async def meeting() -> Sequence[Finding]:
+        await both.wait()
+        return [ok("a", "met")]
+
+    async def hanging() -> Sequence[Finding]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def broken() -> Sequence[Finding]:
+        raise RuntimeError("out of order")
+
+    async def never() -> Sequence[Finding]:
+        raise AssertionError("its need has a fault")
+
+    checks = [
+        Check("one", Part.HOST, meeting),
+        Check("two", Part.HOST, meeting),
+        Check("slow", Part.HOST, hanging, seconds=0.2),
+        Check("broken", Part.HOST, broken),
+        Check("after", Part.HOST, never, needs=("broken",)),
+        Check("last", Part.HOST, never, needs=("after",)),
+    ]
+    heard: list[Sequence[str]] = []
+    found = [each for _, each in await carry_out(checks, heard.append)]
+    levels = [each.level.value for each in found]
+    assert levels == ["ok", "ok", "fault", "fault", "skipped", "skipped"]
+    assert found[2].says == "gave no answer within 0 s"
+    assert "RuntimeError: out of order" in found[3].says
+    assert found[4].says == "not looked at, because of broken"
+    assert heard[-1] == ["slow"]
+
+
+def test_a_part_has_its_checks_and_what_they_need() -> None:
+    for part in Part:
+        checks = chosen(Examination((part,), DEPLOYMENT, 1.0))
+        assert {check.part for check in checks} == {part}
+        names = {check.name for check in checks}
+        assert all(names.issuperset(check.needs) for check in checks)
+
+
+# The host.
+
+
+async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
+    found = only(await checkup_host.settings(), Level.FAULT)
+    assert "MOONMIND_WORKER_CPUS is 'many' on this worker" in found.says
+    assert "docs/operating.md" in found.mend
+
+
+async def test_a_git_that_is_missing_or_old_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_all_ok(await checkup_host.git())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "cannot be run here" in only(await checkup_host.git(), Level.FAULT).says
+    (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.17.1\n")
+    (tmp_path / "git").chmod(0o755)
+    found = only(await checkup_host.git(), Level.FAULT)
+    assert found.says == "git version 2.17.1 is too old for this runner"
+    assert "2.31" in found.mend
+
+
+async def test_a_folder_that_everybody_shares_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(shared))
+    found = only(await checkup_host.workdir(), Level.FAULT)
+    assert f"{shared} is a folder that the users of the host share" in found.says
+    assert "MOONMIND_WORKDIR" in found.mend
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("only root may mount a disk")
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(folder))
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
+    found = only(await checkup_host.room(), Level.FAULT)
+    assert found.says.startswith("only 1 MiB are free at ")
+    assert str(small_disk) in found.says
+    assert "remove old job folders" in found.mend
+    (small_disk / "all").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
+    found = only(await checkup_host.workdir(), Level.FAULT)
+    assert "No space left on device" in found.says
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "free_files", "level"),
+    [
+        (100 * 1024**3, 10**6, Level.OK),
+        (100 * 1024**3, 0, Level.OK),
+        (100 * 1024**3, 99, Level.WARNING),
+        (5 * 1024**3, 10**6, Level.WARNING),
+        (1024**2, 10**6, Level.FAULT),
+    ],
+)
+def test_room_is_judged_by_bytes_and_files(free_bytes: int, free_files: int, level: Level) -> None:
+    assert checkup_host.judge_room("disk", "/srv", free_bytes, free_files).level is level
+
+
+# The engine.
+
+
+@pytest.mark.docker
+async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        checks = EngineChecks(quiet_seconds=2)
+        assert_all_ok([each for _, each in await carry_out(checks.checks(), lambda _: None)])
+    assert not host.exists()
+
+
+@pytest.mark.docker
+async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = without("^(POST .*/attach|DELETE /volumes/.*)", tmp_path / "haproxy.cfg")
+    with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        checks = EngineChecks(quiet_seconds=1)
+        assert_all_ok(await checks.engine())
+        found = only(await checks.calls(), Level.FAULT)
+    assert f"tcp://127.0.0.1:{port} does not let through" in found.says
+    assert "POST /containers/<name>/attach (403: " in found.says
+    assert "DELETE /volumes/<name>-workspace (403: " in found.says
+    assert "GET" not in found.says
+    assert "deploy/docker-proxy/haproxy.cfg" in found.mend
+
+
+def without(call: str, config: Path) -> Path:
+    """The stack's proxy, which refuses what matches `call` as well."""
+    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
+    answer = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
+    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
+    text = CONFIG.read_text()
+    assert first in text
+    config.write_text(text.replace(first, first + rule))
+    return config
+
+
+@pytest.mark.docker
+async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with CuttingProxy(2.0) as proxy:
+        monkeypatch.setenv("DOCKER_HOST", proxy.url)
+        checks = EngineChecks(quiet_seconds=8)
+        assert_all_ok(await checks.engine())
+        found = only(await checks.quiet(), Level.WARNING)
+        assert proxy.url in found.says
+    assert found.says.startswith("one was cut after 2.")
+    assert "time-outs" in found.mend
+
+
+async def test_an_engine_that_is_away_is_told_with_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    found = only(await EngineChecks(1).engine(), Level.FAULT)
+    assert "Docker at tcp://127.0.0.1:9 does not answer" in found.says
+    assert "DOCKER_HOST" in found.mend
+
+
+@pytest.mark.docker
+async def test_a_workspace_that_the_engine_does_not_have_is_told(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of this host's, and a volume that is none: what a wrong name in the settings is.
+    volume = f"doctor-test-{uuid4().hex}"
+    subprocess.run(["docker", "volume", "create", volume], check=True, capture_output=True)
+    try:
+        monkeypatch.setenv("MOONMIND_CONTAINER_WORKSPACE_VOLUME", volume)
+        found = only(await probed(), Level.FAULT)
+    finally:
+        subprocess.run(["docker", "volume", "rm", volume], check=True, capture_output=True)
+    assert found.name == probe.WORKSPACE
+    assert f"{host} ({volume})" in found.says
+    assert "MOONMIND_CONTAINER_WORKSPACE_VOLUME" in found.mend
+    assert not host.exists()
+
+
+@pytest.mark.docker
+async def test_a_helper_image_that_cannot_be_had_is_told(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONMIND_HELPER_IMAGE", "127.0.0.1:9/none:1")
+    found = only(await probed(), Level.FAULT)
+    assert found.name == probe.IMAGE
+    assert "127.0.0.1:9/none:1" in found.says
+    assert "MOONMIND_HELPER_IMAGE" in found.mend
+
+
+def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
+    outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
+    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, "/jobs")
+    assert other.level is Level.FAULT
+    assert "a container does not see in /jobs what this process wrote" in other.says
+    lost = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
+    assert "this process does not see in /jobs what a container wrote" in lost.says
+    same = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")
+    assert same.level is Level.OK
+
+
+V2 = {
+    "memory.max": "33554432",
+    "memory.swap.max": "0",
+    "cpu.max": "50000 100000",
+    "pids.max": "64",
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "says"),
+    [
+        (V2, Level.OK, "by cgroup v2"),
+        (V2 | {"cpu.max": "max 100000"}, Level.FAULT, "holds no container to: CPU"),
+        (V2 | {"memory.max": "max", "pids.max": "max"}, Level.FAULT, "memory, processes"),
+        (V2 | {"memory.swap.max": "max"}, Level.WARNING, "but not swap"),
+        ({}, Level.FAULT, "memory, CPU, processes"),
+    ],
+)
+def test_limits_that_do_not_hold_are_named(told: dict[str, str], level: Level, says: str) -> None:
+    (found,) = probe.judge_limits(told)
+    assert found.level is level
+    assert says in found.says
+    assert found.mend or level is Level.OK
+
+
+def test_an_engine_that_is_silent_about_memory_kills_is_told() -> None:
+    found = probe.judge_memory_kill(Outcome(OutcomeName.FAILED, exit_code=137))
+    assert found.level is Level.WARNING
+    assert "ended failed" in found.says

@@ -1,0 +1,233 @@
+"""`container-task doctor`: what it finds at Prefect's server, and in the blocks there."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from prefect_docker import DockerRegistryCredentials
+
+from blocks.policy import ContainerPolicy
+from blocks.storage import ArtifactStorage
+from flows import checkup_blocks, checkup_prefect
+from flows.checkup import Finding, Level
+from flows.checkup_engine import judge_clock
+from flows.checkup_prefect import PrefectChecks
+from scripts.stack import DEPLOYMENT, Stack
+from tests.answering import Answering
+from tests.command import server_at
+from tests.findings import assert_all_ok, only
+from tests.registry import PASSWORD, USER, Registry
+from tests.test_docker_proxy import haproxy_at
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("apart", "level", "says"),
+    [
+        (timedelta(seconds=2), Level.OK, "agree"),
+        (timedelta(minutes=3), Level.FAULT, "180 s ahead of this one's"),
+        (timedelta(minutes=-3), Level.FAULT, "180 s behind this one's"),
+        (None, Level.SKIPPED, "tells no time"),
+    ],
+)
+def test_clocks_that_differ_are_told(apart: timedelta | None, level: Level, says: str) -> None:
+    theirs = NOW + apart if apart is not None else None
+    found = judge_clock("clock", "the engine's host", theirs, NOW)
+    assert found.level is level
+    assert says in found.says
+
+
+async def test_a_server_with_a_wrong_clock_is_told() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(hours=1, seconds=30), usegmt=True)
+    with Answering(200, "true", later) as server, server_at(server.url):
+        found = only(await checkup_prefect.clock(), Level.FAULT)
+    assert re.search(r"the clock of Prefect's server is 36\d\d s ahead of this one's", found.says)
+    assert "NTP" in found.mend
+
+
+async def test_no_server_and_one_that_is_away_are_told() -> None:
+    with server_at(None):
+        found = only(await checkup_prefect.api(), Level.FAULT)
+    assert found.says.startswith("PREFECT_API_URL is not set")
+    with server_at("http://127.0.0.1:9/api"):
+        found = only(await checkup_prefect.api(), Level.FAULT)
+    assert found.says.startswith("Prefect's API at http://127.0.0.1:9/api does not answer")
+    assert "PREFECT_API_URL" in found.mend
+
+
+@pytest.fixture
+def served(stack: Stack) -> Iterator[Stack]:
+    with server_at(f"{stack.address}/api"):
+        yield stack
+
+
+async def way(deployment: str) -> Sequence[Finding]:
+    return await PrefectChecks(deployment).way()
+
+
+@pytest.mark.server
+async def test_the_way_of_a_run_is_told_where_it_is_open(served: Stack) -> None:
+    assert_all_ok(await way(DEPLOYMENT))
+
+
+@pytest.mark.server
+async def test_a_deployment_that_is_missing_is_told(served: Stack) -> None:
+    found = only(await way("container-task/none"), Level.FAULT)
+    assert found.says == "there is no deployment container-task/none on this server"
+    assert "prefect deploy --all" in found.mend
+
+
+@pytest.fixture
+def lonely(served: Stack) -> Iterator[str]:
+    """A pool without a worker, and a deployment for it."""
+    served.create_pool("lonely")
+    yield served.deploy_to("lonely")
+    served.api("DELETE", "/work_pools/lonely")
+
+
+@pytest.mark.server
+async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
+    served: Stack, lonely: str
+) -> None:
+    found = only(await way(lonely), Level.WARNING)
+    assert found.says == "no worker of the pool lonely is online: what is submitted waits"
+    assert found.mend == "start one: prefect worker start --pool lonely"
+    for change, says, mend in (
+        ({"is_paused": True}, "is paused", "prefect work-pool resume lonely"),
+        ({"is_paused": False, "concurrency_limit": 0}, "limit of 0", "clear-concurrency-limit"),
+    ):
+        served.api("PATCH", "/work_pools/lonely", **change).raise_for_status()
+        found = only(await way(lonely), Level.FAULT)
+        assert says in found.says
+        assert mend in found.mend
+
+
+@pytest.mark.server
+async def test_a_pool_of_another_type_is_told(served: Stack) -> None:
+    served.create_pool("cloudy", "kubernetes")
+    try:
+        found = only(await way(served.deploy_to("cloudy")), Level.FAULT)
+    finally:
+        served.api("DELETE", "/work_pools/cloudy")
+    assert "the pool cloudy is of the type kubernetes" in found.says
+    assert "--type container-task" in found.mend
+
+
+@pytest.mark.server
+async def test_a_queue_that_is_paused_is_told(served: Stack, lonely: str) -> None:
+    queue = served.api("GET", "/work_pools/lonely/queues/default").json()
+    change = {"is_paused": True, "name": queue["name"]}
+    served.api("PATCH", "/work_pools/lonely/queues/default", **change).raise_for_status()
+    found = only(await way(lonely), Level.FAULT)
+    assert found.says == "the queue default of the pool lonely is paused: its runs wait"
+    assert found.mend == "resume it: prefect work-queue resume default --pool lonely"
+
+
+@pytest.mark.server
+async def test_a_sweep_that_nobody_does_is_told(served: Stack) -> None:
+    assert_all_ok(await checkup_prefect.sweep())
+    sweep = served.api("GET", "/deployments/name/reap-orphans/docker").json()
+    served.api("POST", f"/deployments/{sweep['id']}/pause_deployment").raise_for_status()
+    try:
+        found = only(await checkup_prefect.sweep(), Level.WARNING)
+        assert "has no active schedule" in found.says
+    finally:
+        served.api("POST", f"/deployments/{sweep['id']}/resume_deployment").raise_for_status()
+
+
+# The blocks.
+
+
+@pytest.fixture
+async def saved(prefect_api: None) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Saves a block; it is gone after the test."""
+    blocks = []
+
+    async def save(block: object, name: str = "default") -> None:
+        await block.asave(name, overwrite=True)  # type: ignore[attr-defined]
+        blocks.append((type(block), name))
+
+    yield save
+    for kind, name in blocks:
+        await kind.adelete(name)  # type: ignore[attr-defined]
+
+
+async def test_blocks_that_are_not_there_are_no_fault(prefect_api: None) -> None:
+    assert_all_ok(await checkup_blocks.policy())
+    assert_all_ok(await checkup_blocks.storage())
+    assert_all_ok(await checkup_blocks.registries())
+
+
+async def test_the_rules_in_force_are_told(saved: Callable[..., Awaitable[None]]) -> None:
+    await saved(ContainerPolicy(allowed_images=["gcc:*"]))
+    assert "images: gcc:*" in only(await checkup_blocks.policy(), Level.OK).says
+
+
+async def test_a_storage_that_takes_files_is_left_as_it_was(
+    saved: Callable[..., Awaitable[None]], tmp_path: Path
+) -> None:
+    await saved(ArtifactStorage(url=f"file://{tmp_path}"))
+    assert_all_ok(await checkup_blocks.storage())
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_storage_that_takes_no_files_is_told(
+    saved: Callable[..., Awaitable[None]], tmp_path: Path
+) -> None:
+    # Not even root makes a folder in a file.
+    (tmp_path / "file").write_text("")
+    await saved(ArtifactStorage(url=f"file://{tmp_path}/file/results"))
+    found = only(await checkup_blocks.storage(), Level.FAULT)
+    assert f"file://{tmp_path}/file/results does not take files" in found.says
+    assert "credentials" in found.mend
+
+
+async def test_a_storage_of_an_unknown_protocol_is_told(
+    saved: Callable[..., Awaitable[None]],
+) -> None:
+    await saved(ArtifactStorage(url="nonsense://bucket"))
+    found = only(await checkup_blocks.storage(), Level.FAULT)
+    assert "the protocol nonsense of nonsense://bucket" in found.says
+
+
+@pytest.mark.docker
+async def test_a_log_in_is_tried_and_a_wrong_one_told_without_its_password(
+    saved: Callable[..., Awaitable[None]], private_registry: Registry
+) -> None:
+    good = DockerRegistryCredentials(
+        username=USER, password=PASSWORD, registry_url=private_registry.host
+    )
+    await saved(good, "good")
+    assert_all_ok(await checkup_blocks.registries())
+    bad = DockerRegistryCredentials(
+        username=USER, password="wrong-horse", registry_url=private_registry.host
+    )
+    await saved(bad, "bad")
+    found = only(await checkup_blocks.registries(), Level.FAULT)
+    assert f"the log-in of {USER} to {private_registry.host}, in the block bad, is refused" in (
+        found.says
+    )
+    assert "wrong-horse" not in json.dumps([found.says, found.mend])
+    assert "correct user and password in the block bad" in found.mend
+
+
+@pytest.mark.docker
+async def test_a_log_in_that_a_proxy_lets_nobody_try_is_no_fault(
+    saved: Callable[..., Awaitable[None]],
+    private_registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credentials = DockerRegistryCredentials(
+        username=USER, password=PASSWORD, registry_url=private_registry.host
+    )
+    await saved(credentials, "good")
+    with haproxy_at() as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        found = only(await checkup_blocks.registries(), Level.WARNING)
+    assert "could not be tried" in found.says
+    assert "without a proxy" in found.mend

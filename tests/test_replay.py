@@ -1,0 +1,239 @@
+"""`container-task replay`: what ran there runs here again, and can be looked into."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli.exit_status import ExitStatus
+from flows.errors import PayloadError
+from flows.recordings import is_run_json, recording_of, recording_of_run_json
+from flows.replay import LABEL_REPLAY
+from scripts.stack import Stack
+from tests.command import COMMAND, Here, environment, server_at
+from tests.git_server import commit_all, git_daemon
+from tests.runs import shell
+from tests.weather import Weather
+
+DIGEST = f"sha256:{'ab' * 32}"
+
+
+def kept_containers() -> list[str]:
+    words = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL_REPLAY}"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "replays"
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """Where no server is."""
+    with server_at(None):
+        yield Here(capsys)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    def write(raw: object, name: str = "payload.json") -> str:
+        (tmp_path / name).write_text(json.dumps(raw))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_recording_pins_image_and_commit() -> None:
+    raw = {"task": {"container": {"image": "gcc:14", "pull": "always"}, "git": {"newBranch": "b"}}}
+    facts = {"imageDigest": DIGEST, "commit": "c0ffee", "timeoutSeconds": "90"}
+    recording = recording_of(raw, facts, "some-id")
+    task = recording.pinned()["task"]
+    assert task["container"] == {"image": f"gcc:14@{DIGEST}", "pull": "if-missing"}
+    assert task["git"] == {"newBranch": "b", "startingBranch": "c0ffee"}
+    assert recording.timeout_seconds == 90
+    assert raw["task"]["container"] == {"image": "gcc:14", "pull": "always"}
+
+
+@pytest.mark.parametrize("image", [f"gcc@{DIGEST}", f"gcc:14@{DIGEST}"])
+def test_an_image_that_is_pinned_stays_as_it_is(image: str) -> None:
+    raw = {"task": {"container": {"image": image}}}
+    pinned = recording_of(raw, {"imageDigest": f"sha256:{'cd' * 32}"}, None).pinned()
+    assert pinned["task"]["container"]["image"] == image
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 5])
+def test_what_is_no_payload_cannot_be_repeated(raw: object) -> None:
+    with pytest.raises(PayloadError, match="cannot be repeated"):
+        recording_of(raw, {}, None)
+
+
+def test_a_run_json_alone_gives_a_payload_without_the_old_jobs_folder() -> None:
+    facts = {
+        "jobId": "abc-1",
+        "image": "gcc:14",
+        "imageDigest": DIGEST,
+        "command": ["make"],
+        "workdir": "/work/agent_jobs/abc-1/repo/sub",
+        "artifactsSubdir": "out",
+        "timeoutSeconds": 60,
+        "pullMode": "if-missing",
+        "repository": "P-H-C/phc-winner-argon2",
+        "commit": "c0ffee",
+    }
+    assert is_run_json(facts)
+    recording = recording_of_run_json(facts)
+    raw = recording.pinned()
+    assert recording.is_partial
+    assert raw["repository"] == "P-H-C/phc-winner-argon2"
+    assert raw["task"]["container"]["workdir"] == "/work/agent_jobs/<job_id>/repo/sub"
+    assert raw["task"]["git"] == {"startingBranch": "c0ffee"}
+
+
+@pytest.mark.docker
+def test_a_payload_runs_without_a_server_and_leaves_nothing(
+    here: Here, written: Any, folder: Path
+) -> None:
+    raw = shell("echo here; echo file > $ARTIFACT_DIR/file; exit 3")
+    result = here("replay", written(raw), "--folder", str(folder))
+    assert result.status == ExitStatus.FAILED
+    assert result.out == "here\n"
+    assert result.err == "failed: exited 3: see the end of runner.log\n"
+    assert kept_containers() == []
+    assert [path.name for path in folder.iterdir()] == [".runs"]
+    assert list((folder / ".runs").iterdir()) == []
+
+
+@pytest.mark.docker
+def test_keep_leaves_the_container_and_its_folder_until_they_are_cleaned(
+    here: Here, written: Any, folder: Path
+) -> None:
+    raw = shell("echo inside > /tmp/inside; echo result > $ARTIFACT_DIR/result; exit 1")
+    result = here("replay", written(raw), "--keep", "--json", "--folder", str(folder))
+    told = result.json
+    assert (result.status, told["outcome"], told["exitCode"]) == (1, "failed", 1)
+    try:
+        results = Path(told["folder"]) / "artifacts/container/result"
+        assert results.read_text() == "result\n"
+        shown = subprocess.run(
+            ["sh", "-c", told["look"]["shell"].replace(" -it ", " -i ")],
+            input="cat /tmp/inside $ARTIFACT_DIR/result",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "inside\nresult\n" in shown.stdout
+    finally:
+        cleaned = here("replay", "--clean", "--folder", str(folder))
+    assert f"Removed the container {told['container']}." in cleaned.out
+    assert not Path(told["folder"]).exists()
+    assert kept_containers() == []
+    again = here("replay", "--clean", "--folder", str(folder))
+    assert (again.status, again.out) == (0, "Nothing was kept.\n")
+
+
+@pytest.mark.docker
+@pytest.mark.server
+def test_a_run_is_replayed_at_its_commit_and_from_its_run_json_and_no_sweep_takes_what_is_kept(
+    stack: Stack,
+    weather: Weather,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    folder: Path,
+) -> None:
+    (tmp_path / "served/lib").mkdir(parents=True)
+    (tmp_path / "served/lib/file").write_text("old\n")
+    commit_all(tmp_path / "served/lib", "first")
+    with git_daemon(tmp_path / "served") as address:
+        raw = shell("cat file; echo $WORD; exit 2", env={"WORD": "told"})
+        run = weather.end(weather.submit(raw | {"repository": f"{address}/lib"}))
+        (tmp_path / "served/lib/file").write_text("new\n")
+        commit_all(tmp_path / "served/lib", "second")
+        file = weather.folder(run["id"]) / "artifacts/container/metadata/run.json"
+        with server_at(f"{stack.address}/api", stack.address):
+            by_id = Here(capsys)("replay", run["id"], "--keep", "--folder", str(folder))
+            by_file = Here(capsys)("replay", str(file), "--folder", str(folder))
+        with server_at(None):
+            alone = Here(capsys)("replay", str(file), "--folder", str(folder))
+    assert (by_id.status, by_id.out) == (ExitStatus.FAILED, "old\ntold\n"), by_id.err
+    assert (by_file.status, by_file.out) == (ExitStatus.FAILED, "old\ntold\n"), by_file.err
+    assert (alone.status, alone.out) == (ExitStatus.FAILED, "old\n\n"), alone.err
+    assert "what run.json does not tell is left out: environment" in alone.err
+    assert len(kept_containers()) == 1
+    weather.sweep()
+    assert len(kept_containers()) == 1
+    with server_at(None):
+        Here(capsys)("replay", "--clean", "--folder", str(folder))
+    assert kept_containers() == []
+
+
+@pytest.mark.docker
+def test_the_value_of_a_secret_comes_from_this_environment_and_is_masked(
+    here: Here, written: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = shell("echo $TOKEN | rev; echo $TOKEN", secrets={"TOKEN": "task-token"})
+    words = ("replay", written(raw), "--folder", str(folder))
+    monkeypatch.delenv("TOKEN", raising=False)
+    missing = here(*words)
+    assert missing.status == ExitStatus.BAD_INPUT
+    assert missing.err == (
+        "task.container.secrets.TOKEN: the Secret block 'task-token' cannot be read here, and "
+        "TOKEN is not set in this environment: export TOKEN, or set PREFECT_API_URL to the server "
+        "that has the block\n"
+    )
+    monkeypatch.setenv("TOKEN", "hunter22")
+    result = here(*words)
+    assert (result.status, result.out) == (0, "22retnuh\n***\n")
+
+
+@pytest.mark.docker
+def test_an_interrupt_stops_the_container_and_leaves_nothing(written: Any, folder: Path) -> None:
+    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
+    process = subprocess.Popen(
+        [COMMAND, "replay", name, "--folder", str(folder)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitStatus.CANCELED, err
+    assert "Traceback" not in err
+    assert kept_containers() == []
+    assert [path.name for path in folder.iterdir()] == [".runs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "name a run, a run.json or a payload to replay, or give --clean"),
+        (("x", "--clean"), "name no run with it"),
+        (("none/run.json",), "there is no file none/run.json"),
+    ],
+)
+def test_a_replay_of_nothing_is_told_in_a_sentence(
+    here: Here, words: tuple[str, ...], says: str
+) -> None:
+    result = here("replay", *words)
+    assert result.status == ExitStatus.BAD_INPUT
+    assert says in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_replay_without_an_engine_is_told_in_a_sentence(
+    here: Here, written: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    result = here("replay", written(shell("true")), "--folder", str(folder))
+    assert result.status == ExitStatus.INFRASTRUCTURE
+    assert "unix:///nowhere/docker.sock does not answer" in result.err
+    assert "Traceback" not in result.err
+    cleaned = here("replay", "--clean", "--folder", str(folder))
+    assert cleaned.status == ExitStatus.UNREACHABLE

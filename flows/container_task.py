@@ -28,6 +28,7 @@ from flows.attempts import (
 )
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
+from flows.form import PAYLOAD
 from flows.host import HostSettings
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
@@ -72,16 +73,17 @@ _ASK_SECONDS = 20.0
     on_cancellation=[on_cancelled],
     on_crashed=[on_crashed],
 )
-async def container_task(payload: TaskPayload | None = None) -> State[Any]:
+async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     """Run one container for one queue task.
 
     Args:
-        payload: The task, as JSON: which image and command to run, and in what surroundings.
+        payload: Which image and command to run, and in what surroundings.
     """
     try:
         host = HostSettings.from_environment()
         ledger = Ledger(host.workdir, str(runtime.flow_run.id))
-        return await _until_stopped(payload, ledger)
+        given = None if payload is PAYLOAD else payload
+        return await _until_stopped(given, ledger)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
 

@@ -6,7 +6,7 @@ for true), lists every fault at once, and never looks at the host. Unknown keys 
 """
 
 from collections import Counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,24 +15,40 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
 from flows import rules
 from flows.errors import Fault, PayloadError
-from flows.faults import faults_of, json_faults
+from flows.faults import accepted, faults_of, json_faults
+from flows.form import for_the_form
 from flows.repository import Remote
 
 PullMode = Literal["if-missing", "always", "never"]
+
+# A choice between two kinds, the form's two buttons: a number input, and a list of one word.
+_GPUS: dict[str, Any] = {
+    "anyOf": [
+        {"title": "Number", "type": "integer", "minimum": 1, "maximum": 1024},
+        {"title": "All", "type": "string", "enum": ["all"]},
+    ]
+}
 
 
 class _Model(BaseModel):
     """camelCase outside, snake_case inside, frozen, and `null` means absent."""
 
     model_config = ConfigDict(
-        frozen=True, extra="allow", alias_generator=to_camel, hide_input_in_errors=True
+        frozen=True,
+        extra="allow",
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+        json_schema_extra=for_the_form,
     )
+    # Keys that the form marks as needed, beside those without a default.
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="before")
     @classmethod
@@ -49,44 +65,54 @@ class Resources(_Model):
 
     cpus: Annotated[float, Field(strict=True)] | None = Field(
         default=None, ge=0.01, le=4096, allow_inf_nan=False, title="CPUs",
-        description="a number of at least 0.01, such as 1.5",
+        description="A number of at least 0.01, such as 1.5. Docker refuses more than the host "
+        "has. Default: no limit but the policy's.",
     )  # fmt: skip
     memory: Annotated[str, BeforeValidator(rules.memory)] | None = Field(
         default=None, title="Memory", examples=["512m", "16g"],
-        description="bytes, or a number with a unit, such as 512m or 16g; at least 6m",
+        description="Bytes, or a number with a unit, such as `512m` or `16g`; at least `6m`. "
+        "The container gets no swap beyond it. Default: no limit but the policy's.",
     )  # fmt: skip
     pids: Annotated[int, Field(strict=True)] | None = Field(
         default=None, ge=1, le=4_194_304, title="Processes",
-        description="a whole number of processes and threads, 1 or more",
+        description="A whole number of processes and threads, 1 or more. So many may there be at "
+        "a time. Default: the policy's, 4096.",
     )  # fmt: skip
     shm: Annotated[str, BeforeValidator(rules.shared_memory)] | None = Field(
         default=None, title="Shared memory", examples=["1g"],
-        description="the size of /dev/shm: bytes, or a number with a unit, such as 1g",
+        description="The size of `/dev/shm`: bytes, or a number with a unit, such as `1g`. "
+        "Default: Docker's, `64m`.",
     )  # fmt: skip
-    gpus: Annotated[int | Literal["all"], BeforeValidator(rules.gpus)] | None = Field(
-        default=None, title="GPUs", description="a number of GPUs, or all"
-    )
+    gpus: Annotated[
+        int | Literal["all"], BeforeValidator(rules.gpus), WithJsonSchema(_GPUS)
+    ] | None = Field(
+        default=None, title="GPUs",
+        description="A number of GPUs, or `all`. The policy must grant them (`max_gpus`), and the "
+        "engine needs its vendor's container toolkit.",
+    )  # fmt: skip
 
 
 class Retry(_Model):
-    """How often an attempt that failed for a given cause is followed by another."""
+    """How many further attempts follow one that failed for a given cause."""
 
     model_config = ConfigDict(extra="forbid")
 
     infrastructure: Annotated[int, Field(strict=True)] = Field(
         default=2, ge=0, le=10, title="After infrastructure failures",
-        description="a whole number from 0 to 10",
+        description="A whole number from 0 to 10. The engine, the disk or the workspace failed, "
+        "not the task.",
     )  # fmt: skip
     image: Annotated[int, Field(strict=True)] = Field(
         default=0, ge=0, le=10, title="After image errors",
-        description="a whole number from 0 to 10",
+        description="A whole number from 0 to 10. The image could not be had.",
     )  # fmt: skip
     exit_codes: dict[
         Annotated[str, AfterValidator(rules.exit_code)],
         Annotated[int, Field(strict=True, ge=0, le=10)],
     ] = Field(
         default_factory=dict, title="After exit codes",
-        description='an object from exit code to a number from 0 to 10, such as {"75": 1}',
+        description='An object from exit code to a number from 0 to 10, such as `{"75": 1}`. '
+        "The command ended with that code.",
     )  # fmt: skip
 
 
@@ -96,11 +122,15 @@ class CacheVolume(_Model):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, AfterValidator(rules.volume_name)] = Field(
-        title="Volume name", description="a named volume's name, never a host path"
-    )
+        title="Volume name", examples=["nuget_cache"],
+        description="A named volume's name, never a host path. The runner makes one that does "
+        "not exist.",
+    )  # fmt: skip
     target: Annotated[str, AfterValidator(rules.mount_target)] = Field(
-        title="Mount point", description="an absolute path inside the container"
-    )
+        title="Mount point", examples=["/home/app/.nuget/packages"],
+        description="An absolute path inside the container. It lies neither in "
+        "`/work/agent_jobs`, `/proc`, `/sys` or `/dev` nor above them.",
+    )  # fmt: skip
 
 
 def _distinct_targets(volumes: tuple[CacheVolume, ...]) -> tuple[CacheVolume, ...]:
@@ -114,13 +144,16 @@ class Container(_Model):
     """The image, the command and their surroundings."""
 
     model_config = ConfigDict(extra="forbid")
+    needs: ClassVar[frozenset[str]] = frozenset({"enabled", "image", "command"})
 
     enabled: Annotated[bool, BeforeValidator(rules.flag)] = Field(
-        default=False, title="Run in a container", description="true or false"
-    )
+        default=False, title="Run in a container",
+        description="True or false. Leave it on: this runner runs container tasks only.",
+    )  # fmt: skip
     image: Annotated[str, AfterValidator(rules.image)] | None = Field(
         default=None, title="Image", examples=["python:3.12-slim"],
-        description="an image name, name[:tag][@sha256:digest]",
+        description="An image name, `name[:tag][@sha256:digest]`, such as `python:3.12-slim`. "
+        "It may begin with a registry.",
     )  # fmt: skip
     command: Annotated[
         tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...],
@@ -129,74 +162,96 @@ class Container(_Model):
         default=None, title="Command", examples=[["python", "-m", "pytest"]],
         # As `min_length`, an array whose strings are all bad would be called empty as well.
         json_schema_extra={"minItems": 1},
-        description='a non-empty array of strings, such as ["bash", "-lc", "make test"]',
+        description='A non-empty array of strings, such as `["bash", "-lc", "make test"]`: the '
+        "program, then each of its arguments. Nothing splits them, and no shell sees them: for a "
+        "script, name the shell. They replace the image's command; the image's entrypoint stays.",
     )  # fmt: skip
-    entrypoint: tuple[
-        Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...
-    ] | None = Field(
-        default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
-        description="an array of strings in place of the image's entrypoint; [] for none",
+    resources: Resources = Field(
+        default_factory=Resources, title="Limits",
+        description="Hard limits for processors, memory and the like.",
     )  # fmt: skip
-    user: Annotated[str, Field(strict=True), AfterValidator(rules.user)] | None = Field(
-        default=None, title="User", examples=["1000:1000"],
-        description="user or user:group, by name or number, such as 1000:1000",
-    )  # fmt: skip
-    network: Annotated[str, AfterValidator(rules.network)] | None = Field(
-        default=None, title="Network",
-        description="none, bridge, or the name of a network that the policy allows",
-    )  # fmt: skip
-    workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
-        default=None, title="Working directory",
-        description="an absolute path inside the container; <job_id> stands for the run's id",
+    timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
+        description="A whole number of seconds from 1 to 2592000, which is 30 days. It counts "
+        "from the container's start, so that a slow pull takes nothing from it. Default: the "
+        "worker's, 3600.",
     )  # fmt: skip
     env: dict[
         Annotated[str, AfterValidator(rules.env_name)],
         Annotated[str, Field(strict=True), AfterValidator(rules.argument)],
     ] = Field(
-        default_factory=dict, title="Environment",
-        description="an object of string to string",
+        default_factory=dict, title="Environment", examples=[{"CI": "1"}],
+        description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
+        'are refused: write `"3"`. `JOB_ID`, `REPOSITORY` and `ARTIFACT_DIR` are reserved. The '
+        "values are stored with the run, so secrets do not belong here.",
     )  # fmt: skip
     secrets: dict[
         Annotated[str, AfterValidator(rules.env_name)],
         Annotated[str, Field(strict=True), AfterValidator(rules.block_name)],
     ] = Field(
         default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
-        description="an object from environment variable to the name of a Secret block",
+        description="An object from environment variable to the name of a Secret block, such as "
+        '`{"NUGET_TOKEN": "task-nuget"}`. The container finds the value in the variable, and '
+        "nothing stores it.",
+    )  # fmt: skip
+    cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
+        default=(), title="Cache volumes",
+        description="An array of volumes, each with `name` and `target`. They outlive the run, "
+        "as package caches do.",
+    )  # fmt: skip
+    workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
+        default=None, title="Working directory",
+        examples=["/work/agent_jobs/<job_id>/repo/server"],
+        description="An absolute path inside the container; `<job_id>` stands for the run's id. "
+        "The folder must exist. Default: the checkout, `/work/agent_jobs/<job_id>/repo`.",
     )  # fmt: skip
     artifacts_subdir: Annotated[str, AfterValidator(rules.subdir)] = Field(
         default="container", title="Artifacts folder",
-        description="one or more path segments, such as container or reports/unit",
+        description="One to eight plain path segments, such as `container` or `reports/unit`. "
+        "It is the folder for this task's files below `artifacts/`.",
     )  # fmt: skip
-    timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
-        default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
-        description="a whole number of seconds from 1 to 2592000",
+    pull: PullMode = Field(
+        default="if-missing", title="Pull",
+        description="One of `if-missing`, `always` and `never`. It says when the image is pulled.",
     )  # fmt: skip
-    pull_timeout_seconds: Annotated[int, Field(strict=True)] = Field(
-        default=1800, ge=1, le=2 * 3600, title="Pull limit (seconds)",
-        description="a whole number of seconds from 1 to 7200",
+    platform: Annotated[str, AfterValidator(rules.platform)] | None = Field(
+        default=None, title="Platform", examples=["linux/amd64", "linux/arm64/v8"],
+        description="An `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm64/v8`. "
+        "An image of another platform that is on the host is pulled anew; with the pull `never` "
+        "the run ends as image error `wrong-platform`. Default: the engine's choice.",
+    )  # fmt: skip
+    user: Annotated[str, Field(strict=True), AfterValidator(rules.user)] | None = Field(
+        default=None, title="User", examples=["1000:1000"],
+        description="A `user` or `user:group`, by name or number, such as `1000:1000`. "
+        "Default: the policy's, or the image's.",
+    )  # fmt: skip
+    network: Annotated[str, AfterValidator(rules.network)] | None = Field(
+        default=None, title="Network",
+        description="`none`, `bridge`, or the name of a network that the policy allows. It is "
+        "never the host's. Default: the policy's, `bridge`.",
+    )  # fmt: skip
+    entrypoint: tuple[
+        Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...
+    ] | None = Field(
+        default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
+        description="An array of strings in place of the image's entrypoint; `[]` for none. "
+        "Default: the image's.",
     )  # fmt: skip
     stop_grace_seconds: Annotated[int, Field(strict=True)] | None = Field(
         default=None, ge=0, le=3600, title="Stop grace (seconds)",
-        description="a whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL",
+        description="A whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL. They "
+        "pass when the time limit or a cancellation stops the container. Default: the policy's, "
+        "10.",
+    )  # fmt: skip
+    pull_timeout_seconds: Annotated[int, Field(strict=True)] = Field(
+        default=1800, ge=1, le=2 * 3600, title="Pull limit (seconds)",
+        description="A whole number of seconds from 1 to 7200. So long may the pull of the image "
+        "take, outside the time limit.",
     )  # fmt: skip
     retry: Retry = Field(
         default_factory=Retry, title="Retries",
-        description="an object with infrastructure, image and exitCodes",
+        description="How many further attempts follow one that failed for a given cause.",
     )  # fmt: skip
-    resources: Resources = Field(
-        default_factory=Resources, title="Limits",
-        description="an object with cpus, memory, pids, shm and gpus",
-    )  # fmt: skip
-    pull: PullMode = Field(
-        default="if-missing", title="Pull", description="if-missing, always or never"
-    )
-    platform: Annotated[str, AfterValidator(rules.platform)] | None = Field(
-        default=None, title="Platform", examples=["linux/amd64", "linux/arm64/v8"],
-        description="os/architecture[/variant], such as linux/amd64 or linux/arm64/v8",
-    )  # fmt: skip
-    cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
-        default=(), title="Cache volumes", description="an array of {name, target}"
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -221,41 +276,59 @@ class Git(_Model):
     """Which ref to check out, and which branch a publish would push."""
 
     starting_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
-        default=None, title="Branch, tag or commit", description="a branch, a tag or a commit"
-    )
+        default=None, title="Branch, tag or commit",
+        description="A branch, a tag or a commit. It is checked out. Default: the repository's "
+        "default branch.",
+    )  # fmt: skip
     new_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
-        default=None, title="Branch to push to", description="a branch name"
-    )
+        default=None, title="Branch to push to",
+        description="A branch name. It is carried and not acted on yet.",
+    )  # fmt: skip
 
 
 class Publish(_Model):
     """What happens to changes in the checkout after the run."""
 
     mode: Literal["none", "branch", "pr"] = Field(
-        default="none", title="Publish", description="none, branch or pr"
-    )
+        default="none", title="Mode",
+        description="One of `none`, `branch` and `pr`. Only `none` runs so far: a task with one "
+        "of the others ends Rejected.",
+    )  # fmt: skip
 
 
 class Skill(_Model):
     """Carried for agents; only its capabilities matter here."""
 
     required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
-        default=(), title="Required capabilities", description="an array of strings"
-    )
+        default=(), title="Required capabilities",
+        description="An array of words. They are added to those of the task.",
+    )  # fmt: skip
 
 
 class Task(_Model):
     """What is to be done."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"container"})
+
     container: Container = Field(
-        default_factory=Container, title="Container", description="an object"
+        default_factory=Container, title="Container",
+        description="The image, the command and their surroundings.",
+    )  # fmt: skip
+    git: Git = Field(
+        default_factory=Git, title="Git", description="What is checked out of the repository."
     )
     instructions: Annotated[str, AfterValidator(rules.text)] | None = Field(
-        default=None, title="Instructions", description="a text, shown in the report"
-    )
-    git: Git = Field(default_factory=Git, title="Git", description="an object")
-    publish: Publish = Field(default_factory=Publish, title="Publish", description="an object")
-    skill: Skill | None = Field(default=None, title="Skill", description="an object")
+        default=None, title="Instructions",
+        description="A text, shown in the run's report.",
+    )  # fmt: skip
+    publish: Publish = Field(
+        default_factory=Publish, title="Publish",
+        description="What happens to changes in the checkout after the run.",
+    )  # fmt: skip
+    skill: Skill | None = Field(
+        default=None, title="Skill",
+        description="Carried for agents; only its capabilities matter here.",
+    )  # fmt: skip
 
 
 class Auth(_Model):
@@ -263,9 +336,9 @@ class Auth(_Model):
 
     repo_auth_ref: Annotated[str, Field(strict=True), AfterValidator(rules.block_name)] | None = (
         Field(
-            default=None, title="Repository credentials",
-            description="the name of a Secret block, whose value is a URL such as "
-            "https://user:token@github.com",
+            default=None, title="Repository credentials", examples=["task-github"],
+            description="The name of a Secret block, whose value is a URL such as "
+            "`https://user:token@github.com`. It opens a private repository.",
         )
     )  # fmt: skip
 
@@ -273,18 +346,30 @@ class Auth(_Model):
 class TaskPayload(_Model):
     """One queue task: the only parameter of the deployment `container-task/docker`."""
 
-    task: Task = Field(default_factory=Task, title="Task", description="an object")
+    needs: ClassVar[frozenset[str]] = frozenset({"task"})
+
     repository: Annotated[str, AfterValidator(rules.repository)] | None = Field(
-        default=None, repr=False, title="Repository",
-        description="an https, http, ssh or git URL, or owner/name on GitHub",
+        default=None, repr=False, title="Repository", examples=["pallets/flask"],
+        description="An https, http, ssh or git URL, `user@host:path`, or `owner/name` on GitHub. "
+        "It is checked out before the command starts. Default: none, and an empty folder.",
     )  # fmt: skip
+    task: Task = Field(
+        default_factory=Task, title="Task", description="What is to be done, and how."
+    )
+    auth: Auth | None = Field(
+        default=None, title="Credentials", description="What opens a private repository."
+    )
     required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
-        default=(), title="Required capabilities", description="an array of strings"
-    )
-    auth: Auth | None = Field(default=None, title="Credentials", description="an object")
+        default=(), title="Required capabilities",
+        description="An array of words. The worker refuses the task unless it has all of them. "
+        "`docker` is added when the container is enabled, `git` when there is a repository, `gpu` "
+        "when GPUs are asked for, `gh` for the publish mode `pr`, and so are the target runtime "
+        "and the capabilities of the skill.",
+    )  # fmt: skip
     target_runtime: Annotated[str, BeforeValidator(rules.keyword)] | None = Field(
-        default=None, title="Target runtime", description="a string"
-    )
+        default=None, title="Target runtime",
+        description="A word. It is carried, and counts as a required capability.",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _derive_capabilities(self) -> Self:
@@ -365,7 +450,7 @@ def _missing(raw: object) -> list[Fault]:
     if not isinstance(container, dict) or not rules.is_true(container.get("enabled")):
         return []
     return [
-        Fault(f"task.container.{key}", f"is missing; it takes {field.description}")
+        Fault(f"task.container.{key}", f"is missing; it takes {accepted(field)}")
         for key, field in Container.model_fields.items()
         if key in {"image", "command"} and container.get(key) is None
     ]

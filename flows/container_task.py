@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
+from pydantic_core import PydanticUndefined
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
@@ -82,7 +83,7 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     try:
         host = HostSettings.from_environment()
         ledger = Ledger(host.workdir, str(runtime.flow_run.id))
-        given = None if payload is PAYLOAD else payload
+        given = None if payload is PydanticUndefined else payload
         return await _until_stopped(given, ledger)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))

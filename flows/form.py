@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from pydantic import Field
 
 # The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
-# enabled already. A run without a payload gets this object in its place.
+# enabled already. A run without a payload gets pydantic's word for undefined.
 PAYLOAD: Any = Field(
     json_schema_extra={"title": "Payload", "default": {"task": {"container": {"enabled": True}}}}
 )

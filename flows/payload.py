@@ -99,12 +99,13 @@ class Retry(_Model):
 
     infrastructure: Annotated[int, Field(strict=True)] = Field(
         default=2, ge=0, le=10, title="After infrastructure failures",
-        description="A whole number from 0 to 10. The engine, the disk or the workspace failed, "
-        "not the task.",
+        description="A whole number from 0 to 10. So many attempts follow where the engine, the "
+        "disk or the workspace failed, not the task.",
     )  # fmt: skip
     image: Annotated[int, Field(strict=True)] = Field(
         default=0, ge=0, le=10, title="After image errors",
-        description="A whole number from 0 to 10. The image could not be had.",
+        description="A whole number from 0 to 10. So many attempts follow where the image could "
+        "not be had.",
     )  # fmt: skip
     exit_codes: dict[
         Annotated[str, AfterValidator(rules.exit_code)],
@@ -112,7 +113,7 @@ class Retry(_Model):
     ] = Field(
         default_factory=dict, title="After exit codes",
         description='An object from exit code to a number from 0 to 10, such as `{"75": 1}`. '
-        "The command ended with that code.",
+        "So many attempts follow where the command ended with that code.",
     )  # fmt: skip
 
 

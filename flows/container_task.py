@@ -83,8 +83,8 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     try:
         host = HostSettings.from_environment()
         ledger = Ledger(host.workdir, str(runtime.flow_run.id))
-        given = None if payload is PydanticUndefined else payload
-        return await _until_stopped(given, ledger)
+        given: object = payload
+        return await _until_stopped(None if given is PydanticUndefined else given, ledger)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
 

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from playwright.async_api import Locator, Page, async_playwright
+from playwright.async_api import Locator, Page, async_playwright, expect
 
 from scripts.stack import DEPLOYMENT, Stack
 
@@ -23,7 +23,8 @@ _ARGUMENTS = (
 )
 # Prefect's pages are dark until somebody has chosen.
 _LIGHT = "localStorage.setItem('color-scheme', JSON.stringify('light'))"
-_PATIENCE_MS = 30_000
+# A busy machine takes long to show a page.
+_PATIENCE_MS = 90_000
 
 
 def chromium() -> str | None:
@@ -34,6 +35,7 @@ def chromium() -> str | None:
 @asynccontextmanager
 async def opened_page(program: str) -> AsyncIterator[Page]:
     """A page in a browser of its own, light and without animations."""
+    expect.set_options(timeout=_PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
         try:

@@ -16,9 +16,10 @@ storage ─► sending       results to where the block Artifact Storage says, a
                          `uploads` decides, `stores` are the places, `upload_journal` remembers
 retention                job folders that have been kept long enough, removed by the sweep
 
-Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
-host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
-(what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
+Beside them: `container_payload` and `payload_model` (the keys of a payload, for machines and in
+Prefect's form), `rules` and `faults` (what a payload may say, and what it is told), `policy` (what
+a host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`,
+`host` (what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
 `removal` (the job's folder), `ownership` and `reclaim` (its files back from whoever the container
 made them), `lanes`, `stops`, `run_notes`, `other_hosts` and `pool_events` (threads for runs, how
 one is stopped, what a worker writes on runs, who is gone, what the pool tells), `pulling`,

@@ -29,7 +29,6 @@ from flows.attempts import (
 )
 from flows.checkout import checkout
 from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
-from flows.form import PAYLOAD
 from flows.host import HostSettings
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
@@ -45,7 +44,7 @@ from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
-from flows.payload import TaskPayload, parse, require_runnable, secrets_of
+from flows.payload import PAYLOAD, TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
 from flows.publication import REPORT_KEY, publish_attempt
 from flows.recovery import CANCELED, settle

@@ -1,26 +1,18 @@
-"""A payload's JSON Schema as Prefect's submit form wants it.
+"""What the models of a payload share: names, null as absence, and a schema for Prefect's form.
 
 One text serves the form, docs/payload.md and the refusals: the `description` of a field, in
 Markdown. Its first sentence says what the field takes, so that a refusal can say "it takes …"; the
-form and the page show all of it.
+form and the page show all of it. A last sentence "Default: …" says what holds without the field
+where the schema has no default to say it.
 """
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-# The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
-# enabled already. A run without a payload gets pydantic's word for undefined.
-PAYLOAD: Any = Field(
-    json_schema_extra={"title": "Payload", "default": {"task": {"container": {"enabled": True}}}}
-)
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
 
 
-class _Model(Protocol):
-    needs: ClassVar[frozenset[str]]
-
-
-def for_the_form(schema: dict[str, Any], model: type[_Model]) -> None:
+def for_the_form(schema: dict[str, Any], model: "type[PayloadModel]") -> None:
     """Change the schema of `model` in place, as its `json_schema_extra`.
 
     The form knows an order by `position` alone, marks as needed what `required` names, and shows a
@@ -40,3 +32,24 @@ def _not_null(found: dict[str, Any]) -> dict[str, Any]:
     if len(kinds) > 1:
         return rest | {"anyOf": kinds}
     return {**(kinds[0] if kinds else {}), **rest}
+
+
+class PayloadModel(BaseModel):
+    """camelCase outside, snake_case inside, frozen, and `null` means absent."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+        json_schema_extra=for_the_form,
+    )
+    # Keys that the form marks as needed, beside those without a default.
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}

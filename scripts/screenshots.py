@@ -24,7 +24,7 @@ from tests.runs import PYTHON
 from tests.weather import Weather
 
 FOLDER = ROOT / "docs" / "images"
-_TALLEST = 1500
+_TALLEST = 2600
 _LARGEST_BYTES = 200_000
 _RUN_SECONDS = 240.0
 _STILL_SECONDS = 0.5
@@ -95,7 +95,7 @@ class Camera:
         await self._page.get_by_role("tablist").get_by_text("Artifacts").click()
         await expect(self._page.get_by_role("link", name="container-run").first).to_be_visible()
         await self._keep("run-artifacts")
-        await self._go(f"/events?resource=prefect.flow-run.{run_id}")
+        await self._go(f"/events?resource=moonmind.task.{run_id}")
         await expect(self._page.get_by_text("moonmind.task").first).to_be_visible()
         await self._keep("events")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Page, expect
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from scripts.browser import HEIGHT, WIDTH, SubmitForm, chromium, opened_page
 from scripts.postgres import Postgres
@@ -28,6 +29,7 @@ _TALLEST = 2600
 _LARGEST_BYTES = 200_000
 _RUN_SECONDS = 240.0
 _STILL_SECONDS = 0.5
+_PAGE_MS = 30_000
 # The names of this machine and of its folders are nobody's business.
 _SETTINGS = {"MOONMIND_WORKER_NAME": "builder-1"}
 
@@ -77,26 +79,21 @@ class Camera:
 
     async def run(self, name: str, run_id: str) -> None:
         """The page of a run, and its artifacts."""
-        await self._go(f"/runs/flow-run/{run_id}")
-        await expect(self._page.locator(".state-badge").first).to_be_visible()
-        await expect(self._page.get_by_text("Finished in state").last).to_be_visible()
+        await self._visit(f"/runs/flow-run/{run_id}", "Finished in state")
         await self._keep(f"run-{name}")
         for artifact in self._artifacts(run_id):
-            await self._go(f"/artifacts/artifact/{artifact['id']}")
-            await expect(self._page.get_by_text(artifact["key"]).first).to_be_visible()
+            await self._visit(f"/artifacts/artifact/{artifact['id']}", artifact["key"])
             await self._keep(f"artifact-{name}-{artifact['key']}")
 
     async def overview(self, run_id: str) -> None:
         """The list of runs, the artifacts of one, and its events."""
-        await self._go("/runs")
-        await expect(self._page.get_by_text("OutOfMemory").first).to_be_visible()
+        await self._visit("/runs", "OutOfMemory")
         await self._keep("runs")
-        await self._go(f"/runs/flow-run/{run_id}")
+        await self._visit(f"/runs/flow-run/{run_id}", "Finished in state")
         await self._page.get_by_role("tablist").get_by_text("Artifacts").click()
         await expect(self._page.get_by_role("link", name="container-run").first).to_be_visible()
         await self._keep("run-artifacts")
-        await self._go(f"/events?resource=moonmind.task.{run_id}")
-        await expect(self._page.get_by_text("moonmind.task").first).to_be_visible()
+        await self._visit(f"/events?resource=moonmind.task.{run_id}", "container.finished")
         await self._keep("events")
 
     def _artifacts(self, run_id: str) -> list[dict[str, Any]]:
@@ -105,8 +102,12 @@ class Camera:
         answer.raise_for_status()
         return list(answer.json())
 
-    async def _go(self, path: str) -> None:
+    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_attempt(3), reraise=True)
+    async def _visit(self, path: str, sign: str) -> None:
+        """Go there and see the text `sign`; again where the server was too busy to answer."""
         await self._page.goto(self._stack.address + path)
+        shown = self._page.locator("body").get_by_text(sign).filter(visible=True).last
+        await expect(shown).to_be_visible(timeout=_PAGE_MS)
         await self._page.wait_for_load_state("networkidle")
 
     async def _keep(self, name: str, height: int = 0) -> None:

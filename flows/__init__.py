@@ -28,9 +28,10 @@ recordings ─► replay     what is known of a run, and the same again on this 
 checkup ◄─ doctor's      `checkup_host`, `checkup_engine` with `engine_probe` and `probe`,
                          `checkup_prefect`, `checkup_blocks`: what each finds, and how to mend it
 
-Beside them: `rules` and `faults` (what a payload may say, and what it is told), `policy` (what a
-host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`, `host`
-(what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
+Beside them: `container_payload` and `payload_model` (the keys of a payload, for machines and in
+Prefect's form), `rules` and `faults` (what a payload may say, and what it is told), `policy` (what
+a host allows), `outcomes`, `evidence` and `usage` (how it ended, and what it used), `events`,
+`host` (what differs by host), `workspace`, `checkout`, `files`, `held_file`, `inside`, `tree` and
 `removal` (the job's folder), `ownership` and `reclaim` (its files back from whoever the container
 made them), `results`, `globs`, `keeping`, `reported_tests` and `results_tables` (what a run left:
 as values, as paths, as files, in numbers, in the UI), `run_artifacts`, `resources`, `picture` and

@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
+from pydantic_core import PydanticUndefined
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
@@ -43,7 +44,7 @@ from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, REPORT_KEY, run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
-from flows.payload import TaskPayload, parse, require_runnable, secrets_of
+from flows.payload import PAYLOAD, TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
 from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle
@@ -72,16 +73,17 @@ _ASK_SECONDS = 20.0
     on_cancellation=[on_cancelled],
     on_crashed=[on_crashed],
 )
-async def container_task(payload: TaskPayload | None = None) -> State[Any]:
+async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     """Run one container for one queue task.
 
     Args:
-        payload: The task, as JSON: which image and command to run, and in what surroundings.
+        payload: Which image and command to run, and in what surroundings.
     """
     try:
         host = HostSettings.from_environment()
         ledger = Ledger(host.workdir, str(runtime.flow_run.id))
-        return await _until_stopped(payload, ledger)
+        given: object = payload
+        return await _until_stopped(None if given is PydanticUndefined else given, ledger)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
 

@@ -85,8 +85,16 @@ def _fault(model: type[BaseModel], loc: tuple[int | str, ...], item: Any) -> Fau
         message = str(item["ctx"]["error"])
     else:
         message = _MESSAGES.get(item["type"], "is not acceptable: " + item["msg"])
-    accepted = f"; it takes {field.description}" if field and field.description else ""
-    return Fault(path, message + accepted)
+    return Fault(path, f"{message}; it takes {accepted(field)}" if field else message)
+
+
+def accepted(field: FieldInfo) -> str:
+    """What a field takes, to end a sentence: the keys of its model, or what is said of it first."""
+    if (model := _alone(field.annotation)) is not None:
+        *others, last = _by_alias(model)
+        return "an object with " + " and ".join(filter(None, (", ".join(others), last)))
+    first = (field.description or "").partition(". ")[0].rstrip(".").replace("`", "")
+    return first[:1].lower() + first[1:]
 
 
 def _resolve(
@@ -111,6 +119,13 @@ def _resolve(
 
 def _by_alias(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _alone(annotation: object) -> type[BaseModel] | None:
+    """The model that is all an annotation allows, but for null."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    only = kinds[0] if len(kinds) == 1 else None
+    return only if isinstance(only, type) and issubclass(only, BaseModel) else None
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

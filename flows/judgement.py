@@ -13,7 +13,8 @@ from flows.repository import Remote
 from flows.rules import memory_bytes
 
 if TYPE_CHECKING:
-    from flows.payload import Container, TaskPayload
+    from flows.container_payload import Container
+    from flows.payload import TaskPayload
     from flows.policy import Policy
 
 _BLOCK = "the block moonmind-container-policy/default"

@@ -19,7 +19,8 @@ from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
 from flows.text import one_line
 
 if TYPE_CHECKING:
-    from flows.payload import Container, TaskPayload
+    from flows.container_payload import Container
+    from flows.payload import TaskPayload
     from flows.policy import Policy
 
 # What may lie between the compilation of a spec and its container's removal, beside the pull, the

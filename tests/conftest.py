@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Page
 from prefect.logging import disable_run_logger
 
+from scripts.browser import chromium, opened_page
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
 from tests.registry import Registry
@@ -135,3 +137,15 @@ def weather(stack: Stack) -> Weather:
 def processes(stack: Stack) -> Weather:
     """The stack, and runs in processes of their own, on a pool of Prefect's type `process`."""
     return Weather.over_pool(stack, "processes", "process")
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page of a headless Chromium."""
+    program = chromium()
+    if program is None:
+        if IN_CI:
+            pytest.fail("chromium is not installed")
+        pytest.skip("chromium is not installed: install it, or run scripts/test")
+    async with opened_page(program) as page:
+        yield page

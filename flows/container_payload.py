@@ -1,0 +1,168 @@
+"""The models of `task.container`: the image, the command and their surroundings.
+
+Unknown keys are refused here, where a misspelt limit must not be ignored. The order of the fields
+is that of the submit form and of docs/payload.md: what most tasks need comes first.
+"""
+
+from collections import Counter
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from flows import rules
+from flows.container_parts import CacheVolume, Output, Resources, Retry
+from flows.payload_model import PayloadModel
+
+PullMode = Literal["if-missing", "always", "never"]
+
+
+def _distinct_targets(volumes: tuple[CacheVolume, ...]) -> tuple[CacheVolume, ...]:
+    for target, count in Counter(volume.target for volume in volumes).items():
+        if count > 1:
+            raise ValueError(f"mounts more than one volume at {target}")
+    return volumes
+
+
+class Container(PayloadModel):
+    """The image, the command and their surroundings."""
+
+    model_config = ConfigDict(extra="forbid")
+    needs: ClassVar[frozenset[str]] = frozenset({"enabled", "image", "command"})
+
+    enabled: Annotated[bool, BeforeValidator(rules.flag)] = Field(
+        default=False, title="Run in a container",
+        description="True or false. Leave it on: this runner runs container tasks only.",
+    )  # fmt: skip
+    image: Annotated[str, AfterValidator(rules.image)] | None = Field(
+        default=None, title="Image", examples=["python:3.12-slim"],
+        description="An image name, `name[:tag][@sha256:digest]`, such as `python:3.12-slim`. "
+        "It may begin with a registry.",
+    )  # fmt: skip
+    command: Annotated[
+        tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...],
+        AfterValidator(rules.command),
+    ] | None = Field(
+        default=None, title="Command", examples=[["python", "-m", "pytest"]],
+        # As `min_length`, an array whose strings are all bad would be called empty as well.
+        json_schema_extra={"minItems": 1},
+        description='A non-empty array of strings, such as `["bash", "-lc", "make test"]`: the '
+        "program, then each of its arguments. Nothing splits them, and no shell sees them: for a "
+        "script, name the shell. They replace the image's command; the image's entrypoint stays.",
+    )  # fmt: skip
+    resources: Resources = Field(
+        default_factory=Resources, title="Limits",
+        description="Hard limits for processors, memory and the like.",
+    )  # fmt: skip
+    timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
+        description="A whole number of seconds from 1 to 2592000, which is 30 days. It counts "
+        "from the container's start, so that a slow pull takes nothing from it. Default: the "
+        "worker's, 3600.",
+    )  # fmt: skip
+    env: dict[
+        Annotated[str, AfterValidator(rules.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(rules.argument)],
+    ] = Field(
+        default_factory=dict, title="Environment", examples=[{"CI": "1"}],
+        description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
+        'are refused: write `"3"`. `JOB_ID`, `REPOSITORY` and `ARTIFACT_DIR` are reserved. The '
+        "values are stored with the run, so secrets do not belong here.",
+    )  # fmt: skip
+    secrets: dict[
+        Annotated[str, AfterValidator(rules.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(rules.block_name)],
+    ] = Field(
+        default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
+        description="An object from environment variable to the name of a Secret block, such as "
+        '`{"NUGET_TOKEN": "task-nuget"}`. The container finds the value in the variable, and '
+        "nothing stores it.",
+    )  # fmt: skip
+    cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
+        default=(), title="Cache volumes",
+        description="An array of volumes, each with `name` and `target`. They outlive the run, "
+        "as package caches do.",
+    )  # fmt: skip
+    outputs: Annotated[tuple[Output, ...], AfterValidator(rules.outputs)] = Field(
+        default=(), title="Outputs",
+        examples=[[{"path": "build/**/*.zip", "required": True}]],
+        json_schema_extra={"maxItems": rules.MAX_OUTPUTS},
+        description="An array of outputs, each with `path`, `required` and `type`, at most 100. "
+        "They are the files that the task is to leave.",
+    )  # fmt: skip
+    workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
+        default=None, title="Working directory",
+        examples=["/work/agent_jobs/<job_id>/repo/server"],
+        description="An absolute path inside the container; `<job_id>` stands for the run's id. "
+        "The folder must exist. Default: the checkout, `/work/agent_jobs/<job_id>/repo`.",
+    )  # fmt: skip
+    artifacts_subdir: Annotated[str, AfterValidator(rules.subdir)] = Field(
+        default="container", title="Artifacts folder",
+        description="One to eight plain path segments, such as `container` or `reports/unit`. "
+        "It is the folder for this task's files below `artifacts/`.",
+    )  # fmt: skip
+    pull: PullMode = Field(
+        default="if-missing", title="Pull",
+        description="One of `if-missing`, `always` and `never`. It says when the image is pulled.",
+    )  # fmt: skip
+    platform: Annotated[str, AfterValidator(rules.platform)] | None = Field(
+        default=None, title="Platform", examples=["linux/amd64", "linux/arm64/v8"],
+        description="An `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm64/v8`. "
+        "An image of another platform that is on the host is pulled anew; with the pull `never` "
+        "the run ends as image error `wrong-platform`. Default: the engine's choice.",
+    )  # fmt: skip
+    user: Annotated[str, Field(strict=True), AfterValidator(rules.user)] | None = Field(
+        default=None, title="User", examples=["1000:1000"],
+        description="A `user` or `user:group`, by name or number, such as `1000:1000`. "
+        "Default: the policy's, or the image's.",
+    )  # fmt: skip
+    network: Annotated[str, AfterValidator(rules.network)] | None = Field(
+        default=None, title="Network",
+        description="`none`, `bridge`, or the name of a network that the policy allows. It is "
+        "never the host's. Default: the policy's, `bridge`.",
+    )  # fmt: skip
+    entrypoint: tuple[
+        Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...
+    ] | None = Field(
+        default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
+        description="An array of strings in place of the image's entrypoint; `[]` for none. "
+        "Default: the image's.",
+    )  # fmt: skip
+    stop_grace_seconds: Annotated[int, Field(strict=True)] | None = Field(
+        default=None, ge=0, le=3600, title="Stop grace (seconds)",
+        description="A whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL. They "
+        "pass when the time limit or a cancellation stops the container. Default: the policy's, "
+        "10.",
+    )  # fmt: skip
+    pull_timeout_seconds: Annotated[int, Field(strict=True)] = Field(
+        default=1800, ge=1, le=2 * 3600, title="Pull limit (seconds)",
+        description="A whole number of seconds from 1 to 7200. So long may the pull of the image "
+        "take, outside the time limit.",
+    )  # fmt: skip
+    retry: Retry = Field(
+        default_factory=Retry, title="Retries",
+        description="How many further attempts follow one that failed for a given cause.",
+    )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_variable_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        maps = {key: data[key] for key in ("env", "secrets") if isinstance(data.get(key), dict)}
+        given = {
+            key: {name: value for name, value in variables.items() if value is not None}
+            for key, variables in maps.items()
+        }
+        return data | given
+
+    @model_validator(mode="after")
+    def _secrets_are_not_in_env(self) -> Self:
+        if twice := sorted(self.secrets.keys() & self.env.keys()):
+            raise ValueError(f"has {', '.join(twice)} in env and in secrets; leave one of them out")
+        return self

@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote as encoded
@@ -26,7 +27,7 @@ from flows.stages import Prepared, RetryRules
 from flows.workspace import Workspace
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http
 from tests.runs import BUSYBOX, PYTHON, Runner, payload
-from tests.specs import IMAGE, NOW, compiled
+from tests.specs import IMAGE, compiled
 from tests.strategies import bounded, enabled, valid_payloads
 
 ODD = [
@@ -151,7 +152,7 @@ async def test_the_command_makes_the_container_that_the_runner_makes(
     job, policy = str(uuid4()), POLICY if container else Policy()
     workspace = Workspace(folder / "jobs", job)
     raw = enabled(image=BUSYBOX, pull="never", **container)
-    spec = compiled(raw, workspace.mount, Run(job, 1, "host", NOW), policy)
+    spec = compiled(raw, workspace.mount, Run(job, 1, "host", datetime.now(UTC)), policy)
     workspace.create(spec.artifacts_subdir)
     command = docker_run(prepared(spec, folder), None)
     assert command.count("docker run --rm --init") == 1

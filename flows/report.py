@@ -12,7 +12,7 @@ from flows.messages import not_uploaded
 from flows.outcomes import Outcome, OutcomeName, StoppedBy, signal_name
 from flows.reproduction import image_name
 from flows.resources import resource_rows
-from flows.run_json import Artifact, RunReport
+from flows.run_json import Artifact, OutputReport, RunReport, TestsReport
 from flows.sizes import duration, size
 from flows.stages import Upload
 from flows.text import shown_lines
@@ -51,6 +51,8 @@ def markdown(
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     sections: tuple[Iterable[str], ...] = (
         _ending(report, log, upload),
+        _tests(report.tests),
+        _outputs(report.outputs or ()),
         _stages(report),
         _resources(report),
         _attempts(attempts),
@@ -84,6 +86,43 @@ def _sentence(text: str) -> str:
     """A stranger's words as a sentence; what begins with a name keeps its spelling."""
     first = text.partition(" ")[0]
     return escape(f"{text[0].upper()}{text[1:]}" if first.isalpha() else text) + "."
+
+
+def _tests(tests: TestsReport | None) -> Iterable[str]:
+    """What the test reports say, the failures by name."""
+    if tests is None or not tests.total + tests.unreadable:
+        return
+    counts = (
+        ("passed", tests.passed),
+        ("failed", tests.failed),
+        ("broke off", tests.errors),
+        ("skipped", tests.skipped),
+    )
+    yield f"## Tests ({tests.total:,})"
+    yield ", ".join(f"{number:,} {what}" for what, number in counts if number) + "."
+    if tests.failures:
+        yield "\n".join(f"- {code(name)}" for name in tests.failures)
+    more = tests.failed + tests.errors - len(tests.failures)
+    further = f"and {more:,} more; " if more else ""
+    yield f"{further}`container-run-tests` has each with its message."
+    for unread in tests.unreadable_reports:
+        yield f"The report {code(unread.path)} could not be read: {escape(unread.reason)}."
+
+
+def _outputs(outputs: Sequence[OutputReport]) -> Iterable[str]:
+    """What the task was to leave, and what of it there is."""
+    if not outputs:
+        return
+    yield "## Outputs"
+    yield "\n".join(f"- {code(each.path)}: {_left(each)}" for each in outputs)
+    yield "`container-run-outputs` has each file: its checksum, or why it is not kept."
+
+
+def _left(output: OutputReport) -> str:
+    files = "1 file" if output.collected == 1 else f"{output.collected:,} files"
+    missing = "**missing, and required**" if output.required else "missing"
+    found = missing if output.missing else f"{files}, {size(output.collected_bytes)}"
+    return f"{found}, {output.rejected:,} rejected" if output.rejected else found
 
 
 def _stages(report: RunReport) -> Iterable[str]:

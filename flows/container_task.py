@@ -40,6 +40,7 @@ from flows.limits import (
     flow_seconds,
 )
 from flows.logs import Journal
+from flows.masking import Masker
 from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, REPORT_KEY, run_name
 from flows.other_hosts import attempts_elsewhere
@@ -260,8 +261,9 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
     )
     # Before anything is made: a block that is missing is found here.
-    await container_secrets(spec.secrets)
+    variables = await container_secrets(spec.secrets)
     remote = await _remote(payload)
+    masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
     if earlier:
         await prepare_again(workspace, spec, get_run_logger())
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
@@ -293,6 +295,7 @@ async def _prepare(raw: object, ledger: Ledger) -> Attempt:
         ),
         prepare_seconds=round(time.monotonic() - started, 3),
         policy=policy,
+        withheld=tuple(name for name, value in spec.env.items() if masker.text(value) != value),
     )
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)

@@ -35,15 +35,22 @@ def docker_run(prepared: Prepared, image: Image | None) -> str:
     spec = prepared.spec
     arguments = create_arguments(spec, image or Image(""), _NEWEST_API)
     job_folder = _job_folder(spec)
+    environment = arguments["environment"].items()
+    shown = {name: value for name, value in environment if name not in prepared.withheld}
     options = [
         f'--volume "$PWD"/{quote(spec.job_id)}:{quote(job_folder)}',
-        *(f"--env {quote(name)}" for name in spec.secrets),
-        *_options({**arguments, "mounts": _caches(arguments, job_folder)}),
+        *(f"--env {quote(name)}" for name in secret_variables(prepared)),
+        *_options({**arguments, "environment": shown, "mounts": _caches(arguments, job_folder)}),
     ]
     entrypoint: list[str] = arguments.get("entrypoint", [])
     last = [image_name(spec.image, image.digest if image else None), *entrypoint[1:], *spec.command]
     lines = ["docker run --rm --init", *options, " ".join(map(quote, last))]
     return f"{_make_folder(prepared)} &&\n{_NEXT_LINE.join(lines)}"
+
+
+def secret_variables(prepared: Prepared) -> tuple[str, ...]:
+    """The environment variables whose values the command takes from its caller's environment."""
+    return (*prepared.spec.secrets, *prepared.withheld)
 
 
 def image_name(image: str, digest: str | None) -> str:

@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from flows.files import Listing
 from flows.outcomes import FailureClass, OutcomeName, StoppedBy
-from flows.reproduction import docker_run
+from flows.reproduction import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
@@ -228,7 +228,7 @@ def build(
         usage=Used(**asdict(outcome.usage)),
         outputs=_outputs(outcome.results) if outcome.results else None,
         tests=_tests(outcome.results.tests) if outcome.results and outcome.results.tests else None,
-        secrets=sorted(spec.secrets),
+        secrets=sorted(secret_variables(prepared)),
         docker_run=docker_run(prepared, outcome.image),
         artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
         artifacts_left_out=found.left_out,

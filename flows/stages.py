@@ -35,7 +35,7 @@ class RetryRules:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What runs, where, and within which rules. `repository` is the payload's, without
-    credentials."""
+    credentials; `withheld` are the variables of the payload that repeat a secret."""
 
     workspace: Workspace
     spec: ContainerSpec
@@ -45,6 +45,7 @@ class Prepared:
     retry: RetryRules
     prepare_seconds: float
     policy: Policy | None = None
+    withheld: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,32 +45,34 @@ PAYLOAD = [
     Mistake(
         "The image has capital letters",
         "task.container.image: is 'mcr.microsoft.com/DotNet/SDK:8.0', not an image name: what "
-        "stands before the tag is lower-case; it takes an image name, name[:tag][@sha256:digest]",
+        "stands before the tag is lower-case; it takes an image name, name[:tag][@sha256:digest], "
+        "such as python:3.12-slim",
         {"image": "mcr.microsoft.com/DotNet/SDK:8.0"},
     ),
     Mistake(
         "The image is an address",
         "task.container.image: is 'https://registry.example.org/team/sdk:8', not an image name: "
-        "leave 'https://' out; it takes an image name, name[:tag][@sha256:digest]",
+        "leave 'https://' out; it takes an image name, name[:tag][@sha256:digest], such as "
+        "python:3.12-slim",
         {"image": "https://registry.example.org/team/sdk:8"},
     ),
     Mistake(
         "The command is one string",
         "task.container.command: is not an array; it takes a non-empty array of strings, such as "
-        '["bash", "-lc", "make test"]',
+        '["bash", "-lc", "make test"]: the program, then each of its arguments',
         {"command": "make test"},
     ),
     Mistake(
         "A variable is a number",
         "task.container.env.BUILD: is not a string: put it in double quotes; it takes an object "
-        "of string to string",
+        'of string to string, such as {"CI": "1"}',
         {"env": {"BUILD": 42}},
     ),
     Mistake(
         "A variable is the runner's own",
         "task.container.env.ARTIFACT_DIR: is reserved: the runner sets JOB_ID, REPOSITORY, "
         "ARTIFACT_DIR itself; leave it out, or give yours another name; it takes an object of "
-        "string to string",
+        'string to string, such as {"CI": "1"}',
         {"env": {"ARTIFACT_DIR": "/out"}},
     ),
     Mistake(
@@ -89,7 +91,7 @@ PAYLOAD = [
     Mistake(
         "The time limit is a text",
         "task.container.timeoutSeconds: is not a whole number; it takes a whole number of seconds "
-        "from 1 to 2592000",
+        "from 1 to 2592000, which is 30 days",
         {"timeoutSeconds": "1h"},
     ),
     Mistake(
@@ -113,7 +115,7 @@ PAYLOAD = [
     Mistake(
         "The repository is a folder",
         "repository: is neither a git URL nor owner/name; it takes an https, http, ssh or git URL, "
-        "or owner/name on GitHub",
+        "user@host:path, or owner/name on GitHub",
         outside={"repository": "/home/me/game"},
     ),
     Mistake(

@@ -34,7 +34,9 @@ def test_the_canonical_form_fills_in_defaults_and_capabilities() -> None:
     expected = copy.deepcopy(FULL)
     expected["requiredCapabilities"] = ["docker", "git"]
     expected["task"]["container"]["resources"]["cpus"] = 8.0
-    expected["task"]["container"] |= {"retry": RETRY, "pullTimeoutSeconds": 1800, "secrets": {}}
+    expected["task"]["container"] |= {
+        "retry": RETRY, "pullTimeoutSeconds": 1800, "secrets": {}, "outputs": [],
+    }  # fmt: skip
     assert parse(FULL).canonical() == expected
 
 
@@ -51,6 +53,7 @@ def test_what_is_left_out_gets_its_default() -> None:
         "retry": RETRY,
         "pullTimeoutSeconds": 1800,
         "secrets": {},
+        "outputs": [],
     }
     assert parse({}).canonical()["task"]["publish"] == {"mode": "none"}
 

@@ -1,5 +1,6 @@
 """What the screenshots show: a small project on a git server, and tasks that end in each way."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.runs import PYTHON
@@ -65,6 +66,11 @@ PROJECT = {
     "rounding": {"prices.py": _PRICES.format("sum(basket) // 5 * 5")},
 }
 _PYTEST = ["sh", "-c", "python -m pytest --junitxml $ARTIFACT_DIR/test-results/baskets.xml"]
+_OUTPUTS: list[dict[str, object]] = [
+    {"path": "$ARTIFACT_DIR/test-results/*.xml", "required": True, "type": "junit"},
+    {"path": "prices*.py", "required": True},
+    {"path": "coverage/"},
+]
 
 
 def tasks(repository: str) -> dict[str, Any]:
@@ -73,16 +79,19 @@ def tasks(repository: str) -> dict[str, Any]:
         "out-of-memory": _payload(
             repository, "Make the album's thumbnails", ["python", "thumbnails.py"], memory="96m"
         ),
-        "succeeded": _payload(repository, "Run the unit tests", _PYTEST),
+        "succeeded": _payload(
+            repository, "Run the unit tests", _PYTEST, outputs=_OUTPUTS
+        ),
         "failed": _payload(
-            repository, "Run the unit tests of the new rounding", _PYTEST, branch="rounding"
+            repository, "Run the unit tests of the new rounding", _PYTEST, branch="rounding",
+            outputs=_OUTPUTS,
         ),
     }  # fmt: skip
 
 
 def _payload(
     repository: str, instructions: str, command: list[str], *, branch: str = "main",
-    memory: str = "512m",
+    memory: str = "512m", outputs: Sequence[Mapping[str, object]] = (),
 ) -> Any:  # fmt: skip
     container = {
         "enabled": True,
@@ -90,6 +99,7 @@ def _payload(
         "command": command,
         "env": {"PYTHONDONTWRITEBYTECODE": "1"},
         "resources": {"cpus": 0.6, "memory": memory},
+        "outputs": list(outputs),
         "timeoutSeconds": 600,
     }
     task = {"instructions": instructions, "git": {"startingBranch": branch}, "container": container}

@@ -7,7 +7,6 @@ Glue that Prefect can show. What a task means is decided in `flows.spec`, how it
 import asyncio
 import time
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -20,15 +19,12 @@ from prefect.context import FlowRunContext
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 from pydantic_core import PydanticUndefined
 
-from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows import report
 from flows.attempts import (
     execute_attempt,
     finish_attempt,
-    prepare_again,
 )
-from flows.checkout import checkout
-from flows.errors import ContainerTaskError, HostMisconfigured, PayloadError
+from flows.errors import ContainerTaskError, PayloadError
 from flows.host import HostSettings
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
@@ -39,22 +35,15 @@ from flows.limits import (
     execute_seconds,
     flow_seconds,
 )
-from flows.logs import Journal
-from flows.masking import Masker
 from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, REPORT_KEY, run_name
-from flows.other_hosts import attempts_elsewhere
 from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
-from flows.payload import PAYLOAD, TaskPayload, parse, require_runnable, secrets_of
-from flows.policy import Policy
+from flows.payload import PAYLOAD, TaskPayload, secrets_of
+from flows.preparation import prepare_attempt
 from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle
-from flows.repository import Remote
-from flows.secret_blocks import container_secrets, with_credentials
-from flows.spec import Run, compile_spec
-from flows.stages import Attempt, Prepared, RetryRules, backoff_seconds, is_retried
+from flows.stages import Attempt, backoff_seconds, is_retried
 from flows.stops import Stop, Why, stop_of
-from flows.workspace import Workspace
 
 T = TypeVar("T")
 
@@ -160,7 +149,7 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
     if unfinished is not None and not unfinished.published and _may_go_on(unfinished):
         return unfinished
     try:
-        return await _prepare(payload, ledger)
+        return await prepare_attempt(payload, ledger, get_run_logger())
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
@@ -239,92 +228,6 @@ def _may_go_on(unfinished: Attempt) -> bool:
 
 def _raw_payload() -> object:
     return runtime.flow_run.parameters.get("payload")
-
-
-async def _prepare(raw: object, ledger: Ledger) -> Attempt:
-    started = time.monotonic()
-    payload = parse(raw)
-    require_runnable(payload)
-    host = HostSettings.from_environment()
-    host.require_capabilities(payload)
-    policy = await _policy()
-    known = {each.prepared.spec.attempt for each in ledger.attempts()}
-    earlier = max({0, *known, await _attempts_elsewhere(known)})
-    run = Run(
-        job_id=ledger.job_id,
-        attempt=earlier + 1,
-        worker=host.worker,
-        now=datetime.now(UTC),
-    )
-    workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
-    spec = compile_spec(
-        payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
-    )
-    # Before anything is made: a block that is missing is found here.
-    variables = await container_secrets(spec.secrets)
-    remote = await _remote(payload)
-    masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
-    if earlier:
-        await prepare_again(workspace, spec, get_run_logger())
-    await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
-    try:
-        with Journal(workspace.execute_log, workspace.folder, get_run_logger()) as journal:
-            journal.say(f"Prepared {workspace.folder}")
-            commit = None
-            if remote:
-                pinned = "*" not in policy.allowed_repositories
-                ref = payload.task.git.starting_branch
-                commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
-                journal.say(f"Checked out {remote.display} at {commit}")
-        workspace.require_workdir(spec)
-    except BaseException:
-        if not earlier:
-            await asyncio.to_thread(workspace.remove)
-        raise
-    rules = payload.task.container.retry
-    prepared = Prepared(
-        workspace=workspace,
-        spec=spec,
-        repository=remote.display if remote else None,
-        commit=commit,
-        instructions=payload.task.instructions,
-        retry=RetryRules(
-            rules.infrastructure,
-            rules.image,
-            {int(code): times for code, times in rules.exit_codes.items()},
-        ),
-        prepare_seconds=round(time.monotonic() - started, 3),
-        policy=policy,
-        withheld=tuple(name for name, value in spec.env.items() if masker.text(value) != value),
-    )
-    attempt = Attempt(prepared, started_at=datetime.now(UTC))
-    ledger.put(attempt)
-    return attempt
-
-
-async def _remote(payload: TaskPayload) -> Remote | None:
-    """The repository, with its credentials."""
-    if payload.repository is None:
-        return None
-    remote = Remote.parse(payload.repository)
-    block = payload.auth.repo_auth_ref if payload.auth else None
-    return await with_credentials(remote, block) if block else remote
-
-
-async def _policy() -> Policy:
-    try:
-        return (await ContainerPolicy.in_force()).plain()
-    except PolicyUnreadable as error:
-        raise HostMisconfigured(str(error)) from error
-
-
-async def _attempts_elsewhere(known: set[int]) -> int:
-    """The last attempt that other hosts began, at a run that was started before; `known` are those
-    of this one."""
-    if not runtime.flow_run.run_count or runtime.flow_run.run_count < 2:
-        return 0
-    async with get_client() as client:
-        return await attempts_elsewhere(client, UUID(str(runtime.flow_run.id)), known)
 
 
 async def _is_asked_for_again() -> bool:

@@ -12,15 +12,16 @@ from flows.messages import not_uploaded
 from flows.outcomes import Outcome, OutcomeName, StoppedBy, signal_name
 from flows.reproduction import image_name
 from flows.resources import resource_rows
-from flows.run_json import Artifact, OutputReport, RunReport, TestsReport
+from flows.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsReport
 from flows.sizes import duration, size
 from flows.stages import Upload
-from flows.text import shown_lines
+from flows.text import one_line, shown_lines
 from flows.uploads import file_address
 
 _LISTED_IN_REPORT = 50
 # A payload may hold half a megabyte.
 _LONGEST_COMMAND = 8000
+_LONGEST_MESSAGE = 200
 _BAR = 20
 PICTURE = "metadata/usage.svg"
 _HEADINGS = {
@@ -101,12 +102,16 @@ def _tests(tests: TestsReport | None) -> Iterable[str]:
     yield f"## Tests ({tests.total:,})"
     yield ", ".join(f"{number:,} {what}" for what, number in counts if number) + "."
     if tests.failures:
-        yield "\n".join(f"- {code(name)}" for name in tests.failures)
+        yield "\n".join(f"- {code(each.name)}{_said(each)}" for each in tests.failures)
     more = tests.failed + tests.errors - len(tests.failures)
     further = f"and {more:,} more; " if more else ""
-    yield f"{further}`container-run-tests` has each with its message."
+    yield f"{further}`container-run-tests` has all of them."
     for unread in tests.unreadable_reports:
         yield f"The report {code(unread.path)} could not be read: {escape(unread.reason)}."
+
+
+def _said(test: FailedTest) -> str:
+    return f": {escape(one_line(test.message, _LONGEST_MESSAGE))}" if test.message else ""
 
 
 def _outputs(outputs: Sequence[OutputReport]) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """`run.json`: the facts of one attempt. Pure; nothing here writes or talks to anybody."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -76,6 +77,13 @@ class UnreadableTestReport(_Model):
     reason: str
 
 
+class FailedTest(_Model):
+    """A test that failed or broke off."""
+
+    name: str
+    message: str = Field(description="the first of what it says, on one line")
+
+
 class TestsReport(_Model):
     """What the test reports say together."""
 
@@ -91,7 +99,7 @@ class TestsReport(_Model):
     files: int = Field(ge=0, description="reports that were read")
     unreadable: int = Field(ge=0, description="reports that were not, and do not count")
     unreadable_reports: list[UnreadableTestReport] = Field(description="the first of these")
-    failures: list[str] = Field(description="the first tests that failed, by name")
+    failures: list[FailedTest] = Field(description="the first tests that failed")
 
 
 class Limits(_Model):
@@ -261,7 +269,10 @@ def _tests(tests: ReportedTests) -> TestsReport:
         files=tests.files,
         unreadable=tests.unreadable_files,
         unreadable_reports=[UnreadableTestReport(**asdict(each)) for each in tests.unreadable],
-        failures=[case.short_name for case in tests.failures[:MAX_NAMED]],
+        failures=[
+            FailedTest(name=case.short_name, message=case.message)
+            for case in tests.failures[:MAX_NAMED]
+        ],
     )
 
 
@@ -285,4 +296,8 @@ def _flat(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
             case list():
                 yield f"{path}{key}", ", ".join(map(str, value))
             case _:
-                yield f"{path}{key}", "" if value is None else str(value)
+                yield f"{path}{key}", value if isinstance(value, str) else _plain(value)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else json.dumps(value)

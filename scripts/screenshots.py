@@ -16,6 +16,7 @@ from typing import Any
 from playwright.async_api import Page, expect
 from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
+from flows.naming import REPORT_KEY
 from scripts.browser import HEIGHT, WIDTH, SubmitForm, chromium, opened_page
 from scripts.postgres import Postgres
 from scripts.screenshot_tasks import PROJECT, tasks
@@ -63,6 +64,7 @@ class Camera:
     def __init__(self, page: Page, stack: Stack) -> None:
         self._page = page
         self._stack = stack
+        self._shown: set[str] = set()
 
     async def forms(self) -> str:
         """The form, filled in and submitted once with something wrong; returns that run."""
@@ -78,12 +80,20 @@ class Camera:
         return await form.submit()
 
     async def run(self, name: str, run_id: str) -> None:
-        """The page of a run, and its artifacts."""
+        """The page of a run, its report, and what artifacts no run before it had."""
         await self._visit(f"/runs/flow-run/{run_id}", "Finished in state")
         await self._keep(f"run-{name}")
         for artifact in self._artifacts(run_id):
-            await self._visit(f"/artifacts/artifact/{artifact['id']}", artifact["key"])
-            await self._keep(f"artifact-{name}-{artifact['key']}")
+            key = artifact["key"]
+            if key in self._shown:
+                continue
+            await self._visit(f"/artifacts/artifact/{artifact['id']}", key)
+            if key == REPORT_KEY:
+                await self._keep(f"report-{name}")
+                await self._keep(f"report-{name}-top", HEIGHT)
+            else:
+                await self._keep(f"artifact-{key}")
+                self._shown.add(key)
 
     async def overview(self, run_id: str) -> None:
         """The list of runs, the artifacts of one, and its events."""

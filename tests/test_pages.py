@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+
 # What `prefect.cli.app` calls, which is a function: its words could not be parsed alone.
 from prefect.cli._app import _app as prefect
 

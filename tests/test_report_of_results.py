@@ -23,13 +23,16 @@ def test_the_tests_that_failed_stand_below_the_outcome_by_name() -> None:
     seen = shown(Results(tests=tests))
     assert seen.text.index("Tests (412)") < seen.text.index("Stages")
     assert "408 passed, 1 failed, 1 broke off, 2 skipped." in seen.text
-    assert seen.points[:2] == ["FooTest.test_bar", "FooTest.test_baz"]
-    assert "container-run-tests has each with its message." in seen.text
+    assert seen.points[:2] == [
+        "FooTest.test_bar: expected 4",
+        "FooTest.test_baz: boom",
+    ]
+    assert "container-run-tests has all of them." in seen.text
 
 
 def test_failures_that_are_not_named_are_counted() -> None:
     seen = shown(Results(tests=ReportedTests(failed=1_500, files=1, rows=FAILURES)))
-    assert "and 1,498 more; container-run-tests has each" in seen.text
+    assert "and 1,498 more; container-run-tests has all" in seen.text
 
 
 def test_a_test_report_that_could_not_be_read_is_told() -> None:
@@ -67,7 +70,7 @@ def test_hostile_names_of_tests_and_outputs_stay_text(text: str) -> None:
         failed=1,
         files=1,
         unreadable_files=1,
-        rows=(Case("", text, "failed"),),
+        rows=(Case("", text, "failed", message=text),),
         unreadable=(UnreadableReport(text, text),),
     )
     results = Results((OutputResult(text, True, "file"),), tests=tests)

@@ -102,7 +102,8 @@ async def test_tests_that_failed_are_in_the_state_and_on_the_page(runner: Runner
     assert (facts["outcome"], facts["failureClass"]) == ("failed", "exit-code")
     assert facts["tests"] == {
         "total": 4, "passed": 2, "failed": 2, "errors": 0, "skipped": 0, "flaky": 0, "files": 2,
-        "unreadable": 0, "unreadableReports": [], "failures": ["FooTest.bar", "FooTest.bar"],
+        "unreadable": 0, "unreadableReports": [],
+        "failures": [{"name": "FooTest.bar", "message": "expected nothing"}] * 2,
     }  # fmt: skip
     rows = json.loads((await artifacts_of(done))["container-run-tests"])
     assert [row["result"] for row in rows] == ["FAILED", "FAILED", "passed", "passed"]

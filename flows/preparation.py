@@ -1,0 +1,141 @@
+"""What happens before a container: the payload judged, its spec decided, its folder and checkout
+made. The attempt is in the ledger when it is prepared."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect import get_client, runtime
+
+from blocks.policy import ContainerPolicy, PolicyUnreadable
+from flows.attempts import prepare_again
+from flows.checkout import checkout
+from flows.container_parts import Retry
+from flows.errors import HostMisconfigured
+from flows.host import HostSettings
+from flows.ledger import Ledger
+from flows.logs import Journal, Logger
+from flows.masking import Masker
+from flows.other_hosts import attempts_elsewhere
+from flows.payload import TaskPayload, parse, require_runnable
+from flows.policy import Policy
+from flows.repository import Remote
+from flows.secret_blocks import container_secrets, with_credentials
+from flows.spec import ContainerSpec, Run, compile_spec
+from flows.stages import Attempt, Prepared, RetryRules
+from flows.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """Everything about an attempt of which nothing is made yet; `earlier` attempts were."""
+
+    payload: TaskPayload
+    policy: Policy
+    workspace: Workspace
+    spec: ContainerSpec
+    remote: Remote | None
+    withheld: tuple[str, ...]
+    earlier: int
+
+
+async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attempt:
+    """Decide what the next attempt runs, and make its folder and checkout.
+
+    Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
+    """
+    started = time.monotonic()
+    decided = await _decided(raw, ledger)
+    workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
+    if earlier:
+        await prepare_again(workspace, spec, logger)
+    await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
+    try:
+        commit = await _checked_out(decided, logger)
+        workspace.require_workdir(spec)
+    except BaseException:
+        if not earlier:
+            await asyncio.to_thread(workspace.remove)
+        raise
+    prepared = Prepared(
+        workspace=workspace,
+        spec=spec,
+        repository=decided.remote.display if decided.remote else None,
+        commit=commit,
+        instructions=decided.payload.task.instructions,
+        retry=_rules(decided.payload.task.container.retry),
+        prepare_seconds=round(time.monotonic() - started, 3),
+        policy=decided.policy,
+        withheld=decided.withheld,
+    )
+    attempt = Attempt(prepared, started_at=datetime.now(UTC))
+    ledger.put(attempt)
+    return attempt
+
+
+async def _decided(raw: object, ledger: Ledger) -> _Decided:
+    payload = parse(raw)
+    require_runnable(payload)
+    host = HostSettings.from_environment()
+    host.require_capabilities(payload)
+    policy = await _policy()
+    earlier = await _earlier_attempts(ledger)
+    run = Run(ledger.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))
+    workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
+    spec = compile_spec(
+        payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
+    )
+    # A block that is missing is found here.
+    variables = await container_secrets(spec.secrets)
+    remote = await _remote(payload)
+    masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
+    withheld = tuple(name for name, value in spec.env.items() if masker.text(value) != value)
+    return _Decided(payload, policy, workspace, spec, remote, withheld, earlier)
+
+
+async def _checked_out(decided: _Decided, logger: Logger) -> str | None:
+    """The commit, where there is a repository."""
+    workspace, remote = decided.workspace, decided.remote
+    with Journal(workspace.execute_log, workspace.folder, logger) as journal:
+        journal.say(f"Prepared {workspace.folder}")
+        if remote is None:
+            return None
+        pinned = "*" not in decided.policy.allowed_repositories
+        ref = decided.payload.task.git.starting_branch
+        commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
+        journal.say(f"Checked out {remote.display} at {commit}")
+        return commit
+
+
+async def _policy() -> Policy:
+    try:
+        return (await ContainerPolicy.in_force()).plain()
+    except PolicyUnreadable as error:
+        raise HostMisconfigured(str(error)) from error
+
+
+async def _earlier_attempts(ledger: Ledger) -> int:
+    """The number of the last attempt, here or on another host where the run began before."""
+    known = {each.prepared.spec.attempt for each in ledger.attempts()}
+    here = max(known, default=0)
+    if not runtime.flow_run.run_count or runtime.flow_run.run_count < 2:
+        return here
+    async with get_client() as client:
+        elsewhere = await attempts_elsewhere(client, UUID(str(runtime.flow_run.id)), known)
+    return max(here, elsewhere)
+
+
+async def _remote(payload: TaskPayload) -> Remote | None:
+    """The repository, with its credentials."""
+    if payload.repository is None:
+        return None
+    remote = Remote.parse(payload.repository)
+    block = payload.auth.repo_auth_ref if payload.auth else None
+    return await with_credentials(remote, block) if block else remote
+
+
+def _rules(retry: Retry) -> RetryRules:
+    exit_codes = {int(code): times for code, times in retry.exit_codes.items()}
+    return RetryRules(retry.infrastructure, retry.image, exit_codes)

@@ -75,12 +75,12 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
 
-    async def cancelled_meanwhile(payload: object, ledger: Ledger) -> None:
+    async def cancelled_meanwhile(payload: object, ledger: Ledger, logger: object) -> None:
         async with get_client() as another:
             await another.set_flow_run_state(run.id, Cancelling(), force=True)
         parse(payload)
 
-    monkeypatch.setattr("flows.container_task._prepare", cancelled_meanwhile)
+    monkeypatch.setattr("flows.container_task.prepare_attempt", cancelled_meanwhile)
     monkeypatch.setattr("flows.container_task._final_state", lambda _: Completed())
     await carrier.carry(client, run, Stop(), LOGGER)
     state = (await client.read_flow_run(run.id)).state

@@ -74,7 +74,7 @@ def test_a_path_that_cannot_be_an_output_is_refused_in_a_sentence(path: str, tol
         (["build"], "[0]", "is not an object"),
         ([{}], "[0].path", "is missing"),
         ([{"path": 3}], "[0].path", "is not a string"),
-        ([{"path": "a", "type": "trx"}], "[0].type", "it takes file, or junit"),
+        ([{"path": "a", "type": "trx"}], "[0].type", "it takes one of file and junit"),
         ([{"path": "a", "required": "maybe"}], "[0].required", "neither true"),
         ([{"path": "a", "requird": 1}], "[0].requird", "did you mean 'required'"),
         ([{"path": "a"}] * 101, "", "has 101 entries and the limit is 100"),

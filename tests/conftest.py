@@ -59,6 +59,9 @@ def _group(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
+        if group(item) == "processes":
+            # Each of their runs loads Prefect twice.
+            item.add_marker(pytest.mark.thorough)
 
 
 def _parameters(item: pytest.Item) -> list[object]:

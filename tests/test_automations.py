@@ -20,7 +20,7 @@ from tests.runs import PYTHON, shell
 from tests.weather import Weather, wait_until
 
 # All on the stack: what is deployed here would cancel what other files let wait.
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
 FOLDER = ROOT / "examples" / "automations"
 NAMES = {

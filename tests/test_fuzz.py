@@ -9,6 +9,8 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from flows.create_arguments import create_arguments
 from flows.errors import PayloadError
 from flows.last_check import require_within
@@ -115,6 +117,7 @@ def verdict(raw: Any, chance: random.Random) -> str:
     return "accepted"
 
 
+@pytest.mark.thorough
 def test_ten_thousand_bent_payloads_are_refused_in_a_sentence_or_harmless() -> None:
     chance = random.Random(SEED)
     verdicts = Counter(verdict(bent(chance), chance) for _ in range(COUNT))

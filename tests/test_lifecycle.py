@@ -10,7 +10,7 @@ import pytest
 from tests.runs import left_on_engine, payload, shell
 from tests.weather import ENDLESS, Weather, wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.server]
+pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
 # All of these start at once; the tests follow one another, for what some of them kill is shared.
 TASKS = {

@@ -289,6 +289,7 @@ async def test_a_tree_deeper_than_paths_are_long_is_given_back_to_its_bottom() -
 
 
 @pytest.mark.docker
+@pytest.mark.thorough
 async def test_many_files_are_given_back_within_seconds() -> None:
     with nobodys_folder() as folder:
         for number in range(100):

@@ -120,6 +120,7 @@ async def test_every_file_arrives_in_a_folder(attempt: Attempt, tmp_path: Path) 
     assert all((found / path).read_bytes() == content for path, content in contents.items())
 
 
+@pytest.mark.thorough
 async def test_what_is_there_is_not_sent_again_after_a_broken_upload(
     s3: Endpoint, attempt: Attempt
 ) -> None:
@@ -144,6 +145,7 @@ async def test_what_is_there_is_not_sent_again_after_a_broken_upload(
     assert listed(manifest) == facts(contents | {changed: b"changed"})
 
 
+@pytest.mark.thorough
 async def test_a_store_that_lost_everything_gets_everything_again(attempt: Attempt) -> None:
     contents = fill(artifacts(attempt), 200)
     with endpoint() as s3:
@@ -162,6 +164,7 @@ async def test_a_store_that_lost_everything_gets_everything_again(attempt: Attem
         }
 
 
+@pytest.mark.thorough
 async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attempt: Attempt) -> None:
     contents = fill(artifacts(attempt), 300)
     journal = journal_of(attempt)
@@ -204,6 +207,7 @@ async def test_an_upload_that_takes_too_long_says_so_and_stays_pending(
         assert journal_of(attempt).is_pending
 
 
+@pytest.mark.thorough
 async def test_memory_stays_flat_however_large_the_files(s3: Endpoint, tmp_path: Path) -> None:
     script = (
         "import asyncio, json, logging, os, resource, sys\n"

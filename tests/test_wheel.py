@@ -125,6 +125,7 @@ def test_a_worker_with_the_wheel_alone_runs_the_deployment(
         assert weather.output(run_id) == "from the wheel\n"
 
 
+@pytest.mark.thorough
 def test_a_users_tests_as_the_documentation_has_them_run_with_the_wheel_alone(
     python: Path, tmp_path: Path
 ) -> None:

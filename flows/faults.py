@@ -138,8 +138,20 @@ def _unknown_key(key: str, owner: type[BaseModel]) -> str:
     known = list(_by_alias(owner))
     lowered = {name.lower(): name for name in known}
     near = get_close_matches(key.lower().replace("_", ""), lowered, n=1)
-    hint = f"did you mean {lowered[near[0]]!r}?" if near else f"known are {', '.join(known)}"
+    deeper = [
+        f"{inner}.{key}" for inner, field in _by_alias(owner).items() if key in keys_in(field)
+    ]
+    if deeper:
+        hint = f"did you mean {deeper[0]!r}?"
+    else:
+        hint = f"did you mean {lowered[near[0]]!r}?" if near else f"known are {', '.join(known)}"
     return f"is not a key that exists here; {hint}"
+
+
+def keys_in(field: FieldInfo) -> frozenset[str]:
+    """The keys of the object that a field takes; none of one that takes something else."""
+    model = _alone(field.annotation)
+    return frozenset(_by_alias(model)) if model else frozenset()
 
 
 def _walk(root: object) -> Iterator[tuple[str, object]]:

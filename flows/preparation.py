@@ -19,7 +19,7 @@ from flows.ledger import Ledger
 from flows.logs import Journal, Logger
 from flows.masking import Masker
 from flows.other_hosts import attempts_elsewhere
-from flows.payload import TaskPayload, parse, require_runnable
+from flows.payload import TaskPayload, misplaced, runnable
 from flows.policy import Policy
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
@@ -48,6 +48,8 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
     """
     started = time.monotonic()
     decided = await _decided(raw, ledger)
+    for sentence in misplaced(decided.payload):
+        logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
     if earlier:
         await prepare_again(workspace, spec, logger)
@@ -76,8 +78,7 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
 
 
 async def _decided(raw: object, ledger: Ledger) -> _Decided:
-    payload = parse(raw)
-    require_runnable(payload)
+    payload = runnable(raw)
     host = HostSettings.from_environment()
     host.require_capabilities(payload)
     policy = await _policy()

@@ -179,6 +179,9 @@ def _leave(stack: Stack, pids: Mapping[str, int], *, keep: bool) -> None:
     kept = {"port": stack.port, "workdir": str(stack.jobs), "pids": pids}
     KEPT.write_text(json.dumps(kept))
     _say(f"Server and worker stay: {stack.address} · stop them with scripts/run --stop")
+    _say("The commands of the README work on them after:")
+    print("source .venv/bin/activate")
+    print(f"export PREFECT_API_URL={stack.address}/api MOONMIND_WORKDIR={stack.jobs}")
 
 
 def _kept() -> tuple[Stack, dict[str, int]] | None:

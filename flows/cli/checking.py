@@ -10,7 +10,7 @@ from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
 from flows.errors import Fault, PayloadError
 from flows.host import HostSettings
-from flows.payload import TaskPayload, parse, require_runnable
+from flows.payload import TaskPayload, misplaced, runnable
 from flows.policy import Policy
 from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER
@@ -20,14 +20,15 @@ from flows.workspace import Workspace
 
 def checked(output: Output, name: str) -> int:
     """Print the canonical payload and the spec of the file `name`."""
-    output.document(_decided(judged(read_json(name))))
+    output.document(_decided(judged(output, read_json(name))))
     return ExitStatus.SUCCEEDED
 
 
-def judged(raw: object) -> TaskPayload:
+def judged(output: Output, raw: object) -> TaskPayload:
     """The payload, if this runner would run it. Raises `PayloadError` with every fault."""
-    task = parse(raw)
-    require_runnable(task)
+    task = runnable(raw)
+    for sentence in misplaced(task):
+        output.say(sentence)
     return task
 
 

@@ -33,7 +33,7 @@ def submitted(
 ) -> int:
     """Start the run, tell of it, and watch it if asked."""
     raw = read_json(asked.payload)
-    judged(raw)
+    judged(output, raw)
     with connected() as client:
         run = _start(client, asked, raw)
         if not watch:

@@ -102,7 +102,8 @@ async def execute_attempt(
     The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
     in the output, as are the values of the spec's own.
     """
-    spec, policy = attempt.prepared.spec, attempt.prepared.policy
+    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
+    policy = attempt.prepared.policy
     async with open_engine(policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         variables: Mapping[str, str] = {}
@@ -129,7 +130,7 @@ async def execute_attempt(
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             say = desk.journal.say
-            verdict = partial(_verdict, engine, attempt.prepared, desk.masker)
+            verdict = partial(verdict_on, engine, workspace, spec, desk.masker)
             async with (
                 ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
                 RunProgress(spec, say) as run_progress,
@@ -190,7 +191,7 @@ async def finish_attempt(
 
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """
-    spec = attempt.prepared.spec
+    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
     async with open_engine() as engine:
         anew = secrets is not None and await _is_there(engine, spec)
         variables = await engine.secrets(spec) if anew else {}
@@ -205,7 +206,7 @@ async def finish_attempt(
                 sink,
                 unfinished,
                 attempt.stopping,
-                partial(_verdict, engine, attempt.prepared, masker),
+                partial(verdict_on, engine, workspace, spec, masker),
             )
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
@@ -240,12 +241,15 @@ async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) 
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
 
-async def _verdict(
-    engine: Engine, prepared: Prepared, masker: Masker | None, outcome: Outcome
+async def verdict_on(
+    engine: Engine,
+    workspace: Workspace,
+    spec: ContainerSpec,
+    masker: Masker | None,
+    outcome: Outcome,
 ) -> Outcome:
     """The outcome of a container that has stopped, by what it left; `masker` is None where its
     secrets are not known."""
-    workspace, spec = prepared.workspace, prepared.spec
     kept = await reclaim(engine, workspace, spec)
 
     async def look() -> Results:

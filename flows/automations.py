@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import BlockDocument
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 _BLOCK = "block_document"
 _ACTIONS = ("actions", "actions_on_trigger", "actions_on_resolve")
 _ANY_ID = UUID(int=0)
+_BLOCKS = TypeAdapter(list[BlockDocument])
 
 
 class AutomationRefused(Exception):
@@ -118,8 +120,10 @@ async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterat
 
     Yields what was done (`created`, `updated` or `unchanged`), and the name, for each.
 
-    Nothing is touched unless all blocks are there: raises `AutomationRefused`.
+    Nothing is touched unless all blocks are there and no two have one name: raises
+    `AutomationRefused`.
     """
+    _require_names(wanted)
     ids = {name: await _block_id(client, name, wanted) for name in _named(wanted)}
     present = {each.name: await client.read_automations_by_name(each.name) for each in wanted}
     if several := [name for name, found in present.items() if len(found) > 1]:
@@ -140,6 +144,19 @@ async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterat
                 for fault in error.response.json()["exception_detail"]
             ]
             raise AutomationRefused(_lines(each, _faults(faults))) from None
+
+
+def _require_names(wanted: Iterable[Wanted]) -> None:
+    """Each its own: two of one name would be two automations, and no later deployment could tell
+    which of them is meant."""
+    sources: dict[str, str] = {}
+    for each in wanted:
+        if each.name in sources:
+            raise AutomationRefused(
+                f"{each.source}: a second automation named {each.name!r}, beside the one in "
+                f"{sources[each.name]}: give one of them another name"
+            )
+        sources[each.name] = each.source
 
 
 async def _put(
@@ -175,7 +192,8 @@ async def _block_id(client: PrefectClient, name: str, wanted: Iterable[Wanted]) 
             "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
         },
     )
-    found = {each["block_type"]["slug"]: UUID(each["id"]) for each in answer.json()}
+    blocks = _BLOCKS.validate_json(answer.content)
+    found = {each.block_type.slug: each.id for each in blocks if each.block_type}
     if len(found) == 1:
         return found.popitem()[1]
     source = next(each.source for each in wanted if name in each.blocks)

@@ -9,7 +9,7 @@ from flows.errors import Fault, PayloadError
 from flows.rules import JOB_ID_PLACEHOLDER
 
 # What a run.json does not tell.
-UNTOLD = "environment, secrets, limits, entrypoint, user, network and caches"
+UNTOLD = "environment, secrets, entrypoint, user, network and caches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
         "artifactsSubdir": facts.get("artifactsSubdir"),
         "timeoutSeconds": facts.get("timeoutSeconds"),
         "pull": facts.get("pullMode"),
+        "resources": _resources(facts.get("limits")),
+        "outputs": _outputs(facts.get("outputs")),
     }
     payload = {
         "repository": facts.get("repository"),
@@ -98,6 +100,32 @@ def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
         found.timeout_seconds,
         is_partial=True,
     )
+
+
+def _resources(limits: object) -> dict[str, Any] | None:
+    """The limits that the container had, whether its payload or a policy set them."""
+    if not isinstance(limits, Mapping):
+        return None
+    found = {
+        "cpus": limits.get("cpus"),
+        "memory": _text(limits.get("memoryBytes")),
+        "pids": limits.get("pids"),
+        "shm": _text(limits.get("shmBytes")),
+        "gpus": limits.get("gpus"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _outputs(reported: object) -> list[dict[str, Any]] | None:
+    """The outputs that were asked for, without what became of them."""
+    if not isinstance(reported, list):
+        return None
+    asked = ("path", "required", "type")
+    return [
+        {key: each[key] for key in asked if key in each}
+        for each in reported
+        if isinstance(each, Mapping)
+    ]
 
 
 def _text(value: object) -> str | None:

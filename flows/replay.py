@@ -10,32 +10,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
 from flows import execution
+from flows.attempts import verdict_on
 from flows.checkout import checkout
 from flows.engine import DockerEngine
 from flows.engine_contract import Sink
 from flows.errors import EngineError
 from flows.host import HostSettings
+from flows.image_names import ImageName
 from flows.interrupts import Interrupt
-from flows.ledger import RUNS_FOLDER, Busy, Ledger
+from flows.judgement import require_allowed
+from flows.ledger import Ledger
 from flows.logs import RunnerLog
 from flows.masking import Masker
 from flows.outcomes import Outcome, StoppedBy
 from flows.payload import TaskPayload, parse, require_runnable, secrets_of
 from flows.policy import Policy
-from flows.reclaim import reclaim, remove_left_behind
 from flows.recordings import Recording
+from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.repository import Remote
-from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Owned, Run, compile_spec
+from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 
-LABEL_REPLAY = "moonmind.replay_of"
 KEPT_FOR = timedelta(days=1)
 
 Write = Callable[[bytes], object]
@@ -43,12 +45,14 @@ Write = Callable[[bytes], object]
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A replay that is over; `is_kept` where its container and folder are still there."""
+    """A replay that is over; `is_kept` where its container and folder are still there. Nobody is
+    to see the values of the variables that are `hidden`."""
 
     spec: ContainerSpec
     workspace: Workspace
     outcome: Outcome
     is_kept: bool
+    hidden: tuple[str, ...] = ()
 
 
 class _Keeping(DockerEngine):
@@ -80,6 +84,15 @@ class _Tee:
             self._write(chunk)
 
 
+class _Notes(execution.Notes):
+    """Whether there can be a container."""
+
+    began = False
+
+    def begins(self) -> None:
+        self.began = True
+
+
 async def replay(
     recording: Recording, place: Place, write: Write, say: Say, *, keep: bool
 ) -> Replayed:
@@ -87,61 +100,50 @@ async def replay(
     raw = recording.pinned()
     payload = parse(raw)
     require_runnable(payload)
-    policy = await policy_of(place)
+    policy = allowing(payload, recording, await policy_of(place))
     spec, workspace = _decided(payload, policy, recording, place, keep=keep)
     values = await secret_values(spec.secrets, place)
     remote = await remote_of(payload, place, say)
     masker = Masker([*secrets_of(raw), *values.values()])
     ledger = Ledger(place.root, spec.job_id)
     with ledger.held(make=True), disable_run_logger():
-        _marker(place.root, spec.job_id).touch()
-        is_kept = False
+        marker(place.root, spec.job_id).touch()
+        notes, is_kept = _Notes(), False
         try:
-            await _fill(workspace, spec, remote, payload, say)
+            await _fill(workspace, spec, remote, payload, policy, say)
             async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
                 engine.hand_over(values)
                 with _output(workspace, spec, write, masker) as sink, _interrupts(say) as interrupt:
                     outcome = await execution.run(
-                        engine, spec, sink, interrupt=interrupt, supply=supply_of(place, say)
+                        engine,
+                        spec,
+                        sink,
+                        interrupt=interrupt,
+                        notes=notes,
+                        supply=supply_of(place, say),
+                        verdict=partial(verdict_on, engine, workspace, spec, masker),
                     )
                 is_kept = keep and await _is_there(engine, spec)
-            return Replayed(spec, workspace, outcome, is_kept)
+            return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)
         finally:
             if not is_kept:
-                await _remove(workspace, spec)
-                ledger.forget()
+                await remove(ledger, workspace, spec, say, began=notes.began)
 
 
-async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
-    """Remove what replays left on the engine and in `root`; what was removed, a sentence each.
-
-    Replays that are still running stay.
-    """
-    removed: list[str] = []
-    async with DockerEngine() as engine:
-        ours = [each for each in await engine.owned() if LABEL_REPLAY in each.labels]
-        folder = root / RUNS_FOLDER
-        jobs = {each.job_id for each in ours} | {path.stem for path in folder.glob("*.replay")}
-        for job_id in sorted(jobs):
-            ledger = Ledger(root, job_id)
-            try:
-                with ledger.held():
-                    removed += await _discarded(engine, [o for o in ours if o.job_id == job_id])
-                    workspace = Workspace(root, job_id, volume)
-                    if workspace.folder.exists():
-                        await asyncio.to_thread(workspace.remove)
-                        removed.append(f"removed {workspace.folder}")
-                    ledger.forget()
-            except Busy:
-                continue
-        if removed:
-            changed = {"workdir": root, "workspace_volume": volume}
-            await remove_left_behind(engine, host.model_copy(update=changed))
-    return removed
+def _replayed(
+    spec: ContainerSpec, workspace: Workspace, outcome: Outcome, masker: Masker, *, is_kept: bool
+) -> Replayed:
+    shown = replace(outcome, error=outcome.error and masker.text(outcome.error))
+    repeating = (name for name, value in spec.env.items() if masker.text(value) != value)
+    return Replayed(spec, workspace, shown, is_kept, (*spec.secrets, *repeating))
 
 
-async def _discarded(engine: DockerEngine, owned: list[Owned]) -> list[str]:
-    return [f"removed the {o.kind} {o.name}" for o in owned if await engine.discard(o)]
+def allowing(payload: TaskPayload, recording: Recording, policy: Policy) -> Policy:
+    """The policy, with the very image of the run where it allows the image that was asked for."""
+    require_allowed(parse(dict(recording.payload)), policy)
+    # Its last spelling is that with the digest, without a tag.
+    pinned = ImageName.parse(str(payload.task.container.image)).spellings()[-1]
+    return policy.model_copy(update={"allowed_images": [*policy.allowed_images, pinned]})
 
 
 def _decided(
@@ -164,11 +166,14 @@ async def _fill(
     spec: ContainerSpec,
     remote: Remote | None,
     payload: TaskPayload,
+    policy: Policy,
     say: Say,
 ) -> None:
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
-        commit = await checkout(remote, payload.task.git.starting_branch, workspace.repo)
+        pinned = "*" not in policy.allowed_repositories
+        ref = payload.task.git.starting_branch
+        commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
         say(f"Checked out {remote.display} at {commit}.")
     workspace.require_workdir(spec)
 
@@ -209,14 +214,3 @@ async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
     except EngineError:
         # One that is away keeps nothing that could be looked at.
         return False
-
-
-async def _remove(workspace: Workspace, spec: ContainerSpec) -> None:
-    async with DockerEngine() as engine:
-        await reclaim(engine, workspace, spec)
-    await asyncio.to_thread(workspace.remove)
-
-
-def _marker(root: Path, job_id: str) -> Path:
-    """Tells a folder of a replay from one of a worker's jobs."""
-    return root / RUNS_FOLDER / f"{job_id}.replay"

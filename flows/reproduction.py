@@ -20,7 +20,7 @@ from flows.spec import ContainerSpec
 from flows.stages import Prepared
 
 # The client leaves out by itself what an older engine does not take.
-_NEWEST_API = (99,)
+NEWEST_API = (99,)
 _NEXT_LINE = " \\\n  "
 
 Words = Iterator[str]
@@ -33,14 +33,16 @@ def docker_run(prepared: Prepared, image: Image | None) -> str:
     A second time it takes the folder as it finds it. `image` is None where it could not be had.
     """
     spec = prepared.spec
-    arguments = create_arguments(spec, image or Image(""), _NEWEST_API)
+    arguments = create_arguments(spec, image or Image(""), NEWEST_API)
     job_folder = _job_folder(spec)
     environment = arguments["environment"].items()
     shown = {name: value for name, value in environment if name not in prepared.withheld}
     options = [
         f'--volume "$PWD"/{quote(spec.job_id)}:{quote(job_folder)}',
         *(f"--env {quote(name)}" for name in secret_variables(prepared)),
-        *_options({**arguments, "environment": shown, "mounts": _caches(arguments, job_folder)}),
+        *docker_options(
+            {**arguments, "environment": shown, "mounts": _caches(arguments, job_folder)}
+        ),
     ]
     entrypoint: list[str] = arguments.get("entrypoint", [])
     last = [image_name(spec.image, image.digest if image else None), *entrypoint[1:], *spec.command]
@@ -75,7 +77,8 @@ def _is_shown(char: str) -> bool:
     return char.isprintable() or char == "\n"
 
 
-def _options(arguments: Mapping[str, Any]) -> Words:
+def docker_options(arguments: Mapping[str, Any]) -> Words:
+    """The options of `docker run` for create arguments, each quoted."""
     for key, value in arguments.items():
         yield from OPTIONS[key](value)
 

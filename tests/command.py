@@ -18,7 +18,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.cli import app
+from flows.cli import run
 
 COMMAND = Path(sys.executable).with_name("container-task")
 
@@ -68,11 +68,11 @@ class Here:
     def __call__(self, *words: str) -> Result:
         self._capsys.readouterr()
         try:
-            status = app(list(words), result_action="return_value")
+            status = run(words)
         except SystemExit as ended:
-            status = ended.code
+            status = int(ended.code or 0)
         captured = self._capsys.readouterr()
-        return Result(int(status or 0), captured.out, captured.err)
+        return Result(status, captured.out, captured.err)
 
 
 @contextmanager

@@ -25,11 +25,12 @@ class HoldingProxy:
     """Forwards what it gets to `connect()`, but for requests that are to be held: they never
     come through."""
 
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], port: int = 0) -> None:
+        """Listens on any `port`, or on the one given."""
         self._connect = connect
         self._held: dict[bytes, tuple[threading.Event, float]] = {}
         self._over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
 

@@ -1,11 +1,15 @@
 """Automations as files: what is refused before a server hears of it, and what the files say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.automations import AutomationRefused, read
+from flows.cli.exit_status import ExitStatus
 from scripts.stack import ROOT
+from tests.answering import Answering
+from tests.command import Here, Result, server_at
 
 FOLDER = ROOT / "examples" / "automations"
 
@@ -49,3 +53,42 @@ def test_each_automation_sends_to_the_block_of_the_documentation(path: Path) -> 
     (wanted,) = read(path.name, path.read_text())
     assert wanted.name == f"container-task-{path.stem}"
     assert wanted.blocks == {"container-task-alerts"}
+
+
+PLAIN = "name: x\ntrigger: {}\nactions: []\n"
+NOTIFIES = (
+    "name: x\ntrigger: {}\nactions:\n"
+    "- {type: send-notification, block_document: b, subject: s, body: t}\n"
+)
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The command, with what it reads, and what the server answers to everything."""
+
+    def deploy(text: str, answer: str) -> Result:
+        (tmp_path / "mine.yaml").write_text(text)
+        with Answering(200, answer) as server, server_at(server.url):
+            return Here(capsys)("deploy-automations", str(tmp_path / "mine.yaml"))
+
+    return deploy
+
+
+def test_two_automations_of_one_name_are_refused_before_anything_is_sent(
+    deployed: Callable[..., Result],
+) -> None:
+    result = deployed(f"{PLAIN}---\n{PLAIN}", "<html>")
+    assert result.status == ExitStatus.BAD_INPUT
+    assert "mine.yaml: a second automation named 'x'" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [PLAIN, NOTIFIES], ids=["plain", "with a block"])
+@pytest.mark.parametrize("answer", ["<html>", '{"a": 1}', "[1]"])
+def test_what_is_no_server_of_prefects_is_told_in_a_sentence(
+    deployed: Callable[..., Result], text: str, answer: str
+) -> None:
+    result = deployed(text, answer)
+    assert result.status == ExitStatus.UNREACHABLE
+    assert "is no API of Prefect's" in result.err
+    assert len(result.err.splitlines()) == 1

@@ -1,6 +1,7 @@
 """The command `container-task`, started as a user starts it."""
 
 import json
+import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flows import cli
 from flows.cli import commands
 from flows.cli.console import harmless
 from flows.cli.exit_status import MEANINGS, ExitStatus
@@ -194,7 +196,56 @@ def test_the_page_has_every_exit_status_and_every_command() -> None:
     for status, meaning in MEANINGS.items():
         assert f"| {status.value} | {meaning} |" in page
     for name in commands.app:
-        assert name.startswith("-") or f"`container-task {name}" in page, name
+        assert name.startswith("-") or f"\n| `container-task {name}" in page, name
+
+
+def test_the_docstring_names_every_module_of_the_command() -> None:
+    modules = {path.stem for path in (ROOT / "flows/cli").glob("*.py")} - {"__init__"}
+    assert {name for name in modules if f"`{name}`" not in str(cli.__doc__)} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("submit",), 'Command "submit" parameter PAYLOAD requires an argument.'),
+        (("doctor", "--only", "nonsense"), 'Invalid value "nonsense" for --only.'),
+        (("logs", "a", "--nope"), "Unknown option: --nope."),
+        (("sumbit", "a"), 'Did you mean "submit"?'),
+    ],
+)
+def test_words_that_are_wrong_are_told_in_one_sentence_or_as_json(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    plain = Here(capsys)(*words)
+    assert (plain.status, plain.out) == (ExitStatus.BAD_INPUT, "")
+    assert says in plain.err
+    assert plain.err.endswith(" --help.\n")
+    assert len(plain.err.splitlines()) == 1
+    told = Here(capsys)(*words, "--json")
+    assert (told.status, told.err) == (ExitStatus.BAD_INPUT, "")
+    assert says in told.json["error"]
+    assert told.json["exitStatus"] == ExitStatus.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    "words", [("check", "examples/hello.json"), ("doctor", "--only", "host")], ids=" ".join
+)
+def test_a_reader_that_goes_away_ends_the_command_with_the_status_of_its_signal(
+    words: tuple[str, ...],
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [COMMAND, *words],
+            cwd=ROOT,
+            env=environment(),
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (ExitStatus.BROKEN_PIPE, "")
 
 
 @pytest.mark.parametrize(

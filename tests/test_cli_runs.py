@@ -11,13 +11,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Running
 
+from flows.cli import patience
+from flows.cli.api import connected
+from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
+from flows.cli.submitting import watched
 from scripts.stack import Stack
 from tests.answering import Answering
 from tests.command import COMMAND, Here, container_task, environment, server_at
+from tests.holding_proxy import HoldingProxy, to_port
 from tests.runs import payload, shell
 from tests.weather import ENDLESS, Weather, wait_until
 
@@ -167,6 +175,32 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
     lines = [each for each in "".join(shown).splitlines() if each.startswith("line ")]
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
     assert "the end\n" in shown
+
+
+def test_a_server_that_restarts_is_waited_for_while_a_run_is_watched(
+    stack: Stack, written: Any
+) -> None:
+    script = "for i in $(seq 60); do echo line $i; sleep 0.1; done"
+    with HoldingProxy(to_port(stack.port)) as proxy:
+        port = proxy.port
+        ours = settings(stack) | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        process = subprocess.Popen(
+            [COMMAND, "submit", written(shell(script)), "--watch"],
+            env=environment(**ours),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        shown = read_until(process, "line 1\n")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert any("does not answer; the run goes on" in line for line in process.stderr)
+    with HoldingProxy(to_port(stack.port), port):
+        shown += process.stdout.readlines()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == ExitStatus.SUCCEEDED, err
+    lines = [each.strip() for each in shown if each.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(1, 61)]
 
 
 def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
@@ -333,3 +367,22 @@ def test_waiting_runs_say_what_they_wait_for(stack: Stack, here: Here, written: 
     run_id = here("submit", written(special), "--json").json["id"]
     wait_until("a word in the status", lambda: "waiting for a worker" in here("status", run_id).out)
     stack.api("POST", f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLED"})
+
+
+def test_a_server_that_stays_away_ends_the_watching_with_the_way_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 5.0)
+    run = FlowRun(flow_id=uuid4(), state=Running())
+    with (
+        server_at("http://127.0.0.1:9/api"),
+        connected() as client,
+        pytest.raises(CommandError) as raised,
+    ):
+        watched(client, Output(), run)
+    assert raised.value.status == ExitStatus.UNREACHABLE
+    assert "http://127.0.0.1:9/api does not answer" in str(raised.value)
+    assert f"The run goes on. Watch it again with container-task logs -f {run.id}" in str(
+        raised.value
+    )
+    assert capsys.readouterr().err.count("the run goes on, and this waits") == 1

@@ -5,27 +5,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import httpx
 from prefect import get_client
 
 from flows.automations import AutomationRefused, Wanted, deploy, read
+from flows.cli.api import errors_told
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
-from flows.prefect_api import NO_SERVER, api_url, unreachable
 
 
 def deployed(output: Output, names: Sequence[str]) -> int:
     """Deploy what the files say; a line for each automation."""
-    url = api_url()
-    if url is None:
-        raise CommandError(NO_SERVER, ExitStatus.UNREACHABLE)
     try:
         wanted = [each for name in names for each in _read(name)]
-        asyncio.run(_deploy(output, wanted))
+        if not wanted:
+            raise AutomationRefused("name files or folders of YAML, such as examples/automations")
+        with errors_told():
+            asyncio.run(_deploy(output, wanted))
     except AutomationRefused as error:
         raise CommandError(str(error)) from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CommandError(unreachable(url, error), ExitStatus.UNREACHABLE) from error
     return ExitStatus.SUCCEEDED
 
 
@@ -45,8 +42,6 @@ def _read(name: str) -> Iterator[Wanted]:
 
 
 async def _deploy(output: Output, wanted: list[Wanted]) -> None:
-    if not wanted:
-        raise AutomationRefused("name files or folders of YAML, such as examples/automations")
     async with get_client() as client:
         async for done, name in deploy(client, wanted):
             output.line(f"{done} {name}")

@@ -4,13 +4,15 @@ Each command imports what does it when it is called: Prefect alone takes more th
 """
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
-from flows.cli.console import answered
+from flows.cli.console import CommandError, Output, answered
+from flows.cli.exit_status import ExitStatus
 
 _NAME = "container-task"
 
@@ -216,6 +218,23 @@ def deploy_automations(
     return answered(lambda out: deployed(out, files), as_json=json)
 
 
+def run(words: Sequence[str]) -> int:
+    """Carry out what the words of a command line say; the exit status."""
+    try:
+        status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        Output(as_json="--json" in words).fail(CommandError(_sentence(error)))
+        return ExitStatus.BAD_INPUT
+    return int(status or 0)
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What is wrong with the words, and where the right ones are."""
+    what = " ".join(str(error).split())
+    command = " ".join((_NAME, *(error.command_chain or ())))
+    return f"{what} See {command} --help."
+
+
 def main() -> None:
     """The console script."""
-    sys.exit(app())
+    sys.exit(run(sys.argv[1:]))

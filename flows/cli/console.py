@@ -51,6 +51,11 @@ class Output:
         """Whether a person reads standard output as it comes."""
         return sys.stdout.isatty()
 
+    @property
+    def has_colours(self) -> bool:
+        """Whether standard output takes colours."""
+        return self._stdout.color_system is not None and not self._stdout.no_color
+
     def line(self, text: str = "") -> None:
         """A line of the answer, unless it is told as JSON."""
         if not self.as_json:
@@ -68,7 +73,7 @@ class Output:
     def output(self, text: str) -> None:
         """What a container or a stage said; colours reach a terminal that takes them."""
         if not self.as_json:
-            self._write(harmless(text, colours=not self._plain))
+            self._write(harmless(text, colours=self.has_colours))
 
     def say(self, sentence: str) -> None:
         """A remark beside the answer."""
@@ -116,10 +121,6 @@ class Output:
         for sentence in error.faults or [error]:
             sys.stderr.write(f"{harmless(str(sentence))}\n")
 
-    @property
-    def _plain(self) -> bool:
-        return self._stdout.color_system is None or self._stdout.no_color
-
     @cached_property
     def _stdout(self) -> "Console":
         return _console(stderr=False)
@@ -160,9 +161,9 @@ def answered(command: Callable[[Output], int], *, as_json: bool = False) -> int:
         output.say("Interrupted.")
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read, `head` for instance, has seen enough; Python's last flush would fail again.
+        # Python's last flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.SUCCEEDED
+        return ExitStatus.BROKEN_PIPE
 
 
 def harmless(text: str, *, colours: bool = False) -> str:
@@ -186,4 +187,10 @@ def _console(*, stderr: bool) -> "Console":
     # Rich takes as long to load as all of `check`.
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+    class Piped(Console):
+        """Leaves a broken pipe to whoever answers, where Rich would end the process."""
+
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return Piped(stderr=stderr, highlight=False, soft_wrap=False)

@@ -18,6 +18,7 @@ class ExitStatus(IntEnum):
     IMAGE_ERROR = 14
     INFRASTRUCTURE = 15
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 MEANINGS = {
@@ -37,4 +38,6 @@ MEANINGS = {
     ExitStatus.IMAGE_ERROR: "the task ended with `image-error`",
     ExitStatus.INFRASTRUCTURE: "the task ended with `infrastructure`",
     ExitStatus.INTERRUPTED: "the command was interrupted; a run that it watched goes on",
+    ExitStatus.BROKEN_PIPE: "whoever read the answer, `head` for instance, stopped reading; a run "
+    "that was watched goes on",
 }

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -11,11 +12,13 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFil
 from prefect.client.schemas.objects import FlowRun, Log, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.types import DateTime
 
 from flows.cli.console import CommandError, Output
 from flows.cli.endings import summary
 from flows.cli.exit_status import ExitStatus
+from flows.cli.patience import Patience
 
 _PAGE = 200
 _POLL_SECONDS = 0.5
@@ -31,8 +34,11 @@ _WORKER_SECONDS = 5.0
 class RunLog:
     """The records of one run; `news` gives each once."""
 
-    def __init__(self, client: SyncPrefectClient, run_id: UUID) -> None:
+    def __init__(
+        self, client: SyncPrefectClient, run_id: UUID, patiently: Patience | None = None
+    ) -> None:
         self._client = client
+        self._patiently = patiently
         self._run_id = run_id
         self._seen: set[UUID] = set()
         self._newest: DateTime | None = None
@@ -52,7 +58,8 @@ class RunLog:
             timestamp=LogFilterTimestamp(after_=since) if since else None,
         )
         for offset in range(0, 10**9, _PAGE):
-            page = self._client.read_logs(wanted, _PAGE, offset, LogSort.TIMESTAMP_ASC)
+            ask = partial(self._client.read_logs, wanted, _PAGE, offset, LogSort.TIMESTAMP_ASC)
+            page = self._patiently(ask) if self._patiently else ask()
             yield from page
             if len(page) < _PAGE:
                 return
@@ -63,14 +70,19 @@ def follow(client: SyncPrefectClient, run: FlowRun, output: Output) -> FlowRun:
 
     One whose process died is over when nobody has taken it up after a while.
     """
-    log, deadline = RunLog(client, run.id), _Deadline()
+    patiently = Patience(output)
+    log, deadline = RunLog(client, run.id, patiently), _Deadline()
     waits = _Waits(client, output)
-    with nullcontext() if output.as_json else output.waiting(summary(run)) as show:
+    with (
+        # Prefect's own retries would wait as long, and say nothing of it.
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        nullcontext() if output.as_json else output.waiting(summary(run)) as show,
+    ):
         while True:
-            run = _read_run(client, run.id)
+            run = patiently(partial(_read_run, client, run.id))
             if show:
                 show(summary(run))
-            waits.tell(run)
+            patiently(partial(waits.tell, run))
             news = list(log.news())
             for each in news:
                 told(output, each)

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ from flows.cli.console import CommandError, Output
 from flows.cli.endings import exit_status
 from flows.cli.exit_status import ExitStatus
 from flows.cli.finding import find_run
+from flows.cli.looking import looks_at
 from flows.cli.runs import metadata_of
+from flows.cli.showing import shown
 from flows.host import HostSettings
 from flows.messages import state_message
 from flows.prefect_api import api_url
@@ -29,7 +29,8 @@ from flows.recordings import (
     recording_of,
     recording_of_run_json,
 )
-from flows.replay import KEPT_FOR, Replayed, clean, replay
+from flows.replay import KEPT_FOR, Replayed, replay
+from flows.replay_left import clean
 from flows.replay_place import Place
 from flows.spec import command_summary
 
@@ -57,13 +58,8 @@ def replayed(output: Output, wish: Wish) -> int:
     answers = _api_answers()
     recording = _recording(output, wish.what, has_api=answers)
     place = Place(root, volume, answers, os.environ)
-    out = sys.stderr.buffer if output.as_json else sys.stdout.buffer
-
-    def write(chunk: bytes) -> None:
-        out.write(chunk)
-        out.flush()
-
-    ended = asyncio.run(replay(recording, place, write, output.say, keep=wish.keep))
+    with shown(output) as write:
+        ended = asyncio.run(replay(recording, place, write, output.say, keep=wish.keep))
     _tell(output, recording, ended, wish)
     return exit_status(ended.outcome.name)
 
@@ -85,7 +81,7 @@ def _cleaned(output: Output, root: Path, volume: str, host: HostSettings, wish: 
     removed = asyncio.run(clean(root, volume, host))
     if output.as_json:
         output.document({"removed": removed})
-    for sentence in removed or ["nothing was kept"]:
+    for sentence in removed or [f"nothing was kept in {root}"]:
         output.line(f"{sentence[0].upper()}{sentence[1:]}.")
     return ExitStatus.SUCCEEDED
 
@@ -134,7 +130,28 @@ def _api_answers() -> bool:
 
 
 def _tell(output: Output, recording: Recording, ended: Replayed, wish: Wish) -> None:
-    outcome, spec = ended.outcome, ended.spec
+    _warn(output, recording, ended)
+    outcome = ended.outcome
+    looks = looks_at(ended, wish.folder) if ended.is_kept else {}
+    warning = _secrets_kept(ended)
+    if output.as_json:
+        output.document(_facts(ended) | {"look": looks, "warning": warning})
+        return
+    output.say(f"{outcome.name}: {state_message(outcome)}")
+    if wish.keep and not ended.is_kept:
+        output.say("There is no container to keep, as none was made.")
+    if ended.is_kept:
+        hours = KEPT_FOR.total_seconds() / 3600
+        output.say(f"Kept for {hours:.0f} hours or more. To look inside:")
+        for what, command in looks.items():
+            output.say(f"  {what:<8} {command}")
+    if warning:
+        output.say(warning)
+
+
+def _warn(output: Output, recording: Recording, ended: Replayed) -> None:
+    """Say what may have made it another run than the recorded one."""
+    outcome = ended.outcome
     used = outcome.image.id if outcome.image else None
     if recording.image_id and used and used != recording.image_id:
         output.say(
@@ -145,45 +162,28 @@ def _tell(output: Output, recording: Recording, ended: Replayed, wish: Wish) -> 
             f"The engine does not see {ended.workspace.root}, as it is on another host: replay "
             "there, or name a folder that both see with --folder."
         )
-    looks = _looks(ended, recording) if ended.is_kept else {}
-    if output.as_json:
-        output.document(
-            {
-                "outcome": outcome.name,
-                "exitCode": outcome.exit_code,
-                "message": state_message(outcome),
-                "image": spec.image,
-                "imageId": used,
-                "command": command_summary(spec.command),
-                "container": spec.name if ended.is_kept else None,
-                "folder": str(ended.workspace.folder) if ended.is_kept else None,
-                "look": looks,
-            }
-        )
-        return
-    output.say(f"{outcome.name}: {state_message(outcome)}")
-    if wish.keep and not ended.is_kept:
-        output.say("There is no container to keep, as none was made.")
-    if ended.is_kept:
-        hours = KEPT_FOR.total_seconds() / 3600
-        output.say(f"Kept for {hours:.0f} hours or more. To look inside:")
-        for what, command in looks.items():
-            output.say(f"  {what:<8} {command}")
 
 
-def _looks(ended: Replayed, recording: Recording) -> dict[str, str]:
-    """Commands that show a kept container, and one that removes it."""
-    spec, mount = ended.spec, ended.workspace.mount
-    name, image = shlex.quote(spec.name), f"replay-{spec.job_id[:8]}"
-    source = mount.source if mount.kind == "bind" else f"{spec.name}-workspace"
-    folder = shlex.quote(f"{source}:{mount.target}")
-    variables = " ".join(f"-e {shlex.quote(f'{k}={v}')}" for k, v in spec.env.items())
-    inside = f"-v {folder} -w {shlex.quote(spec.workdir)} {variables}"
+def _secrets_kept(ended: Replayed) -> str | None:
+    """What to know of a kept container that was given secrets."""
+    if not ended.is_kept or not ended.hidden:
+        return None
+    return (
+        f"The kept container still holds {', '.join(ended.hidden)} for anyone who may use this "
+        "engine (docker inspect), and so does the image that a shell is made of while it is open: "
+        "push it nowhere, and remove what was kept when you are done."
+    )
+
+
+def _facts(ended: Replayed) -> dict[str, Any]:
+    outcome, spec = ended.outcome, ended.spec
     return {
-        "files": str(ended.workspace.folder),
-        "log": f"docker logs {name}",
-        "copy": f"docker cp {name}:{shlex.quote(spec.workdir)} .",
-        "shell": f"docker commit {name} {image} && "
-        f"docker run --rm -it --entrypoint sh {inside} {image}; docker rmi {image}",
-        "remove": "container-task replay --clean",
+        "outcome": outcome.name,
+        "exitCode": outcome.exit_code,
+        "message": state_message(outcome),
+        "image": spec.image,
+        "imageId": outcome.image.id if outcome.image else None,
+        "command": command_summary(spec.command),
+        "container": spec.name if ended.is_kept else None,
+        "folder": str(ended.workspace.folder) if ended.is_kept else None,
     }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -15,7 +16,7 @@ from flows.cli.endings import exit_status, outcome_name, summary
 from flows.cli.exit_status import ExitStatus
 from flows.cli.following import follow
 from flows.naming import run_name
-from flows.prefect_api import run_url
+from flows.prefect_api import api_url, run_url, unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +49,29 @@ def watched(
 ) -> int:
     """Show the run's log until it is over, and how it ended; the exit status is the outcome's."""
     try:
-        ended = follow(client, run, output)
-    except KeyboardInterrupt:
-        if not cancel_on_interrupt:
-            raise _goes_on(run.id) from None
-        output.say("Cancelling the run; interrupt once more to leave it at that.")
-        client.set_flow_run_state(run.id, Cancelling(message="Cancelled by container-task submit."))
-        ended = follow(client, run, output)
+        ended = _followed(client, output, run, cancel_on_interrupt=cancel_on_interrupt)
+    except httpx.HTTPError as error:
+        reason = unreachable(str(api_url()), error)
+        raise CommandError(f"{reason}. {_goes_on(run.id)}", ExitStatus.UNREACHABLE) from error
     outcome = outcome_name(ended)
     message = ended.state.message if ended.state else None
     output.record("ended", outcome=outcome, message=message, url=run_url(run.id))
     if not output.as_json:
         output.say(summary(ended))
     return exit_status(outcome)
+
+
+def _followed(
+    client: SyncPrefectClient, output: Output, run: FlowRun, *, cancel_on_interrupt: bool
+) -> FlowRun:
+    try:
+        return follow(client, run, output)
+    except KeyboardInterrupt:
+        if not cancel_on_interrupt:
+            raise CommandError(_goes_on(run.id), ExitStatus.INTERRUPTED) from None
+    output.say("Cancelling the run; interrupt once more to leave it at that.")
+    client.set_flow_run_state(run.id, Cancelling(message="Cancelled by container-task submit."))
+    return follow(client, run, output)
 
 
 def _start(client: SyncPrefectClient, asked: Submission, raw: object) -> FlowRun:
@@ -98,9 +109,8 @@ def _announce(output: Output, run: FlowRun) -> None:
         output.say(f"Run {run.id}, {run.name}\n{run_url(run.id)}")
 
 
-def _goes_on(run_id: UUID) -> CommandError:
-    return CommandError(
+def _goes_on(run_id: UUID) -> str:
+    return (
         f"The run goes on. Watch it again with container-task logs -f {run_id}, end it with "
-        f"prefect flow-run cancel {run_id}.",
-        ExitStatus.INTERRUPTED,
+        f"prefect flow-run cancel {run_id}."
     )

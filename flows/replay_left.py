@@ -1,0 +1,77 @@
+"""What a replay leaves behind, and its removal: at its end, or when somebody asks for it.
+
+A marker beside a job's lock tells that the job is a replay of this folder. What other folders,
+users and hosts replay on the same engine has none here, and is left alone.
+"""
+
+import asyncio
+from pathlib import Path
+
+from flows.engine import DockerEngine
+from flows.errors import ContainerTaskError
+from flows.host import HostSettings
+from flows.ledger import RUNS_FOLDER, Busy, Ledger
+from flows.reclaim import reclaim, remove_left_behind
+from flows.replay_place import Say
+from flows.spec import ContainerSpec
+from flows.workspace import Workspace
+
+LABEL_REPLAY = "moonmind.replay_of"
+_SUFFIX = ".replay"
+
+
+def marker(root: Path, job_id: str) -> Path:
+    """Tells a folder of a replay from one of a worker's jobs."""
+    return root / RUNS_FOLDER / f"{job_id}{_SUFFIX}"
+
+
+async def remove(
+    ledger: Ledger, workspace: Workspace, spec: ContainerSpec, say: Say, *, began: bool
+) -> None:
+    """Remove a replay that is over, for whoever holds its lock; `began` where there can be a
+    container. What cannot be removed is said, and stays for `clean`."""
+    try:
+        async with DockerEngine() as engine:
+            if began:
+                await _discard(engine, spec.job_id)
+            await reclaim(engine, workspace, spec)
+        await asyncio.to_thread(workspace.remove)
+        ledger.forget()
+    except (ContainerTaskError, OSError) as error:
+        say(
+            f"Something of the replay is left, as it could not be removed: {error}. "
+            "container-task replay --clean removes it."
+        )
+
+
+async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
+    """Remove what the replays of the folder `root` left; what was removed, a sentence each.
+
+    Replays that are still running stay.
+    """
+    removed: list[str] = []
+    jobs = sorted(path.stem for path in (root / RUNS_FOLDER).glob(f"*{_SUFFIX}"))
+    if not jobs:
+        return removed
+    async with DockerEngine() as engine:
+        for job_id in jobs:
+            ledger = Ledger(root, job_id)
+            try:
+                with ledger.held(make=True):
+                    removed += await _discard(engine, job_id)
+                    workspace = Workspace(root, job_id, volume)
+                    if workspace.folder.exists():
+                        await asyncio.to_thread(workspace.remove)
+                        removed.append(f"removed {workspace.folder}")
+                    ledger.forget()
+            except Busy:
+                continue
+        if removed:
+            changed = {"workdir": root, "workspace_volume": volume}
+            await remove_left_behind(engine, host.model_copy(update=changed))
+    return removed
+
+
+async def _discard(engine: DockerEngine, job_id: str) -> list[str]:
+    owned = [each for each in await engine.owned() if each.job_id == job_id]
+    return [f"removed the {o.kind} {o.name}" for o in owned if await engine.discard(o)]

@@ -12,6 +12,7 @@ from prefect.logging import disable_run_logger
 
 from flows import execution, probe
 from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
+from flows.checkup_calls import CALLS, judge_calls
 from flows.checkup_host import judge_room, leaving_nothing
 from flows.engine import DockerEngine
 from flows.engine_probe import Pong, ping, quiet_seconds, refused_calls
@@ -26,9 +27,8 @@ from flows.spec import ContainerSpec, Run, compile_spec
 from flows.threads import in_thread
 from flows.workspace import Workspace
 
-ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
+ENGINE, QUIET, CLOCK, PROBE, ROOM = (
     "Docker Engine",
-    "calls to the engine",
     "quiet connections",
     "clock of the engine",
     "probe container",
@@ -76,13 +76,9 @@ class EngineChecks:
 
     async def calls(self) -> Sequence[Finding]:
         """Whether everything that runs ask of an engine gets through to it."""
-        refused = await in_thread(lambda: refused_calls(self._now()))
-        if not refused:
-            return [ok(CALLS, "all that a run makes get through")]
         assert self.pong is not None
-        says = f"what answers at {self.pong.address} does not let through: {'; '.join(refused)}"
-        mend = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
-        return [fault(CALLS, says, mend)]
+        refused = await in_thread(lambda: refused_calls(self._now()))
+        return judge_calls(refused, self.pong.address)
 
     async def quiet(self) -> Sequence[Finding]:
         """Whether a connection on which nothing is said stays open, as a quiet task's must."""

@@ -12,6 +12,7 @@ import pytest
 
 from flows import checkup_host, probe
 from flows.checkup import Check, Finding, Level, Part, carry_out, ok
+from flows.checkup_calls import Call, Cause, refusal
 from flows.checkup_engine import EngineChecks, probed
 from flows.cli.checkups import Examination, chosen
 from flows.outcomes import Outcome, OutcomeName
@@ -206,6 +207,19 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
     assert not host.exists()
 
 
+NOT_HERE = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
+
+
+def without(call: str, config: Path, answer: str = NOT_HERE) -> Path:
+    """The stack's proxy, which refuses what matches `call` as well."""
+    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
+    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
+    text = CONFIG.read_text()
+    assert first in text
+    config.write_text(text.replace(first, first + rule))
+    return config
+
+
 @pytest.mark.docker
 async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,21 +231,74 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
         assert_all_ok(await checks.engine())
         found = only(await checks.calls(), Level.FAULT)
     assert f"tcp://127.0.0.1:{port} does not let through" in found.says
-    assert "POST /containers/<name>/attach (403: " in found.says
-    assert "DELETE /volumes/<name>-workspace (403: " in found.says
+    assert "POST /containers/<name>/attach, DELETE /volumes/<name>-workspace (403: not here)" in (
+        found.says
+    )
     assert "GET" not in found.says
     assert "deploy/docker-proxy/haproxy.cfg" in found.mend
 
 
-def without(call: str, config: Path) -> Path:
-    """The stack's proxy, which refuses what matches `call` as well."""
-    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
-    answer = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
-    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
-    text = CONFIG.read_text()
-    assert first in text
-    config.write_text(text.replace(first, first + rule))
-    return config
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("answer", "says", "mend"),
+    [
+        ("deny_status 503", "(503: 503 Service Unavailable", "reaches no engine"),
+        ("deny_status 400 content-type text/plain string blocked", "(400: blocked)", "DOCKER_HOST"),
+        ("deny_status 407", "(407: ", "NO_PROXY"),
+    ],
+)
+async def test_what_is_no_answer_of_an_engine_is_told_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, says: str, mend: str
+) -> None:
+    config = without("^POST .*/(start|wait)", tmp_path / "haproxy.cfg", answer)
+    with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        checks = EngineChecks(quiet_seconds=1)
+        assert_all_ok(await checks.engine())
+        found = only(await checks.calls(), Level.FAULT)
+    assert f"POST /containers/<name>/start, POST /containers/<name>/wait {says}" in found.says
+    assert mend in found.mend
+
+
+LISTING, CALL = Call("GET", "/networks", is_listing=True), Call("POST", "/containers/x/start")
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "text"),
+    [
+        (CALL, 404, '{"message":"No such container: x"}'),
+        (CALL, 404, "No such container: x\n"),
+        (CALL, 500, '{"message":"connection refused"}'),
+        (CALL, 503, '{"message":"no registry"}'),
+        (CALL, 200, '{"status":"Pulling"}\n{"error":"connection refused"}\n'),
+        (LISTING, 200, "[]"),
+        (LISTING, 200, ""),
+    ],
+)
+def test_an_engines_own_answer_is_no_refusal(call: Call, status: int, text: str) -> None:
+    assert refusal(call, status, text) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "text", "cause"),
+    [
+        (CALL, 403, '{"message":"not here"}', Cause.FORBIDDEN),
+        (CALL, 404, "page not found", Cause.FORBIDDEN),
+        (CALL, 407, "", Cause.LOG_IN),
+        (CALL, 503, "<h1>Service Unavailable</h1>", Cause.NO_ENGINE),
+        (CALL, 400, "blocked", Cause.STRANGE),
+        (CALL, 200, "{}", Cause.STRANGE),
+        (LISTING, 200, "<title>Sign in</title>", Cause.STRANGE),
+        (LISTING, 400, '{"message":"blocked"}', Cause.STRANGE),
+    ],
+)
+def test_what_no_engine_answers_is_a_refusal(
+    call: Call, status: int, text: str, cause: Cause
+) -> None:
+    found = refusal(call, status, text)
+    assert found is not None
+    assert found.cause is cause
+    assert "<" not in found.words
 
 
 @pytest.mark.docker

@@ -15,7 +15,7 @@ from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
 from flows.checkup_calls import CALLS, judge_calls
 from flows.checkup_host import judge_room, leaving_nothing
 from flows.engine import DockerEngine
-from flows.engine_probe import Pong, ping, quiet_seconds, refused_calls
+from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.errors import EngineError
 from flows.host import HostSettings
 from flows.images import Supply
@@ -36,6 +36,8 @@ ENGINE, QUIET, CLOCK, PROBE, ROOM = (
 )
 _OLDEST_API = (1, 40)
 _CLOCKS_APART = timedelta(seconds=5)
+# A minute more than the ten after which some proxies cut.
+_COMMON_SECONDS = 660
 _SEVERAL_SECONDS = 150.0
 
 
@@ -84,20 +86,10 @@ class EngineChecks:
         """Whether a connection on which nothing is said stays open, as a quiet task's must."""
         assert self.pong is not None
         if self.pong.is_local:
-            return [ok(QUIET, "nobody stands between this host and its own socket")]
-        wanted = self.quiet_seconds
+            return [ok(QUIET, "nothing stands before a socket of this host: none was tried")]
         # The engine's clock tells in whole seconds.
-        lasted = await in_thread(lambda: quiet_seconds(self._now() + 1, wanted))
-        if lasted >= wanted - 2:
-            return [ok(QUIET, f"one lasted {lasted:.0f} s at {self.pong.address}")]
-        says = (
-            f"one was cut after {lasted:.1f} s at {self.pong.address}, and should last {wanted:g}"
-        )
-        mend = (
-            "raise the time-outs of the proxy for client, server and tunnel, as "
-            "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
-        )
-        return [warning(QUIET, says, mend)]
+        found = await in_thread(lambda: quiet(self._now() + 1, self.quiet_seconds))
+        return [judge_quiet(found, self.quiet_seconds, self.pong.address)]
 
     def _now(self) -> float:
         """By the engine's clock, as far as it told."""
@@ -105,6 +97,23 @@ class EngineChecks:
         if self.pong is None or self.pong.now is None:
             return now.timestamp()
         return (now + (self.pong.now - self.pong.asked_at)).timestamp()
+
+
+def judge_quiet(found: Quiet, wanted_seconds: float, address: str) -> Finding:
+    """What so long a connection means; some proxies forget one without telling either end."""
+    lasted = f"{found.seconds:.0f} s"
+    if found.is_ended and found.seconds >= wanted_seconds - 2:
+        says = f"one to {address} lasted {lasted}; longer was not tried"
+        if wanted_seconds < _COMMON_SECONDS:
+            says += f": --quiet-seconds {_COMMON_SECONDS} tries the time-outs of most proxies"
+        return ok(QUIET, says)
+    how = f"cut after {lasted}" if found.seconds < wanted_seconds - 2 else "forgotten on its way"
+    says = f"one to {address} was {how}, and should last {wanted_seconds:g} s"
+    mend = (
+        "raise the time-outs of the proxy for client, server and tunnel, as "
+        "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
+    )
+    return warning(QUIET, says, mend)
 
 
 def judge_clock(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:

@@ -12,7 +12,7 @@ import requests
 from prefect_docker import DockerHost
 
 from flows.checkup_calls import Call, Refusal, broken_off, calls, events, is_error, refusal, words
-from flows.engine_connection import is_local, negotiated
+from flows.engine_connection import is_local, negotiated, require_ok
 from flows.engine_errors import address, translated
 from flows.errors import EngineUnavailable
 from flows.registries import Login
@@ -30,6 +30,14 @@ class Pong:
     api_version: str
     now: datetime | None
     asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """How long a connection on which nothing is said lasted, and whether its end came through."""
+
+    seconds: float
+    is_ended: bool
 
 
 def ping() -> Pong:
@@ -56,20 +64,26 @@ def refused_calls(now: float) -> list[Refusal]:
         return [each for each in found if each]
 
 
-def quiet_seconds(now: float, seconds: float) -> float:
-    """How long a connection on which nothing is said lasts, at most about so long."""
+def quiet(now: float, seconds: float) -> Quiet:
+    """Keep a connection on which nothing is said for about so long. Raises `EngineError`."""
     with _client() as client:
         api, began = client.api, time.monotonic()
         url = f"{api.base_url}/v{api.api_version}{events(now, now + seconds)}"
+        is_ended = False
         try:
             with api.get(url, stream=True, timeout=seconds + _SECONDS) as answer:
-                answer.raise_for_status()
-                for _ in answer.iter_content(1024):
-                    pass
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
-            # Cut; when, is what is asked.
+                # A proxy that waited for the engine in vain says so.
+                if answer.status_code != 504:
+                    require_ok(answer)
+                    is_ended = not any(answer.iter_content(1024))
+        except (
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.ConnectionError,
+            requests.exceptions.ReadTimeout,
+        ):
+            # Cut, or forgotten; when, is what is asked.
             pass
-        return time.monotonic() - began
+        return Quiet(time.monotonic() - began, is_ended)
 
 
 def refused_login(login: Login) -> str | None:

@@ -13,8 +13,9 @@ import pytest
 from flows import checkup_host, probe
 from flows.checkup import Check, Finding, Level, Part, carry_out, ok
 from flows.checkup_calls import Call, Cause, refusal
-from flows.checkup_engine import EngineChecks, probed
+from flows.checkup_engine import EngineChecks, judge_quiet, probed
 from flows.cli.checkups import Examination, chosen
+from flows.engine_probe import Quiet
 from flows.outcomes import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests.command import container_task
@@ -310,9 +311,46 @@ async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
         checks = EngineChecks(quiet_seconds=8)
         assert_all_ok(await checks.engine())
         found = only(await checks.quiet(), Level.WARNING)
-        assert proxy.url in found.says
-    assert found.says.startswith("one was cut after 2.")
+        assert found.says == f"one to {proxy.url} was cut after 2 s, and should last 8 s"
     assert "time-outs" in found.mend
+
+
+@pytest.mark.docker
+async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with CuttingProxy(6) as proxy:
+        monkeypatch.setenv("DOCKER_HOST", proxy.url)
+        checks = EngineChecks(quiet_seconds=1)
+        assert_all_ok(await checks.engine())
+        (found,) = await checks.quiet()
+        assert found.says.startswith(f"one to {proxy.url} lasted ")
+    assert found.level is Level.OK
+    assert found.says.endswith(
+        "longer was not tried: --quiet-seconds 660 tries the time-outs of most proxies"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "says"),
+    [
+        (Quiet(75.9, is_ended=True), Level.OK, "lasted 76 s; longer was not tried: --quiet"),
+        (Quiet(30.2, is_ended=False), Level.WARNING, "cut after 30 s, and should last 75 s"),
+        (Quiet(30.2, is_ended=True), Level.WARNING, "cut after 30 s"),
+        (Quiet(85.0, is_ended=False), Level.WARNING, "forgotten on its way"),
+    ],
+)
+def test_a_quiet_connection_is_judged_by_its_length_and_its_end(
+    found: Quiet, level: Level, says: str
+) -> None:
+    judged = judge_quiet(found, 75, "tcp://engine:2375")
+    assert judged.level is level
+    assert says in judged.says
+
+
+def test_the_longest_common_time_out_is_told_to_be_the_longest_that_was_tried() -> None:
+    judged = judge_quiet(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
+    assert judged.says == "one to tcp://engine:2375 lasted 661 s; longer was not tried"
 
 
 async def test_an_engine_that_is_away_is_told_with_its_address(

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
+from prefect.filesystems import WritableFileSystem
 from prefect_docker import DockerRegistryCredentials
 
 from blocks.policy import ContainerPolicy
@@ -157,6 +161,18 @@ async def saved(prefect_api: None) -> AsyncIterator[Callable[..., Awaitable[None
         await kind.adelete(name)  # type: ignore[attr-defined]
 
 
+class Shelf(WritableFileSystem):
+    """Takes files, and knows of no way to remove one."""
+
+    folder: str
+
+    async def write_path(self, path: str, content: bytes) -> None:
+        (Path(self.folder) / path).write_bytes(content)
+
+    async def read_path(self, path: str) -> bytes:
+        return (Path(self.folder) / path).read_bytes()
+
+
 async def test_blocks_that_are_not_there_are_no_fault(prefect_api: None) -> None:
     assert_all_ok(await checkup_blocks.policy())
     assert_all_ok(await checkup_blocks.storage())
@@ -185,6 +201,59 @@ async def test_a_storage_that_takes_no_files_is_told(
     found = only(await checkup_blocks.storage(), Level.FAULT)
     assert f"file://{tmp_path}/file/results does not take files" in found.says
     assert "credentials" in found.mend
+
+
+async def test_a_block_that_removes_nothing_keeps_one_file_however_often_it_is_tried(
+    saved: Callable[..., Awaitable[None]], tmp_path: Path
+) -> None:
+    await saved(Shelf(folder=str(tmp_path)), "mine")
+    await saved(ArtifactStorage(block="shelf/mine"))
+    for _ in range(2):
+        found = only(await checkup_blocks.storage(), Level.OK)
+    assert found.says.endswith(
+        "; moonmind-doctor.txt stays there, as a block cannot be asked to remove it"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["moonmind-doctor.txt"]
+
+
+class Full(MemoryFileSystem):  # type: ignore[misc]
+    """Writes half of a file before it fails, as a full disk does."""
+
+    protocol = "full"
+    store: ClassVar[dict[str, Any]] = {}
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        super().pipe_file(path, value[: len(value) // 2], mode, **more)
+        raise OSError(28, "No space left on device")
+
+
+async def test_half_a_file_that_was_written_does_not_stay(
+    saved: Callable[..., Awaitable[None]],
+) -> None:
+    register_implementation("full", Full, clobber=True)
+    await saved(ArtifactStorage(url="full://disk"))
+    found = only(await checkup_blocks.storage(), Level.FAULT)
+    assert "No space left on device" in found.says
+    assert Full.store == {}
+
+
+class Keeping(MemoryFileSystem):  # type: ignore[misc]
+    """Lets nobody remove anything, as write-once storages do."""
+
+    protocol = "keeping"
+    store: ClassVar[dict[str, Any]] = {}
+
+    def rm_file(self, path: str) -> None:
+        raise PermissionError("nobody removes")
+
+
+async def test_a_storage_that_lets_nobody_remove_files_takes_them_all_the_same(
+    saved: Callable[..., Awaitable[None]],
+) -> None:
+    register_implementation("keeping", Keeping, clobber=True)
+    await saved(ArtifactStorage(url="keeping://safe"))
+    found = only(await checkup_blocks.storage(), Level.OK)
+    assert "moonmind-doctor.txt stays there, as it could not be removed (Perm" in found.says
 
 
 async def test_a_storage_of_an_unknown_protocol_is_told(

@@ -13,7 +13,7 @@ from prefect.logging import disable_run_logger
 from flows import execution, probe
 from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
 from flows.checkup_calls import CALLS, judge_calls
-from flows.checkup_host import judge_room, leaving_nothing
+from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
 from flows.engine import DockerEngine
 from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.errors import EngineError
@@ -56,7 +56,7 @@ class EngineChecks:
             Check(CLOCK, Part.ENGINE, self.clock, needs),
             Check(CALLS, Part.ENGINE, self.calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, probed, needs, _SEVERAL_SECONDS),
+            Check(PROBE, Part.ENGINE, probed, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
         ]
 
     async def engine(self) -> Sequence[Finding]:

@@ -113,12 +113,46 @@ async def test_checks_run_together_and_none_holds_the_others_up() -> None:
     assert heard[-1] == ["slow"]
 
 
-def test_a_part_has_its_checks_and_what_they_need() -> None:
+def test_a_part_has_its_checks_and_silently_what_they_need() -> None:
+    everything = {check.name for check in chosen(Examination((), DEPLOYMENT, 1.0))}
+    told = []
     for part in Part:
         checks = chosen(Examination((part,), DEPLOYMENT, 1.0))
-        assert {check.part for check in checks} == {part}
+        assert all(check.is_silent == (check.part is not part) for check in checks)
         names = {check.name for check in checks}
         assert all(names.issuperset(check.needs) for check in checks)
+        told += [check.name for check in checks if not check.is_silent]
+    assert sorted(told) == sorted(everything)
+
+
+async def test_what_another_part_keeps_from_being_looked_at_is_told_with_the_reason(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONMIND_WORKDIR", "jobs")
+    found = [
+        each
+        for _, each in await carry_out(
+            chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1)), lambda _: None
+        )
+    ]
+    probe = next(each for each in found if each.name == "probe container")
+    assert probe.level is Level.SKIPPED
+    assert probe.says.startswith("not looked at, because of settings: MOONMIND_WORKDIR")
+    assert "docs/operating.md" in probe.mend
+    assert "settings" not in {each.name for each in found}
+
+
+async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    checks = chosen(Examination((Part.PREFECT,), DEPLOYMENT, 1))
+    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    assert "Docker Engine" not in found
+    assert found["registries"].level is Level.SKIPPED
+    assert found["registries"].says.startswith(
+        "not looked at, because of Docker Engine: Docker at tcp://127.0.0.1:9 does not answer"
+    )
 
 
 # The host.

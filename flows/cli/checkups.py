@@ -1,9 +1,9 @@
 """`container-task doctor`: the checks chosen, carried out at a time, and what they found."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
@@ -48,16 +48,26 @@ def examined(output: Output, asked: Examination) -> int:
 
 
 def chosen(asked: Examination) -> list[Check]:
-    """The checks of the parts that are asked for, but for those that need one of another part."""
+    """The checks of the parts that are asked for, and, silent, those of others that they need."""
     checks = [
         *host_checks(),
         *EngineChecks(asked.quiet_seconds).checks(),
         *PrefectChecks(asked.deployment).checks(),
         *block_checks(),
     ]
-    wanted = [check for check in checks if not asked.only or check.part in asked.only]
-    names = {check.name for check in wanted}
-    return [check for check in wanted if names.issuperset(check.needs)]
+    wanted = frozenset(check.name for check in checks if not asked.only or check.part in asked.only)
+    needed = _needed(wanted, {check.name: check.needs for check in checks})
+    return [
+        check if check.name in wanted else replace(check, is_silent=True)
+        for check in checks
+        if check.name in needed
+    ]
+
+
+def _needed(wanted: frozenset[str], needs: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Those that are wanted, what they need, what that needs, and so on."""
+    found = wanted.union(*(needs[name] for name in wanted))
+    return found if found == wanted else _needed(found, needs)
 
 
 def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from flows.errors import ContainerTaskError
 
 _SECONDS = 30.0
+_LOOK = "see in docs/cli.md what doctor looks at there, mend what this says, and look again"
 
 
 class Part(StrEnum):
@@ -74,6 +75,12 @@ def fault(name: str, says: str, mend: str) -> Finding:
     return Finding(name, Level.FAULT, says, mend)
 
 
+def halves(sentence: str) -> tuple[str, str]:
+    """What an error's sentence says is so, and what to do, which it tells after a semicolon."""
+    says, _, mend = sentence.rpartition("; ")
+    return (says, mend) if says else (sentence, "")
+
+
 async def carry_out(
     checks: Sequence[Check], tell: Callable[[Sequence[str]], None]
 ) -> list[tuple[Check, Finding]]:
@@ -111,9 +118,10 @@ async def _bounded(check: Check) -> Sequence[Finding]:
             return await check.look()
     except TimeoutError:
         says = f"gave no answer within {check.seconds:.0f} s"
-        return [fault(check.name, says, "see whether what it looks at hangs, and try again")]
+        return [fault(check.name, says, "see whether what it looks at hangs, and look again")]
     except ContainerTaskError as error:
-        return [fault(check.name, str(error), "")]
+        says, mend = halves(str(error))
+        return [fault(check.name, says, mend or _LOOK)]
     except Exception as error:  # noqa: BLE001 - one check must not keep the others from telling
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return [fault(check.name, f"could not be looked at ({said})", "see the words above")]
+        return [fault(check.name, f"could not be looked at ({said})", _LOOK)]

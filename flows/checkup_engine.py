@@ -11,7 +11,7 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows import execution, probe
-from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
+from flows.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
 from flows.checkup_calls import CALLS, judge_calls
 from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
 from flows.engine import DockerEngine
@@ -65,7 +65,8 @@ class EngineChecks:
             self.pong = pong = await in_thread(ping)
         except EngineError as error:
             mend = "start the engine, or name the right one in DOCKER_HOST"
-            return [fault(ENGINE, str(error), mend)]
+            says, advice = halves(str(error))
+            return [fault(ENGINE, says, f"{mend}; {advice}" if advice else mend)]
         says = f"{pong.server}, API {pong.api_version}, at {pong.address}"
         if tuple(map(int, pong.api_version.split("."))) < _OLDEST_API:
             return [fault(ENGINE, f"{says} is too old", "use Docker Engine 19.03 or newer")]

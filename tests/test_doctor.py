@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -15,10 +16,11 @@ from flows.checkup import Check, Finding, Level, Part, carry_out, ok
 from flows.checkup_calls import Call, Cause, refusal
 from flows.checkup_engine import EngineChecks, judge_quiet, probed
 from flows.cli.checkups import Examination, chosen
+from flows.cli.console import Output
 from flows.engine_probe import Quiet
 from flows.outcomes import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
-from tests.command import container_task
+from tests.command import Here, container_task
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
 from tests.runs import BUSYBOX
@@ -75,7 +77,24 @@ def test_faults_come_with_what_to_do_and_an_exit_status(tmp_path: Path) -> None:
     assert "Prefect's API at http://127.0.0.1:9/api does not answer" in result.out
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert "skipped deployment not looked at, because of Prefect's API" in lines
-    assert "2 faults" in result.out
+    assert result.out.endswith("Mend the faults, from the top, and look again.\n")
+    assert re.match(r"2 faults, \w+ warnings?, \d+ skipped, \d ok\.", lines[-2])
+
+
+@pytest.mark.docker
+def test_a_terminal_shows_each_finding_within_its_width(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setattr(Output, "is_terminal", True)
+    out = Here(capsys)("doctor", "--only", "engine").out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[:3] == ["fault", "Docker", "Engine"]
+    indent = lines[0].index("Docker at")
+    assert lines[1][:indent].strip() == ""
+    assert any(line[indent:].startswith("→ ") for line in lines)
 
 
 async def test_checks_run_together_and_none_holds_the_others_up() -> None:
@@ -128,18 +147,14 @@ def test_a_part_has_its_checks_and_silently_what_they_need() -> None:
 async def test_what_another_part_keeps_from_being_looked_at_is_told_with_the_reason(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MOONMIND_WORKDIR", "jobs")
-    found = [
-        each
-        for _, each in await carry_out(
-            chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1)), lambda _: None
-        )
-    ]
-    probe = next(each for each in found if each.name == "probe container")
-    assert probe.level is Level.SKIPPED
-    assert probe.says.startswith("not looked at, because of settings: MOONMIND_WORKDIR")
-    assert "docs/operating.md" in probe.mend
-    assert "settings" not in {each.name for each in found}
+    monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
+    checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1.0))
+    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    left_out = found["probe container"]
+    assert left_out.level is Level.SKIPPED
+    assert left_out.says.startswith("not looked at, because of settings: MOONMIND_WORKER_CPUS")
+    assert "docs/operating.md" in left_out.mend
+    assert "settings" not in found
 
 
 async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(

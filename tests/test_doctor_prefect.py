@@ -112,6 +112,24 @@ async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
 
 
 @pytest.mark.server
+async def test_a_pool_that_was_deleted_is_told(served: Stack) -> None:
+    served.create_pool("gone")
+    deployment = served.deploy_to("gone")
+    served.api("DELETE", "/work_pools/gone").raise_for_status()
+    found = only(await way(deployment), Level.FAULT)
+    assert found.says == f"{deployment} has no work pool, or it was deleted"
+    assert "prefect work-pool create POOL --type container-task" in found.mend
+
+
+@pytest.mark.server
+async def test_an_address_that_does_not_end_in_api_is_told(stack: Stack) -> None:
+    with server_at(stack.address):
+        found = only(await checkup_prefect.api(), Level.FAULT)
+    assert "failed with 404" in found.says
+    assert "see whether PREFECT_API_URL ends in /api" in found.mend
+
+
+@pytest.mark.server
 async def test_a_pool_of_another_type_is_told(served: Stack) -> None:
     served.create_pool("cloudy", "kubernetes")
     try:

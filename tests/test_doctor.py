@@ -20,6 +20,7 @@ from flows.cli.console import Output
 from flows.engine_probe import Quiet
 from flows.outcomes import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
+from tests import host_mistakes
 from tests.command import Here, container_task
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
@@ -176,8 +177,7 @@ async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
 async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
     found = only(await checkup_host.settings(), Level.FAULT)
-    assert "MOONMIND_WORKER_CPUS is 'many' on this worker" in found.says
-    assert "docs/operating.md" in found.mend
+    assert host_mistakes.SETTING.told_by(found)
 
 
 async def test_a_git_that_is_missing_or_old_is_told(
@@ -189,8 +189,7 @@ async def test_a_git_that_is_missing_or_old_is_told(
     (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.17.1\n")
     (tmp_path / "git").chmod(0o755)
     found = only(await checkup_host.git(), Level.FAULT)
-    assert found.says == "git version 2.17.1 is too old for this runner"
-    assert "2.31" in found.mend
+    assert host_mistakes.OLD_GIT.told_by(found)
 
 
 async def test_a_folder_that_everybody_shares_is_refused(
@@ -221,9 +220,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
     found = only(await checkup_host.room(), Level.FAULT)
-    assert found.says.startswith("only 1 MiB are free at ")
-    assert str(small_disk) in found.says
-    assert "remove old job folders" in found.mend
+    assert host_mistakes.FULL_DISK.told_by(found, {str(small_disk): "/work/agent_jobs"})
     (small_disk / "all").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
     found = only(await checkup_host.workdir(), Level.FAULT)
     assert "No space left on device" in found.says
@@ -280,12 +277,8 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.engine())
         found = only(await checks.calls(), Level.FAULT)
-    assert f"tcp://127.0.0.1:{port} does not let through" in found.says
-    assert "POST /containers/<name>/attach, DELETE /volumes/<name>-workspace (403: not here)" in (
-        found.says
-    )
-    assert "GET" not in found.says
-    assert "deploy/docker-proxy/haproxy.cfg" in found.mend
+    real = f"tcp://127.0.0.1:{port}"
+    assert host_mistakes.FORBIDDEN.told_by(found, {real: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -360,8 +353,7 @@ async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
         checks = EngineChecks(quiet_seconds=8)
         assert_all_ok(await checks.engine())
         found = only(await checks.quiet(), Level.WARNING)
-        assert found.says == f"one to {proxy.url} was cut after 2 s, and should last 8 s"
-    assert "time-outs" in found.mend
+        assert host_mistakes.CUT.told_by(found, {proxy.url: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -407,8 +399,8 @@ async def test_an_engine_that_is_away_is_told_with_its_address(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     found = only(await EngineChecks(1).engine(), Level.FAULT)
-    assert "Docker at tcp://127.0.0.1:9 does not answer" in found.says
-    assert "DOCKER_HOST" in found.mend
+    real = "tcp://127.0.0.1:9"
+    assert host_mistakes.NO_ENGINE.told_by(found, {real: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -442,9 +434,10 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
 
 def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
     outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
-    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, "/jobs")
+    where = "/work/agent_jobs"
+    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, where)
     assert other.level is Level.FAULT
-    assert "a container does not see in /jobs what this process wrote" in other.says
+    assert host_mistakes.OTHER_FOLDER.told_by(other)
     lost = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
     assert "this process does not see in /jobs what a container wrote" in lost.says
     same = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")

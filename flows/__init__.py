@@ -26,8 +26,9 @@ automations              whom events are told to: files made into Prefect's auto
 
 cli                      the command: its words, and what submits, follows and shows runs
 recordings ─► replay     what is known of a run, and the same again on this machine
-checkup ◄─ doctor's      `checkup_host`, `checkup_engine` with `engine_probe` and `probe`,
-                         `checkup_prefect`, `checkup_blocks`: what each finds, and how to mend it
+checkup ◄─ doctor's      `checkup_host`, `checkup_engine` with `checkup_calls`, `engine_probe`
+                         and `probe`, `checkup_prefect`, `checkup_blocks`: what each finds, and
+                         how to mend it
 
 Beside them: `container_payload` and `payload_model` (the keys of a payload, for machines and in
 Prefect's form), `rules` and `faults` (what a payload may say, and what it is told), `policy` (what

@@ -12,6 +12,7 @@ from typing import Any
 from flows.errors import ContainerTaskError
 
 _SECONDS = 30.0
+_LOOK = "see in docs/cli.md what doctor looks at there, mend what this says, and look again"
 
 
 class Part(StrEnum):
@@ -46,13 +47,17 @@ Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at, within `seconds`; left out where one that it `needs` has a fault."""
+    """One thing to look at, within `seconds`; left out where one that it `needs` has a fault.
+
+    Of one that `is_silent`, only those that need it tell.
+    """
 
     name: str
     part: Part
     look: Look
     needs: tuple[str, ...] = ()
     seconds: float = _SECONDS
+    is_silent: bool = False
 
 
 def ok(name: str, says: str) -> Finding:
@@ -70,16 +75,24 @@ def fault(name: str, says: str, mend: str) -> Finding:
     return Finding(name, Level.FAULT, says, mend)
 
 
+def halves(sentence: str) -> tuple[str, str]:
+    """What an error's sentence says is so, and what to do, which it tells after a semicolon."""
+    says, _, mend = sentence.rpartition("; ")
+    return (says, mend) if says else (sentence, "")
+
+
 async def carry_out(
     checks: Sequence[Check], tell: Callable[[Sequence[str]], None]
 ) -> list[tuple[Check, Finding]]:
     """Everything that the checks find, in their order; `tell` hears which are still at it."""
+    silent = {check.name for check in checks if check.is_silent}
     running: dict[str, asyncio.Task[Sequence[Finding]]] = {}
 
     async def one(check: Check) -> Sequence[Finding]:
         for need in check.needs:
-            if any(each.level in (Level.FAULT, Level.SKIPPED) for each in await running[need]):
-                return [Finding(check.name, Level.SKIPPED, f"not looked at, because of {need}")]
+            for each in await running[need]:
+                if each.level in (Level.FAULT, Level.SKIPPED):
+                    return [_skipped(check.name, need, each if need in silent else None)]
         return await _bounded(check)
 
     for check in checks:
@@ -88,7 +101,15 @@ async def carry_out(
     while left:
         tell([name for name, task in running.items() if task in left])
         _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-    return [(check, each) for check in checks for each in running[check.name].result()]
+    told = (check for check in checks if not check.is_silent)
+    return [(check, each) for check in told for each in running[check.name].result()]
+
+
+def _skipped(name: str, need: str, untold: Finding | None) -> Finding:
+    says = f"not looked at, because of {need}"
+    if untold is None:
+        return Finding(name, Level.SKIPPED, says)
+    return Finding(name, Level.SKIPPED, f"{says}: {untold.says}", untold.mend)
 
 
 async def _bounded(check: Check) -> Sequence[Finding]:
@@ -97,9 +118,10 @@ async def _bounded(check: Check) -> Sequence[Finding]:
             return await check.look()
     except TimeoutError:
         says = f"gave no answer within {check.seconds:.0f} s"
-        return [fault(check.name, says, "see whether what it looks at hangs, and try again")]
+        return [fault(check.name, says, "see whether what it looks at hangs, and look again")]
     except ContainerTaskError as error:
-        return [fault(check.name, str(error), "")]
+        says, mend = halves(str(error))
+        return [fault(check.name, says, mend or _LOOK)]
     except Exception as error:  # noqa: BLE001 - one check must not keep the others from telling
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return [fault(check.name, f"could not be looked at ({said})", "see the words above")]
+        return [fault(check.name, f"could not be looked at ({said})", _LOOK)]

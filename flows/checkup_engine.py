@@ -11,10 +11,11 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows import execution, probe
-from flows.checkup import Check, Finding, Level, Part, fault, ok, warning
-from flows.checkup_host import judge_room, leaving_nothing
+from flows.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
+from flows.checkup_calls import CALLS, judge_calls
+from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
 from flows.engine import DockerEngine
-from flows.engine_probe import Pong, ping, quiet_seconds, refused_calls
+from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.errors import EngineError
 from flows.host import HostSettings
 from flows.images import Supply
@@ -26,9 +27,8 @@ from flows.spec import ContainerSpec, Run, compile_spec
 from flows.threads import in_thread
 from flows.workspace import Workspace
 
-ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
+ENGINE, QUIET, CLOCK, PROBE, ROOM = (
     "Docker Engine",
-    "calls to the engine",
     "quiet connections",
     "clock of the engine",
     "probe container",
@@ -36,6 +36,8 @@ ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
 )
 _OLDEST_API = (1, 40)
 _CLOCKS_APART = timedelta(seconds=5)
+# A minute more than the ten after which some proxies cut.
+_COMMON_SECONDS = 660
 _SEVERAL_SECONDS = 150.0
 
 
@@ -54,7 +56,7 @@ class EngineChecks:
             Check(CLOCK, Part.ENGINE, self.clock, needs),
             Check(CALLS, Part.ENGINE, self.calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, probed, needs, _SEVERAL_SECONDS),
+            Check(PROBE, Part.ENGINE, probed, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
         ]
 
     async def engine(self) -> Sequence[Finding]:
@@ -63,7 +65,8 @@ class EngineChecks:
             self.pong = pong = await in_thread(ping)
         except EngineError as error:
             mend = "start the engine, or name the right one in DOCKER_HOST"
-            return [fault(ENGINE, str(error), mend)]
+            says, advice = halves(str(error))
+            return [fault(ENGINE, says, f"{mend}; {advice}" if advice else mend)]
         says = f"{pong.server}, API {pong.api_version}, at {pong.address}"
         if tuple(map(int, pong.api_version.split("."))) < _OLDEST_API:
             return [fault(ENGINE, f"{says} is too old", "use Docker Engine 19.03 or newer")]
@@ -76,32 +79,18 @@ class EngineChecks:
 
     async def calls(self) -> Sequence[Finding]:
         """Whether everything that runs ask of an engine gets through to it."""
-        refused = await in_thread(lambda: refused_calls(self._now()))
-        if not refused:
-            return [ok(CALLS, "all that a run makes get through")]
         assert self.pong is not None
-        says = f"what answers at {self.pong.address} does not let through: {'; '.join(refused)}"
-        mend = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
-        return [fault(CALLS, says, mend)]
+        refused = await in_thread(lambda: refused_calls(self._now()))
+        return judge_calls(refused, self.pong.address)
 
     async def quiet(self) -> Sequence[Finding]:
         """Whether a connection on which nothing is said stays open, as a quiet task's must."""
         assert self.pong is not None
         if self.pong.is_local:
-            return [ok(QUIET, "nobody stands between this host and its own socket")]
-        wanted = self.quiet_seconds
+            return [ok(QUIET, "nothing stands before a socket of this host: none was tried")]
         # The engine's clock tells in whole seconds.
-        lasted = await in_thread(lambda: quiet_seconds(self._now() + 1, wanted))
-        if lasted >= wanted - 2:
-            return [ok(QUIET, f"one lasted {lasted:.0f} s at {self.pong.address}")]
-        says = (
-            f"one was cut after {lasted:.1f} s at {self.pong.address}, and should last {wanted:g}"
-        )
-        mend = (
-            "raise the time-outs of the proxy for client, server and tunnel, as "
-            "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
-        )
-        return [warning(QUIET, says, mend)]
+        found = await in_thread(lambda: quiet(self._now() + 1, self.quiet_seconds))
+        return [judge_quiet(found, self.quiet_seconds, self.pong.address)]
 
     def _now(self) -> float:
         """By the engine's clock, as far as it told."""
@@ -109,6 +98,23 @@ class EngineChecks:
         if self.pong is None or self.pong.now is None:
             return now.timestamp()
         return (now + (self.pong.now - self.pong.asked_at)).timestamp()
+
+
+def judge_quiet(found: Quiet, wanted_seconds: float, address: str) -> Finding:
+    """What so long a connection means; some proxies forget one without telling either end."""
+    lasted = f"{found.seconds:.0f} s"
+    if found.is_ended and found.seconds >= wanted_seconds - 2:
+        says = f"one to {address} lasted {lasted}; longer was not tried"
+        if wanted_seconds < _COMMON_SECONDS:
+            says += f": --quiet-seconds {_COMMON_SECONDS} tries the time-outs of most proxies"
+        return ok(QUIET, says)
+    how = f"cut after {lasted}" if found.seconds < wanted_seconds - 2 else "forgotten on its way"
+    says = f"one to {address} was {how}, and should last {wanted_seconds:g} s"
+    mend = (
+        "raise the time-outs of the proxy for client, server and tunnel, as "
+        "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
+    )
+    return warning(QUIET, says, mend)
 
 
 def judge_clock(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:

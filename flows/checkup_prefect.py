@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import WorkerStatus, WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from flows.checkup import Check, Finding, Part, fault, ok, warning
+from flows.checkup import Check, Finding, Part, fault, halves, ok, warning
 from flows.checkup_engine import judge_clock
 from flows.prefect_api import NO_SERVER, api_url, unreachable
 from flows.worker import ContainerTaskWorker
@@ -63,13 +63,13 @@ async def api() -> Sequence[Finding]:
     """Whether the server answers, lets this process in, and is of the version that is needed."""
     url = api_url()
     if url is None:
-        mend = "export PREFECT_API_URL, ending in /api, in the environment of the worker"
-        return [fault(API, NO_SERVER, mend)]
+        says, _, mend = NO_SERVER.partition(": ")
+        return [fault(API, says, f"in the environment of the worker, {mend}")]
     try:
         async with get_client() as client:
             version = await client.api_version()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        return [fault(API, *_halves(unreachable(url, error)))]
+        return [fault(API, *halves(unreachable(url, error).replace("): ", "); ")))]
     says = f"{version} at {url}"
     ours, theirs = Version(prefect.__version__), Version(str(version))
     if ours.release[:2] != theirs.release[:2]:
@@ -113,7 +113,8 @@ def judge_deployment(found: DeploymentResponse, name: str) -> Finding:
         says = f"{name} is paused: what is submitted is not scheduled"
         return fault(DEPLOYMENT, says, "resume it on its page in the UI")
     if found.work_pool_name is None:
-        return fault(DEPLOYMENT, f"{name} has no work pool", _DEPLOY)
+        mend = f"create it: prefect work-pool create POOL --type {ContainerTaskWorker.type}; then "
+        return fault(DEPLOYMENT, f"{name} has no work pool, or it was deleted", f"{mend}{_DEPLOY}")
     return ok(DEPLOYMENT, f"{name}, on the pool {found.work_pool_name}")
 
 
@@ -186,9 +187,3 @@ def _stopped(name: str, which: str, what: WorkPool | WorkQueue, command: str) ->
             f"take it away: prefect {command.format('clear-concurrency-limit')}",
         )
     return None
-
-
-def _halves(sentence: str) -> tuple[str, str]:
-    """What is so, and what to do about it."""
-    says, _, mend = sentence.partition("): ")
-    return (f"{says})", mend) if mend else (sentence, "see PREFECT_API_URL")

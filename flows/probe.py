@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.checkup import Finding, fault, ok, warning
+from flows.checkup import Finding, fault, halves, ok, warning
 from flows.outcomes import Outcome, OutcomeName
 
 WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
@@ -125,8 +125,9 @@ def judge_memory_kill(outcome: Outcome) -> Finding:
 def judge_image(outcome: Outcome, image: str) -> Finding:
     """Whether the image of the runner's own containers can be had."""
     if outcome.name is OutcomeName.IMAGE_ERROR:
-        mend = "load or pull it, or name one that is there, with a shell, in MOONMIND_HELPER_IMAGE"
-        return fault(IMAGE, str(outcome.error), mend)
+        says, advice = halves(str(outcome.error))
+        mend = "load it there, or name one that is there, with a shell, in MOONMIND_HELPER_IMAGE"
+        return fault(IMAGE, says, f"{advice}; or {mend}" if advice else mend)
     return ok(IMAGE, f"{image} is there")
 
 

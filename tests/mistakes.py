@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.host_mistakes import HOST_MISTAKES
+
 PAGE = Path(__file__).parent.parent / "docs" / "mistakes.md"
 IMAGE = "busybox:1.36"
 
@@ -271,17 +273,26 @@ def page() -> str:
 
 def _page() -> Iterator[str]:
     yield from [
-        "# What a wrong payload is told",
+        "# What a wrong payload or host is told",
         "",
         "Each of these payloads is run by a test (`tests/test_mistakes.py`), and each message is "
         "what its run's state says: what is wrong, where, and what to do. A payload is judged "
         "before anything is made for it, with all its faults at once; `container-task check` tells "
-        "those of the first section before it is submitted.",
+        "those of the first section before it is submitted. What is wrong with a host, "
+        "`container-task doctor` tells: the last section.",
     ]
     for title, mistakes in SECTIONS.items():
         yield from ["", f"## {title}"]
         for each in mistakes:
             yield from ["", f"**{each.what}.** `{each.written}`", "", f"> {_quoted(each.message)}"]
+    yield from ["", "## The host", ""]
+    yield (
+        "This is what doctor finds, and after the arrow, what to do. Its tests "
+        "(`tests/test_doctor.py`, `tests/test_doctor_prefect.py`) hold it to these words."
+    )
+    for wrong in HOST_MISTAKES.values():
+        said = f"> {_quoted(wrong.says)}"
+        yield from ["", f"**{wrong.what}.**", "", said, ">", f"> → {_quoted(wrong.mend)}"]
 
 
 def _quoted(message: str) -> str:

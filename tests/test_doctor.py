@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,11 +13,15 @@ import pytest
 
 from flows import checkup_host, probe
 from flows.checkup import Check, Finding, Level, Part, carry_out, ok
-from flows.checkup_engine import EngineChecks, probed
+from flows.checkup_calls import Call, Cause, refusal
+from flows.checkup_engine import EngineChecks, judge_quiet, probed
 from flows.cli.checkups import Examination, chosen
+from flows.cli.console import Output
+from flows.engine_probe import Quiet
 from flows.outcomes import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
-from tests.command import container_task
+from tests import host_mistakes
+from tests.command import Here, container_task
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
 from tests.runs import BUSYBOX
@@ -73,7 +78,24 @@ def test_faults_come_with_what_to_do_and_an_exit_status(tmp_path: Path) -> None:
     assert "Prefect's API at http://127.0.0.1:9/api does not answer" in result.out
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert "skipped deployment not looked at, because of Prefect's API" in lines
-    assert "2 faults" in result.out
+    assert result.out.endswith("Mend the faults, from the top, and look again.\n")
+    assert re.match(r"2 faults, \w+ warnings?, \d+ skipped, \d ok\.", lines[-2])
+
+
+@pytest.mark.docker
+def test_a_terminal_shows_each_finding_within_its_width(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setattr(Output, "is_terminal", True)
+    out = Here(capsys)("doctor", "--only", "engine").out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split()[:3] == ["fault", "Docker", "Engine"]
+    indent = lines[0].index("Docker at")
+    assert lines[1][:indent].strip() == ""
+    assert any(line[indent:].startswith("→ ") for line in lines)
 
 
 async def test_checks_run_together_and_none_holds_the_others_up() -> None:
@@ -111,12 +133,42 @@ async def test_checks_run_together_and_none_holds_the_others_up() -> None:
     assert heard[-1] == ["slow"]
 
 
-def test_a_part_has_its_checks_and_what_they_need() -> None:
+def test_a_part_has_its_checks_and_silently_what_they_need() -> None:
+    everything = {check.name for check in chosen(Examination((), DEPLOYMENT, 1.0))}
+    told = []
     for part in Part:
         checks = chosen(Examination((part,), DEPLOYMENT, 1.0))
-        assert {check.part for check in checks} == {part}
+        assert all(check.is_silent == (check.part is not part) for check in checks)
         names = {check.name for check in checks}
         assert all(names.issuperset(check.needs) for check in checks)
+        told += [check.name for check in checks if not check.is_silent]
+    assert sorted(told) == sorted(everything)
+
+
+async def test_what_another_part_keeps_from_being_looked_at_is_told_with_the_reason(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
+    checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1.0))
+    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    left_out = found["probe container"]
+    assert left_out.level is Level.SKIPPED
+    assert left_out.says.startswith("not looked at, because of settings: MOONMIND_WORKER_CPUS")
+    assert "docs/operating.md" in left_out.mend
+    assert "settings" not in found
+
+
+async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    checks = chosen(Examination((Part.PREFECT,), DEPLOYMENT, 1))
+    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    assert "Docker Engine" not in found
+    assert found["registries"].level is Level.SKIPPED
+    assert found["registries"].says.startswith(
+        "not looked at, because of Docker Engine: Docker at tcp://127.0.0.1:9 does not answer"
+    )
 
 
 # The host.
@@ -125,8 +177,7 @@ def test_a_part_has_its_checks_and_what_they_need() -> None:
 async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
     found = only(await checkup_host.settings(), Level.FAULT)
-    assert "MOONMIND_WORKER_CPUS is 'many' on this worker" in found.says
-    assert "docs/operating.md" in found.mend
+    assert host_mistakes.SETTING.told_by(found)
 
 
 async def test_a_git_that_is_missing_or_old_is_told(
@@ -138,8 +189,7 @@ async def test_a_git_that_is_missing_or_old_is_told(
     (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.17.1\n")
     (tmp_path / "git").chmod(0o755)
     found = only(await checkup_host.git(), Level.FAULT)
-    assert found.says == "git version 2.17.1 is too old for this runner"
-    assert "2.31" in found.mend
+    assert host_mistakes.OLD_GIT.told_by(found)
 
 
 async def test_a_folder_that_everybody_shares_is_refused(
@@ -170,9 +220,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
     found = only(await checkup_host.room(), Level.FAULT)
-    assert found.says.startswith("only 1 MiB are free at ")
-    assert str(small_disk) in found.says
-    assert "remove old job folders" in found.mend
+    assert host_mistakes.FULL_DISK.told_by(found, {str(small_disk): "/work/agent_jobs"})
     (small_disk / "all").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
     found = only(await checkup_host.workdir(), Level.FAULT)
     assert "No space left on device" in found.says
@@ -206,6 +254,19 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
     assert not host.exists()
 
 
+NOT_HERE = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
+
+
+def without(call: str, config: Path, answer: str = NOT_HERE) -> Path:
+    """The stack's proxy, which refuses what matches `call` as well."""
+    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
+    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
+    text = CONFIG.read_text()
+    assert first in text
+    config.write_text(text.replace(first, first + rule))
+    return config
+
+
 @pytest.mark.docker
 async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,22 +277,71 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.engine())
         found = only(await checks.calls(), Level.FAULT)
-    assert f"tcp://127.0.0.1:{port} does not let through" in found.says
-    assert "POST /containers/<name>/attach (403: " in found.says
-    assert "DELETE /volumes/<name>-workspace (403: " in found.says
-    assert "GET" not in found.says
-    assert "deploy/docker-proxy/haproxy.cfg" in found.mend
+    real = f"tcp://127.0.0.1:{port}"
+    assert host_mistakes.FORBIDDEN.told_by(found, {real: "tcp://docker.example.org:2375"})
 
 
-def without(call: str, config: Path) -> Path:
-    """The stack's proxy, which refuses what matches `call` as well."""
-    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
-    answer = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
-    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
-    text = CONFIG.read_text()
-    assert first in text
-    config.write_text(text.replace(first, first + rule))
-    return config
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("answer", "says", "mend"),
+    [
+        ("deny_status 503", "(503: 503 Service Unavailable", "reaches no engine"),
+        ("deny_status 400 content-type text/plain string blocked", "(400: blocked)", "DOCKER_HOST"),
+        ("deny_status 407", "(407: ", "NO_PROXY"),
+    ],
+)
+async def test_what_is_no_answer_of_an_engine_is_told_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, says: str, mend: str
+) -> None:
+    config = without("^POST .*/(start|wait)", tmp_path / "haproxy.cfg", answer)
+    with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        checks = EngineChecks(quiet_seconds=1)
+        assert_all_ok(await checks.engine())
+        found = only(await checks.calls(), Level.FAULT)
+    assert f"POST /containers/<name>/start, POST /containers/<name>/wait {says}" in found.says
+    assert mend in found.mend
+
+
+LISTING, CALL = Call("GET", "/networks", is_listing=True), Call("POST", "/containers/x/start")
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "text"),
+    [
+        (CALL, 404, '{"message":"No such container: x"}'),
+        (CALL, 404, "No such container: x\n"),
+        (CALL, 500, '{"message":"connection refused"}'),
+        (CALL, 503, '{"message":"no registry"}'),
+        (CALL, 200, '{"status":"Pulling"}\n{"error":"connection refused"}\n'),
+        (LISTING, 200, "[]"),
+        (LISTING, 200, ""),
+    ],
+)
+def test_an_engines_own_answer_is_no_refusal(call: Call, status: int, text: str) -> None:
+    assert refusal(call, status, text) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "text", "cause"),
+    [
+        (CALL, 403, '{"message":"not here"}', Cause.FORBIDDEN),
+        (CALL, 404, "page not found", Cause.FORBIDDEN),
+        (CALL, 407, "", Cause.LOG_IN),
+        (CALL, 503, "<h1>Service Unavailable</h1>", Cause.NO_ENGINE),
+        (CALL, 400, "blocked", Cause.STRANGE),
+        (CALL, 200, "{}", Cause.STRANGE),
+        (LISTING, 200, "<title>Sign in</title>", Cause.STRANGE),
+        (LISTING, 400, '{"message":"blocked"}', Cause.STRANGE),
+    ],
+)
+def test_what_no_engine_answers_is_a_refusal(
+    call: Call, status: int, text: str, cause: Cause
+) -> None:
+    found = refusal(call, status, text)
+    assert found is not None
+    assert found.cause is cause
+    assert "<" not in found.words
 
 
 @pytest.mark.docker
@@ -243,9 +353,45 @@ async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
         checks = EngineChecks(quiet_seconds=8)
         assert_all_ok(await checks.engine())
         found = only(await checks.quiet(), Level.WARNING)
-        assert proxy.url in found.says
-    assert found.says.startswith("one was cut after 2.")
-    assert "time-outs" in found.mend
+        assert host_mistakes.CUT.told_by(found, {proxy.url: "tcp://docker.example.org:2375"})
+
+
+@pytest.mark.docker
+async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with CuttingProxy(6) as proxy:
+        monkeypatch.setenv("DOCKER_HOST", proxy.url)
+        checks = EngineChecks(quiet_seconds=1)
+        assert_all_ok(await checks.engine())
+        (found,) = await checks.quiet()
+        assert found.says.startswith(f"one to {proxy.url} lasted ")
+    assert found.level is Level.OK
+    assert found.says.endswith(
+        "longer was not tried: --quiet-seconds 660 tries the time-outs of most proxies"
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "says"),
+    [
+        (Quiet(75.9, is_ended=True), Level.OK, "lasted 76 s; longer was not tried: --quiet"),
+        (Quiet(30.2, is_ended=False), Level.WARNING, "cut after 30 s, and should last 75 s"),
+        (Quiet(30.2, is_ended=True), Level.WARNING, "cut after 30 s"),
+        (Quiet(85.0, is_ended=False), Level.WARNING, "forgotten on its way"),
+    ],
+)
+def test_a_quiet_connection_is_judged_by_its_length_and_its_end(
+    found: Quiet, level: Level, says: str
+) -> None:
+    judged = judge_quiet(found, 75, "tcp://engine:2375")
+    assert judged.level is level
+    assert says in judged.says
+
+
+def test_the_longest_common_time_out_is_told_to_be_the_longest_that_was_tried() -> None:
+    judged = judge_quiet(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
+    assert judged.says == "one to tcp://engine:2375 lasted 661 s; longer was not tried"
 
 
 async def test_an_engine_that_is_away_is_told_with_its_address(
@@ -253,8 +399,8 @@ async def test_an_engine_that_is_away_is_told_with_its_address(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     found = only(await EngineChecks(1).engine(), Level.FAULT)
-    assert "Docker at tcp://127.0.0.1:9 does not answer" in found.says
-    assert "DOCKER_HOST" in found.mend
+    real = "tcp://127.0.0.1:9"
+    assert host_mistakes.NO_ENGINE.told_by(found, {real: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -288,9 +434,10 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
 
 def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
     outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
-    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, "/jobs")
+    where = "/work/agent_jobs"
+    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, where)
     assert other.level is Level.FAULT
-    assert "a container does not see in /jobs what this process wrote" in other.says
+    assert host_mistakes.OTHER_FOLDER.told_by(other)
     lost = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
     assert "this process does not see in /jobs what a container wrote" in lost.says
     same = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")

@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
+from prefect.filesystems import WritableFileSystem
 from prefect_docker import DockerRegistryCredentials
 
 from blocks.policy import ContainerPolicy
@@ -17,6 +21,7 @@ from flows.checkup import Finding, Level
 from flows.checkup_engine import judge_clock
 from flows.checkup_prefect import PrefectChecks
 from scripts.stack import DEPLOYMENT, Stack
+from tests import host_mistakes
 from tests.answering import Answering
 from tests.command import server_at
 from tests.findings import assert_all_ok, only
@@ -42,6 +47,11 @@ def test_clocks_that_differ_are_told(apart: timedelta | None, level: Level, says
     assert says in found.says
 
 
+def test_a_wrong_clock_is_told_with_what_to_do() -> None:
+    found = judge_clock("clock", "the engine's host", NOW + timedelta(minutes=3), NOW)
+    assert host_mistakes.CLOCK.told_by(found)
+
+
 async def test_a_server_with_a_wrong_clock_is_told() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1, seconds=30), usegmt=True)
     with Answering(200, "true", later) as server, server_at(server.url):
@@ -56,8 +66,14 @@ async def test_no_server_and_one_that_is_away_are_told() -> None:
     assert found.says.startswith("PREFECT_API_URL is not set")
     with server_at("http://127.0.0.1:9/api"):
         found = only(await checkup_prefect.api(), Level.FAULT)
-    assert found.says.startswith("Prefect's API at http://127.0.0.1:9/api does not answer")
-    assert "PREFECT_API_URL" in found.mend
+    real = "http://127.0.0.1:9/api"
+    assert host_mistakes.NO_API.told_by(found, {real: "http://prefect.example.org/api"})
+
+
+async def test_a_log_in_that_the_api_refuses_is_told() -> None:
+    with Answering(401, "{}") as server, server_at(server.url):
+        found = only(await checkup_prefect.api(), Level.FAULT)
+        assert host_mistakes.LOG_IN.told_by(found, {server.url: "http://prefect.example.org/api"})
 
 
 @pytest.fixture
@@ -78,8 +94,7 @@ async def test_the_way_of_a_run_is_told_where_it_is_open(served: Stack) -> None:
 @pytest.mark.server
 async def test_a_deployment_that_is_missing_is_told(served: Stack) -> None:
     found = only(await way("container-task/none"), Level.FAULT)
-    assert found.says == "there is no deployment container-task/none on this server"
-    assert "prefect deploy --all" in found.mend
+    assert host_mistakes.NO_DEPLOYMENT.told_by(found)
 
 
 @pytest.fixture
@@ -95,8 +110,7 @@ async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
     served: Stack, lonely: str
 ) -> None:
     found = only(await way(lonely), Level.WARNING)
-    assert found.says == "no worker of the pool lonely is online: what is submitted waits"
-    assert found.mend == "start one: prefect worker start --pool lonely"
+    assert host_mistakes.NO_WORKER.told_by(found)
     for change, says, mend in (
         ({"is_paused": True}, "is paused", "prefect work-pool resume lonely"),
         ({"is_paused": False, "concurrency_limit": 0}, "limit of 0", "clear-concurrency-limit"),
@@ -108,14 +122,31 @@ async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
 
 
 @pytest.mark.server
+async def test_a_pool_that_was_deleted_is_told(served: Stack) -> None:
+    served.create_pool("gone")
+    deployment = served.deploy_to("gone")
+    served.api("DELETE", "/work_pools/gone").raise_for_status()
+    found = only(await way(deployment), Level.FAULT)
+    assert found.says == f"{deployment} has no work pool, or it was deleted"
+    assert "prefect work-pool create POOL --type container-task" in found.mend
+
+
+@pytest.mark.server
+async def test_an_address_that_does_not_end_in_api_is_told(stack: Stack) -> None:
+    with server_at(stack.address):
+        found = only(await checkup_prefect.api(), Level.FAULT)
+    assert "failed with 404" in found.says
+    assert "see whether PREFECT_API_URL ends in /api" in found.mend
+
+
+@pytest.mark.server
 async def test_a_pool_of_another_type_is_told(served: Stack) -> None:
     served.create_pool("cloudy", "kubernetes")
     try:
         found = only(await way(served.deploy_to("cloudy")), Level.FAULT)
     finally:
         served.api("DELETE", "/work_pools/cloudy")
-    assert "the pool cloudy is of the type kubernetes" in found.says
-    assert "--type container-task" in found.mend
+    assert host_mistakes.OTHER_TYPE.told_by(found)
 
 
 @pytest.mark.server
@@ -124,8 +155,7 @@ async def test_a_queue_that_is_paused_is_told(served: Stack, lonely: str) -> Non
     change = {"is_paused": True, "name": queue["name"]}
     served.api("PATCH", "/work_pools/lonely/queues/default", **change).raise_for_status()
     found = only(await way(lonely), Level.FAULT)
-    assert found.says == "the queue default of the pool lonely is paused: its runs wait"
-    assert found.mend == "resume it: prefect work-queue resume default --pool lonely"
+    assert host_mistakes.PAUSED.told_by(found)
 
 
 @pytest.mark.server
@@ -157,6 +187,18 @@ async def saved(prefect_api: None) -> AsyncIterator[Callable[..., Awaitable[None
         await kind.adelete(name)  # type: ignore[attr-defined]
 
 
+class Shelf(WritableFileSystem):
+    """Takes files, and knows of no way to remove one."""
+
+    folder: str
+
+    async def write_path(self, path: str, content: bytes) -> None:
+        (Path(self.folder) / path).write_bytes(content)
+
+    async def read_path(self, path: str) -> bytes:
+        return (Path(self.folder) / path).read_bytes()
+
+
 async def test_blocks_that_are_not_there_are_no_fault(prefect_api: None) -> None:
     assert_all_ok(await checkup_blocks.policy())
     assert_all_ok(await checkup_blocks.storage())
@@ -183,8 +225,60 @@ async def test_a_storage_that_takes_no_files_is_told(
     (tmp_path / "file").write_text("")
     await saved(ArtifactStorage(url=f"file://{tmp_path}/file/results"))
     found = only(await checkup_blocks.storage(), Level.FAULT)
-    assert f"file://{tmp_path}/file/results does not take files" in found.says
-    assert "credentials" in found.mend
+    assert host_mistakes.NO_STORAGE.told_by(found, {f"{tmp_path}/file/results": "/mnt/results"})
+
+
+async def test_a_block_that_removes_nothing_keeps_one_file_however_often_it_is_tried(
+    saved: Callable[..., Awaitable[None]], tmp_path: Path
+) -> None:
+    await saved(Shelf(folder=str(tmp_path)), "mine")
+    await saved(ArtifactStorage(block="shelf/mine"))
+    for _ in range(2):
+        found = only(await checkup_blocks.storage(), Level.OK)
+    assert found.says.endswith(
+        "; moonmind-doctor.txt stays there, as a block cannot be asked to remove it"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["moonmind-doctor.txt"]
+
+
+class Full(MemoryFileSystem):  # type: ignore[misc]
+    """Writes half of a file before it fails, as a full disk does."""
+
+    protocol = "full"
+    store: ClassVar[dict[str, Any]] = {}
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **more: Any) -> None:
+        super().pipe_file(path, value[: len(value) // 2], mode, **more)
+        raise OSError(28, "No space left on device")
+
+
+async def test_half_a_file_that_was_written_does_not_stay(
+    saved: Callable[..., Awaitable[None]],
+) -> None:
+    register_implementation("full", Full, clobber=True)
+    await saved(ArtifactStorage(url="full://disk"))
+    found = only(await checkup_blocks.storage(), Level.FAULT)
+    assert "No space left on device" in found.says
+    assert Full.store == {}
+
+
+class Keeping(MemoryFileSystem):  # type: ignore[misc]
+    """Lets nobody remove anything, as write-once storages do."""
+
+    protocol = "keeping"
+    store: ClassVar[dict[str, Any]] = {}
+
+    def rm_file(self, path: str) -> None:
+        raise PermissionError("nobody removes")
+
+
+async def test_a_storage_that_lets_nobody_remove_files_takes_them_all_the_same(
+    saved: Callable[..., Awaitable[None]],
+) -> None:
+    register_implementation("keeping", Keeping, clobber=True)
+    await saved(ArtifactStorage(url="keeping://safe"))
+    found = only(await checkup_blocks.storage(), Level.OK)
+    assert "moonmind-doctor.txt stays there, as it could not be removed (Perm" in found.says
 
 
 async def test_a_storage_of_an_unknown_protocol_is_told(

@@ -1,10 +1,12 @@
 """`container-task doctor`: the checks chosen, carried out at a time, and what they found."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rich.table import Table
 from rich.text import Text
 
 from flows.checkup import Check, Finding, Level, carry_out
@@ -48,21 +50,30 @@ def examined(output: Output, asked: Examination) -> int:
 
 
 def chosen(asked: Examination) -> list[Check]:
-    """The checks of the parts that are asked for, but for those that need one of another part."""
+    """The checks of the parts that are asked for, and, silent, those of others that they need."""
     checks = [
         *host_checks(),
         *EngineChecks(asked.quiet_seconds).checks(),
         *PrefectChecks(asked.deployment).checks(),
         *block_checks(),
     ]
-    wanted = [check for check in checks if not asked.only or check.part in asked.only]
-    names = {check.name for check in wanted}
-    return [check for check in wanted if names.issuperset(check.needs)]
+    wanted = frozenset(check.name for check in checks if not asked.only or check.part in asked.only)
+    needed = _needed(wanted, {check.name: check.needs for check in checks})
+    return [
+        check if check.name in wanted else replace(check, is_silent=True)
+        for check in checks
+        if check.name in needed
+    ]
+
+
+def _needed(wanted: frozenset[str], needs: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Those that are wanted, what they need, what that needs, and so on."""
+    found = wanted.union(*(needs[name] for name in wanted))
+    return found if found == wanted else _needed(found, needs)
 
 
 def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:
     faults = sum(each.level is Level.FAULT for _, each in found)
-    warnings = sum(each.level is Level.WARNING for _, each in found)
     if output.as_json:
         told = [
             {
@@ -76,17 +87,58 @@ def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:
         ]
         output.document({"healthy": not faults, "findings": told})
         return
-    width = max(len(each.name) for _, each in found)
-    for _, each in found:
-        output.render(_line(each, width))
+    findings = [each for _, each in found]
+    if output.is_terminal:
+        output.render(_grid(findings))
+    else:
+        _tell_by_line(output, findings)
+    output.line()
+    counts = Counter(each.level for each in findings)
+    output.line(_summary(counts))
+    output.line(_next(counts))
+
+
+def _grid(found: Sequence[Finding]) -> Table:
+    """For a person: nothing is wider than the terminal, and each column keeps to itself."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(max_width=16)
+    grid.add_column(overflow="fold")
+    for each in found:
+        says = Text(harmless(each.says))
         if each.mend:
-            output.render(Text(f"{'':10}{'':{width}}  → {harmless(each.mend)}"))
-    output.line(f"{len(found)} findings: {_count(faults, 'fault')}, {_count(warnings, 'warning')}.")
+            says.append(f"\n→ {harmless(each.mend)}", "italic")
+        grid.add_row(Text(each.level, _COLOURS[each.level]), Text(each.name, "bold"), says)
+    return grid
 
 
-def _line(each: Finding, width: int) -> Text:
-    level = (f"{each.level:<10}", _COLOURS[each.level])
-    return Text.assemble(level, (f"{each.name:<{width}}  ", "bold"), harmless(each.says))
+def _tell_by_line(output: Output, found: Sequence[Finding]) -> None:
+    """For a pipe: a finding a line, and what to do on the next."""
+    width = max(len(each.name) for each in found)
+    for each in found:
+        output.line(f"{each.level:<10}{each.name:<{width}}  {harmless(each.says)}")
+        if each.mend:
+            output.line(f"{'':10}{'':{width}}  → {harmless(each.mend)}")
+
+
+def _summary(counts: Mapping[Level, int]) -> str:
+    told = [
+        _count(counts[Level.FAULT], "fault"),
+        _count(counts[Level.WARNING], "warning"),
+        *([f"{counts[Level.SKIPPED]} skipped"] if counts[Level.SKIPPED] else []),
+        f"{counts[Level.OK]} ok",
+    ]
+    return f"{', '.join(told)}."
+
+
+def _next(counts: Mapping[Level, int]) -> str:
+    if counts[Level.FAULT]:
+        return "Mend the faults, from the top, and look again."
+    if counts[Level.SKIPPED]:
+        return "What was looked at can take work; see why the rest was skipped."
+    if counts[Level.WARNING]:
+        return "This can take work; mend the warnings when there is time."
+    return "This can take work."
 
 
 def _count(number: int, word: str) -> str:

@@ -183,14 +183,19 @@ def doctor(
         str, Parameter(help="The deployment that is to run tasks.")
     ] = "container-task/docker",
     quiet_seconds: Annotated[
-        float, Parameter(help="How long a quiet connection to a remote engine must last.")
-    ] = 10.0,
+        float,
+        Parameter(
+            help="How long a quiet connection to a remote engine must last; 660 tries the "
+            "time-outs of most proxies."
+        ),
+    ] = 75.0,
     json: Json = False,
 ) -> int:
     """Check everything a task needs before work is accepted, and say how to mend each fault.
 
     Run it where the worker runs, with the worker's environment. Exit status 0 where no check
-    failed, 1 where one did. Nothing that it makes stays behind.
+    failed, 1 where one did. It removes what it makes, but for moonmind-doctor.txt where a storage
+    lets nobody remove files.
     """
     from flows.cli.checkups import Examination, examined
 

@@ -1,0 +1,182 @@
+"""The calls that runs make of an engine, each in a form that does nothing, and what stands between
+an engine and this host where one of them gets no answer of the engine's. Pure."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+from urllib.parse import urlencode
+
+from flows.checkup import Finding, fault, ok
+from flows.spec import LABEL_JOB_ID, NAME_PREFIX
+
+CALLS = "calls to the engine"
+
+_TAG = re.compile(r"<[^<>]*>")
+# A container that no run can ever have.
+_NOBODY = f"{NAME_PREFIX}00000000-0000-4000-8000-000000000000-1"
+# Nothing listens there, on any host: the engine is refused before it fetches anything.
+_NOWHERE = "127.0.0.1:9/moonmind/doctor"
+
+
+class Cause(Enum):
+    """What keeps a call from the engine; the value is how to mend it."""
+
+    FORBIDDEN = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
+    LOG_IN = (
+        "this is a web proxy that wants a log-in: add the engine's host to NO_PROXY in the "
+        "environment of the worker"
+    )
+    NO_ENGINE = (
+        "the proxy reaches no engine: see its log, that the engine runs, and that the proxy may "
+        "use the engine's socket"
+    )
+    BROKEN = (
+        "see in the log of the proxy, or of the engine where there is none, why it broke off or "
+        "kept silent; deploy/docker-proxy/haproxy.cfg has time-outs that are long enough"
+    )
+    STRANGE = "see whether DOCKER_HOST names an engine, and the log of what stands before it"
+
+
+_CAUSES = {
+    401: Cause.FORBIDDEN,
+    403: Cause.FORBIDDEN,
+    404: Cause.FORBIDDEN,
+    405: Cause.FORBIDDEN,
+    501: Cause.FORBIDDEN,
+    407: Cause.LOG_IN,
+    502: Cause.NO_ENGINE,
+    503: Cause.NO_ENGINE,
+    504: Cause.NO_ENGINE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kind of request that tasks need; it asks for what does not exist, or for a listing."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+    is_listing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path.partition('?')[0].replace(_NOBODY, '<name>')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A call that did not get through, and what was said instead."""
+
+    call: Call
+    cause: Cause
+    words: str
+
+
+def calls(now: float) -> list[Call]:
+    """Every kind of request that a run or a sweep makes, about things that do not exist."""
+    ours = urlencode({"filters": json.dumps({"label": [LABEL_JOB_ID]})})
+    box = f"/containers/{_NOBODY}"
+    return [
+        Call("GET", f"/images/{_NOWHERE}:none/json"),
+        Call("GET", f"/distribution/{_NOWHERE}:none/json"),
+        Call("POST", f"/images/create?fromImage={_NOWHERE}&tag=none"),
+        Call("POST", f"/containers/create?name={_NOBODY}", {"Image": f"{_NOWHERE}:none"}),
+        *(Call("GET", f"{box}/{what}") for what in ("json", "changes")),
+        Call("GET", f"{box}/logs?stdout=1"),
+        Call("GET", f"{box}/stats?stream=0"),
+        Call("POST", f"{box}/attach?stdout=1&stream=1"),
+        *(Call("POST", f"{box}/{what}") for what in ("start", "wait", "stop")),
+        Call("DELETE", box),
+        Call("GET", f"/volumes/{_NOBODY}"),
+        # Too short for a name.
+        Call("POST", "/volumes/create", {"Name": "-"}),
+        Call("DELETE", f"/volumes/{_NOBODY}-workspace"),
+        Call(
+            "GET",
+            f"/containers/json?limit=-1&all=1&size=0&trunc_cmd=0&{ours}",
+            is_listing=True,
+        ),
+        Call("GET", f"/volumes?{ours}", is_listing=True),
+        Call("GET", f"/networks?{ours}", is_listing=True),
+        Call("GET", events(now - 1, now), is_listing=True),
+    ]
+
+
+def events(since: float, until: float) -> str:
+    """The path of a question that the engine answers with nothing, once `until` is over."""
+    about = {"container": [_NOBODY], "event": ["die"], "type": ["container"]}
+    filters = json.dumps(about, separators=(",", ":"))
+    times = {"since": f"{since:.3f}", "until": f"{until:.3f}"}
+    return f"/events?{urlencode(times | {'filters': filters})}"
+
+
+def refusal(call: Call, status: int, text: str) -> Refusal | None:
+    """What an answer that is not the engine's own means; None for one that is."""
+    if _is_engines(call, status, text):
+        return None
+    return Refusal(call, _CAUSES.get(status, Cause.STRANGE), f"{status}: {words(text)}")
+
+
+def broken_off(call: Call, error: Exception) -> Refusal:
+    """A call that got no answer at all."""
+    return Refusal(call, Cause.BROKEN, f"no answer: {type(error).__name__}")
+
+
+def is_error(text: str) -> bool:
+    """Whether an answer tells of an error as the engine does."""
+    # A pull tells in the last of many lines what became of it.
+    lines = text.strip().splitlines() or [""]
+    return not {"message", "error"}.isdisjoint(_object(lines[-1]))
+
+
+def words(text: str) -> str:
+    """What an answer says, on one line; the engine says it under `message`."""
+    said = _object(text).get("message") or _TAG.sub(" ", text)
+    return " ".join(str(said).split())[:200] or "no word"
+
+
+def judge_calls(refused: Sequence[Refusal], address: str) -> list[Finding]:
+    """A fault for each cause, with its calls by what was said of them."""
+    if not refused:
+        return [ok(CALLS, "all that a run makes get through")]
+    causes = dict.fromkeys(each.cause for each in refused)
+    return [_judged([each for each in refused if each.cause is cause], address) for cause in causes]
+
+
+def _judged(alike: Sequence[Refusal], address: str) -> Finding:
+    said = dict.fromkeys(each.words for each in alike)
+    parts = [
+        f"{', '.join(str(each.call) for each in alike if each.words == words)} ({words})"
+        for words in said
+    ]
+    says = f"what answers at {address} does not let through: {'; '.join(parts)}"
+    return fault(CALLS, says, alike[0].cause.value)
+
+
+def _is_engines(call: Call, status: int, text: str) -> bool:
+    if call.is_listing:
+        return status == 200 and (not text.strip() or _is_json(text))
+    if status == 404:
+        return "no such" in text.lower()
+    if _CAUSES.get(status) in (Cause.FORBIDDEN, Cause.LOG_IN):
+        return False
+    return is_error(text)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,7 +1,7 @@
 """Walk and open a folder that a stranger's container filled, without ever leaving it.
 
 Every folder on the way is opened by its name in the one before, and none through a link. For
-containers that are gone: nobody else is writing any more.
+containers that have stopped: nobody else is writing any more.
 """
 
 import os
@@ -189,9 +189,7 @@ class _Way:
 
 def _found(path: tuple[str, ...], child: "os.DirEntry[str]") -> Found:
     info = child.stat(follow_symlinks=False)
-    return Found(
-        path, _kind(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns
-    )
+    return Found(path, _kind(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns)
 
 
 def _kind(mode: int) -> Kind:

@@ -12,7 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from flows.outputs import Collection, OutputsManifest, collect
+from flows import outputs
+from flows.masking import Masker
+from flows.outputs import Collection, Limits
+from flows.outputs_manifest import OutputsManifest
 from flows.spec import ContainerSpec
 from flows.tree import MAX_DEPTH
 from flows.workspace import Workspace
@@ -22,11 +25,12 @@ from tests.specs import RUN, compiled
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "outputs.schema.json"
 REGENERATE = (
-    "python -c 'import json; from flows.outputs import OutputsManifest; print(json.dumps("
+    "python -c 'import json; from flows.outputs_manifest import OutputsManifest; print(json.dumps("
     'OutputsManifest.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/outputs.schema.json"
 )
 X = b"content"
+NOTHING_SECRET = Masker()
 SHA256 = hashlib.sha256(X).hexdigest()
 
 
@@ -40,6 +44,17 @@ def job(tmp_path: Path) -> Workspace:
 def spec(*outputs: str | dict[str, Any]) -> ContainerSpec:
     given = [{"path": each} if isinstance(each, str) else each for each in outputs]
     return compiled(payload("true", outputs=given))
+
+
+def collect(
+    job: Workspace,
+    given: ContainerSpec,
+    limits: Limits | None = None,
+    *,
+    masker: Masker | None = NOTHING_SECRET,
+    ready_ns: int | None = None,
+) -> Collection:
+    return outputs.collect(job, given, masker, ready_ns, limits)
 
 
 def put(*paths: Path) -> None:
@@ -242,27 +257,27 @@ def test_a_folder_that_is_too_deep_to_look_into_is_told(job: Workspace) -> None:
     job.remove()
 
 
-def limited(job: Workspace, outputs: Sequence[str], **limits: int) -> Collection:
+def limited(job: Workspace, given: Sequence[str], limits: Limits) -> Collection:
     for number in range(5):
         put(job.repo / f"{number}.zip")
-    return collect(job, spec(*outputs), **limits)
+    return collect(job, spec(*given), limits)
 
 
 def test_there_is_a_limit_to_the_files_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "0.zip"], max_files=3)
+    found = limited(job, ["*.zip", "0.zip"], Limits(files=3))
     assert sum(output.collected for output in found.outputs) == 3
     assert sum(output.rejected for output in found.outputs) == 3
     assert {*reasons(job).values()} == {"too-many"}
 
 
 def test_there_is_a_limit_to_the_bytes_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip"], max_bytes=2 * len(X) + 1)
+    found = limited(job, ["*.zip"], Limits(size_bytes=2 * len(X) + 1))
     assert (found.outputs[0].collected, found.outputs[0].rejected) == (2, 3)
     assert {*reasons(job).values()} == {"too-large"}
 
 
 def test_a_file_of_several_outputs_counts_with_each_and_is_kept_once(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "[01].zip"], max_bytes=5 * len(X))
+    found = limited(job, ["*.zip", "[01].zip"], Limits(size_bytes=5 * len(X)))
     assert [output.collected for output in found.outputs] == [5, 2]
 
 

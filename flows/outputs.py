@@ -1,7 +1,7 @@
 """Collect what a task was to leave: from the checkout into the artifacts folder, with a manifest.
 
-For containers that have stopped. Done again, it comes to the same: a process that takes over after a
-crash finds what the earlier one kept. Everything that a pattern matched is accounted for.
+For containers that have stopped. Done again, it comes to the same: a process that takes over
+after a crash finds what the earlier one kept. Everything that a pattern matched is accounted for.
 """
 
 import hashlib
@@ -76,8 +76,9 @@ def collect(
 ) -> Collection:
     """Keep what the outputs of `spec` match, and write down what became of each.
 
-    Without a `masker` nobody knows what is secret, and no file is named. What has been in the checkout since `ready_ns` or before,
-    by the clock of its file system, is none of the task's; None where nobody knows.
+    Without a `masker` nobody knows what is secret, and no file is named. What has been in the
+    checkout since `ready_ns` or before, by the clock of its file system, is none of the task's;
+    None where nobody knows.
     """
     if not spec.outputs:
         return Collection()

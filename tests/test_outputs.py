@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,97 @@ def test_outputs_on_a_disk_without_space_are_told_and_break_nothing(tmp_path: Pa
         found = collect(workspace, spec("a.zip"))
         assert "outputs.json: No space left" in (found.error or "")
         assert found.outputs[0].collected + found.outputs[0].rejected == 1
+
+
+def dig(top: Path, names: Sequence[str]) -> int:
+    """A descriptor of the last of so many folders in one another, however long their path."""
+    descriptor = os.open(top, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def test_a_chain_of_folders_costs_its_length_and_not_the_square_of_it(job: Workspace) -> None:
+    for number in range(4):
+        os.close(dig(job.repo, [f"chain{number}", *["d"] * 899]))
+    began = time.process_time()
+    found = collect(job, spec("**/*.zip"))
+    assert (found.error, found.outputs[0].missing) == (None, True)
+    assert time.process_time() - began < 2
+    job.remove()
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(looks=20), "which has more files and folders than are looked at"),
+        (Limits(seconds=-1), "which takes too long to look through"),
+    ],
+)
+def test_folders_without_a_file_are_not_looked_through_for_ever(
+    job: Workspace, limits: Limits, told: str
+) -> None:
+    for number in range(30):
+        (job.repo / f"{number}").mkdir()
+    found = collect(job, spec("**/*.zip", "$ARTIFACT_DIR/**"), limits)
+    assert found.error == (
+        f"outputs were not sought in all of repo/, {told}: name their folders in "
+        "task.container.outputs"
+    )
+    assert manifest(job)["outputs"][0]["missing"]
+
+
+def test_files_under_long_paths_are_rejected_and_told_shortly(job: Workspace) -> None:
+    descriptor = dig(job.repo, ["n" * 250] * 40)
+    for number in range(20):
+        os.close(os.open(f"{number}.zip", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    found = collect(job, spec("**/*.zip"))
+    assert {each["reason"] for each in manifest(job)["outputs"][0]["rejected"]} == {"too-long"}
+    assert max(len(row.path) for row in found.rows) == 300
+    outputs_json = job.artifacts / "container" / "metadata" / "outputs.json"
+    assert outputs_json.stat().st_size < 20 * 4500
+    job.remove()
+
+
+def test_there_is_a_limit_to_the_paths_that_outputs_have(job: Workspace) -> None:
+    found = limited(job, ["*.zip"], Limits(path_bytes=3 * len("container/outputs/0.zip")))
+    assert (found.outputs[0].collected, found.outputs[0].rejected) == (3, 2)
+    assert {*reasons(job).values()} == {"too-many"}
+
+
+def test_no_secret_is_told_in_a_path(job: Workspace) -> None:
+    put(job.repo / "s3cret-value.zip")
+    (job.repo / "link-s3cret-value.zip").symlink_to("/")
+    found = collect(job, spec("*.zip", "*s3cret-value*"), masker=Masker(["s3cret-value"]))
+    assert "s3cret" not in repr((found.outputs, found.rows))
+    assert "s3cret" not in json.dumps(manifest(job))
+    assert paths(job) == ["container/outputs/***.zip"]
+    assert (job.artifacts / "container" / "outputs" / "s3cret-value.zip").exists()
+
+
+def test_without_the_secrets_no_path_is_told(job: Workspace) -> None:
+    put(job.repo / "s3cret-value.zip")
+    found = collect(job, spec("*.zip"), masker=None)
+    assert [(row.output, row.path) for row in found.rows] == [("*.zip", "***")]
+    assert "s3cret" not in json.dumps(manifest(job))
+
+
+def test_what_was_in_the_checkout_before_is_no_output_of_the_task(job: Workspace) -> None:
+    put(*(job.repo / name for name in ("old.zip", "dated.zip", "changed.zip", "a.zip")))
+    ready_ns = job.now_ns()
+    time.sleep(0.05)
+    put(job.repo / "new.zip", job.artifacts / "container" / "own.zip")
+    for touched in ("dated.zip", "new.zip"):
+        os.utime(job.repo / touched, (0, 0))
+    (job.repo / "changed.zip").write_bytes(X)
+    (job.repo / "a.zip").rename(job.repo / "moved.zip")
+    collect(job, spec("*.zip", "$ARTIFACT_DIR/*.zip"), ready_ns=ready_ns)
+    assert reasons(job) == {"repo/old.zip": "stale"}
+    assert [Path(path).name for path in paths(job)] == [
+        "changed.zip", "dated.zip", "moved.zip", "new.zip",
+    ]  # fmt: skip
+    assert paths(job, 1) == ["container/own.zip"]

@@ -26,6 +26,7 @@ from flows.spec import Run
 from flows.stages import Prepared, RetryRules
 from flows.verdict import collected, judged
 from flows.workspace import Workspace
+from tests.git_server import commit_all, git_daemon
 from tests.runs import Runner, left_on_engine, shell
 from tests.specs import compiled
 from tests.test_flow import SCHEMA, artifacts_of
@@ -267,3 +268,28 @@ async def test_what_one_process_died_over_is_looked_at_by_the_next(
     outcome = await executed(ledger, prepared)
     assert outcome.cleanup_error is None
     assert (prepared.workspace.artifacts / "container" / "outputs" / "a.zip").exists()
+
+
+async def test_what_was_committed_counts_only_where_the_command_makes_it_anew(
+    tmp_path: Path, runner: Runner
+) -> None:
+    origin = tmp_path / "team" / "game.git"
+    for name in ("dist/old.zip", "dist/new.zip", "fixture.xml"):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text('<testsuite><testcase name="committed"/></testsuite>')
+    commit_all(origin, "Write")
+    outputs = [
+        {"path": "dist/old.zip", "required": True},
+        {"path": "dist/new.zip"},
+        {"path": "*.xml", "type": "junit"},
+    ]
+    with git_daemon(tmp_path) as address:
+        task = shell("echo x > dist/new.zip", outputs=outputs)
+        done = await runner(task | {"repository": f"{address}/team/game.git"})
+    assert done.message.startswith(
+        "exited 0 but left no file for the required output dist/old.zip: repo/dist/old.zip is "
+        "there since before the command began"
+    )
+    told = [(each["collected"], each["rejected"]) for each in done.run_json["outputs"]]
+    assert told == [(0, 1), (1, 0), (0, 1)]
+    assert done.run_json["tests"]["total"] == 0

@@ -15,8 +15,9 @@ lifecycle ─► recovery    the hooks, and what follows when a run's process is
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over
 backlog ─► admission     what waits in its queues, and what of that may start in its capacity
 testing                  the flow in somebody's own tests, on an engine that is a Python function
-outputs, junit           what a task was to leave, collected, and what its test reports say
-verdict                  the outcome in the light of both, before it is noted
+outputs, junit           what a task was to leave, collected, and what its test reports say;
+                         `outputs_manifest` accounts for it
+verdict ◄─ judging       the outcome in the light of both, before it is noted, whatever that costs
 orphans                  the sweep: restart or end what died, remove what nobody owns
 storage ─► sending       results to where the block Artifact Storage says, at once or by the sweep;
                          `uploads` decides, `stores` are the places, `upload_journal` remembers

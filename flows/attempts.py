@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from blocks.registries import CredentialsUnreadable, login_to
-from flows import execution
+from flows import execution, judging
 from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
-from flows.interrupts import Interrupt, to_the_end
+from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
@@ -29,13 +29,11 @@ from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
-from flows.results import Results
 from flows.run_progress import RunProgress
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
 from flows.turns import Turns
-from flows.verdict import collected, judged
 from flows.workspace import Workspace
 
 LOST = Outcome(
@@ -102,8 +100,7 @@ async def execute_attempt(
     The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
     in the output, as are the values of the spec's own.
     """
-    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
-    policy = attempt.prepared.policy
+    spec, policy = attempt.prepared.spec, attempt.prepared.policy
     async with open_engine(policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         variables: Mapping[str, str] = {}
@@ -130,7 +127,9 @@ async def execute_attempt(
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             say = desk.journal.say
-            verdict = partial(verdict_on, engine, workspace, spec, desk.masker)
+            verdict = partial(
+                judging.verdict, engine, ledger, attempt.prepared, desk.masker, logger
+            )
             async with (
                 ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
                 RunProgress(spec, say) as run_progress,
@@ -191,7 +190,7 @@ async def finish_attempt(
 
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """
-    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
+    spec = attempt.prepared.spec
     async with open_engine() as engine:
         anew = secrets is not None and await _is_there(engine, spec)
         variables = await engine.secrets(spec) if anew else {}
@@ -206,7 +205,7 @@ async def finish_attempt(
                 sink,
                 unfinished,
                 attempt.stopping,
-                partial(verdict_on, engine, workspace, spec, masker),
+                partial(judging.verdict, engine, ledger, attempt.prepared, masker, logger),
             )
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
@@ -239,25 +238,6 @@ async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) 
     """The outcome, after the container's files are back in this worker's hands."""
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
-
-
-async def verdict_on(
-    engine: Engine,
-    workspace: Workspace,
-    spec: ContainerSpec,
-    masker: Masker | None,
-    outcome: Outcome,
-) -> Outcome:
-    """The outcome of a container that has stopped, by what it left; `masker` is None where its
-    secrets are not known."""
-    kept = await reclaim(engine, workspace, spec)
-
-    async def look() -> Results:
-        return collected(workspace, spec, masker)
-
-    # To its end: another process, or this one again, may be about to do the same.
-    results = await to_the_end(look())
-    return judged(replace(outcome, cleanup_error=kept), results)
 
 
 @asynccontextmanager

@@ -103,8 +103,8 @@ class Output(PayloadModel):
     path: Annotated[str, Field(strict=True), AfterValidator(rules.output_path)] = Field(
         title="Files", examples=["build/**/*.zip", "$ARTIFACT_DIR/coverage/"],
         description="A path below the checkout, or below `$ARTIFACT_DIR/`, with `*`, `?`, `[a-z]` "
-        "and `**`, such as `build/**/*.zip`. What matches in the checkout is copied to the "
-        "artifacts.",
+        "and `**`, such as `build/**/*.zip`. What matches in the checkout is put among "
+        "the artifacts.",
     )  # fmt: skip
     required: Annotated[bool, BeforeValidator(rules.flag)] = Field(
         default=False, title="Required",

@@ -83,8 +83,10 @@ class Globs:
     def _of_folder(self, folder: tuple[str, ...]) -> list[_Places]:
         """Remembered for the next name, which mostly is of the same folder."""
         if folder != self._folder:
-            places = [glob.top for glob in self._globs]
-            for name in folder:
+            # A walk goes on in what it has just found, mostly.
+            is_below = folder[:-1] == self._folder
+            places = self._places if is_below else [glob.top for glob in self._globs]
+            for name in folder[-1:] if is_below else folder:
                 places = self._with(places, name)
             self._folder, self._places = folder, places
         return self._places

@@ -6,6 +6,7 @@ one piece is bounded, and document types, entities and what lies outside the fil
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from flows.results import Case, CaseResult
 from flows.text import one_line
 
 _CHUNK_BYTES = 64 * 1024
+# Between chunks, for the other runs of this process: their threads wait while one parses.
+_PAUSE_SECONDS = 0.0005
 # What a parser can hand out only as a whole: a tag with its attributes, or a comment.
 _PIECE_BYTES = 1024**2
 _MAX_DEPTH = 100
@@ -37,10 +40,16 @@ class ReportUnreadable(Exception):
 
 @dataclass(slots=True)
 class Budget:
-    """What all reports of a run together may still cost."""
+    """What all reports of a run together may still cost; `until` is by `time.monotonic`."""
 
     bytes_left: int
     elements_left: int
+    until: float = math.inf
+
+    def require_time(self) -> None:
+        """Raise `ReportUnreadable` where there is none left."""
+        if time.monotonic() > self.until:
+            raise ReportUnreadable("the reports take too long to read together")
 
 
 def read_report(file: BinaryIO, budget: Budget, take: Callable[[Case], None]) -> None:
@@ -57,6 +66,8 @@ def read_report(file: BinaryIO, budget: Budget, take: Callable[[Case], None]) ->
             if budget.bytes_left < 0:
                 raise ReportUnreadable("the reports are larger together than what is read of them")
             parser.feed(chunk)
+            time.sleep(_PAUSE_SECONDS)
+            budget.require_time()
             silent_bytes = silent_bytes + len(chunk) if heard == target.heard else 0
             heard = target.heard
             if silent_bytes >= _PIECE_BYTES:
@@ -144,7 +155,7 @@ class _Target:
     def data(self, text: str) -> None:
         self.heard += 1
         if self._speaks_at and self._case is not None and len(self._case.message) < TEXT_LENGTH:
-            self._case.message = (self._case.message + text)[:TEXT_LENGTH].lstrip()
+            self._case.message = (self._case.message + text).lstrip()[:TEXT_LENGTH]
 
     def close(self) -> None:
         """Nothing was built."""

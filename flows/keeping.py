@@ -1,7 +1,7 @@
 """Put a file of the checkout among the artifacts: as a further name of the same file, or a copy.
 
-For containers that are gone. What the task itself left under the name is kept under another one;
-what an earlier process put there is found and left alone.
+For containers that have stopped. What the task itself left under the name is kept under
+another one; what an earlier process put there is found and left alone.
 """
 
 import os

@@ -78,6 +78,16 @@ class Ledger:
         self.put(told)
         return told
 
+    def note_look(self, attempt: int) -> int:
+        """Note that what the attempt left is about to be looked at; how often it was, so far.
+
+        Beside the attempts, for it must take nothing of the room that is kept for these. Raises
+        `OSError`.
+        """
+        with self._file.with_suffix(f".looks-{attempt}").open("ab") as file:
+            file.write(b".")
+            return file.tell()
+
     def note_over(self) -> None:
         """Note that the run is over and all is told: no sweep need ask for it, until somebody
         works on the job again."""

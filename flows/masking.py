@@ -26,8 +26,9 @@ class Masker:
 
     def text(self, value: str) -> str:
         """`value` without the secrets."""
-        stream = self.stream()
-        masked = stream.feed(value.encode(errors="surrogatepass")) + stream.end()
+        if not self._spellings:
+            return value
+        masked = self._any.sub(MASK.encode(), value.encode(errors="surrogatepass"))
         return masked.decode(errors="surrogatepass")
 
     def stream(self) -> "MaskedStream":

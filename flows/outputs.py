@@ -1,87 +1,59 @@
 """Collect what a task was to leave: from the checkout into the artifacts folder, with a manifest.
 
-For containers that are gone. Done again, it comes to the same: a process that takes over after a
-crash finds what the earlier one kept. Everything that a pattern matched is accounted for.
+For containers that have stopped. Done again, it comes to the same: a process that takes over
+after a crash finds what the earlier one kept. Everything that a pattern matched is accounted for.
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from dataclasses import dataclass
 
 from flows.files import MAX_HASHED_BYTES, write_whole
 from flows.globs import Globs
 from flows.keeping import keep
-from flows.results import MAX_ROWS, OutputResult, OutputRow, Reason
+from flows.masking import MASK, Masker
+from flows.outputs_manifest import (
+    CollectedFile,
+    CollectedOutput,
+    OutputsManifest,
+    RejectedFile,
+    result_of,
+    rows_of,
+)
+from flows.results import OutputResult, OutputRow, Reason
 from flows.rules import ARTIFACT_DIR
-from flows.spec import ContainerSpec
-from flows.tree import Found, Tree, open_file, walk
+from flows.spec import ContainerSpec, Output
+from flows.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 from flows.uploads import printable
 from flows.workspace import Workspace
 
 # The parts of a path below a folder.
 _Names = tuple[str, ...]
 
-# As many bytes as get a checksum: an output without one is promised to nobody.
-MAX_OUTPUT_BYTES = MAX_HASHED_BYTES
-MAX_OUTPUT_FILES = 10_000
-# A second or so for a hundred thousand.
-MAX_LOOKED_AT = 1_000_000
+_MAX_PATH_BYTES = 4_096
 _MAX_REJECTED_LISTED = 1_000
+# What the slowest disk that anybody would work on reads and writes.
+_DISK_BYTES_PER_SECOND = 50 * 1024**2
 _REPO = "repo"
 _KEPT_IN = "outputs"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of all outputs of a run together.
 
+    As many `size_bytes` as get a checksum: an output without one is promised to nobody.
+    `path_bytes` are those of the manifest. Nobody can end the work from outside, so it ends by
+    itself: after `seconds` of looking, besides the time that the bytes take which are kept.
+    """
 
-class CollectedFile(_Model):
-    """One file that is kept."""
-
-    path: str = Field(description="below artifacts/")
-    size_bytes: int = Field(ge=0)
-    sha256: str
-
-
-class RejectedFile(_Model):
-    """One thing that a pattern matched and that is not kept."""
-
-    path: str = Field(description="where the task left it, below the job's folder")
-    reason: Reason
-    detail: str | None = Field(default=None, description="the system's own word on it")
-
-
-class CollectedOutput(_Model):
-    """What became of one pattern."""
-
-    path: str = Field(description="the pattern, as in task.container.outputs")
-    required: bool
-    type: Literal["file", "junit"]
-    missing: bool = Field(description="whether nothing was collected")
-    collected: list[CollectedFile]
-    rejected: list[RejectedFile]
-    rejected_left_out: int = Field(ge=0, description="found beyond the number that is listed")
-
-
-class OutputsManifest(_Model):
-    """`outputs.json`: what a task was to leave, and what of it there is."""
-
-    schema_version: Literal[1] = 1
-    job_id: str
-    attempt: int = Field(ge=1)
-    outputs: list[CollectedOutput]
-
-    def as_json(self) -> bytes:
-        """The text of the file."""
-        return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode() + b"\n"
+    files: int = 10_000
+    size_bytes: int = MAX_HASHED_BYTES
+    path_bytes: int = 4 * 1024**2
+    looks: int = 500_000
+    seconds: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +70,19 @@ class Collection:
 def collect(
     workspace: Workspace,
     spec: ContainerSpec,
-    max_files: int = MAX_OUTPUT_FILES,
-    max_bytes: int = MAX_OUTPUT_BYTES,
+    masker: Masker | None,
+    ready_ns: int | None = None,
+    limits: Limits | None = None,
 ) -> Collection:
-    """Keep what the outputs of `spec` match, and write down what became of each."""
+    """Keep what the outputs of `spec` match, and write down what became of each.
+
+    Without a `masker` nobody knows what is secret, and no file is named. What has been in the
+    checkout since `ready_ns` or before, by the clock of its file system, is none of the task's;
+    None where nobody knows.
+    """
     if not spec.outputs:
         return Collection()
-    collector = _Collector(workspace, spec, max_files, max_bytes)
+    collector = _Collector(workspace, spec, masker, ready_ns, limits or Limits())
     collector.look()
     outputs = [collector.collected(index) for index in range(len(spec.outputs))]
     manifest = OutputsManifest(job_id=spec.job_id, attempt=spec.attempt, outputs=outputs)
@@ -114,36 +92,13 @@ def collect(
         write_whole(path, workspace.folder, manifest.as_json())
     except OSError as problem:
         error = error or f"cannot write {path}: {problem.strerror}"
-    results = tuple(_result(each, collector.counts[i]) for i, each in enumerate(outputs))
-    return Collection(results, _rows(outputs), collector.reports(), error)
+    results = tuple(result_of(each, collector.counts[i]) for i, each in enumerate(outputs))
+    return Collection(results, rows_of(outputs), collector.reports(), error)
 
 
-def _result(output: CollectedOutput, rejected: int) -> OutputResult:
-    return OutputResult(
-        output.path,
-        output.required,
-        output.type,
-        collected=len(output.collected),
-        size_bytes=sum(file.size_bytes for file in output.collected),
-        rejected=rejected,
-    )
-
-
-def _rows(outputs: Sequence[CollectedOutput]) -> tuple[OutputRow, ...]:
-    """What is missing first, then what was rejected, and as much as there is room for of what was
-    collected."""
-    missing = (OutputRow(each.path, "missing") for each in outputs if each.missing)
-    rejected = (
-        OutputRow(each.path, "rejected", thing.path, thing.reason)
-        for each in outputs
-        for thing in each.rejected
-    )
-    collected = (
-        OutputRow(each.path, "collected", file.path, None, file.size_bytes, file.sha256)
-        for each in outputs
-        for file in each.collected
-    )
-    return tuple(islice(chain(missing, rejected, collected), MAX_ROWS))
+def pattern_of(output: Output, masker: Masker | None) -> str:
+    """As it is told; without a masker as it is in the payload, which the run's page shows."""
+    return masker.text(output.path) if masker else output.path
 
 
 class _Rejection(Exception):
@@ -155,42 +110,56 @@ class _Rejection(Exception):
         self.detail = error.strerror if error else None
 
 
-@dataclass(slots=True)
 class _Collector:
     """The work on one job's folder; a file that several patterns match is kept once."""
 
-    workspace: Workspace
-    spec: ContainerSpec
-    files_left: int
-    bytes_left: int
-    counts: Counter[int] = field(default_factory=Counter)
-    error: str | None = None
-    _kept: dict[_Names, CollectedFile] = field(default_factory=dict)
-    _matched: dict[int, list[_Names]] = field(default_factory=dict)
-    _rejected: dict[int, list[RejectedFile]] = field(default_factory=dict)
-    _listed: int = 0
+    def __init__(
+        self,
+        workspace: Workspace,
+        spec: ContainerSpec,
+        masker: Masker | None,
+        ready_ns: int | None,
+        limits: Limits,
+    ) -> None:
+        self.counts: Counter[int] = Counter()
+        self.error: str | None = None
+        self._workspace = workspace
+        self._spec = spec
+        self._masker = masker
+        self._ready_ns = ready_ns
+        self._files_left = limits.files
+        self._bytes_left = limits.size_bytes
+        self._path_bytes_left = limits.path_bytes
+        self._bounds = Bounds(limits.looks, time.monotonic() + limits.seconds)
+        self._kept: dict[_Names, CollectedFile] = {}
+        self._matched: dict[int, list[_Names]] = {}
+        self._rejected: dict[int, list[RejectedFile]] = {}
+        self._listed = 0
 
     def look(self) -> None:
         """Keep or reject everything that a pattern matches."""
-        patterns = [(i, output.path) for i, output in enumerate(self.spec.outputs)]
+        patterns = [(i, output.path) for i, output in enumerate(self._spec.outputs)]
         of_task = [(i, path) for i, path in patterns if path.startswith(ARTIFACT_DIR)]
-        subdir = tuple(self.spec.artifacts_subdir.split("/"))
+        subdir = tuple(self._spec.artifacts_subdir.split("/"))
         in_repo = [each for each in patterns if each not in of_task]
-        self._look_in(Tree(self.workspace.folder, (_REPO,)), in_repo, (*subdir, _KEPT_IN))
+        self._look_in(Tree(self._workspace.folder, (_REPO,)), in_repo, (*subdir, _KEPT_IN))
         # After those of the checkout, so that these are known and no output of the task's own.
         own = {(*subdir, "logs", "runner.log"), *self._kept}
         own |= {(*subdir, "metadata", name) for name in ("run.json", "outputs.json")}
         in_artifacts = [(i, path.removeprefix(ARTIFACT_DIR)) for i, path in of_task]
-        tree = Tree(self.workspace.folder, ("artifacts", *subdir))
+        tree = Tree(self._workspace.folder, ("artifacts", *subdir))
         self._look_in(tree, in_artifacts, subdir, frozenset(own))
 
     def collected(self, index: int) -> CollectedOutput:
         """What became of a pattern, by path."""
-        output = self.spec.outputs[index]
-        collected = [self._kept[place] for place in sorted(self._matched.get(index, ()))]
+        output = self._spec.outputs[index]
+        collected = [
+            each.model_copy(update={"path": self._mask(each.path)})
+            for each in map(self._kept.__getitem__, sorted(self._matched.get(index, ())))
+        ]
         rejected = sorted(self._rejected.get(index, ()), key=lambda each: each.path)
         return CollectedOutput(
-            path=output.path,
+            path=pattern_of(output, self._masker),
             required=output.required,
             type=output.type,
             missing=not collected,
@@ -199,9 +168,12 @@ class _Collector:
             rejected_left_out=self.counts[index] - len(rejected),
         )
 
+    def _mask(self, path: str) -> str:
+        return self._masker.text(path) if self._masker else MASK
+
     def reports(self) -> tuple[_Names, ...]:
         """The files of outputs of the type `junit`."""
-        junit = [i for i, output in enumerate(self.spec.outputs) if output.type == "junit"]
+        junit = [i for i, output in enumerate(self._spec.outputs) if output.type == "junit"]
         return tuple(sorted({place for i in junit for place in self._matched.get(i, ())}))
 
     def _look_in(
@@ -218,41 +190,46 @@ class _Collector:
         globs = Globs([pattern for _, pattern in patterns])
         shown = "/".join(tree.inner)
         try:
-            found = walk(tree, lambda folder: bool(globs.may_hold(folder)))
-            for thing in islice(found, MAX_LOOKED_AT):
+            for thing in walk(tree, lambda folder: bool(globs.may_hold(folder)), self._bounds):
                 place = (*goes_to, *thing.parts)
                 matching = (globs.may_hold if thing.kind == "folder" else globs.matching)(
                     thing.parts
                 )
                 if matching and place not in own:
                     self._take(tree, thing, place, [patterns[each][0] for each in matching])
-            if next(found, None) is not None:
-                self.error = (
-                    f"outputs were sought among {MAX_LOOKED_AT:,} of the files in {shown}/, which "
-                    "has more: name their folders in task.container.outputs"
-                )
+        except TooMuch as bounds:
+            self.error = self.error or (
+                f"outputs were not sought in all of {shown}/, which {bounds}: name their folders "
+                "in task.container.outputs"
+            )
         except OSError as problem:
             self.error = f"outputs could not be sought in {shown}/: {problem.strerror or problem}"
 
     def _take(self, tree: Tree, thing: Found, place: _Names, outputs: Sequence[int]) -> None:
         """Account for one thing with every output that matches it."""
+        path_bytes = len("/".join(place).encode("utf-8", "surrogateescape"))
         for output in outputs:
             try:
-                if self.files_left == 0:
+                if path_bytes > _MAX_PATH_BYTES:
+                    raise _Rejection("too-long")
+                if self._files_left == 0 or path_bytes > self._path_bytes_left:
                     raise _Rejection("too-many")
                 if place not in self._kept:
                     self._kept[place] = self._keep(tree, thing, place)
             except _Rejection as rejection:
-                self._reject(output, printable((*tree.inner, *thing.parts)), rejection)
+                self._reject(output, (*tree.inner, *thing.parts), rejection)
                 continue
-            self.files_left -= 1
+            self._files_left -= 1
+            self._path_bytes_left -= path_bytes
             self._matched.setdefault(output, []).append(place)
 
-    def _reject(self, output: int, path: str, rejection: _Rejection) -> None:
+    def _reject(self, output: int, path: _Names, rejection: _Rejection) -> None:
         self.counts[output] += 1
         if self._listed < _MAX_REJECTED_LISTED:
             self._listed += 1
-            listed = RejectedFile(path=path, reason=rejection.reason, detail=rejection.detail)
+            # Masked before it is cut, so that no half of a secret is left.
+            shown = self._mask(printable(path))[:_MAX_PATH_BYTES]
+            listed = RejectedFile(path=shown, reason=rejection.reason, detail=rejection.detail)
             self._rejected.setdefault(output, []).append(listed)
 
     def _keep(self, tree: Tree, thing: Found, place: _Names) -> CollectedFile:
@@ -260,8 +237,12 @@ class _Collector:
             raise _Rejection("unreadable" if thing.kind == "folder" else thing.kind)
         if not _is_utf8(thing.parts):
             raise _Rejection("not-utf-8")
-        if thing.size_bytes > self.bytes_left:
+        in_checkout = tree.inner == (_REPO,)
+        if in_checkout and self._ready_ns is not None and thing.changed_ns <= self._ready_ns:
+            raise _Rejection("stale")
+        if thing.size_bytes > self._bytes_left:
             raise _Rejection("too-large")
+        self._bounds.until += thing.size_bytes / _DISK_BYTES_PER_SECOND
         try:
             descriptor = open_file(tree, thing.parts)
         except OSError as error:
@@ -269,11 +250,11 @@ class _Collector:
         with open(descriptor, "rb") as file:
             try:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                if tree.inner == (_REPO,):
-                    keep(file, self.workspace.artifacts.joinpath(*place), self.workspace.folder)
+                if in_checkout:
+                    keep(file, self._workspace.artifacts.joinpath(*place), self._workspace.folder)
             except OSError as error:
                 raise _Rejection("not-kept", error) from None
-        self.bytes_left -= thing.size_bytes
+        self._bytes_left -= thing.size_bytes
         return CollectedFile(path="/".join(place), size_bytes=thing.size_bytes, sha256=sha256)
 
 

@@ -57,6 +57,7 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
     try:
         commit = await _checked_out(decided, logger)
         workspace.require_workdir(spec)
+        ready_ns = workspace.now_ns()
     except BaseException:
         if not earlier:
             await asyncio.to_thread(workspace.remove)
@@ -71,6 +72,7 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
         prepare_seconds=round(time.monotonic() - started, 3),
         policy=decided.policy,
         withheld=decided.withheld,
+        ready_ns=ready_ns,
     )
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)

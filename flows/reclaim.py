@@ -26,8 +26,9 @@ _LIMIT_SECONDS = RECLAIM_SECONDS + 120.0
 async def reclaim(engine: Engine, workspace: Workspace, spec: ContainerSpec) -> str | None:
     """Make all in the job's folder this process's; one sentence on what kept it from that.
 
-    Costs a look where everything is, and nothing where this process is root. Its container must be
-    gone; where the caller is cancelled, this is still done to its end.
+    Costs a look where everything is, and nothing where this process is root. Its container must
+    have stopped, for what still runs could make more; whether it is removed is all the same. Where
+    the caller is cancelled, this is still done to its end.
     """
     return await _reclaim(engine, workspace.folder, workspace.mount, spec.name, spec.labels)
 

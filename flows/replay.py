@@ -5,6 +5,7 @@ and a date after which any sweep removes it.
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +16,7 @@ from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
-from flows import execution
-from flows.attempts import verdict_on
+from flows import execution, judging
 from flows.checkout import checkout
 from flows.engine import DockerEngine
 from flows.engine_contract import Sink
@@ -29,14 +29,17 @@ from flows.ledger import Ledger
 from flows.logs import RunnerLog
 from flows.masking import Masker
 from flows.outcomes import Outcome, StoppedBy
-from flows.payload import TaskPayload, parse, require_runnable, secrets_of
+from flows.payload import TaskPayload, parse, runnable, secrets_of
 from flows.policy import Policy
 from flows.recordings import Recording
 from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.repository import Remote
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
+from flows.stages import Prepared, RetryRules
 from flows.workspace import Workspace
+
+_LOGGER = logging.getLogger(__name__)
 
 KEPT_FOR = timedelta(days=1)
 
@@ -98,8 +101,7 @@ async def replay(
 ) -> Replayed:
     """Run it to its end. Raises `ContainerTaskError` where it cannot begin."""
     raw = recording.pinned()
-    payload = parse(raw)
-    require_runnable(payload)
+    payload = runnable(raw)
     policy = allowing(payload, recording, await policy_of(place))
     spec, workspace = _decided(payload, policy, recording, place, keep=keep)
     values = await secret_values(spec.secrets, place)
@@ -110,7 +112,7 @@ async def replay(
         marker(place.root, spec.job_id).touch()
         notes, is_kept = _Notes(), False
         try:
-            await _fill(workspace, spec, remote, payload, policy, say)
+            prepared = await _prepared(workspace, spec, remote, payload, policy, say)
             async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
                 engine.hand_over(values)
                 with _output(workspace, spec, write, masker) as sink, _interrupts(say) as interrupt:
@@ -121,7 +123,7 @@ async def replay(
                         interrupt=interrupt,
                         notes=notes,
                         supply=supply_of(place, say),
-                        verdict=partial(verdict_on, engine, workspace, spec, masker),
+                        verdict=partial(judging.verdict, engine, ledger, prepared, masker, _LOGGER),
                     )
                 is_kept = keep and await _is_there(engine, spec)
             return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)
@@ -161,21 +163,34 @@ def _decided(
     return replace(spec, labels={**spec.labels, **more}), workspace
 
 
-async def _fill(
+async def _prepared(
     workspace: Workspace,
     spec: ContainerSpec,
     remote: Remote | None,
     payload: TaskPayload,
     policy: Policy,
     say: Say,
-) -> None:
+) -> Prepared:
+    commit = None
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
         pinned = "*" not in policy.allowed_repositories
         ref = payload.task.git.starting_branch
         commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
         say(f"Checked out {remote.display} at {commit}.")
+    ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)
+    return Prepared(
+        workspace=workspace,
+        spec=spec,
+        repository=remote.display if remote else None,
+        commit=commit,
+        instructions=payload.task.instructions,
+        retry=RetryRules(0, 0, {}),
+        prepare_seconds=0.0,
+        policy=policy,
+        ready_ns=ready_ns,
+    )
 
 
 @contextmanager

@@ -6,8 +6,9 @@ count.
 """
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from flows.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
@@ -22,16 +23,22 @@ from flows.results import (
 )
 from flows.spec import ContainerSpec
 from flows.text import one_line
-from flows.tree import Tree, is_there, open_file, walk
+from flows.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
 from flows.uploads import printable
 from flows.workspace import Workspace
 
+# The parts of a path below a folder.
+_Names = tuple[str, ...]
+
 MAX_REPORTS = 5_000
 MAX_REPORT_BYTES = 64 * 1024**2
-# Some ten seconds of reading.
 _MAX_BYTES = 256 * 1024**2
-_MAX_ELEMENTS = 3_000_000
+# Some three seconds of reading.
+_MAX_ELEMENTS = 300_000
 _MAX_LOOKED_AT = 100_000
+_MAX_PATH_BYTES = 4_096
+# For all of it. Nobody can end the work from outside, so it ends by itself.
+_SECONDS = 20.0
 _FOLDER = "test-results"
 _NAME_LENGTH = 160
 _MESSAGE_LENGTH = 240
@@ -41,7 +48,7 @@ _ORDER: tuple[CaseResult, ...] = ("failed", "error", "skipped", "passed")
 def reported_tests(
     workspace: Workspace,
     spec: ContainerSpec,
-    declared: Iterable[tuple[str, ...]],
+    declared: Iterable[_Names],
     masker: Masker | None,
 ) -> ReportedTests | None:
     """What the reports say; None where there is none and nobody expects one.
@@ -54,26 +61,42 @@ def reported_tests(
     has_folder = is_there(Tree(workspace.folder, ("artifacts", *folder)))
     if not has_folder and not any(output.type == "junit" for output in spec.outputs):
         return None
-    paths = sorted({*declared, *(_in_folder(workspace, folder) if has_folder else ())})
-    budget, sum_ = Budget(_MAX_BYTES, _MAX_ELEMENTS), _Sum()
-    for number, path in enumerate(paths):
+    bounds = Bounds(_MAX_LOOKED_AT, time.monotonic() + _SECONDS)
+    budget, sum_ = Budget(_MAX_BYTES, _MAX_ELEMENTS, bounds.until), _Sum()
+    paths = set(declared)
+    if has_folder:
+        paths |= _in_folder(workspace, folder, bounds, sum_)
+    for number, path in enumerate(sorted(paths)):
         try:
             if number >= MAX_REPORTS:
                 raise ReportUnreadable(f"there are more than {MAX_REPORTS:,} reports")
+            budget.require_time()
             sum_.read(_read(artifacts, path, budget))
         except ReportUnreadable as error:
-            sum_.misses(printable(path), str(error))
+            sum_.misses(path, str(error))
     return sum_.told(masker)
 
 
-def _in_folder(workspace: Workspace, folder: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    tree = Tree(workspace.folder, ("artifacts", *folder))
-    for _, found in zip(range(_MAX_LOOKED_AT), walk(tree), strict=False):
-        if found.kind == "file" and found.parts[-1].lower().endswith(".xml"):
-            yield (*folder, *found.parts)
+def _in_folder(workspace: Workspace, folder: _Names, bounds: Bounds, sum_: "_Sum") -> set[_Names]:
+    """Some more than are read at most; the rest, and what cannot be had, is told to `sum_`."""
+    found: set[_Names] = set()
+    try:
+        for thing in walk(Tree(workspace.folder, ("artifacts", *folder)), bounds=bounds):
+            if thing.kind != "file" or not thing.parts[-1].lower().endswith(".xml"):
+                continue
+            path = (*folder, *thing.parts)
+            if len(os.fsencode("/".join(path))) > _MAX_PATH_BYTES:
+                sum_.misses(path, f"its path has more than {_MAX_PATH_BYTES:,} bytes")
+            elif len(found) > MAX_REPORTS:
+                sum_.misses(path, f"there are more than {MAX_REPORTS:,} reports")
+            else:
+                found.add(path)
+    except TooMuch as bound:
+        sum_.misses(folder, f"it is a folder which {bound}")
+    return found
 
 
-def _read(artifacts: Tree, path: tuple[str, ...], budget: Budget) -> "_Tally":
+def _read(artifacts: Tree, path: _Names, budget: Budget) -> "_Tally":
     tally = _Tally()
     try:
         with open(open_file(artifacts, path), "rb") as file:
@@ -117,10 +140,10 @@ class _Sum(_Tally):
             kept = self.cases.setdefault(result, [])
             kept += cases[: MAX_ROWS - len(kept)]
 
-    def misses(self, path: str, reason: str) -> None:
+    def misses(self, path: _Names, reason: str) -> None:
         self.missed += 1
         if len(self.named) < MAX_NAMED:
-            self.named.append(UnreadableReport(path, reason))
+            self.named.append(UnreadableReport(printable(path), reason))
 
     def told(self, masker: Masker | None) -> ReportedTests:
         """For people: failures first, and nothing that is secret."""

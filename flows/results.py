@@ -16,6 +16,8 @@ Reason = Literal[
     "unreadable",
     "too-large",
     "too-many",
+    "too-long",
+    "stale",
     "not-utf-8",
     "not-kept",
 ]
@@ -27,7 +29,9 @@ REASONS: dict[Reason, str] = {
     "socket": "a socket, not a file",
     "unreadable": "shut to the runner: see its permissions, or how deep its folder is",
     "too-large": "larger than what is left of the 20 GiB that all outputs may have together",
-    "too-many": "beyond the 10,000 files that all outputs may have together",
+    "too-many": "beyond the 10,000 files, or 4 MiB of paths, that all outputs may have together",
+    "too-long": "under a path of more than 4,096 bytes",
+    "stale": "there since before the command began: have the command write it, or copy it",
     "not-utf-8": "under a name that is no UTF-8",
     "not-kept": "not to be put among the artifacts: see the disk of the host",
 }
@@ -116,7 +120,7 @@ class OutputResult:
 @dataclass(frozen=True, slots=True)
 class OutputRow:
     """One file of an output, or that there is none; `path` is below `artifacts/` if collected,
-    and where the task left it if not."""
+    and where the task left it if not, and cut where it is long."""
 
     output: str
     result: Literal["collected", "missing", "rejected"]

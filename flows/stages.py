@@ -35,7 +35,8 @@ class RetryRules:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What runs, where, and within which rules. `repository` is the payload's, without
-    credentials; `withheld` are the variables of the payload that repeat a secret."""
+    credentials; `withheld` are the variables of the payload that repeat a secret. `ready_ns` is
+    when the checkout was made, by the clock of its file system."""
 
     workspace: Workspace
     spec: ContainerSpec
@@ -46,6 +47,7 @@ class Prepared:
     prepare_seconds: float
     policy: Policy | None = None
     withheld: tuple[str, ...] = ()
+    ready_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

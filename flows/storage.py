@@ -32,7 +32,17 @@ from flows.stores import Store, explain, open_store
 from flows.threads import begin, in_thread
 from flows.tree import Tree, walk
 from flows.upload_journal import UploadJournal, pending_uploads
-from flows.uploads import Plan, allowance, is_due, link, plan, prefix, progress, summary
+from flows.uploads import (
+    Plan,
+    allowance,
+    file_address,
+    is_due,
+    link,
+    plan,
+    prefix,
+    progress,
+    summary,
+)
 
 FILES_KEY = "container-run-files"
 
@@ -121,8 +131,8 @@ def _links(address: str, spec: ContainerSpec) -> str:
     shown = f"[{address}]({link(address)})"
     if not spec.outputs:
         return shown
-    manifest = f"{address}/{spec.artifacts_subdir}/metadata/outputs.json"
-    return f"{shown}\n\nIts outputs: [outputs.json]({link(manifest)})"
+    manifest = file_address(address, f"{spec.artifacts_subdir}/metadata/outputs.json")
+    return f"{shown}\n\nIts outputs: [outputs.json]({manifest})" if manifest else shown
 
 
 async def finish_uploads(

@@ -1,19 +1,24 @@
 """Walk and open a folder that a stranger's container filled, without ever leaving it.
 
 Every folder on the way is opened by its name in the one before, and none through a link. For
-containers that are gone: nobody else is writing any more.
+containers that have stopped: nobody else is writing any more.
 """
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# Each folder is opened from the top, which makes a chain of folders cost the square of its length.
 MAX_DEPTH = 1000
+# A name takes some 400 bytes while its folder waits to be entered.
+_MAX_WAITING = 100_000
+# What is open of the way to a folder. A walk that comes back further up goes there from the top.
+_KEPT_OPEN = 64
+_WAY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Kind = Literal["file", "symlink", "device", "fifo", "socket", "folder"]
 
@@ -30,40 +35,73 @@ class Tree:
 class Found:
     """One thing in a tree, by its names below it.
 
-    A folder is found only where its inside cannot be had: forbidden to this process, or too deep.
-    `disk_bytes` is what it occupies, which for a sparse file is less than `size_bytes`.
+    A folder is found only where its inside cannot be had: forbidden to this process, too deep, or
+    one of too many that wait to be entered. `disk_bytes` is what it occupies, which for a sparse
+    file is less than `size_bytes`; `changed_ns` is when it was last changed, its names and owner
+    included, which no program can set.
     """
 
     parts: tuple[str, ...]
     kind: Kind
     size_bytes: int = 0
     disk_bytes: int = 0
+    changed_ns: int = 0
 
 
-def walk(tree: Tree, enters: Callable[[tuple[str, ...]], bool] | None = None) -> Iterator[Found]:
+class TooMuch(Exception):
+    """A walk came to its bounds; `str()` completes "a folder which …"."""
+
+
+@dataclass(slots=True)
+class Bounds:
+    """What walks may still cost together: so many looks at a name, and time until `until`, by
+    `time.monotonic`."""
+
+    looks_left: int
+    until: float
+
+    def look(self) -> None:
+        """Look at one more; raises `TooMuch`."""
+        self.looks_left -= 1
+        if self.looks_left < 0:
+            raise TooMuch("has more files and folders than are looked at")
+        if time.monotonic() > self.until:
+            raise TooMuch("takes too long to look through")
+
+
+def walk(
+    tree: Tree,
+    enters: Callable[[tuple[str, ...]], bool] | None = None,
+    bounds: Bounds | None = None,
+) -> Iterator[Found]:
     """Everything in `tree` but the folders, a folder after the other.
 
     Where `enters` is given, only in folders of which it says so. Raises `OSError` where there is
-    no such tree.
+    no such tree, and `TooMuch` at the `bounds`, for which folders count as well.
     """
-    with _folder(tree, ()):
-        pending: list[tuple[str, ...]] = [()]
-    while pending:
-        parts = pending.pop()
-        try:
-            with _folder(tree, parts) as descriptor, os.scandir(descriptor) as scan:
-                for child in scan:
-                    path = (*parts, child.name)
-                    if not child.is_dir(follow_symlinks=False):
-                        yield _found(path, child)
-                    elif enters is not None and not enters(path):
-                        continue
-                    elif len(path) < MAX_DEPTH:
-                        pending.append(path)
-                    else:
-                        yield Found(path, "folder")
-        except OSError:
-            yield Found(parts, "folder")
+    with closing(_Way(tree)) as way:
+        way.to(())
+        # By the folder above, which is one for all in it: a path is as long as its folder is deep.
+        pending: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
+        while pending:
+            above, name = pending.pop()
+            parts = above + name
+            try:
+                with os.scandir(way.to(parts)) as scan:
+                    for child in scan:
+                        if bounds is not None:
+                            bounds.look()
+                        path = (*parts, child.name)
+                        if not child.is_dir(follow_symlinks=False):
+                            yield _found(path, child)
+                        elif enters is not None and not enters(path):
+                            continue
+                        elif len(path) < MAX_DEPTH and len(pending) < _MAX_WAITING:
+                            pending.append((parts, (child.name,)))
+                        else:
+                            yield Found(path, "folder")
+            except OSError:
+                yield Found(parts, "folder")
 
 
 def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
@@ -71,7 +109,8 @@ def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
 
     Raises `OSError`, also where it is something else by now.
     """
-    with _folder(tree, parts[:-1]) as folder:
+    with closing(_Way(tree)) as way:
+        folder = way.to(parts[:-1])
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(parts[-1], flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -83,29 +122,74 @@ def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
 def is_there(tree: Tree) -> bool:
     """Whether the tree's top is a folder, and got to over no link."""
     try:
-        with _folder(tree, ()):
+        with closing(_Way(tree)) as way:
+            way.to(())
             return True
     except OSError:
         return False
 
 
-@contextmanager
-def _folder(tree: Tree, parts: tuple[str, ...]) -> Iterator[int]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(tree.root, flags)
-    try:
-        for name in (*tree.inner, *parts):
-            inside = os.open(name, flags, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inside
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class _Way:
+    """The folder of a tree that was come to last, and some above it, open.
+
+    The next one of a walk is mostly in one of these: it costs a step, however deep it is.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._parts: tuple[str, ...] = ()
+        # The last is that of `_parts`, and each before it the one above.
+        self._open: list[int] = []
+
+    def to(self, parts: tuple[str, ...]) -> int:
+        """A descriptor of the folder, until the next is gone to. Raises `OSError`."""
+        above = parts[:-1]
+        if self._parts[: len(above)] == above:
+            self._leave(len(self._parts) - len(above))
+        else:
+            self.close()
+        if not self._open:
+            self._from_top(above)
+        self._parts = above
+        if parts:
+            self._enter(parts[-1])
+        self._parts = parts
+        return self._open[-1]
+
+    def close(self) -> None:
+        """Leave the tree."""
+        self._leave(len(self._open))
+        self._parts = ()
+
+    def _from_top(self, parts: tuple[str, ...]) -> None:
+        self._open.append(os.open(self._tree.root, _WAY))
+        try:
+            for name in self._tree.inner:
+                self._enter(name)
+            while len(self._open) > 1:
+                self._drop_first()
+            for name in parts:
+                self._enter(name)
+        except OSError:
+            self.close()
+            raise
+
+    def _enter(self, name: str) -> None:
+        self._open.append(os.open(name, _WAY, dir_fd=self._open[-1]))
+        if len(self._open) > _KEPT_OPEN:
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        os.close(self._open.pop(0))
+
+    def _leave(self, count: int) -> None:
+        for _ in range(min(count, len(self._open))):
+            os.close(self._open.pop())
 
 
 def _found(path: tuple[str, ...], child: "os.DirEntry[str]") -> Found:
     info = child.stat(follow_symlinks=False)
-    return Found(path, _kind(info.st_mode), info.st_size, info.st_blocks * 512)
+    return Found(path, _kind(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns)
 
 
 def _kind(mode: int) -> Kind:

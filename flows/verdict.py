@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from flows.masking import Masker
 from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, advice, ending
-from flows.outputs import collect
+from flows.outputs import collect, pattern_of
 from flows.reported_tests import reported_tests
 from flows.results import REASONS, OutputResult, ReportedTests, Results
 from flows.spec import ContainerSpec
@@ -20,19 +20,33 @@ _NAMED = 3
 _NAME_LENGTH = 80
 
 
-def collected(workspace: Workspace, spec: ContainerSpec, masker: Masker | None) -> Results:
+def collected(
+    workspace: Workspace,
+    spec: ContainerSpec,
+    masker: Masker | None,
+    ready_ns: int | None = None,
+) -> Results:
     """Keep the outputs of a container that has stopped, and read its test reports.
 
-    Without a `masker` nobody knows what is secret, and no test is named. What goes wrong is in the
-    `error` of the results.
+    Without a `masker` nobody knows what is secret, and no test and no file is named. What was in
+    the checkout at `ready_ns`, by the clock of its file system, is none of the task's. What goes
+    wrong is in the `error` of the results.
     """
-    found = collect(workspace, spec)
+    found = collect(workspace, spec, masker, ready_ns)
     tests, error = None, found.error
     try:
         tests = reported_tests(workspace, spec, found.reports, masker)
     except OSError as problem:
         error = error or f"the test reports could not be read: {problem.strerror or problem}"
     return Results(found.outputs, found.rows, tests, error)
+
+
+def uncollected(spec: ContainerSpec, masker: Masker | None, error: str) -> Results:
+    """What is known where nobody has looked; `error` is one sentence on why."""
+    outputs = (
+        OutputResult(pattern_of(each, masker), each.required, each.type) for each in spec.outputs
+    )
+    return Results(tuple(outputs), error=error)
 
 
 def judged(outcome: Outcome, results: Results) -> Outcome:
@@ -112,6 +126,8 @@ def _missing_sentence(missing: Sequence[OutputResult], results: Results) -> str:
     refused = next((row for row in results.rows if row.reason and row.output in paths), None)
     if refused is not None and refused.reason is not None:
         return f"{sentence}: {one_line(refused.path, 120)} is {REASONS[refused.reason]}"
+    if results.error is not None:
+        return f"{sentence} that was found: {results.error}"
     return (
         f"{sentence}: correct the path in task.container.outputs, which counts from the checkout, "
         "or have the command write it there"

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.files import Listing, is_folder, listing, write_whole
+from flows.inside import nameless_file
 from flows.removal import remove_tree
 from flows.rules import JOB_ROOT
 from flows.spec import ContainerSpec, Mount
@@ -101,6 +102,16 @@ class Workspace:
                 f"task.container.workdir: there is no folder {spec.workdir} in the job's folder "
                 "after the checkout; correct it, or leave it out to start in the repository"
             )
+
+    def now_ns(self) -> int:
+        """The time by the clock of the file system, which a server may keep. Raises
+        `WorkspaceError`."""
+        with self._explained("cannot make a file beside the job folder"):
+            descriptor = nameless_file(self.root)
+            try:
+                return os.fstat(descriptor).st_ctime_ns
+            finally:
+                os.close(descriptor)
 
     def listing(self) -> Listing:
         """What the run left in `artifacts/`, but for the files this runner still writes."""

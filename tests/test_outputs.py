@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from flows.outputs import Collection, OutputsManifest, collect
+from flows import outputs
+from flows.masking import Masker
+from flows.outputs import Collection, Limits
+from flows.outputs_manifest import OutputsManifest
 from flows.spec import ContainerSpec
 from flows.tree import MAX_DEPTH
 from flows.workspace import Workspace
@@ -22,11 +26,12 @@ from tests.specs import RUN, compiled
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "outputs.schema.json"
 REGENERATE = (
-    "python -c 'import json; from flows.outputs import OutputsManifest; print(json.dumps("
+    "python -c 'import json; from flows.outputs_manifest import OutputsManifest; print(json.dumps("
     'OutputsManifest.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/outputs.schema.json"
 )
 X = b"content"
+NOTHING_SECRET = Masker()
 SHA256 = hashlib.sha256(X).hexdigest()
 
 
@@ -40,6 +45,17 @@ def job(tmp_path: Path) -> Workspace:
 def spec(*outputs: str | dict[str, Any]) -> ContainerSpec:
     given = [{"path": each} if isinstance(each, str) else each for each in outputs]
     return compiled(payload("true", outputs=given))
+
+
+def collect(
+    job: Workspace,
+    given: ContainerSpec,
+    limits: Limits | None = None,
+    *,
+    masker: Masker | None = NOTHING_SECRET,
+    ready_ns: int | None = None,
+) -> Collection:
+    return outputs.collect(job, given, masker, ready_ns, limits)
 
 
 def put(*paths: Path) -> None:
@@ -242,27 +258,27 @@ def test_a_folder_that_is_too_deep_to_look_into_is_told(job: Workspace) -> None:
     job.remove()
 
 
-def limited(job: Workspace, outputs: Sequence[str], **limits: int) -> Collection:
+def limited(job: Workspace, given: Sequence[str], limits: Limits) -> Collection:
     for number in range(5):
         put(job.repo / f"{number}.zip")
-    return collect(job, spec(*outputs), **limits)
+    return collect(job, spec(*given), limits)
 
 
 def test_there_is_a_limit_to_the_files_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "0.zip"], max_files=3)
+    found = limited(job, ["*.zip", "0.zip"], Limits(files=3))
     assert sum(output.collected for output in found.outputs) == 3
     assert sum(output.rejected for output in found.outputs) == 3
     assert {*reasons(job).values()} == {"too-many"}
 
 
 def test_there_is_a_limit_to_the_bytes_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip"], max_bytes=2 * len(X) + 1)
+    found = limited(job, ["*.zip"], Limits(size_bytes=2 * len(X) + 1))
     assert (found.outputs[0].collected, found.outputs[0].rejected) == (2, 3)
     assert {*reasons(job).values()} == {"too-large"}
 
 
 def test_a_file_of_several_outputs_counts_with_each_and_is_kept_once(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "[01].zip"], max_bytes=5 * len(X))
+    found = limited(job, ["*.zip", "[01].zip"], Limits(size_bytes=5 * len(X)))
     assert [output.collected for output in found.outputs] == [5, 2]
 
 
@@ -281,3 +297,97 @@ def test_outputs_on_a_disk_without_space_are_told_and_break_nothing(tmp_path: Pa
         found = collect(workspace, spec("a.zip"))
         assert "outputs.json: No space left" in (found.error or "")
         assert found.outputs[0].collected + found.outputs[0].rejected == 1
+
+
+def dig(top: Path, names: Sequence[str]) -> int:
+    """A descriptor of the last of so many folders in one another, however long their path."""
+    descriptor = os.open(top, os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def test_a_chain_of_folders_costs_its_length_and_not_the_square_of_it(job: Workspace) -> None:
+    for number in range(4):
+        os.close(dig(job.repo, [f"chain{number}", *["d"] * 899]))
+    began = time.process_time()
+    found = collect(job, spec("**/*.zip"))
+    assert (found.error, found.outputs[0].missing) == (None, True)
+    assert time.process_time() - began < 2
+    job.remove()
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (Limits(looks=20), "which has more files and folders than are looked at"),
+        (Limits(seconds=-1), "which takes too long to look through"),
+    ],
+)
+def test_folders_without_a_file_are_not_looked_through_for_ever(
+    job: Workspace, limits: Limits, told: str
+) -> None:
+    for number in range(30):
+        (job.repo / f"{number}").mkdir()
+    found = collect(job, spec("**/*.zip", "$ARTIFACT_DIR/**"), limits)
+    assert found.error == (
+        f"outputs were not sought in all of repo/, {told}: name their folders in "
+        "task.container.outputs"
+    )
+    assert manifest(job)["outputs"][0]["missing"]
+
+
+def test_files_under_long_paths_are_rejected_and_told_shortly(job: Workspace) -> None:
+    descriptor = dig(job.repo, ["n" * 250] * 40)
+    for number in range(20):
+        os.close(os.open(f"{number}.zip", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+    found = collect(job, spec("**/*.zip"))
+    assert {each["reason"] for each in manifest(job)["outputs"][0]["rejected"]} == {"too-long"}
+    assert max(len(row.path) for row in found.rows) == 300
+    outputs_json = job.artifacts / "container" / "metadata" / "outputs.json"
+    assert outputs_json.stat().st_size < 20 * 4500
+    job.remove()
+
+
+def test_there_is_a_limit_to_the_paths_that_outputs_have(job: Workspace) -> None:
+    found = limited(job, ["*.zip"], Limits(path_bytes=3 * len("container/outputs/0.zip")))
+    assert (found.outputs[0].collected, found.outputs[0].rejected) == (3, 2)
+    assert {*reasons(job).values()} == {"too-many"}
+
+
+def test_no_secret_is_told_in_a_path(job: Workspace) -> None:
+    put(job.repo / "s3cret-value.zip")
+    (job.repo / "link-s3cret-value.zip").symlink_to("/")
+    found = collect(job, spec("*.zip", "*s3cret-value*"), masker=Masker(["s3cret-value"]))
+    assert "s3cret" not in repr((found.outputs, found.rows))
+    assert "s3cret" not in json.dumps(manifest(job))
+    assert paths(job) == ["container/outputs/***.zip"]
+    assert (job.artifacts / "container" / "outputs" / "s3cret-value.zip").exists()
+
+
+def test_without_the_secrets_no_path_is_told(job: Workspace) -> None:
+    put(job.repo / "s3cret-value.zip")
+    found = collect(job, spec("*.zip"), masker=None)
+    assert [(row.output, row.path) for row in found.rows] == [("*.zip", "***")]
+    assert "s3cret" not in json.dumps(manifest(job))
+
+
+def test_what_was_in_the_checkout_before_is_no_output_of_the_task(job: Workspace) -> None:
+    put(*(job.repo / name for name in ("old.zip", "dated.zip", "changed.zip", "a.zip")))
+    ready_ns = job.now_ns()
+    time.sleep(0.05)
+    put(job.repo / "new.zip", job.artifacts / "container" / "own.zip")
+    for touched in ("dated.zip", "new.zip"):
+        os.utime(job.repo / touched, (0, 0))
+    (job.repo / "changed.zip").write_bytes(X)
+    (job.repo / "a.zip").rename(job.repo / "moved.zip")
+    collect(job, spec("*.zip", "$ARTIFACT_DIR/*.zip"), ready_ns=ready_ns)
+    assert reasons(job) == {"repo/old.zip": "stale"}
+    assert [Path(path).name for path in paths(job)] == [
+        "changed.zip", "dated.zip", "moved.zip", "new.zip",
+    ]  # fmt: skip
+    assert paths(job, 1) == ["container/own.zip"]

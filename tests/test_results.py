@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,12 +16,17 @@ from pydantic import SecretStr
 
 from flows.engine import DockerEngine
 from flows.execution import finish, run
+from flows.judging import verdict
+from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcomes import Outcome
 from flows.recovery import CANCELED
+from flows.results import Results
 from flows.spec import Run
+from flows.stages import Prepared, RetryRules
 from flows.verdict import collected, judged
 from flows.workspace import Workspace
+from tests.git_server import commit_all, git_daemon
 from tests.runs import Runner, left_on_engine, shell
 from tests.specs import compiled
 from tests.test_flow import SCHEMA, artifacts_of
@@ -194,3 +201,95 @@ async def test_a_process_that_dies_at_the_verdict_leaves_it_to_the_next_which_co
     assert [path.name for path in (workspace.artifacts / "container" / "outputs").iterdir()] == [
         "report.xml"
     ]
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> tuple[Ledger, Prepared]:
+    """An attempt whose container is to exit 3 and leave a file, in a ledger."""
+    about = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+    workspace = Workspace(tmp_path, about.job_id)
+    workspace.create("container")
+    command = shell("touch a.zip; exit 3", outputs=[{"path": "a.zip"}])
+    spec = compiled(command, workspace.mount, about)
+    ledger = Ledger(tmp_path, about.job_id)
+    ledger.note_taken()
+    return ledger, Prepared(workspace, spec, None, None, None, RetryRules(0, 0, {}), 0.1)
+
+
+async def executed(ledger: Ledger, prepared: Prepared) -> Outcome:
+    async with DockerEngine() as engine:
+        secret = Masker([TOKEN])
+        judges = partial(verdict, engine, ledger, prepared, secret, logging.getLogger("test"))
+        outcome = await run(engine, prepared.spec, Nowhere(), verdict=judges)
+    assert left_on_engine(ledger.job_id) == []
+    return outcome
+
+
+async def test_a_look_that_breaks_takes_nothing_of_what_is_known_of_the_end(
+    left: tuple[Ledger, Prepared],
+    outside_a_run: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def breaks(*_: object) -> Results:
+        raise RuntimeError(f"nobody thought of {TOKEN}")
+
+    monkeypatch.setattr("flows.judging.collected", breaks)
+    outcome = await executed(*left)
+    assert (outcome.name, outcome.exit_code) == ("failed", 3)
+    assert outcome.cleanup_error == (
+        "its outputs and test reports could not all be looked at (RuntimeError: nobody thought of "
+        "***)"
+    )
+    assert "in breaks" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+async def test_what_two_processes_died_over_is_left_alone_by_the_third(
+    left: tuple[Ledger, Prepared], outside_a_run: None
+) -> None:
+    ledger, prepared = left
+    assert [ledger.note_look(1), ledger.note_look(1)] == [1, 2]
+    outcome = await executed(ledger, prepared)
+    assert (outcome.name, outcome.exit_code) == ("failed", 3)
+    assert outcome.cleanup_error == (
+        "its outputs and test reports were left alone: 2 processes ended while they looked at them"
+    )
+    assert not (prepared.workspace.artifacts / "container" / "outputs").exists()
+    ledger.forget()
+    assert [*(prepared.workspace.root / ".runs").glob(f"{ledger.job_id}*")] == []
+
+
+async def test_what_one_process_died_over_is_looked_at_by_the_next(
+    left: tuple[Ledger, Prepared], outside_a_run: None
+) -> None:
+    ledger, prepared = left
+    ledger.note_look(1)
+    outcome = await executed(ledger, prepared)
+    assert outcome.cleanup_error is None
+    assert (prepared.workspace.artifacts / "container" / "outputs" / "a.zip").exists()
+
+
+async def test_what_was_committed_counts_only_where_the_command_makes_it_anew(
+    tmp_path: Path, runner: Runner
+) -> None:
+    origin = tmp_path / "team" / "game.git"
+    for name in ("dist/old.zip", "dist/new.zip", "fixture.xml"):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        (origin / name).write_text('<testsuite><testcase name="committed"/></testsuite>')
+    commit_all(origin, "Write")
+    outputs = [
+        {"path": "dist/old.zip", "required": True},
+        {"path": "dist/new.zip"},
+        {"path": "*.xml", "type": "junit"},
+    ]
+    with git_daemon(tmp_path) as address:
+        task = shell("echo x > dist/new.zip", outputs=outputs)
+        done = await runner(task | {"repository": f"{address}/team/game.git"})
+    assert done.message.startswith(
+        "exited 0 but left no file for the required output dist/old.zip: repo/dist/old.zip is "
+        "there since before the command began"
+    )
+    told = [(each["collected"], each["rejected"]) for each in done.run_json["outputs"]]
+    assert told == [(0, 1), (1, 0), (0, 1)]
+    assert done.run_json["tests"]["total"] == 0

@@ -20,10 +20,13 @@ from flows.container_task import container_task
 from flows.ledger import Ledger
 from flows.orphans import reap_orphans
 from flows.stages import Upload
+from flows.storage import _links
 from flows.upload_journal import UploadJournal, pending_uploads
+from flows.uploads import key_of, link
 from tests.finished import finished
-from tests.runs import Finished, Runner, shell
+from tests.runs import Finished, Runner, payload, shell
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
+from tests.specs import compiled
 
 TASK = shell("echo result > $ARTIFACT_DIR/result.txt; exit $CODE", env={"CODE": "0"})
 
@@ -223,3 +226,11 @@ def test_a_storage_that_cannot_be_meant_is_refused_with_a_sentence(
     with pytest.raises(ValidationError) as refusal:
         ArtifactStorage(**fields)
     assert says in str(refusal.value)
+
+
+def test_the_link_to_the_outputs_leads_where_they_are_uploaded() -> None:
+    spec = compiled(payload("true", outputs=[{"path": "a"}], artifactsSubdir="manifest.json"))
+    told = _links("file:///srv", spec)
+    key = key_of(("manifest.json", "metadata", "outputs.json"))
+    assert key == "manifest%2Ejson/metadata/outputs.json"
+    assert told.endswith(f"({link(f'file:///srv/{key}')})")

@@ -1,19 +1,22 @@
 """What is said of a run by what it left: the outcome, its sentence, the tables and run.json."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.junit import TEXT_LENGTH, Budget, read_report
 from flows.masking import Masker
 from flows.messages import stage_name, state_message
 from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
-from flows.reported_tests import reported_tests
-from flows.results import MAX_ROWS, ReportedTests, Results
+from flows.reported_tests import _shown, reported_tests
+from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.results_tables import table_of_outputs, table_of_tests
 from flows.spec import ContainerSpec
-from flows.verdict import collected, judged
+from flows.verdict import collected, judged, uncollected
 from flows.workspace import Workspace
 from tests.runs import payload
 from tests.specs import NOW, RUN, compiled
@@ -58,6 +61,13 @@ def told(job: Workspace, masker: Masker | None = KNOWN) -> ReportedTests:
     found = reported_tests(job, spec(), (), masker)
     assert found is not None
     return found
+
+
+def read_cases(job: Workspace) -> list[Case]:
+    cases: list[Case] = []
+    with (job.artifacts / "container" / "test-results" / "a.xml").open("rb") as file:
+        read_report(file, Budget(10**6, 1000), cases.append)
+    return cases
 
 
 def test_tests_that_failed_are_named_and_counted(job: Workspace) -> None:
@@ -236,3 +246,60 @@ def test_the_table_of_outputs_has_what_is_missing_first_and_an_end(job: Workspac
     assert rows[2]["reason"].startswith("a link")
     assert (rows[3]["bytes"], len(rows[3]["sha256"])) == ("1", 64)
     assert (len(rows), rows[-1]["result"]) == (MAX_ROWS + 1, "and 23 more")
+
+
+def test_reports_that_take_too_long_to_read_do_not_count(
+    job: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(job, case("a"))
+    monkeypatch.setattr("flows.reported_tests._SECONDS", -1.0)
+    tests = told(job)
+    assert (tests.files, tests.total) == (0, 0)
+    assert [each.reason for each in tests.unreadable] == [
+        "it is a folder which takes too long to look through"
+    ]
+
+
+def test_a_report_of_countless_tests_is_refused_soon(job: Workspace) -> None:
+    report(job, '<testcase name="a"/>' * 1_000_000)
+    began = time.process_time()
+    (unreadable,) = told(job).unreadable
+    assert unreadable.reason == "the reports have more elements together than are read of them"
+    assert time.process_time() - began < 8
+
+
+def test_a_report_under_a_path_that_is_too_long_is_named_shortly(job: Workspace) -> None:
+    top = job.artifacts / "container" / "test-results"
+    top.mkdir()
+    folder = os.open(top, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("n" * 250, dir_fd=folder)
+        below = os.open("n" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(os.open("a.xml", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    (unreadable,) = told(job).unreadable
+    assert unreadable.reason == "its path has more than 4,096 bytes"
+    assert len(unreadable.path) < 300
+    job.remove()
+
+
+def test_no_beginning_of_a_secret_is_left_where_a_text_is_cut(job: Workspace) -> None:
+    text = " " * 10 + "x" * (TEXT_LENGTH - 14) + "s3cret-value" + "y" * 50
+    report(job, case("a", f"<failure>{text}</failure>"))
+    (case_,) = read_cases(job)
+    assert "s3cr" not in _shown(case_.message, KNOWN, 2 * TEXT_LENGTH)
+
+
+def test_what_nobody_could_look_for_is_not_there(job: Workspace) -> None:
+    given = spec({"path": "a.zip", "required": True}, {"path": "b.zip"})
+    outcome = judged(ended(0), uncollected(given, KNOWN, "two processes ended"))
+    assert (outcome.name, outcome.failure_class) == ("failed", "output-missing")
+    assert outcome.error == (
+        "exited 0 but left no file for the required output a.zip that was found: two processes "
+        "ended"
+    )
+    assert outcome.cleanup_error == "two processes ended"
+    kept = judged(ended(0), uncollected(spec({"path": "b.zip"}), KNOWN, "two processes ended"))
+    assert kept.name == "succeeded"

@@ -124,7 +124,8 @@ async def execute_attempt(
                 desk.journal.say(f"{spec.name} is gone")
                 lost = await with_files_back(engine, attempt.prepared, LOST)
                 return await _record(ledger, attempt, lost, desk)
-            summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
+            words = command_summary(attempt.prepared.shown.command)
+            summary = f"{words} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)

@@ -30,6 +30,10 @@ class Masker:
         masked = stream.feed(value.encode(errors="surrogatepass")) + stream.end()
         return masked.decode(errors="surrogatepass")
 
+    def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Each word without the secrets."""
+        return tuple(map(self.text, words))
+
     def stream(self) -> "MaskedStream":
         """For bytes that come in pieces."""
         return MaskedStream(self._any, self._spellings)

@@ -1,10 +1,14 @@
 """docs/events.md says what is really emitted, and all of it."""
 
+import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
 from flows.events import FINISHED, STARTED, SUMMARY
 from flows.messages import state_name
@@ -64,6 +68,21 @@ def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
     labels = events[FINISHED]["resource"]
     assert labels["moonmind.outcome"] == events[FINISHED]["payload"]["outcome"] == "failed"
     assert labels["moonmind.failure_class"] == "exit-code"
+
+
+@pytest.mark.docker
+@pytest.mark.server
+def test_no_event_shows_a_secret_that_stands_in_the_command(stack: Stack, weather: Weather) -> None:
+    with temporary_settings({PREFECT_API_URL: f"{stack.address}/api"}):
+        Secret[str](value=SecretStr("word-of-the-command")).save("event-word", overwrite=True)
+    words = ("sh", "-c", "exit 3; : word-of-the-command")
+    run_id = weather.submit(payload(*words, secrets={"TOKEN": "event-word"}))
+    weather.end(run_id)
+    weather.assert_told_once(run_id)
+    events = emitted(stack, f"moonmind.task.{run_id}")
+    told = {events[name]["payload"]["command"] for name in (STARTED, FINISHED)}
+    assert told == {"sh -c 'exit 3; : ***'"}
+    assert "word-of-the-command" not in json.dumps(events)
 
 
 @pytest.mark.server

@@ -30,7 +30,7 @@ from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
 from flows.results import Results
-from flows.run_progress import RunProgress
+from flows.run_progress import COLLECTING, RunProgress
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
@@ -77,6 +77,9 @@ class _Notes(execution.Notes):
 
     def stops(self, why: StoppedBy) -> None:
         self._put(replace(self.attempt, stopping=why))
+
+    def collects(self) -> None:
+        self._progress.goes_on(COLLECTING)
 
     def ends(self, outcome: Outcome) -> None:
         outcome = _masked(outcome, self._desk)

@@ -71,6 +71,9 @@ class Notes:
     def stops(self, why: StoppedBy) -> None:
         """The container is about to be stopped."""
 
+    def collects(self) -> None:
+        """The container has stopped, and what it left is about to be looked at."""
+
     def ends(self, outcome: Outcome) -> None:
         """The outcome is decided, and the container about to be removed."""
 
@@ -110,6 +113,7 @@ async def run(
                 await _whole(engine.create(spec, image), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
         with _timed(stages, "collect"):
+            notes.collects()
             outcome = await _with_verdict(outcome, verdict)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)

@@ -12,8 +12,9 @@ from flows.checkup_blocks import block_checks
 from flows.checkup_engine import EngineChecks
 from flows.checkup_host import host_checks
 from flows.checkup_prefect import PrefectChecks
-from flows.cli.console import Output, harmless
+from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
+from flows.text import shown_lines
 
 _COLOURS = {
     Level.OK: "green",
@@ -80,13 +81,13 @@ def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:
     for _, each in found:
         output.render(_line(each, width))
         if each.mend:
-            output.render(Text(f"{'':10}{'':{width}}  → {harmless(each.mend)}"))
+            output.render(Text(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}"))
     output.line(f"{len(found)} findings: {_count(faults, 'fault')}, {_count(warnings, 'warning')}.")
 
 
 def _line(each: Finding, width: int) -> Text:
     level = (f"{each.level:<10}", _COLOURS[each.level])
-    return Text.assemble(level, (f"{each.name:<{width}}  ", "bold"), harmless(each.says))
+    return Text.assemble(level, (f"{each.name:<{width}}  ", "bold"), shown_lines(each.says))
 
 
 def _count(number: int, word: str) -> str:

@@ -15,6 +15,7 @@ from flows import execution
 from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
+from flows.finishing import finish
 from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
@@ -190,7 +191,7 @@ async def finish_attempt(
     *,
     secrets: Sequence[str] | None,
 ) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.execution.finish`.
+    """End an attempt that nobody will go on with; see `flows.finishing`.
 
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """
@@ -203,7 +204,7 @@ async def finish_attempt(
             sink = desk.runner_log if anew else _Nowhere()
             knows = anew or (secrets is not None and not spec.secrets)
             masker = desk.masker if knows else None
-            outcome = await execution.finish(
+            outcome = await finish(
                 engine,
                 spec,
                 sink,

@@ -74,9 +74,9 @@ def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
 @pytest.mark.server
 def test_no_event_shows_a_secret_that_stands_in_the_command(stack: Stack, weather: Weather) -> None:
     with temporary_settings({PREFECT_API_URL: f"{stack.address}/api"}):
-        Secret[str](value=SecretStr("word-of-the-command")).save("event-word", overwrite=True)
+        Secret[str](value=SecretStr("word-of-the-command")).save("task-event", overwrite=True)
     words = ("sh", "-c", "exit 3; : word-of-the-command")
-    run_id = weather.submit(payload(*words, secrets={"TOKEN": "event-word"}))
+    run_id = weather.submit(payload(*words, secrets={"TOKEN": "task-event"}))
     weather.end(run_id)
     weather.assert_told_once(run_id)
     events = emitted(stack, f"moonmind.task.{run_id}")

@@ -13,7 +13,8 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from flows.engine import DockerEngine
-from flows.execution import finish, run
+from flows.execution import run
+from flows.finishing import finish
 from flows.masking import Masker
 from flows.outcomes import Outcome
 from flows.recovery import CANCELED

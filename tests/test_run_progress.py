@@ -167,7 +167,7 @@ async def test_a_run_whose_files_alone_took_long_is_shown_to_its_end(
     await end_progress(client, spec.job_id, ended, get_logger(), is_shown=progress.is_shown)
     (last,) = await shown(client, spec.job_id)
     assert (last.id, last.data, last.description) == (
-        artifact.id, 100.0, "succeeded after 9.0 s: exited 0",
+        artifact.id, 100.0, "succeeded after 9 s: exited 0",
     )  # fmt: skip
 
 

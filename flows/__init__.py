@@ -2,6 +2,7 @@
 
 payload ─► spec          decide: an untrusted message into one frozen `ContainerSpec`, purely
 spec ─► execution        do: the order of the steps, the outcome, the clean-up
+execution ─► finishing   the same for an attempt whose process is no more
 execution ◄─ engine      the steps on a real Docker Engine; the only modules that import docker
 engine ─► images         how an image comes: judged, pulled in turn, told of while it comes
 execution ─► publication say: `run_json`, the `report` in Markdown, the states' `messages`

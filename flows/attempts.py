@@ -15,6 +15,7 @@ from flows import execution, judging
 from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
+from flows.finishing import finish
 from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
@@ -29,7 +30,7 @@ from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
 from flows.registries import Login
-from flows.run_progress import RunProgress
+from flows.run_progress import COLLECTING, RunProgress
 from flows.secret_blocks import container_secrets
 from flows.spec import ContainerSpec, command_summary
 from flows.stages import Attempt, Executed, Prepared
@@ -75,6 +76,9 @@ class _Notes(execution.Notes):
 
     def stops(self, why: StoppedBy) -> None:
         self._put(replace(self.attempt, stopping=why))
+
+    def collects(self) -> None:
+        self._progress.goes_on(COLLECTING)
 
     def ends(self, outcome: Outcome) -> None:
         outcome = _masked(outcome, self._desk)
@@ -122,7 +126,8 @@ async def execute_attempt(
                 desk.journal.say(f"{spec.name} is gone")
                 lost = await with_files_back(engine, attempt.prepared, LOST)
                 return await _record(ledger, attempt, lost, desk)
-            summary = f"{command_summary(spec.command)} in {spec.image} as {spec.name}"
+            words = command_summary(attempt.prepared.shown.command)
+            summary = f"{words} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
@@ -186,7 +191,7 @@ async def finish_attempt(
     *,
     secrets: Sequence[str] | None,
 ) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.execution.finish`.
+    """End an attempt that nobody will go on with; see `flows.finishing`.
 
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """
@@ -199,7 +204,7 @@ async def finish_attempt(
             sink = desk.runner_log if anew else _Nowhere()
             knows = anew or (secrets is not None and not spec.secrets)
             masker = desk.masker if knows else None
-            outcome = await execution.finish(
+            outcome = await finish(
                 engine,
                 spec,
                 sink,

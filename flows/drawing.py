@@ -1,7 +1,6 @@
 """Draw with `pygal`: one SVG, with nothing to load, for light pages and dark ones."""
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,9 @@ from pygal.style import Style
 from flows.picture import Panel, time_ticks
 from flows.sizes import duration
 
-# It finds maps, of which there are none, and Python warns of it at every import that fails.
-sys.meta_path[:] = [
-    finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)
-]
+# Its finder of maps, of which there are none, lacks what Python asks a finder for: Python warns of
+# that at every import that fails.
+pygal.PluginImportFixer.find_spec = staticmethod(lambda *_: None)
 
 _WIDTH, _HEIGHT, _MARGIN = 900, 300, 12
 _INK, _PALE, _PAPER, _USED, _LIMIT = "#1f2937", "#e5e7eb", "#ffffff", "#2563eb", "#b91c1c"

@@ -25,7 +25,7 @@ _NAMESPACE = UUID("6f0c5a0e-3b57-4f0f-9a55-0a5f2f3d7c11")
 
 def emit_started(attempt: Attempt) -> None:
     """Tell that the execute stage of an attempt started."""
-    spec = attempt.prepared.spec
+    spec = attempt.prepared.shown
     _emit(
         STARTED,
         spec.job_id,
@@ -43,7 +43,7 @@ def emit_started(attempt: Attempt) -> None:
 
 def emit_finished(attempt: Attempt) -> None:
     """Tell how an attempt ended; nothing is told of one that has not."""
-    spec, executed = attempt.prepared.spec, attempt.executed
+    spec, executed = attempt.prepared.shown, attempt.executed
     if executed is None:
         return
     outcome = executed.outcome

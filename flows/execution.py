@@ -71,6 +71,9 @@ class Notes:
     def stops(self, why: StoppedBy) -> None:
         """The container is about to be stopped."""
 
+    def collects(self) -> None:
+        """The container has stopped, and what it left is about to be looked at."""
+
     def ends(self, outcome: Outcome) -> None:
         """The outcome is decided, and the container about to be removed."""
 
@@ -110,81 +113,27 @@ async def run(
                 await _whole(engine.create(spec, image), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
         with _timed(stages, "collect"):
-            outcome = await _with_verdict(outcome, verdict)
+            notes.collects()
+            outcome = await with_verdict(outcome, verdict)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
     except Interrupted as interrupted:
         outcome = ended_early(interrupted.why)
     except Exception:
-        await _destroy(engine, spec)
+        await destroy(engine, spec)
         raise
     outcome = replace(outcome, image=image, stages=stages)
     notes.ends(outcome)
-    left = await _destroy(engine, spec, patient=begun)
+    left = await destroy(engine, spec, patient=begun)
     return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
 
-async def finish(
-    engine: Engine,
-    spec: ContainerSpec,
-    sink: Sink,
-    unfinished: Outcome,
-    stopping: StoppedBy | None = None,
-    verdict: Verdict | None = None,
-) -> Outcome:
-    """End the attempt of a process that is no more, and leave nothing of it behind.
-
-    A container that has ended by itself tells the truth about it; for one that still runs, or is
-    gone, the outcome is `unfinished`, with what the engine knows of its end. `stopping` is why
-    the earlier process was about to stop it, if it was.
-    """
-    try:
-        outcome = await _finish(engine, spec, sink, unfinished, stopping)
-        outcome = await _with_verdict(outcome, verdict)
-    except EngineError as error:
-        outcome = replace(unfinished, cleanup_error=str(error))
-    return replace(outcome, cleanup_error=await _destroy(engine, spec) or outcome.cleanup_error)
-
-
-async def _with_verdict(outcome: Outcome, verdict: Verdict | None) -> Outcome:
+async def with_verdict(outcome: Outcome, verdict: Verdict | None) -> Outcome:
+    """The outcome by what the container left, where it ran and somebody judges that."""
     # One that never started left nothing; of one that is gone, nobody knows that it has stopped.
     if verdict is None or outcome.started_at is None:
         return outcome
     return await verdict(outcome)
-
-
-async def _finish(
-    engine: Engine,
-    spec: ContainerSpec,
-    sink: Sink,
-    unfinished: Outcome,
-    stopping: StoppedBy | None,
-) -> Outcome:
-    if not await engine.find(spec):
-        return unfinished
-    async with engine.tail(spec, sink, replay=True) as tailed:
-        ran_on = (await engine.inspect(spec)).running
-        if ran_on:
-            await engine.stop(spec)
-    if (await engine.inspect(spec)).started_at is None:
-        return unfinished
-    ended = replace(
-        await _judged(
-            engine, spec, stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
-        ),
-        log_reconnects=tailed.reconnects,
-        log_complete=tailed.complete,
-    )
-    if not ran_on or stopping:
-        return ended
-    return replace(
-        ended,
-        name=unfinished.name,
-        failure_class=unfinished.failure_class,
-        error=unfinished.error,
-        stopped_by=unfinished.stopped_by,
-        timed_out=unfinished.timed_out,
-    )
 
 
 async def _pull(engine: Engine, spec: ContainerSpec, supply: Supply | None) -> Image:
@@ -225,7 +174,7 @@ async def _watch(
                 await to_the_end(engine.stop(spec))
                 if (await engine.inspect(spec)).started_at is None:
                     raise Interrupted(stopped_by)
-    outcome = await _judged(engine, spec, stopped_by, back_at, watched=not adopt)
+    outcome = await judged(engine, spec, stopped_by, back_at, watched=not adopt)
     return replace(
         outcome,
         usage=measured.usage,
@@ -264,7 +213,7 @@ async def _wait(
     raise EngineUnavailable(f"Docker broke off {_ABSENCES} times while waiting for the container")
 
 
-async def _judged(
+async def judged(
     engine: Engine,
     spec: ContainerSpec,
     stopped_by: StoppedBy,
@@ -328,7 +277,7 @@ async def patiently(ask: Callable[[ContainerSpec], Awaitable[T]], spec: Containe
     return await retrying(ask, spec)
 
 
-async def _destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
+async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
     """Remove the container even while the caller is being cancelled; say what kept it.
 
     With `patient`, an engine that is away gets the time to come back.

@@ -31,6 +31,10 @@ class Masker:
         masked = self._any.sub(MASK.encode(), value.encode(errors="surrogatepass"))
         return masked.decode(errors="surrogatepass")
 
+    def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Each word without the secrets."""
+        return tuple(map(self.text, words))
+
     def stream(self) -> "MaskedStream":
         """For bytes that come in pieces."""
         return MaskedStream(self._any, self._spellings)

@@ -3,9 +3,10 @@
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName
 from flows.stages import Upload
-from flows.text import CONTROLS, ESCAPES
+from flows.text import last_line
 from flows.verdict import failed_tests, passed_tests
 
+_LAST_LINE_LENGTH = 200
 _STATE_NAMES = {
     OutcomeName.TIMED_OUT: "TimedOut",
     OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
@@ -47,7 +48,7 @@ def state_message(
     message = _success(outcome) if succeeded else outcome.error or str(outcome.name)
     if upload and upload.error:
         message = f"{message}. {not_uploaded(upload)}"
-    last = _last_line(log.tail) if log and not succeeded else ""
+    last = last_line(log.tail, _LAST_LINE_LENGTH) if log and not succeeded else ""
     return f"{message}. Its last line: {last}" if last else message
 
 
@@ -63,9 +64,3 @@ def _success(outcome: Outcome) -> str:
 def not_uploaded(upload: Upload) -> str:
     """That the files are still on their host, and why."""
     return f"Its files are on its host and not uploaded: {upload.error}; the sweep tries again"
-
-
-def _last_line(text: str) -> str:
-    """What a terminal would show of the last line that says anything."""
-    lines = (CONTROLS.sub(" ", line).strip() for line in ESCAPES.sub("", text).splitlines())
-    return next(filter(None, reversed(list(lines))), "")[:200]

@@ -2,7 +2,8 @@
 payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
-from flows.payload import TaskPayload, parse
+from flows.masking import Masker
+from flows.payload import TaskPayload, parse, secrets_of
 from flows.repository import Remote
 from flows.spec import command_summary
 
@@ -16,8 +17,11 @@ USAGE_KEY = "container-run-usage"
 _COMMAND_LENGTH = 60
 
 
-def run_name(raw: object) -> str:
-    """A name of one line for the run of `raw`; a payload that is refused still gets one."""
+def run_name(raw: object, masker: Masker | None = None) -> str:
+    """A name of one line for the run of `raw`; a payload that is refused still gets one.
+
+    Without a `masker`, the secrets of the payload itself are masked: no others are known.
+    """
     try:
         payload = parse(raw)
     except PayloadError as error:
@@ -25,7 +29,8 @@ def run_name(raw: object) -> str:
     container = payload.task.container
     if container.image is None or container.command is None:
         return "no container task"
-    command = command_summary(container.command, _COMMAND_LENGTH)
+    masker = masker or Masker(secrets_of(raw))
+    command = command_summary(masker.words(container.command), _COMMAND_LENGTH)
     return " · ".join([*_repository(payload), _image(container.image), command])
 
 

@@ -18,6 +18,7 @@ from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger
 from flows.masking import Masker
+from flows.naming import run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.payload import TaskPayload, misplaced, runnable
 from flows.policy import Policy
@@ -37,8 +38,27 @@ class _Decided:
     workspace: Workspace
     spec: ContainerSpec
     remote: Remote | None
-    withheld: tuple[str, ...]
+    masker: Masker
     earlier: int
+
+    def prepared(self, commit: str | None, seconds: float, ready_ns: int) -> Prepared:
+        """As the ledger keeps it. What is shown of it has no secret."""
+        spec, mask, task = self.spec, self.masker, self.payload.task
+        command, entrypoint = mask.words(spec.command), mask.words(spec.entrypoint or ())
+        return Prepared(
+            workspace=self.workspace,
+            spec=spec,
+            repository=self.remote.display if self.remote else None,
+            commit=commit,
+            instructions=task.instructions and mask.text(task.instructions),
+            retry=_rules(task.container.retry),
+            prepare_seconds=round(seconds, 3),
+            policy=self.policy,
+            withheld=tuple(name for name, value in spec.env.items() if mask.text(value) != value),
+            ready_ns=ready_ns,
+            shown_command=command if command != spec.command else None,
+            shown_entrypoint=entrypoint if entrypoint != (spec.entrypoint or ()) else None,
+        )
 
 
 async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attempt:
@@ -62,20 +82,11 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
         if not earlier:
             await asyncio.to_thread(workspace.remove)
         raise
-    prepared = Prepared(
-        workspace=workspace,
-        spec=spec,
-        repository=decided.remote.display if decided.remote else None,
-        commit=commit,
-        instructions=decided.payload.task.instructions,
-        retry=_rules(decided.payload.task.container.retry),
-        prepare_seconds=round(time.monotonic() - started, 3),
-        policy=decided.policy,
-        withheld=decided.withheld,
-        ready_ns=ready_ns,
-    )
+    prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)
+    if prepared.is_masked:
+        await _rename(run_name(raw, decided.masker), logger)
     return attempt
 
 
@@ -94,8 +105,16 @@ async def _decided(raw: object, ledger: Ledger) -> _Decided:
     variables = await container_secrets(spec.secrets)
     remote = await _remote(payload)
     masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
-    withheld = tuple(name for name, value in spec.env.items() if masker.text(value) != value)
-    return _Decided(payload, policy, workspace, spec, remote, withheld, earlier)
+    return _Decided(payload, policy, workspace, spec, remote, masker, earlier)
+
+
+async def _rename(name: str, logger: Logger) -> None:
+    """Give the run a name without the secrets that nobody knew when it got its first."""
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(UUID(str(runtime.flow_run.id)), name=name)
+    except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
+        logger.warning("The name of the run may show a secret: %s", type(error).__name__)
 
 
 async def _checked_out(decided: _Decided, logger: Logger) -> str | None:

@@ -48,6 +48,11 @@ class ProgressArtifact:
     ) -> None:
         await self._stack.aclose()
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is there, as far as is known."""
+        return self._artifact is not None
+
     async def show(self, percent: float, description: str) -> None:
         """Show how far it is, from 0 to 100; never raises."""
         if self._gave_up:

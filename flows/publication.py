@@ -2,10 +2,13 @@
 
 import asyncio
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from uuid import UUID
 
 from prefect import get_client
+from prefect.client.orchestration import PrefectClient
 
 from flows import report, run_json
 from flows.attempts import with_files_back
@@ -16,11 +19,21 @@ from flows.logs import Journal, Logger
 from flows.outcomes import Outcome
 from flows.picture import usage_svg
 from flows.run_artifacts import run_artifacts
-from flows.run_progress import end_progress
+from flows.run_json import RunReport
+from flows.run_progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.spec import ContainerSpec
-from flows.stages import Attempt
+from flows.stages import Attempt, Executed, Prepared
 from flows.storage import create_link, deliver, intended
 from flows.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What the job's folder says of an attempt by now; `picture` is None where there is none."""
+
+    facts: RunReport
+    path: Path
+    picture: str | None
 
 
 async def publish_attempt(
@@ -31,39 +44,67 @@ async def publish_attempt(
     Noted in the ledger. What of the files is not uploaded after `upload_seconds`, counted from
     the call, is for the sweep.
     """
-    prepared, executed = attempt.prepared, attempt.executed
-    if executed is None:
+    if attempt.executed is None:
         raise ValueError("only an executed attempt has results")
-    began = time.monotonic()
+    began, spec = time.monotonic(), attempt.prepared.spec
+    async with RunProgress.after(spec, attempt.executed, logger.warning) as progress:
+        progress.goes_on(PUBLISHING)
+        executed = await _with_files_back(attempt.prepared, attempt.executed)
+        attempt = replace(attempt, executed=executed)
+        started = time.monotonic()
+        delivery = await intended(attempt, logger)
+        written = await _written(attempt.prepared, executed, started, logger)
+        progress.goes_on(UPLOADING)
+        left = upload_seconds - (time.monotonic() - began)
+        attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
+    async with get_client() as client:
+        await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
+        history = [each.outcome for each in ledger.attempts() if each.executed]
+        await _show(client, attempt, executed, written, history)
+    return ledger.close(attempt)
+
+
+async def _with_files_back(prepared: Prepared, executed: Executed) -> Executed:
+    """After the files are in this worker's hands: an earlier process may have died before."""
     outcome = executed.outcome
-    if outcome.results is None or outcome.cleanup_error:
-        async with open_engine() as engine:
-            # An earlier process may have died before it came to that.
-            outcome = await with_files_back(engine, prepared, outcome)
-        executed = replace(executed, outcome=outcome)
-    attempt = replace(attempt, executed=executed)
+    if outcome.results is not None and not outcome.cleanup_error:
+        return executed
+    async with open_engine() as engine:
+        return replace(executed, outcome=await with_files_back(engine, prepared, outcome))
+
+
+async def _written(
+    prepared: Prepared, executed: Executed, started: float, logger: Logger
+) -> _Written:
+    """After the picture and `run.json` are in the job's folder; `started` is when publishing did,
+    by the monotonic clock."""
     workspace, spec = prepared.workspace, prepared.spec
-    started = time.monotonic()
-    delivery = await intended(attempt, logger)
-    picture = await _picture(workspace, spec, outcome, logger)
+    picture = await _picture(workspace, spec, executed.outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = run_json.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     path = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace.execute_log, workspace.folder, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")
-    async with get_client() as client:
-        # Before the upload, which may take long.
-        await end_progress(client, spec.job_id, executed, logger)
-        left = upload_seconds - (time.monotonic() - began)
-        attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
-        history = [each.outcome for each in ledger.attempts() if each.executed]
-        text = report.markdown(facts, executed.log, history, attempt.upload)
-        for artifact in run_artifacts(facts, str(path), text, picture, outcome.results):
-            owned = artifact.model_copy(update={"flow_run_id": UUID(spec.job_id)})
-            await client.create_artifact(owned)
-        if (attempt.upload and not attempt.upload.error) or spec.outputs:
-            await create_link(client, attempt)
-    return ledger.close(attempt)
+    return _Written(facts, path, picture)
+
+
+async def _show(
+    client: PrefectClient,
+    attempt: Attempt,
+    executed: Executed,
+    written: _Written,
+    history: Sequence[Outcome],
+) -> None:
+    """Make the artifacts of the UI; `history` has every attempt's outcome, oldest first."""
+    spec, upload = attempt.prepared.spec, attempt.upload
+    facts, path = written.facts, str(written.path)
+    text = report.markdown(facts, executed.log, history, upload)
+    results = executed.outcome.results
+    for artifact in run_artifacts(facts, path, text, written.picture, results):
+        owned = artifact.model_copy(update={"flow_run_id": UUID(spec.job_id)})
+        await client.create_artifact(owned)
+    if (upload and not upload.error) or spec.outputs:
+        await create_link(client, attempt)
 
 
 async def _picture(

@@ -9,7 +9,7 @@ from flows.errors import Fault, PayloadError
 from flows.rules import JOB_ID_PLACEHOLDER
 
 # What a run.json does not tell.
-UNTOLD = "environment, secrets, entrypoint, user, network and caches"
+UNTOLD = "environment, secrets (*** in the command), entrypoint, user, network and caches"
 
 
 @dataclass(frozen=True, slots=True)

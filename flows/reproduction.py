@@ -1,8 +1,8 @@
 """The `docker run` that does by hand what an attempt did. Pure.
 
-It says in a shell's words what `flows.create_arguments` hands to Docker. That is made of the spec,
-which holds no secret, and the repository's address is without credentials: secrets are taken from
-the environment of whoever runs it.
+It says in a shell's words what `flows.create_arguments` hands to Docker. That is made of the spec
+as it is shown, which holds no secret, and the repository's address is without credentials: secrets
+are taken from the environment of whoever runs it.
 """
 
 import csv
@@ -14,6 +14,7 @@ from typing import Any
 
 from flows.create_arguments import create_arguments
 from flows.image_names import ImageName
+from flows.masking import MASK
 from flows.outcomes import Image
 from flows.repository import Remote
 from flows.spec import ContainerSpec
@@ -22,6 +23,7 @@ from flows.stages import Prepared
 # The client leaves out by itself what an older engine does not take.
 NEWEST_API = (99,)
 _NEXT_LINE = " \\\n  "
+_MASKED = f"# {MASK} stands for a secret that was part of the command: put it there first.\n"
 
 Words = Iterator[str]
 
@@ -32,7 +34,7 @@ def docker_run(prepared: Prepared, image: Image | None) -> str:
 
     A second time it takes the folder as it finds it. `image` is None where it could not be had.
     """
-    spec = prepared.spec
+    spec = prepared.shown
     arguments = create_arguments(spec, image or Image(""), NEWEST_API)
     job_folder = _job_folder(spec)
     environment = arguments["environment"].items()
@@ -47,7 +49,8 @@ def docker_run(prepared: Prepared, image: Image | None) -> str:
     entrypoint: list[str] = arguments.get("entrypoint", [])
     last = [image_name(spec.image, image.digest if image else None), *entrypoint[1:], *spec.command]
     lines = ["docker run --rm --init", *options, " ".join(map(quote, last))]
-    return f"{_make_folder(prepared)} &&\n{_NEXT_LINE.join(lines)}"
+    remark = _MASKED if prepared.is_masked else ""
+    return f"{remark}{_make_folder(prepared)} &&\n{_NEXT_LINE.join(lines)}"
 
 
 def secret_variables(prepared: Prepared) -> tuple[str, ...]:

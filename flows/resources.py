@@ -18,7 +18,7 @@ def resource_rows(report: RunReport) -> Iterator[Row]:
     yield _time(report)
     yield _memory(usage.peak_memory_bytes, limits.memory_bytes)
     yield _cpu(usage.cpu_seconds, limits.cpus, seconds_run(report))
-    yield ("Processes", _UNMEASURED, f"{limits.pids:,}", "")
+    yield _processes(usage.peak_pids, limits.pids)
     yield ("Shared memory", _UNMEASURED, size(limits.shm_bytes or _SHM_BYTES), "")
     if limits.gpus is not None:
         yield ("GPUs", _UNMEASURED, str(limits.gpus), "")
@@ -55,6 +55,11 @@ def _cpu(used: float | None, limit: float | None, ran: float | None) -> Row:
     mean = used / ran if ran else None
     about = f", {processors(mean)} on average" if mean is not None else ""
     return ("CPU", f"{used:.1f} CPU-seconds{about}", bound, _share(mean, limit))
+
+
+def _processes(peak: int | None, limit: int) -> Row:
+    used = "unknown" if peak is None else f"{peak:,} at their peak, threads included"
+    return ("Processes", used, f"{limit:,}", _share(peak, limit))
 
 
 def _both(*amounts: tuple[int | None, str]) -> str:

@@ -16,7 +16,8 @@ from flows.run_json import RunReport, metadata_table
 def run_artifacts(
     facts: RunReport, path: str, report: str, picture: str | None, results: Results | None
 ) -> Iterator[ArtifactCreate]:
-    """What shows how an attempt went, the most telling first.
+    """What shows how an attempt went. The page of a run shows them in no order: Prefect sorts
+    them by ids that are random.
 
     `path` is where `run.json` is, `report` Markdown, `picture` an SVG, `results` what the
     container left; None where there is none.

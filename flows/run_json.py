@@ -15,8 +15,10 @@ from flows.reproduction import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.stages import Executed, Prepared
+from flows.text import one_line
 
 SCHEMA_VERSION: Literal[1] = 1
+_TABLE_WIDTH = 120
 
 
 class _Model(BaseModel):
@@ -56,6 +58,7 @@ class Used(_Model):
     network_received_bytes: int | None
     network_sent_bytes: int | None
     samples: int
+    peak_pids: int | None = Field(description="processes and threads at once")
 
 
 class OutputReport(_Model):
@@ -179,7 +182,7 @@ def build(
     prepared: Prepared, executed: Executed, found: Listing, publish_seconds: float = 0.0
 ) -> RunReport:
     """Put the facts of one attempt together."""
-    spec, outcome, log = prepared.spec, executed.outcome, executed.log
+    spec, outcome, log = prepared.shown, executed.outcome, executed.log
     stages = {"prepare": prepared.prepare_seconds, **outcome.stages, "publish": publish_seconds}
     return RunReport(
         schema_version=SCHEMA_VERSION,
@@ -283,8 +286,14 @@ _UNTABLED: dict[str, Any] = {
 
 
 def metadata_table(report: RunReport) -> list[dict[str, str]]:
-    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`."""
-    plain = report.model_dump(mode="json", by_alias=True, exclude=_UNTABLED)
+    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`.
+
+    A sentence is cut at the width of the page, which would cut it without a sign.
+    """
+    sentences = ("error", "cleanup_error", "instructions")
+    cut = {key: one_line(text, _TABLE_WIDTH) for key in sentences if (text := getattr(report, key))}
+    told = report.model_copy(update=cut)
+    plain = told.model_dump(mode="json", by_alias=True, exclude=_UNTABLED)
     return [{"key": key, "value": value} for key, value in _flat(plain)]
 
 

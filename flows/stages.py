@@ -1,7 +1,7 @@
 """What one stage of a run hands to the next: plain frozen values, nothing live."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from flows.logs import LogFacts
@@ -35,8 +35,9 @@ class RetryRules:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What runs, where, and within which rules. `repository` is the payload's, without
-    credentials; `withheld` are the variables of the payload that repeat a secret. `ready_ns` is
-    when the checkout was made, by the clock of its file system."""
+    credentials; `withheld` are the variables of the payload that repeat a secret, and
+    `shown_command` and `shown_entrypoint` the words that do, masked; None where none does.
+    `ready_ns` is when the checkout was made, by the clock of its file system."""
 
     workspace: Workspace
     spec: ContainerSpec
@@ -48,6 +49,22 @@ class Prepared:
     policy: Policy | None = None
     withheld: tuple[str, ...] = ()
     ready_ns: int | None = None
+    shown_command: tuple[str, ...] | None = None
+    shown_entrypoint: tuple[str, ...] | None = None
+
+    @property
+    def shown(self) -> ContainerSpec:
+        """What runs, as it may be told of: no word of it has a secret. Not to be run."""
+        return replace(
+            self.spec,
+            command=self.shown_command or self.spec.command,
+            entrypoint=self.shown_entrypoint or self.spec.entrypoint,
+        )
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether `shown` has other words than what runs."""
+        return (self.shown_command or self.shown_entrypoint) is not None
 
 
 @dataclass(frozen=True, slots=True)

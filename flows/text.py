@@ -7,14 +7,14 @@ window or turn the reading order around: on a page they are rubbish, in a termin
 import re
 
 # ECMA-48: control strings such as window titles, then control sequences such as colours, then
-# the escapes of two characters.
-ESCAPES = re.compile(
+# the escapes of two characters, then what is left of any.
+_ESCAPES = re.compile(
     r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|\x1b[ -/]*[0-~]",
+    r"|\x1b(?:[ -/]*[0-~])?",
     re.MULTILINE,
 )
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 # The controls, line separators of Unicode, and what reorders text.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
@@ -31,17 +31,29 @@ def one_line(text: str, limit: int) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def visible(text: str) -> str:
+def visible(text: str, but: str = "") -> str:
     """`text` with an escape for each character that acts instead of being seen; tabs and line
-    ends stay."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    ends stay, and what is in `but`."""
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
-def shown_lines(text: str) -> str:
-    """The lines of a program's output as a terminal would leave them: without colours, and of a
-    line that was written over its last state."""
-    plain = ESCAPES.sub("", text).replace("\r\n", "\n")
-    return "\n".join(visible(_last_state(line)) for line in plain.split("\n"))
+def shown_lines(text: str, *, colours: bool = False) -> str:
+    """The lines of a program's output as a terminal would leave them: without colours, unless
+    they are asked for, and of a line that was written over its last state."""
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if colours and _COLOUR.fullmatch(found[0]) else ""
+
+    plain = _ESCAPES.sub(kept, text).replace("\r\n", "\n")
+    # Of escapes, nothing but colours is left.
+    shown = "\n".join(visible(_last_state(line), but="\x1b") for line in plain.split("\n"))
+    return f"{shown}\x1b[0m" if "\x1b" in shown else shown
+
+
+def last_line(text: str, limit: int) -> str:
+    """The last line of a program's output that says anything, cut at `limit` characters."""
+    lines = (one_line(line, limit) for line in reversed(shown_lines(text).splitlines()))
+    return next(filter(None, lines), "")
 
 
 def _last_state(line: str) -> str:

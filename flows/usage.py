@@ -20,7 +20,7 @@ class Usage:
 
     All are lower bounds: what happens between two samples, or after the last, goes unseen.
     Memory does not count page cache that the kernel could drop. Block bytes are None also where
-    the kernel accounts for none.
+    the kernel accounts for none. Of `peak_pids`, threads count as well, as for their limit.
     """
 
     peak_memory_bytes: int | None = None
@@ -30,6 +30,8 @@ class Usage:
     network_received_bytes: int | None = None
     network_sent_bytes: int | None = None
     samples: int = 0
+    # Last, as what an earlier version noted has none.
+    peak_pids: int | None = None
 
 
 class Point(NamedTuple):
@@ -102,6 +104,7 @@ def add(usage: Usage, sample: Sample) -> Usage:
         network_received_bytes=_most(usage.network_received_bytes, received),
         network_sent_bytes=_most(usage.network_sent_bytes, sent),
         samples=usage.samples + 1,
+        peak_pids=_most(usage.peak_pids, (sample.get("pids_stats") or {}).get("current")),
     )
 
 

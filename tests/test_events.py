@@ -1,15 +1,19 @@
 """docs/events.md says what is really emitted, and all of it."""
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.events import FINISHED, STARTED, SUMMARY
+from flows import events
+from flows.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
 from flows.messages import state_name
 from flows.outcomes import FailureClass, Outcome, OutcomeName
 from scripts.stack import ROOT, Stack, flow_run_id
+from tests.finished import finished
 from tests.runs import payload
 from tests.weather import Weather, wait_until
 
@@ -55,15 +59,33 @@ def test_the_events_of_an_attempt_have_the_keys_and_labels_of_the_page(
     run_id = weather.submit(payload("false"))
     weather.end(run_id)
     weather.assert_told_once(run_id)
-    events = emitted(stack, f"moonmind.task.{run_id}")
-    assert set(events) == {STARTED, FINISHED}
-    for event in events.values():
+    found = emitted(stack, f"moonmind.task.{run_id}")
+    assert set(found) == {STARTED, FINISHED}
+    for event in found.values():
         assert_documented(event)
         roles = {each["prefect.resource.role"] for each in event["related"]}
         assert roles >= {"flow-run", "flow", "tag"}
-    labels = events[FINISHED]["resource"]
-    assert labels["moonmind.outcome"] == events[FINISHED]["payload"]["outcome"] == "failed"
+    labels = found[FINISHED]["resource"]
+    assert labels["moonmind.outcome"] == found[FINISHED]["payload"]["outcome"] == "failed"
     assert labels["moonmind.failure_class"] == "exit-code"
+
+
+def test_no_event_shows_a_secret_that_stands_in_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(events, "emit_event", lambda event, **rest: told.append((event, rest)))
+    attempt = finished(tmp_path)
+    spec = replace(attempt.prepared.spec, command=("echo", "a-secret"))
+    prepared = replace(attempt.prepared, spec=spec, shown_command=("echo", "***"))
+    attempt = replace(attempt, prepared=prepared)
+    emit_started(attempt)
+    emit_finished(attempt)
+    assert [(event, rest["payload"]["command"]) for event, rest in told] == [
+        (STARTED, "echo '***'"),
+        (FINISHED, "echo '***'"),
+    ]
+    assert "a-secret" not in str(told)
 
 
 @pytest.mark.server

@@ -156,12 +156,12 @@ def test_every_outcome_is_among_those_tested() -> None:
         ("", ""),
         ("\n \n\t\n", ""),
         ("a\n  error: no\n\n", "error: no"),
-        ("x" * 999, "x" * 200),
+        ("x" * 999, "x" * 199 + "…"),
         ("\x1b[1;31merror\x1b[0m: no\x1b[K", "error: no"),
         ("no\n\x1b[0m\x1b[?25h\n", "no"),
         ("\x1b]0;title\x07a\x1b]8;;http://x\x1b\\b", "ab"),
         ("\x9b31ma\x1b(B\x1b=\x1b7b", "ab"),
-        ("10 %\r20 %\x08\x07\tdone\x7f", "20 % done"),
+        ("10 %\r20 %\x08\x07\tdone\x7f", r"20 %\x08 done\x7f"),
         ("\x1b]0;no end\nreason", "reason"),
         ("\x1b", ""),
     ],
@@ -462,7 +462,14 @@ def test_the_last_lines_are_those_that_a_terminal_would_have_left(tail: str, sho
 
 
 def test_a_report_shows_the_facts_and_the_last_lines() -> None:
-    usage = Usage(2**29, cpu_seconds=108.0, block_read_bytes=0, network_sent_bytes=1234, samples=3)
+    usage = Usage(
+        2**29,
+        cpu_seconds=108.0,
+        block_read_bytes=0,
+        network_sent_bytes=1234,
+        samples=3,
+        peak_pids=41,
+    )
     outcome = replace(
         OUTCOMES["failed"],
         usage=usage,
@@ -478,7 +485,7 @@ def test_a_report_shows_the_facts_and_the_last_lines() -> None:
         "Time": ["54 s", "1 h", "2 %"],
         "Memory": ["512 MiB at its peak", "16 GiB", "3 %"],
         "CPU": ["108.0 CPU-seconds, 2 CPUs on average", "8 CPUs", "25 %"],
-        "Processes": ["not measured", "4,096", ""],
+        "Processes": ["41 at their peak, threads included", "4,096", "1 %"],
         "Shared memory": ["not measured", "64 MiB", ""],
         "Disk": ["0 B read", "none", ""],
         "Network": ["1.21 KiB sent", "none", ""],
@@ -591,6 +598,13 @@ def test_hostile_text_stays_text_in_a_refusal(text: str) -> None:
     shown = page(report.rejection_markdown(outcome))
     assert set(shown.tags) <= {"h1", "ul", "li", "p"}
     assert " ".join(text.split()) in shown.text
+
+
+def test_the_metadata_table_cuts_what_the_page_would_cut() -> None:
+    outcome = replace(OUTCOMES["failed"], error="long " * 100)
+    rows = {row["key"]: row["value"] for row in run_json.metadata_table(reported(outcome))}
+    assert len(rows["error"]) == 120
+    assert rows["error"].endswith("long…")
 
 
 def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:

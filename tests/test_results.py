@@ -15,7 +15,8 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from flows.engine import DockerEngine
-from flows.execution import finish, run
+from flows.execution import run
+from flows.finishing import finish
 from flows.judging import verdict
 from flows.ledger import Ledger
 from flows.masking import Masker
@@ -151,7 +152,7 @@ async def test_a_secret_that_a_test_report_quotes_is_told_to_nobody(runner: Runn
     )
     assert done.message.startswith("1 of 2 tests failed: FooTest.***; it exited 1")
     rows = json.loads((await artifacts_of(done))["container-run-tests"])
-    assert (rows[0]["test"], rows[0]["message"]) == ("***", "expected ***")
+    assert (rows[0]["test"], rows[0]["message"]) == ("FooTest.***", "expected ***")
     assert TOKEN not in json.dumps(done.run_json)
     # The task's own files are its own affair.
     assert TOKEN in done.file("container/outputs/report.xml").read_text()

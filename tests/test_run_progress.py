@@ -20,7 +20,16 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows.engine_contract import Measured
 from flows.logs import LogFacts
 from flows.outcomes import FailureClass, Outcome, OutcomeName
-from flows.run_progress import PROGRESS_KEY, RunProgress, end_progress, moments, sentence
+from flows.run_progress import (
+    COLLECTING,
+    PROGRESS_KEY,
+    PUBLISHING,
+    UPLOADING,
+    RunProgress,
+    end_progress,
+    moments,
+    sentence,
+)
 from flows.spec import ContainerSpec
 from flows.stages import Executed
 from flows.usage import Point
@@ -119,6 +128,47 @@ async def test_a_run_is_shown_as_one_artifact_until_its_end(
     assert (ended.data, ended.description) == (100.0, r"failed after 3 min 20 s: exited \*3\*")
     assert ended.id == artifact.id
     assert said == []
+
+
+async def test_what_follows_the_container_is_shown_by_its_name_where_it_takes_long(
+    client: PrefectClient, spec: ContainerSpec
+) -> None:
+    said: list[str] = []
+    tried = replace(spec, attempt=1, timeout_seconds=100)
+    async with RunProgress(tried, said.append, soon, after_seconds=0.1) as progress:
+        progress.begin(50.0, MEASURED)
+        await until_shown(client, spec.job_id, "Running for 50 s of")
+        for doing in (COLLECTING, UPLOADING):
+            progress.goes_on(doing)
+            artifact = await until_shown(client, spec.job_id, doing.capitalize())
+            assert 50 <= float(str(artifact.data)) < 60
+    assert said == []
+
+
+async def test_what_follows_a_container_quickly_asks_the_api_for_nothing() -> None:
+    said: list[str] = []
+    with temporary_settings(NOBODY):
+        async with RunProgress.after(compiled(FULL), executed(60), said.append) as progress:
+            for doing in (PUBLISHING, UPLOADING):
+                progress.goes_on(doing)
+                await asyncio.sleep(0)
+    assert (said, progress.is_shown) == ([], False)
+
+
+async def test_a_run_whose_files_alone_took_long_is_shown_to_its_end(
+    client: PrefectClient, spec: ContainerSpec
+) -> None:
+    # Nine seconds of a container that show nothing, and an upload that goes on.
+    ended = executed(9)
+    async with RunProgress.after(replace(spec, attempt=1), ended, print) as progress:
+        progress.goes_on(UPLOADING)
+        artifact = await until_shown(client, spec.job_id, "Uploading its files")
+        assert float(str(artifact.data)) < 100
+    await end_progress(client, spec.job_id, ended, get_logger(), is_shown=progress.is_shown)
+    (last,) = await shown(client, spec.job_id)
+    assert (last.id, last.data, last.description) == (
+        artifact.id, 100.0, "succeeded after 9 s: exited 0",
+    )  # fmt: skip
 
 
 async def test_a_short_run_asks_the_api_for_nothing() -> None:

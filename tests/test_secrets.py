@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from flows.errors import HostMisconfigured, PayloadError
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
 from tests.git_server import PASSWORD, USER, commit_all, git_http
-from tests.runs import Finished, Runner, shell, until
+from tests.runs import Finished, Runner, payload, shell, until
 
 TOKEN = 'tök3n/with=odd+chars & "quotes"'
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END KEY-----"
@@ -38,7 +38,7 @@ async def saved(name: str, value: Any) -> str:
     return name
 
 
-async def told_to_prefect(run: Finished) -> str:
+async def told_to_prefect(run: Finished, but: Collection[str] = ()) -> str:
     """All that the API keeps of a run: its parameters, states, logs and artifacts."""
     run_id = UUID(run.job_id)
     async with get_client() as client:
@@ -50,7 +50,7 @@ async def told_to_prefect(run: Finished) -> str:
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         )
     texts = [record.message for record in logs] + [str(artifact.data) for artifact in artifacts]
-    return "\n".join([flow_run.model_dump_json(), *texts])
+    return "\n".join([flow_run.model_dump_json(exclude={*but}), *texts])
 
 
 def stored(jobs: Path, run: Finished) -> Iterator[tuple[Path, bytes]]:
@@ -86,6 +86,33 @@ async def test_a_secret_reaches_the_container_and_nothing_else(
         assert spelling not in run.message
         for path, content in stored(jobs_folder, run):
             assert spelling.encode() not in content, path
+
+
+@pytest.mark.docker
+async def test_a_secret_that_stands_in_the_command_is_shown_nowhere(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    secret = "word-of-the-command"
+    raw = payload(
+        f"printf %s '{secret}' | sha256sum; exit 3",
+        entrypoint=["env", f"PASSED={secret}", "sh", "-c"],
+        env={"COPY": secret},
+        secrets={"TOKEN": await saved("task-word", secret)},
+        task={"instructions": f"Call it with {secret}"},
+    )
+    run = await runner(raw)
+    assert run.output.split()[0] == hashlib.sha256(secret.encode()).hexdigest()
+    assert "***" in run.run_json["commandSummary"]
+    assert "'PASSED=***' sh -c" in run.run_json["dockerRun"]
+    assert run.run_json["dockerRun"].startswith("# *** stands for a secret")
+    assert run.run_json["instructions"] == "Call it with ***"
+    async with get_client() as client:
+        assert "***" in (await client.read_flow_run(UUID(run.job_id))).name
+    told = [await told_to_prefect(run, but={"parameters"}), run.message]
+    assert all(secret not in each for each in told)
+    shown = [content for path, content in stored(jobs_folder, run) if ".runs" not in path.parts]
+    assert len(shown) >= 3
+    assert all(secret.encode() not in content for content in shown)
 
 
 @pytest.mark.docker

@@ -41,6 +41,7 @@ def v2(memory: int, cache: int = 0, cpu: int = 0, **more: Any) -> dict[str, Any]
     return {
         "read": "2026-11-22T14:47:26.012410868Z",
         "memory_stats": {"usage": memory, "stats": {"inactive_file": cache, "anon": memory}},
+        "pids_stats": {},
         "cpu_stats": {"cpu_usage": {"total_usage": cpu}},
         "blkio_stats": {"io_service_bytes_recursive": None},
     } | more
@@ -59,6 +60,13 @@ def test_the_peak_is_of_the_samples_and_without_page_cache(
 ) -> None:
     usage = fold([sample(50, cache=10), sample(500, cache=440), sample(70, cache=15)])
     assert (usage.peak_memory_bytes, usage.samples) == (60, 3)
+
+
+def test_the_processes_are_those_of_the_sample_that_has_most() -> None:
+    # An engine whose kernel counts none sends an empty object.
+    samples = [v1(1, pids_stats={"current": n}) for n in (2, 9, 3)]
+    assert fold([*samples, v2(1), v1(1)]).peak_pids == 9
+    assert fold([v2(1)]).peak_pids is None
 
 
 def test_a_cache_that_cannot_be_part_of_the_use_is_not_taken_off() -> None:
@@ -207,6 +215,15 @@ def test_memory_and_cpu_of_a_container_show(
     assert len(points) == usage.samples
     assert max(point.memory_bytes or 0 for point in points) == usage.peak_memory_bytes
     assert points[-1].cpu_seconds == usage.cpu_seconds
+
+
+@pytest.mark.docker
+def test_processes_of_a_container_show(
+    client: docker.DockerClient, launch: Callable[..., Container]
+) -> None:
+    with sampling(client, launch("for n in 1 2 3 4 5; do sleep 60 & done; wait")) as sampler:
+        until(lambda: (sampler.measured.usage.peak_pids or 0) >= 6)
+    assert sampler.measured.usage.peak_pids == 6
 
 
 @pytest.mark.docker

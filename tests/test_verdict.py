@@ -222,11 +222,15 @@ def test_the_table_of_tests_has_failures_first_and_an_end(job: Workspace) -> Non
     rows = table_of_tests(told(job))
     assert rows[0] == {
         "result": "FAILED",
-        "suite": "org.FooTest",
-        "test": "bad",
-        "seconds": "0.500",
+        "test": "FooTest.bad",
         "message": "expected 1",
+        "seconds": "0.500",
+        "suite": "org.FooTest",
     }
+    # The page shows the columns in this order, and cuts the last ones.
+    assert [*rows[0]] == ["result", "test", "message", "seconds", "suite"]
+    assert rows[MAX_ROWS]["test"].endswith("z.xml")
+    assert rows[MAX_ROWS]["message"]
     assert [row["result"] for row in rows[1:MAX_ROWS]] == ["passed"] * (MAX_ROWS - 1)
     assert [row["result"] for row in rows[MAX_ROWS:]] == ["unreadable report", "and 201 more"]
 
@@ -244,7 +248,8 @@ def test_the_table_of_outputs_has_what_is_missing_first_and_an_end(job: Workspac
         ("collected", "*.txt", "container/outputs/000.txt"),
     ]
     assert rows[2]["reason"].startswith("a link")
-    assert (rows[3]["bytes"], len(rows[3]["sha256"])) == ("1", 64)
+    assert (rows[3]["bytes"], len(rows[3]["sha256"])) == ("1", 12)
+    assert [*rows[0]] == ["result", "output", "file", "bytes", "reason", "sha256"]
     assert (len(rows), rows[-1]["result"]) == (MAX_ROWS + 1, "and 23 more")
 
 

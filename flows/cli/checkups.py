@@ -14,8 +14,9 @@ from flows.checkup_blocks import block_checks
 from flows.checkup_engine import EngineChecks
 from flows.checkup_host import host_checks
 from flows.checkup_prefect import PrefectChecks
-from flows.cli.console import Output, harmless
+from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
+from flows.text import shown_lines
 
 _COLOURS = {
     Level.OK: "green",
@@ -105,9 +106,9 @@ def _grid(found: Sequence[Finding]) -> Table:
     grid.add_column(max_width=16)
     grid.add_column(overflow="fold")
     for each in found:
-        says = Text(harmless(each.says))
+        says = Text(shown_lines(each.says))
         if each.mend:
-            says.append(f"\n→ {harmless(each.mend)}", "italic")
+            says.append(f"\n→ {shown_lines(each.mend)}", "italic")
         grid.add_row(Text(each.level, _COLOURS[each.level]), Text(each.name, "bold"), says)
     return grid
 
@@ -116,9 +117,9 @@ def _tell_by_line(output: Output, found: Sequence[Finding]) -> None:
     """For a pipe: a finding a line, and what to do on the next."""
     width = max(len(each.name) for each in found)
     for each in found:
-        output.line(f"{each.level:<10}{each.name:<{width}}  {harmless(each.says)}")
+        output.line(f"{each.level:<10}{each.name:<{width}}  {shown_lines(each.says)}")
         if each.mend:
-            output.line(f"{'':10}{'':{width}}  → {harmless(each.mend)}")
+            output.line(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}")
 
 
 def _summary(counts: Mapping[Level, int]) -> str:

@@ -6,7 +6,6 @@ is made harmless before a terminal sees it.
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.exit_status import ExitStatus
 from flows.errors import ContainerTaskError, EngineUnavailable, Fault, PayloadError
-from flows.text import ESCAPES
+from flows.text import shown_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-
-_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
-_BARE_ESCAPE = re.compile(r"\x1b(?!\[[0-9;:]*m)")
 
 
 class CommandError(Exception):
@@ -73,12 +68,12 @@ class Output:
     def output(self, text: str) -> None:
         """What a container or a stage said; colours reach a terminal that takes them."""
         if not self.as_json:
-            self._write(harmless(text, colours=self.has_colours))
+            self._write(shown_lines(text, colours=self.has_colours))
 
     def say(self, sentence: str) -> None:
         """A remark beside the answer."""
         sys.stdout.flush()
-        self._stderr.print(harmless(sentence), markup=False, highlight=False, soft_wrap=True)
+        self._stderr.print(shown_lines(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def render(self, thing: "RenderableType") -> None:
         """A part of the answer that Rich lays out."""
@@ -94,7 +89,7 @@ class Output:
         from rich.spinner import Spinner
 
         width = self._stderr.width - 4
-        spinner = Spinner("dots", harmless(sentence)[:width])
+        spinner = Spinner("dots", shown_lines(sentence)[:width])
         # Where standard output goes elsewhere, what is written there must not come here.
         live = Live(
             spinner,
@@ -106,7 +101,7 @@ class Output:
         with live:
             self._is_moving = True
             try:
-                yield lambda text: spinner.update(text=harmless(text)[:width])
+                yield lambda text: spinner.update(text=shown_lines(text)[:width])
             finally:
                 self._is_moving = False
 
@@ -119,7 +114,7 @@ class Output:
             return
         sys.stdout.flush()
         for sentence in error.faults or [error]:
-            sys.stderr.write(f"{harmless(str(sentence))}\n")
+            sys.stderr.write(f"{shown_lines(str(sentence))}\n")
 
     @cached_property
     def _stdout(self) -> "Console":
@@ -164,23 +159,6 @@ def answered(command: Callable[[Output], int], *, as_json: bool = False) -> int:
         # Python's last flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.BROKEN_PIPE
-
-
-def harmless(text: str, *, colours: bool = False) -> str:
-    """`text` without what moves a cursor, sets a title or rings; of escapes at most the colours.
-
-    What a line was overwritten with, as progress bars do it, is what remains of it.
-    """
-
-    def kept(found: re.Match[str]) -> str:
-        is_colour = colours and _COLOUR.fullmatch(found.group())
-        return found.group() if is_colour else ""
-
-    plain = ESCAPES.sub(kept, text)
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in plain.split("\n"))
-    shown = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
-    shown = _BARE_ESCAPE.sub("", shown)
-    return f"{shown}\x1b[0m" if "\x1b[" in shown else shown
 
 
 def _console(*, stderr: bool) -> "Console":

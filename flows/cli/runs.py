@@ -18,7 +18,7 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from flows.cli.api import connected
-from flows.cli.console import Output, harmless
+from flows.cli.console import Output
 from flows.cli.endings import outcome_name, summary
 from flows.cli.exit_status import ExitStatus
 from flows.cli.finding import find_run
@@ -28,6 +28,7 @@ from flows.cli.submitting import watched
 from flows.naming import METADATA_KEY, REPORT_KEY
 from flows.outcomes import OutcomeName
 from flows.prefect_api import run_url
+from flows.text import shown_lines
 
 
 def told(output: Output, name: str) -> int:
@@ -43,9 +44,9 @@ def told(output: Output, name: str) -> int:
         return ExitStatus.SUCCEEDED
     output.line()
     if output.is_terminal:
-        output.render(Markdown(harmless(report), hyperlinks=False))
+        output.render(Markdown(shown_lines(report), hyperlinks=False))
     else:
-        output.line(harmless(report.rstrip("\n")))
+        output.line(shown_lines(report.rstrip("\n")))
     return ExitStatus.SUCCEEDED
 
 
@@ -125,7 +126,7 @@ def _head(run: FlowRun) -> Text:
         ("Address", run_url(run.id)),
     ]
     lines = [
-        Text.assemble((f"{name:<11}", "bold"), (harmless(value), colour if number == 0 else ""))
+        Text.assemble((f"{name:<11}", "bold"), (shown_lines(value), colour if number == 0 else ""))
         for number, (name, value) in enumerate(rows)
         if value is not None
     ]

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flows.cli.console import Output, harmless
+from flows.cli.console import Output
+from flows.text import shown_lines
 
 # Of a line that does not end: a terminal shows it in parts of so many characters.
 _LONGEST = 64 * 1024
@@ -23,7 +24,7 @@ def shown(output: Output) -> Iterator[Callable[[bytes], None]]:
     if not stream.isatty():
         yield write
         return
-    lines = Lines(lambda text: write(harmless(text, colours=output.has_colours).encode()))
+    lines = Lines(lambda text: write(shown_lines(text, colours=output.has_colours).encode()))
     try:
         yield lines.write
     finally:

@@ -249,8 +249,8 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
 ) -> None:
     with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
-        checks = EngineChecks(quiet_seconds=2)
-        assert_all_ok([each for _, each in await carry_out(checks.checks(), lambda _: None)])
+        checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 2))
+        assert_all_ok([each for _, each in await carry_out(checks, lambda _: None)])
     assert not host.exists()
 
 

@@ -31,9 +31,16 @@ from tests.weather import Weather
 DIGEST = f"sha256:{'ab' * 32}"
 
 
-def kept_containers() -> list[str]:
+def kept_containers(folder: Path) -> list[str]:
+    """Those of replays in the folder; other tests have theirs at the same time."""
     words = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL_REPLAY}"]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    return [each for each in found if str(folder) in _mounts(each)]
+
+
+def _mounts(container: str) -> str:
+    words = ["docker", "inspect", "--format", "{{json .Mounts}}", container]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
 
 @pytest.fixture
@@ -137,7 +144,7 @@ def test_a_payload_runs_without_a_server_and_leaves_nothing(
     assert result.status == ExitStatus.FAILED
     assert result.out == "here\n"
     assert result.err == "failed: exited 3: see the end of runner.log\n"
-    assert kept_containers() == []
+    assert kept_containers(folder) == []
     assert [path.name for path in folder.iterdir()] == [".runs"]
     assert list((folder / ".runs").iterdir()) == []
 
@@ -203,7 +210,7 @@ def test_keep_leaves_the_container_and_its_folder_until_they_are_cleaned(
         cleaned = here("replay", "--clean", "--folder", str(folder))
     assert f"Removed the container {told['container']}." in cleaned.out
     assert not Path(told["folder"]).exists()
-    assert kept_containers() == []
+    assert kept_containers(folder) == []
     again = here("replay", "--clean", "--folder", str(folder))
     assert (again.status, again.out) == (0, f"Nothing was kept in {folder}.\n")
 
@@ -235,12 +242,12 @@ def test_a_run_is_replayed_at_its_commit_and_from_its_run_json_and_no_sweep_take
     assert (by_file.status, by_file.out) == (ExitStatus.FAILED, "old\ntold\n"), by_file.err
     assert (alone.status, alone.out) == (ExitStatus.FAILED, "old\n\n"), alone.err
     assert "what run.json does not tell is left out: environment" in alone.err
-    assert len(kept_containers()) == 1
+    assert len(kept_containers(folder)) == 1
     weather.sweep()
-    assert len(kept_containers()) == 1
+    assert len(kept_containers(folder)) == 1
     with server_at(None):
         Here(capsys)("replay", "--clean", "--folder", str(folder))
-    assert kept_containers() == []
+    assert kept_containers(folder) == []
 
 
 @pytest.mark.docker
@@ -278,7 +285,7 @@ def test_an_interrupt_stops_the_container_and_leaves_nothing(written: Any, folde
     _, err = process.communicate(timeout=60)
     assert process.returncode == ExitStatus.CANCELED, err
     assert "Traceback" not in err
-    assert kept_containers() == []
+    assert kept_containers(folder) == []
     assert [path.name for path in folder.iterdir()] == [".runs"]
 
 

@@ -90,7 +90,8 @@ class Camera:
             await self._visit(f"/artifacts/artifact/{artifact['id']}", key)
             if key == REPORT_KEY:
                 await self._keep(f"report-{name}")
-                await self._keep(f"report-{name}-top", HEIGHT)
+                if name == "failed":
+                    await self._keep("report-failed-top", HEIGHT)
             else:
                 await self._keep(f"artifact-{key}")
                 self._shown.add(key)

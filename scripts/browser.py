@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from playwright.async_api import Locator, Page, async_playwright, expect
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from scripts.stack import DEPLOYMENT, Stack
 
@@ -25,6 +26,7 @@ _ARGUMENTS = (
 _LIGHT = "localStorage.setItem('color-scheme', JSON.stringify('light'))"
 # A busy machine takes long to show a page.
 _PATIENCE_MS = 90_000
+_PAGE_MS = 30_000
 
 
 def chromium() -> str | None:
@@ -47,6 +49,15 @@ async def opened_page(program: str) -> AsyncIterator[Page]:
             yield await context.new_page()
         finally:
             await browser.close()
+
+
+@retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_attempt(3), reraise=True)
+async def visit(page: Page, address: str, sign: str) -> None:
+    """Go there and see the text `sign`; again where the server was too busy to answer."""
+    await page.goto(address)
+    shown = page.locator("body").get_by_text(sign).filter(visible=True).last
+    await expect(shown).to_be_visible(timeout=_PAGE_MS)
+    await page.wait_for_load_state("networkidle")
 
 
 class SubmitForm:

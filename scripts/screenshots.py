@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Page, expect
-from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from flows.naming import REPORT_KEY
-from scripts.browser import HEIGHT, WIDTH, SubmitForm, chromium, opened_page
+from scripts.browser import HEIGHT, WIDTH, SubmitForm, chromium, opened_page, visit
 from scripts.postgres import Postgres
 from scripts.screenshot_tasks import PROJECT, tasks
 from scripts.stack import ROOT, Stack, free_port
@@ -30,7 +29,6 @@ _TALLEST = 3000
 _LARGEST_BYTES = 200_000
 _RUN_SECONDS = 240.0
 _STILL_SECONDS = 0.5
-_PAGE_MS = 30_000
 # The names of this machine and of its folders are nobody's business.
 _SETTINGS = {"MOONMIND_WORKER_NAME": "builder-1"}
 
@@ -113,13 +111,8 @@ class Camera:
         answer.raise_for_status()
         return list(answer.json())
 
-    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_attempt(3), reraise=True)
     async def _visit(self, path: str, sign: str) -> None:
-        """Go there and see the text `sign`; again where the server was too busy to answer."""
-        await self._page.goto(self._stack.address + path)
-        shown = self._page.locator("body").get_by_text(sign).filter(visible=True).last
-        await expect(shown).to_be_visible(timeout=_PAGE_MS)
-        await self._page.wait_for_load_state("networkidle")
+        await visit(self._page, self._stack.address + path, sign)
 
     async def _keep(self, name: str, height: int = 0) -> None:
         """Save the page, as tall as its content or `height`, once it no longer changes."""

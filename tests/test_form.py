@@ -11,7 +11,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from flows.container_task import container_task
-from scripts.browser import SubmitForm
+from scripts.browser import SubmitForm, visit
 from scripts.stack import DEPLOYMENT, ROOT, Stack
 from tests.runs import BUSYBOX
 from tests.strategies import FULL, enabled
@@ -103,7 +103,8 @@ async def test_whoever_fills_in_image_and_command_sees_the_run_completed(
     await form.fill("Environment", '{"GREETING": "hello"}')
     await form.fill("Time limit (seconds)", "60")
     run_id = await form.submit()
-    await page.goto(f"{stack.address}/runs/flow-run/{run_id}")
+    stack.await_final(run_id)
+    await visit(page, f"{stack.address}/runs/flow-run/{run_id}", "hello from the form")
     await expect(page.locator(".state-badge").first).to_have_text("Completed")
     await expect(page.get_by_text("hello from the form", exact=True)).to_be_visible()
     container = stack.flow_run(run_id)["parameters"]["payload"]["task"]["container"]

@@ -3,7 +3,7 @@ payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
 from flows.masking import Masker
-from flows.payload import TaskPayload, parse, secrets_of
+from flows.payload import TaskPayload, names_secrets, parse, secrets_of
 from flows.repository import Remote
 from flows.spec import command_summary
 
@@ -20,7 +20,8 @@ _COMMAND_LENGTH = 60
 def run_name(raw: object, masker: Masker | None = None) -> str:
     """A name of one line for the run of `raw`; a payload that is refused still gets one.
 
-    Without a `masker`, the secrets of the payload itself are masked: no others are known.
+    `masker` knows every secret of the run. Before anybody has read them, a payload that names some
+    gets a name without its command.
     """
     try:
         payload = parse(raw)
@@ -29,9 +30,11 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     container = payload.task.container
     if container.image is None or container.command is None:
         return "no container task"
-    masker = masker or Masker(secrets_of(raw))
-    command = command_summary(masker.words(container.command), _COMMAND_LENGTH)
-    return " · ".join([*_repository(payload), _image(container.image), command])
+    parts = [*_repository(payload), _image(container.image)]
+    if masker is not None or not names_secrets(payload):
+        known = masker or Masker(secrets_of(raw))
+        parts.append(command_summary(known.words(container.command), _COMMAND_LENGTH))
+    return " · ".join(parts)
 
 
 def _repository(payload: TaskPayload) -> list[str]:

@@ -206,6 +206,12 @@ def secrets_of(raw: object) -> tuple[str, ...]:
     return Remote.parse(repository).secrets if repository else ()
 
 
+def names_secrets(payload: TaskPayload) -> bool:
+    """Whether values belong to it that only its run will read."""
+    has_credentials = payload.auth is not None and payload.auth.repo_auth_ref is not None
+    return bool(payload.task.container.secrets) or has_credentials
+
+
 def require_runnable(payload: TaskPayload) -> None:
     """Raise `PayloadError` where a valid payload asks for what this runner does not do."""
     faults = []

@@ -20,7 +20,7 @@ from flows.logs import Journal, Logger
 from flows.masking import Masker
 from flows.naming import run_name
 from flows.other_hosts import attempts_elsewhere
-from flows.payload import TaskPayload, misplaced, runnable
+from flows.payload import TaskPayload, misplaced, names_secrets, runnable
 from flows.policy import Policy
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
@@ -85,7 +85,7 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     ledger.put(attempt)
-    if prepared.is_masked:
+    if names_secrets(decided.payload):
         await _rename(run_name(raw, decided.masker), logger)
     return attempt
 
@@ -109,12 +109,12 @@ async def _decided(raw: object, ledger: Ledger) -> _Decided:
 
 
 async def _rename(name: str, logger: Logger) -> None:
-    """Give the run a name without the secrets that nobody knew when it got its first."""
+    """Give the run its whole name, now that all secrets that it must not show are known."""
     try:
         async with get_client() as client:
             await client.update_flow_run(UUID(str(runtime.flow_run.id)), name=name)
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
-        logger.warning("The name of the run may show a secret: %s", type(error).__name__)
+        logger.warning("The run keeps a name without its command: %s", type(error).__name__)
 
 
 async def _checked_out(decided: _Decided, logger: Logger) -> str | None:

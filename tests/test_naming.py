@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from flows.masking import Masker
 from flows.naming import run_name
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
 
@@ -19,6 +20,8 @@ from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
         (enabled() | {"repository": "team/game"}, "team/game · busybox · true"),
         (enabled() | {"repository": "git@host:team/game.git"}, "team/game · busybox · true"),
         (enabled() | {"repository": "https://u:hunter2@host/x/y/z.git/"}, "y/z · busybox · true"),
+        (enabled(secrets={"A": "task-a"}), "busybox"),
+        (enabled() | {"auth": {"repoAuthRef": "task-a"}}, "busybox"),
         ({"task": {"instructions": "x"}}, "no container task"),
         (enabled(image="UPPER"), "refused payload: task.container.image"),
         (None, "refused payload: payload"),
@@ -26,6 +29,11 @@ from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
 )
 def test_a_run_is_named_after_repository_image_and_command(raw: Any, name: str) -> None:
     assert run_name(raw) == name
+
+
+def test_a_run_with_secrets_has_its_command_in_its_name_once_they_are_known() -> None:
+    raw = enabled(secrets={"A": "task-a"}, command=["login", "hunter22"])
+    assert run_name(raw, Masker(["hunter22"])) == "busybox · login '***'"
 
 
 def test_a_long_command_is_cut() -> None:

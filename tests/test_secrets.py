@@ -49,11 +49,7 @@ async def told_to_prefect(run: Finished, but: Collection[str] = ()) -> str:
         artifacts = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
         )
-    messages = [record.message for record in logs]
-    if "parameters" in but:
-        # It tells the name that the run has before any block is read.
-        messages = [each for each in messages if not each.startswith("Beginning flow run")]
-    texts = messages + [str(artifact.data) for artifact in artifacts]
+    texts = [record.message for record in logs] + [str(artifact.data) for artifact in artifacts]
     return "\n".join([flow_run.model_dump_json(exclude={*but}), *texts])
 
 

@@ -107,16 +107,7 @@ async def execute_attempt(
     spec, policy = attempt.prepared.spec, attempt.prepared.policy
     async with open_engine(policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
-        variables: Mapping[str, str] = {}
-        refusal = None
-        if adopt:
-            # Its own, whatever the blocks say by now.
-            variables = await execution.patiently(engine.secrets, spec)
-        elif not attempt.began:
-            try:
-                variables = await container_secrets(spec.secrets)
-            except ContainerTaskError as error:
-                refusal = outcome_of(error)
+        variables, refusal = await _variables(engine, attempt, adopt=adopt)
         engine.hand_over(variables)
         secrets = *secrets, *variables.values()
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
@@ -158,6 +149,22 @@ async def execute_attempt(
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _record(ledger, notes.attempt, outcome, desk)
+
+
+async def _variables(
+    engine: Engine, attempt: Attempt, *, adopt: bool
+) -> tuple[Mapping[str, str], Outcome | None]:
+    """The values of the attempt's secrets, or the outcome where they cannot be had."""
+    spec = attempt.prepared.spec
+    if adopt:
+        # Its own, whatever the blocks say by now.
+        return await execution.patiently(engine.secrets, spec), None
+    if attempt.began:
+        return {}, None
+    try:
+        return await container_secrets(spec.secrets), None
+    except ContainerTaskError as error:
+        return {}, outcome_of(error)
 
 
 def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:

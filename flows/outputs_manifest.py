@@ -4,22 +4,16 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from flows.published_model import PublishedModel
 from flows.results import MAX_ROWS, OutputResult, OutputRow, Reason
 
 # The rows are noted of a run, which is written anew several times; the manifest has it all.
 _ROW_PATH_LENGTH = 300
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class CollectedFile(_Model):
+class CollectedFile(PublishedModel):
     """One file that is kept."""
 
     path: str = Field(description="below artifacts/")
@@ -27,7 +21,7 @@ class CollectedFile(_Model):
     sha256: str
 
 
-class RejectedFile(_Model):
+class RejectedFile(PublishedModel):
     """One thing that a pattern matched and that is not kept."""
 
     path: str = Field(description="where the task left it, below the job's folder")
@@ -35,7 +29,7 @@ class RejectedFile(_Model):
     detail: str | None = Field(default=None, description="the system's own word on it")
 
 
-class CollectedOutput(_Model):
+class CollectedOutput(PublishedModel):
     """What became of one pattern."""
 
     path: str = Field(description="the pattern, as in task.container.outputs")
@@ -47,7 +41,7 @@ class CollectedOutput(_Model):
     rejected_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
 
-class OutputsManifest(_Model):
+class OutputsManifest(PublishedModel):
     """`outputs.json`: what a task was to leave, and what of it there is."""
 
     schema_version: Literal[1] = 1

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from flows.files import Listing
 from flows.outcomes import FailureClass, OutcomeName, StoppedBy
+from flows.published_model import PublishedModel
 from flows.reproduction import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
@@ -21,13 +21,7 @@ SCHEMA_VERSION: Literal[1] = 1
 _TABLE_WIDTH = 120
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class Artifact(_Model):
+class Artifact(PublishedModel):
     """One thing below `artifacts/`; paths are relative to it."""
 
     path: str
@@ -38,7 +32,7 @@ class Artifact(_Model):
     )
 
 
-class Logs(_Model):
+class Logs(PublishedModel):
     """What became of the container's output."""
 
     bytes: int = Field(ge=0, description="stdout and stderr together")
@@ -48,7 +42,7 @@ class Logs(_Model):
     reconnects: int = Field(ge=0, description="breaks of the connection that output followed")
 
 
-class Used(_Model):
+class Used(PublishedModel):
     """What the container used, sampled about once a second: lower bounds, null where unseen."""
 
     peak_memory_bytes: int | None
@@ -61,7 +55,7 @@ class Used(_Model):
     peak_pids: int | None = Field(description="processes and threads at once")
 
 
-class OutputReport(_Model):
+class OutputReport(PublishedModel):
     """What became of one of task.container.outputs; metadata/outputs.json lists its files."""
 
     path: str = Field(description="the pattern")
@@ -73,21 +67,21 @@ class OutputReport(_Model):
     rejected: int = Field(ge=0, description="things that the pattern matches and that are not kept")
 
 
-class UnreadableTestReport(_Model):
+class UnreadableTestReport(PublishedModel):
     """A test report that does not count."""
 
     path: str = Field(description="below artifacts/")
     reason: str
 
 
-class FailedTest(_Model):
+class FailedTest(PublishedModel):
     """A test that failed or broke off."""
 
     name: str
     message: str = Field(description="the first of what it says, on one line")
 
 
-class TestsReport(_Model):
+class TestsReport(PublishedModel):
     """What the test reports say together."""
 
     # By its name, pytest would take it for tests.
@@ -105,7 +99,7 @@ class TestsReport(_Model):
     failures: list[FailedTest] = Field(description="the first tests that failed")
 
 
-class Limits(_Model):
+class Limits(PublishedModel):
     """What the container could use at most; null where nothing but the host limits it."""
 
     cpus: float | None
@@ -115,7 +109,7 @@ class Limits(_Model):
     gpus: int | Literal["all"] | None = Field(description="null: none")
 
 
-class RunReport(_Model):
+class RunReport(PublishedModel):
     """`run.json`. Times are RFC 3339 in UTC."""
 
     schema_version: Literal[1]

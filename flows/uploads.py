@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from flows.published_model import PublishedModel
 from flows.tree import Found, Kind
 
 MANIFEST = "manifest.json"
@@ -28,13 +28,7 @@ _FIRST_TRY = timedelta(seconds=60)
 _LONGEST_PAUSE = timedelta(hours=1)
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class StoredFile(_Model):
+class StoredFile(PublishedModel):
     """One file that is in the storage."""
 
     path: str = Field(description="below artifacts/; bytes that are no UTF-8 are escaped")
@@ -45,14 +39,14 @@ class StoredFile(_Model):
     )
 
 
-class SkippedFile(_Model):
+class SkippedFile(PublishedModel):
     """One thing that is in `artifacts/` and not in the storage."""
 
     path: str
     kind: Kind | Literal["unreadable", "too-large"]
 
 
-class Manifest(_Model):
+class Manifest(PublishedModel):
     """`manifest.json`. Where it is, everything that it lists is."""
 
     schema_version: Literal[1] = 1

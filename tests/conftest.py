@@ -1,10 +1,12 @@
 """What tests share: a Docker Engine or a reason to skip, a Prefect API, a folder for jobs."""
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Page
@@ -13,6 +15,7 @@ from prefect.logging import disable_run_logger
 from scripts.browser import chromium, opened_page
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
+from tests.command import Here, server_at
 from tests.registry import Registry
 from tests.runs import Runner
 from tests.weather import Weather
@@ -140,6 +143,24 @@ def weather(stack: Stack) -> Weather:
 def processes(stack: Stack) -> Weather:
     """The stack, and runs in processes of their own, on a pool of Prefect's type `process`."""
     return Weather.over_pool(stack, "processes", "process")
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+    """The command `container-task`, where no server is."""
+    with server_at(None):
+        yield Here(capsys)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """Writes a payload to a file; its name."""
+
+    def write(raw: object, name: str = "payload.json") -> str:
+        (tmp_path / name).write_text(json.dumps(raw))
+        return str(tmp_path / name)
+
+    return write
 
 
 @pytest.fixture

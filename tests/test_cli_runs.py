@@ -38,18 +38,6 @@ def here(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
         yield Here(capsys)
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Any:
-    """Writes a payload to a file; its name."""
-
-    def write(raw: object) -> str:
-        path = tmp_path / "payload.json"
-        path.write_text(json.dumps(raw))
-        return str(path)
-
-    return write
-
-
 def settings(stack: Stack) -> dict[str, str]:
     return {
         key: stack.environment[key] for key in ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME")

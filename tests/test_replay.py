@@ -1,11 +1,9 @@
 """`container-task replay`: what ran there runs here again, and can be looked into."""
 
-import json
 import os
 import pty
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,22 +44,6 @@ def _mounts(container: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "replays"
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
-    """Where no server is."""
-    with server_at(None):
-        yield Here(capsys)
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Any:
-    def write(raw: object, name: str = "payload.json") -> str:
-        (tmp_path / name).write_text(json.dumps(raw))
-        return str(tmp_path / name)
-
-    return write
 
 
 def test_a_recording_pins_image_and_commit() -> None:

@@ -17,26 +17,11 @@ from flows.ledger import Ledger
 from flows.replay_left import marker, remove
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace import Workspace
-from tests.command import COMMAND, Here, environment, server_at
+from tests.command import COMMAND, Here, environment
 from tests.runs import BUSYBOX, left_on_engine, shell
 from tests.specs import NOW, compiled
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
-    with server_at(None):
-        yield Here(capsys)
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Any:
-    def write(raw: object) -> str:
-        (tmp_path / "payload.json").write_text(json.dumps(raw))
-        return str(tmp_path / "payload.json")
-
-    return write
 
 
 def test_clean_leaves_what_runs_and_what_another_folder_has(

@@ -12,11 +12,11 @@ from functools import partial
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution, judging
+from flows.attempt import Attempt, Executed, Prepared
 from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.finishing import finish
-from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.images import Supply
 from flows.interrupts import Interrupt
@@ -24,7 +24,7 @@ from flows.ledger import RUNS_FOLDER, Ledger
 from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.messages import state_message
-from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.private_images import PrivateImages
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PROGRESS_KEY, PrefectTeller
@@ -32,8 +32,8 @@ from flows.reclaim import reclaim
 from flows.registries import Login
 from flows.run_progress import COLLECTING, RunProgress
 from flows.secret_blocks import container_secrets
+from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.stages import Attempt, Executed, Prepared
 from flows.turns import Turns
 from flows.workspace import Workspace
 

@@ -10,11 +10,11 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.admission import Resources, Waiting
 from flows.errors import PayloadError
-from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.other_hosts import host_of
 from flows.payload import parse
 from flows.rules import memory_bytes
+from flows.settings import HostSettings
 
 # A run that was taken out, what it needs, and what was told of its waiting.
 Taken = tuple[FlowRun, Resources, str | None]

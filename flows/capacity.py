@@ -6,8 +6,8 @@ import os
 from flows.admission import Resources
 from flows.engine import DockerEngine
 from flows.errors import EngineError, EngineRefused
-from flows.host import HostSettings
 from flows.logs import Logger
+from flows.settings import HostSettings
 
 _ENGINE_AWAY_SECONDS = 5.0
 # Of the engine's memory, what is left to the host itself.

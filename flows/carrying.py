@@ -12,12 +12,12 @@ from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled
 
-from flows.host import HostSettings
 from flows.lanes import Lanes
 from flows.ledger import Ledger
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
-from flows.outcomes import StoppedBy, ended_early
+from flows.outcome import StoppedBy, ended_early
+from flows.settings import HostSettings
 from flows.stops import Stop, Why
 
 # What a worker that is told to end gives runs to end by themselves, and then to be handed over.

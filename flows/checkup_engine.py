@@ -17,12 +17,12 @@ from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
 from flows.engine import DockerEngine
 from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.errors import EngineError
-from flows.host import HostSettings
 from flows.images import Supply
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 from flows.payload import parse
 from flows.policy import Policy
 from flows.reclaim import reclaim
+from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.threads import in_thread
 from flows.workspace import Workspace

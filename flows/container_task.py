@@ -20,12 +20,12 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 from pydantic_core import PydanticUndefined
 
 from flows import report
+from flows.attempt import Attempt, backoff_seconds, is_retried
 from flows.attempts import (
     execute_attempt,
     finish_attempt,
 )
 from flows.errors import ContainerTaskError, PayloadError
-from flows.host import HostSettings
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
 from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
@@ -37,12 +37,12 @@ from flows.limits import (
 )
 from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, REPORT_KEY, run_name
-from flows.outcomes import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
+from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload import PAYLOAD, TaskPayload, secrets_of
 from flows.preparation import prepare_attempt
 from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle
-from flows.stages import Attempt, backoff_seconds, is_retried
+from flows.settings import HostSettings
 from flows.stops import Stop, Why, stop_of
 
 T = TypeVar("T")

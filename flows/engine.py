@@ -34,7 +34,7 @@ from flows.evidence import Evidence
 from flows.image_names import Wanted
 from flows.images import Supply, obtain
 from flows.last_check import require_within
-from flows.outcomes import ContainerState, Image
+from flows.outcome import ContainerState, Image
 from flows.ownership import Reclaim
 from flows.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from flows.evidence import Evidence
 from flows.images import Supply
-from flows.outcomes import ContainerState, Image
+from flows.outcome import ContainerState, Image
 from flows.ownership import Reclaim
 from flows.spec import ContainerSpec
 from flows.usage import Point, Usage

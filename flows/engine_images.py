@@ -21,7 +21,7 @@ from flows.errors import EngineUnavailable
 from flows.image_names import ImageName, Wanted
 from flows.images import Take
 from flows.masking import Masker
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.pulling import image_error, silent
 from flows.registries import Login
 from flows.threads import in_thread

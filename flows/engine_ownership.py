@@ -13,7 +13,7 @@ from flows.create_arguments import mount_arguments, needs_run_volume, run_volume
 from flows.engine_owned import remove_container
 from flows.engine_volumes import remove_run_volume
 from flows.errors import EngineError
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.ownership import RECLAIM_SECONDS, Reclaim
 from flows.spec import LABEL_JOB_ID
 

@@ -16,7 +16,7 @@ ContainerTaskError
     ├── ContainerGone         the container was removed from outside
     └── ImageError            the image cannot be had; `ImageCause` says why
 
-A container that exits non-zero is a result (`flows.outcomes.Outcome`), not an error.
+A container that exits non-zero is a result (`flows.outcome.Outcome`), not an error.
 """
 
 from dataclasses import dataclass

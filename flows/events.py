@@ -11,9 +11,9 @@ from uuid import UUID, uuid5
 
 from prefect.events import emit_event
 
-from flows.outcomes import FailureClass, OutcomeName
+from flows.attempt import Attempt
+from flows.outcome import FailureClass, OutcomeName
 from flows.spec import command_summary
-from flows.stages import Attempt
 
 STARTED = "moonmind.task.container.started"
 FINISHED = "moonmind.task.container.finished"

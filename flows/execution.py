@@ -25,7 +25,7 @@ from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.evidence import Evidence
 from flows.images import Supply
 from flows.interrupts import Interrupt, Interrupted, to_the_end
-from flows.outcomes import (
+from flows.outcome import (
     KILLED,
     ContainerState,
     Image,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from flows.engine_contract import Engine, Sink
 from flows.errors import EngineError
 from flows.execution import Verdict, destroy, judged, with_verdict
-from flows.outcomes import Outcome, StoppedBy
+from flows.outcome import Outcome, StoppedBy
 from flows.spec import ContainerSpec
 
 

@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from flows.errors import ImageCause, ImageError
 from flows.image_names import ImageName, Wanted
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.platforms import is_for
 from flows.private_images import PrivateImages
 from flows.pull_progress import PullProgress

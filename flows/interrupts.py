@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from flows.outcomes import StoppedBy
+from flows.outcome import StoppedBy
 from flows.threads import apart
 
 T = TypeVar("T")

@@ -7,15 +7,15 @@ without it, its exit code above all, is not to die with that.
 import traceback
 from dataclasses import replace
 
+from flows.attempt import Prepared
 from flows.engine_contract import Engine
 from flows.interrupts import to_the_end
 from flows.ledger import Ledger
 from flows.logs import Logger
 from flows.masking import Masker
-from flows.outcomes import Outcome
+from flows.outcome import Outcome
 from flows.reclaim import reclaim
 from flows.results import Results
-from flows.stages import Prepared
 from flows.text import one_line
 from flows.verdict import collected, judged, uncollected
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from flows.attempt import Attempt
 from flows.errors import WorkspaceError
-from flows.stages import Attempt
 
 RUNS_FOLDER = ".runs"
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])

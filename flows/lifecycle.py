@@ -10,9 +10,9 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.logging.loggers import flow_run_logger
 
 from flows.events import emit_finished, emit_started
-from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.recovery import ABANDONED, CANCELED, may_start_again, recover_soon, settle
+from flows.settings import HostSettings
 
 
 def tell_started(task: object, task_run: TaskRun, state: object) -> None:

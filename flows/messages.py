@@ -1,8 +1,8 @@
 """What the states of a run and of its stages say: the sentence that a person reads first. Pure."""
 
+from flows.attempt import Upload
 from flows.logs import LogFacts
-from flows.outcomes import FailureClass, Outcome, OutcomeName
-from flows.stages import Upload
+from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.text import last_line
 from flows.verdict import failed_tests, passed_tests
 

@@ -26,12 +26,12 @@ from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
 from flows.engine import DockerEngine
-from flows.host import HostSettings
 from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.other_hosts import host_of
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
+from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
 from flows.tidying import tidy, told

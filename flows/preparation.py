@@ -10,11 +10,11 @@ from uuid import UUID
 from prefect import get_client, runtime
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
+from flows.attempt import Attempt, Prepared, RetryRules
 from flows.attempts import prepare_again
 from flows.checkout import checkout
 from flows.container_parts import Retry
 from flows.errors import HostMisconfigured
-from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger
 from flows.masking import Masker
@@ -24,8 +24,8 @@ from flows.payload import TaskPayload, misplaced, names_secrets, runnable
 from flows.policy import Policy
 from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
+from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.stages import Attempt, Prepared, RetryRules
 from flows.workspace import Workspace
 
 

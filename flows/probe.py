@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.checkup import Finding, fault, halves, ok, warning
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 
 WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
     "workspace in a container",

@@ -11,18 +11,18 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
 from flows import report, run_json
+from flows.attempt import Attempt, Executed, Prepared
 from flows.attempts import with_files_back
 from flows.engines import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger
-from flows.outcomes import Outcome
+from flows.outcome import Outcome
 from flows.picture import usage_svg
 from flows.run_artifacts import run_artifacts
 from flows.run_json import RunReport
 from flows.run_progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.spec import ContainerSpec
-from flows.stages import Attempt, Executed, Prepared
 from flows.storage import create_link, deliver, intended
 from flows.workspace import Workspace
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from flows.engine_contract import Engine
 from flows.errors import EngineError, ImageError
-from flows.host import HostSettings
 from flows.interrupts import to_the_end
 from flows.ownership import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
 from flows.removal import remove_tree
+from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.workspace import REMOVED, Workspace, left_behind, mount_of
 

@@ -17,26 +17,26 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows import execution, judging
+from flows.attempt import Prepared, RetryRules
 from flows.checkout import checkout
 from flows.engine import DockerEngine
 from flows.engine_contract import Sink
 from flows.errors import EngineError
-from flows.host import HostSettings
 from flows.image_names import ImageName
 from flows.interrupts import Interrupt
 from flows.judgement import require_allowed
 from flows.ledger import Ledger
 from flows.logs import RunnerLog
 from flows.masking import Masker
-from flows.outcomes import Outcome, StoppedBy
+from flows.outcome import Outcome, StoppedBy
 from flows.payload import TaskPayload, parse, runnable, secrets_of
 from flows.policy import Policy
 from flows.recordings import Recording
 from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.repository import Remote
+from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
-from flows.stages import Prepared, RetryRules
 from flows.workspace import Workspace
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from flows.engine import DockerEngine
 from flows.errors import ContainerTaskError
-from flows.host import HostSettings
 from flows.ledger import RUNS_FOLDER, Busy, Ledger
 from flows.reclaim import reclaim, remove_left_behind
 from flows.replay_place import Say
+from flows.settings import HostSettings
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
 

@@ -5,16 +5,16 @@ For the Prefect UI and for a terminal of 80 columns: what matters first, each se
 
 from collections.abc import Iterable, Sequence
 
+from flows.attempt import Upload
 from flows.errors import Fault
 from flows.logs import LogFacts
 from flows.markdown import code, escape, fence, table
 from flows.messages import not_uploaded
-from flows.outcomes import Outcome, OutcomeName, StoppedBy, signal_name
+from flows.outcome import Outcome, OutcomeName, StoppedBy, signal_name
 from flows.reproduction import image_name
 from flows.resources import resource_rows
 from flows.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsReport
 from flows.sizes import duration, size
-from flows.stages import Upload
 from flows.text import one_line, shown_lines
 from flows.uploads import file_address
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
+from flows.attempt import Prepared
 from flows.create_arguments import create_arguments
 from flows.image_names import ImageName
 from flows.masking import MASK
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.repository import Remote
 from flows.spec import ContainerSpec
-from flows.stages import Prepared
 
 # The client leaves out by itself what an older engine does not take.
 NEWEST_API = (99,)

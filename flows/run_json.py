@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from flows.attempt import Executed, Prepared
 from flows.files import Listing
-from flows.outcomes import FailureClass, OutcomeName, StoppedBy
+from flows.outcome import FailureClass, OutcomeName, StoppedBy
 from flows.published_model import PublishedModel
 from flows.reproduction import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
-from flows.stages import Executed, Prepared
 from flows.text import one_line
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -12,7 +12,7 @@ from flows import report
 from flows.messages import state_message, state_name
 from flows.naming import REPORT_KEY
 from flows.other_hosts import HOST_LABEL, WORKER_LABEL
-from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.outcome import FailureClass, Outcome, OutcomeName
 
 
 async def note_taken(

@@ -15,6 +15,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from flows.attempt import Executed
 from flows.engine_contract import Measured
 from flows.logs import Logger
 from flows.markdown import escape
@@ -22,7 +23,6 @@ from flows.messages import state_message
 from flows.progress_artifact import ProgressArtifact, find
 from flows.sizes import duration, size
 from flows.spec import ContainerSpec
-from flows.stages import Executed
 
 PROGRESS_KEY = "container-run-progress"
 COLLECTING = "collecting what it left"

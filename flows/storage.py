@@ -18,6 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
+from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
 from flows.files import is_folder
 from flows.ledger import Busy, Ledger
@@ -26,7 +27,6 @@ from flows.logs import Logger
 from flows.markdown import code
 from flows.sending import Sending
 from flows.spec import ContainerSpec
-from flows.stages import Attempt, Upload
 from flows.stops import stop_of
 from flows.stores import Store, explain, open_store
 from flows.threads import begin, in_thread

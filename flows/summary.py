@@ -30,7 +30,7 @@ from pydantic import Field
 from flows.events import emit_summary
 from flows.messages import state_name
 from flows.naming import FLOW_NAME, METADATA_KEY
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 from flows.summary_report import (
     Attempt,
     Period,

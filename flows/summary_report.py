@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.markdown import code, escape, table
 from flows.messages import outcome_of_state
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 
 _LONGEST_MESSAGE = 200
 _TOP = 10

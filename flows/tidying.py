@@ -10,12 +10,12 @@ from prefect.client.orchestration import PrefectClient
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine import DockerEngine
-from flows.host import HostSettings
 from flows.ledger import Ledger
 from flows.logs import Logger
 from flows.reclaim import remove_left_behind
 from flows.recovery import read_run
 from flows.retention import Rules, remove_due, rules_of
+from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.storage import finish_uploads
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flows.masking import Masker
-from flows.outcomes import FailureClass, Outcome, OutcomeName, StoppedBy, advice, ending
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, advice, ending
 from flows.outputs import collect, pattern_of
 from flows.reported_tests import reported_tests
 from flows.results import REASONS, OutputResult, ReportedTests, Results

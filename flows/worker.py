@@ -40,11 +40,11 @@ from flows.capacity import capacity
 from flows.carrying import Carrier, NotOurs
 from flows.engine import DockerEngine
 from flows.errors import HostMisconfigured
-from flows.host import HostSettings
 from flows.orphans import sweep
 from flows.other_hosts import Silence, take_over
 from flows.pool_events import follow_pool
 from flows.run_notes import note_taken, reject, tell_waiting
+from flows.settings import HostSettings
 from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
 from flows.tidying import tidy
 

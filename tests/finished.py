@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from flows.attempt import Attempt, Executed, Prepared, RetryRules
 from flows.ledger import Ledger
 from flows.logs import LogFacts
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 from flows.spec import Run
-from flows.stages import Attempt, Executed, Prepared, RetryRules
 from flows.workspace import Workspace
 from tests.runs import payload
 from tests.specs import compiled

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec

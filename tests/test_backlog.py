@@ -9,8 +9,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.backlog import Backlog
-from flows.host import HostSettings
 from flows.other_hosts import HOST_LABEL
+from flows.settings import HostSettings
 from tests.runs import shell
 
 

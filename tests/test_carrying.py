@@ -12,9 +12,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.carrying import BrokenOff, Carrier, NotOurs
-from flows.host import HostSettings
 from flows.ledger import Ledger, known_jobs
 from flows.payload import parse
+from flows.settings import HostSettings
 from flows.stops import Stop, Why, carry, put_down
 
 LOGGER = logging.getLogger(__name__)

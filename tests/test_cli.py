@@ -12,7 +12,7 @@ import pytest
 from flows import cli
 from flows.cli import commands
 from flows.cli.exit_status import MEANINGS, ExitStatus
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.text import shown_lines
 from scripts.stack import ROOT
 from tests.command import COMMAND, Here, Result, container_task, environment

@@ -30,7 +30,7 @@ from flows.engine_usage import Sampler
 from flows.errors import ImageCause, ImageError
 from flows.evidence import Evidence
 from flows.images import Supply
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.ownership import Owner, reclaim_of
 from flows.payload import parse
 from flows.policy import Policy

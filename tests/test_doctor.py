@@ -18,7 +18,7 @@ from flows.checkup_engine import EngineChecks, judge_quiet, probed
 from flows.cli.checkups import Examination, chosen
 from flows.cli.console import Output
 from flows.engine_probe import Quiet
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.command import Here, container_task

@@ -11,7 +11,7 @@ import pytest
 from flows import events
 from flows.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
 from flows.messages import state_name
-from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.outcome import FailureClass, Outcome, OutcomeName
 from scripts.stack import ROOT, Stack, flow_run_id
 from tests.finished import finished
 from tests.runs import payload

@@ -9,7 +9,7 @@ import pytest
 
 from flows.execution import Notes, run
 from flows.interrupts import Interrupt
-from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.payload import parse
 from flows.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.errors import CapabilityMissing, HostMisconfigured
-from flows.host import HostSettings
-from flows.outcomes import OutcomeName, outcome_of
+from flows.outcome import OutcomeName, outcome_of
 from flows.payload import parse
+from flows.settings import HostSettings
 from tests.strategies import enabled
 
 

@@ -20,7 +20,7 @@ from flows.engine import DockerEngine
 from flows.errors import ImageCause, ImageError
 from flows.images import Supply, Teller
 from flows.interrupts import Interrupt
-from flows.outcomes import Image, OutcomeName, StoppedBy
+from flows.outcome import Image, OutcomeName, StoppedBy
 from flows.payload import parse
 from flows.policy import Policy
 from flows.private_images import PrivateImages

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows.errors import EngineUnavailable, ImageError
 from flows.image_names import Wanted
 from flows.images import Supply, Take, Teller, obtain
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PrefectTeller
 from flows.pulling import image_error

@@ -15,11 +15,11 @@ from flows.engine import DockerEngine
 from flows.engine_contract import Engine
 from flows.engine_ownership import reclaim_arguments
 from flows.errors import EngineError
-from flows.host import HostSettings
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.ownership import Found, Owner, Reclaim, look, outside, reclaim_of
 from flows.reclaim import reclaim, remove_left_behind
 from flows.removal import remove_tree
+from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine
 from flows.workspace import Workspace

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.errors import ImageCause, ImageError
-from flows.outcomes import FailureClass, OutcomeName, outcome_of
+from flows.outcome import FailureClass, OutcomeName, outcome_of
 from flows.pulling import (
     cause_of,
     image_error,

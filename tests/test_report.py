@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from flows import messages, naming, pull_news, report, run_json, run_progress, storage
+from flows.attempt import Executed, Prepared, RetryRules, Upload
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,
@@ -28,7 +29,7 @@ from flows.errors import (
 )
 from flows.files import Entry, Listing
 from flows.logs import LogFacts
-from flows.outcomes import (
+from flows.outcome import (
     ContainerState,
     FailureClass,
     Image,
@@ -40,7 +41,6 @@ from flows.outcomes import (
 )
 from flows.payload import parse
 from flows.run_json import RunReport
-from flows.stages import Executed, Prepared, RetryRules, Upload
 from flows.usage import Usage
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
+from flows.attempt import Prepared, RetryRules
 from flows.create_arguments import create_arguments
 from flows.engine import DockerEngine
-from flows.outcomes import Image
+from flows.outcome import Image
 from flows.policy import Policy
 from flows.reproduction import OPTIONS, docker_run, quote
 from flows.spec import ContainerSpec, Run
-from flows.stages import Prepared, RetryRules
 from flows.workspace import Workspace
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http
 from tests.runs import BUSYBOX, PYTHON, Runner, payload

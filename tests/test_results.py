@@ -14,17 +14,17 @@ from jsonschema import Draft202012Validator, FormatChecker
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
+from flows.attempt import Prepared, RetryRules
 from flows.engine import DockerEngine
 from flows.execution import run
 from flows.finishing import finish
 from flows.judging import verdict
 from flows.ledger import Ledger
 from flows.masking import Masker
-from flows.outcomes import Outcome
+from flows.outcome import Outcome
 from flows.recovery import CANCELED
 from flows.results import Results
 from flows.spec import Run
-from flows.stages import Prepared, RetryRules
 from flows.verdict import collected, judged
 from flows.workspace import Workspace
 from tests.git_server import commit_all, git_daemon

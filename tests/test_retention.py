@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from blocks.storage import ArtifactStorage
+from flows.attempt import Attempt
 from flows.ledger import Ledger, known_jobs
 from flows.retention import Kept, Rules, due, remove_due, rules_of
-from flows.stages import Attempt
 from flows.upload_journal import UploadJournal
 from flows.workspace import left_behind
 from tests.finished import finished

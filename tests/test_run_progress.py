@@ -17,9 +17,10 @@ from prefect.client.schemas.objects import Artifact
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.attempt import Executed
 from flows.engine_contract import Measured
 from flows.logs import LogFacts
-from flows.outcomes import FailureClass, Outcome, OutcomeName
+from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.run_progress import (
     COLLECTING,
     PROGRESS_KEY,
@@ -31,7 +32,6 @@ from flows.run_progress import (
     sentence,
 )
 from flows.spec import ContainerSpec
-from flows.stages import Executed
 from flows.usage import Point
 from tests.runs import Runner, shell
 from tests.specs import NOW, compiled

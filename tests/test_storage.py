@@ -16,10 +16,10 @@ from prefect.types import SecretDict
 from pydantic import ValidationError
 
 from blocks.storage import ArtifactStorage
+from flows.attempt import Upload
 from flows.container_task import container_task
 from flows.ledger import Ledger
 from flows.orphans import reap_orphans
-from flows.stages import Upload
 from flows.storage import _links
 from flows.upload_journal import UploadJournal, pending_uploads
 from flows.uploads import key_of, link

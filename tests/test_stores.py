@@ -18,10 +18,10 @@ from prefect.filesystems import WritableFileSystem
 from prefect.types import SecretDict
 
 from blocks.storage import ArtifactStorage
+from flows.attempt import Attempt
 from flows.errors import StorageError
 from flows.removal import remove_tree
 from flows.sending import Sending
-from flows.stages import Attempt
 from flows.storage import upload
 from flows.stores import BlockStore, FsspecStore, Source, explain, secrets_of
 from flows.tree import Tree, walk

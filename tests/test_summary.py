@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect import get_client
 
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.summary import look_back
 from flows.summary_report import (
     Attempt,

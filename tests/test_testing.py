@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from flows.engine import DockerEngine
 from flows.engines import engines_from, open_engine
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.testing import ContainerTaskRun, FakeEngine, Process, TaskResult, Terminated
 from tests.runs import payload, shell
 

@@ -11,7 +11,7 @@ import pytest
 from flows.junit import TEXT_LENGTH, Budget, read_report
 from flows.masking import Masker
 from flows.messages import stage_name, state_message
-from flows.outcomes import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.reported_tests import _shown, reported_tests
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.results_tables import table_of_outputs, table_of_tests

@@ -9,11 +9,11 @@ from typing import Any
 from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
 from flows.errors import Fault, PayloadError
-from flows.host import HostSettings
 from flows.payload import TaskPayload, misplaced, runnable
 from flows.policy import Policy
 from flows.repository import Remote
 from flows.rules import JOB_ID_PLACEHOLDER
+from flows.settings import HostSettings
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace
 

@@ -4,7 +4,7 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from flows.cli.exit_status import ExitStatus
 from flows.messages import outcome_of_state
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 
 
 def outcome_name(run: FlowRun) -> OutcomeName | None:

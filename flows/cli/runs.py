@@ -26,7 +26,7 @@ from flows.cli.following import RunLog
 from flows.cli.following import told as tell_record
 from flows.cli.submitting import watched
 from flows.naming import METADATA_KEY, REPORT_KEY
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.prefect_api import run_url
 from flows.text import shown_lines
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.engine_contract import Sink
-from flows.outcomes import KILLED, ContainerState
+from flows.outcome import KILLED, ContainerState
 from flows.spec import ContainerSpec
 from flows.testing.process import TERMINATED, CommandMissing, Killed, Process, Program, Terminated
 

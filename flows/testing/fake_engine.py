@@ -17,7 +17,7 @@ from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavai
 from flows.evidence import Evidence
 from flows.image_names import Wanted
 from flows.images import Supply, Take, obtain
-from flows.outcomes import ContainerState, Image
+from flows.outcome import ContainerState, Image
 from flows.ownership import Reclaim
 from flows.pulling import image_error, not_present
 from flows.registries import Login

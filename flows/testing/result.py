@@ -8,7 +8,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.events import Event
 
-from flows.outcomes import OutcomeName
+from flows.outcome import OutcomeName
 from flows.run_json import RunReport
 from flows.spec import ContainerSpec, command_summary
 
@@ -43,7 +43,7 @@ class TaskResult:
         return self.state.message or ""
 
     def assert_outcome(self, outcome: str) -> None:
-        """Fail unless the run ended so, one of `flows.outcomes.OutcomeName`."""
+        """Fail unless the run ended so, one of `flows.outcome.OutcomeName`."""
         __tracebackhide__ = True
         if self.outcome != OutcomeName(outcome):
             raise AssertionError(f"the outcome is {self.outcome}, not {outcome}: {self.message}")

@@ -15,15 +15,15 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventOrder, EventResourceFilter
 
+from flows.attempt import Attempt
 from flows.container_task import container_task
 from flows.engine_contract import Engine
 from flows.engines import engines_from
 from flows.events import FINISHED, STARTED
 from flows.ledger import Ledger
 from flows.messages import state_name
-from flows.outcomes import Outcome, OutcomeName
+from flows.outcome import Outcome, OutcomeName
 from flows.run_json import RunReport
-from flows.stages import Attempt
 from flows.testing.result import TaskResult
 
 # A server of somebody else's stores events every five seconds.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from flows.logs import LogFacts
-from flows.outcomes import Outcome, OutcomeName, StoppedBy
+from flows.outcome import Outcome, OutcomeName, StoppedBy
 from flows.policy import Policy
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace

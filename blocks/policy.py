@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from flows.policy import Policy  # noqa: TID251 - plain rules, which import nothing of the flow
+from flows.payload.policy import Policy  # noqa: TID251 - plain rules, which import nothing of the flow
 from prefect.blocks.core import Block
 
 from blocks.reading import NAME, saved_or_default
@@ -15,7 +15,7 @@ class PolicyUnreadable(Exception):
 
 
 class ContainerPolicy(Block, Policy):
-    """What containers may do on the workers that share this block; see `flows.policy.Policy`.
+    """What containers may do on the workers that share this block; see `flows.payload.policy.Policy`.
 
     Nothing needs registering: without a saved block named `default` the defaults hold.
     """

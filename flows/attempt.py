@@ -6,7 +6,7 @@ from datetime import datetime
 
 from flows.logs import LogFacts
 from flows.outcome import Outcome, OutcomeName, StoppedBy
-from flows.policy import Policy
+from flows.payload.policy import Policy
 from flows.spec import ContainerSpec
 from flows.workspace import Workspace
 

@@ -17,7 +17,6 @@ from flows.engine_contract import Engine, Measured
 from flows.engines import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.finishing import finish
-from flows.image_names import ImageName
 from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
@@ -25,6 +24,7 @@ from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.messages import state_message
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
+from flows.payload.image_reference import ImageName
 from flows.private_images import PrivateImages
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PROGRESS_KEY, PrefectTeller

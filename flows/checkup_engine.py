@@ -19,8 +19,8 @@ from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.errors import EngineError
 from flows.images import Supply
 from flows.outcome import Outcome, OutcomeName
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.reclaim import reclaim
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec

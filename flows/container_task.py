@@ -38,7 +38,7 @@ from flows.limits import (
 from flows.messages import stage_name, state_message, state_name
 from flows.naming import FLOW_NAME, REPORT_KEY, run_name
 from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
-from flows.payload import PAYLOAD, TaskPayload, secrets_of
+from flows.payload.models import PAYLOAD, TaskPayload, secrets_of
 from flows.preparation import prepare_attempt
 from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle

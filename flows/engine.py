@@ -31,12 +31,12 @@ from flows.engine_ownership import run_reclaim
 from flows.engine_usage import Sampler
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.evidence import Evidence
-from flows.image_names import Wanted
 from flows.images import Supply, obtain
 from flows.last_check import require_within
 from flows.outcome import ContainerState, Image
 from flows.ownership import Reclaim
-from flows.policy import Policy
+from flows.payload.image_reference import Wanted
+from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
 

@@ -18,10 +18,10 @@ from prefect_docker import DockerHost
 from flows.engine_connection import is_local, require_ok
 from flows.engine_errors import NotFound, said, translated
 from flows.errors import EngineUnavailable
-from flows.image_names import ImageName, Wanted
 from flows.images import Take
 from flows.masking import Masker
 from flows.outcome import Image
+from flows.payload.image_reference import ImageName, Wanted
 from flows.pulling import image_error, silent
 from flows.registries import Login
 from flows.threads import in_thread

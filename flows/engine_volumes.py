@@ -13,7 +13,7 @@ from flows.create_arguments import (
     run_volume_name,
 )
 from flows.errors import Rejected
-from flows.judgement import is_allowed
+from flows.payload.policy_check import is_allowed
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount
 
 

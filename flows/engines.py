@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 from flows.engine import DockerEngine
 from flows.engine_contract import Engine
-from flows.policy import Policy
+from flows.payload.policy import Policy
 
 # Opens an engine on which no container may go beyond the policy; without one, all may.
 OpenEngine = Callable[[Policy | None], AbstractAsyncContextManager[Engine]]

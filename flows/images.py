@@ -21,9 +21,9 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from flows.errors import ImageCause, ImageError
-from flows.image_names import ImageName, Wanted
 from flows.outcome import Image
-from flows.platforms import is_for
+from flows.payload.image_reference import ImageName, Wanted
+from flows.payload.platforms import is_for
 from flows.private_images import PrivateImages
 from flows.pull_progress import PullProgress
 from flows.pulling import image_error, not_present, other_platform, withheld

@@ -10,9 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flows.errors import Fault, PolicyRefused
-from flows.judgement import image_is_allowed, is_allowed, user_is_allowed
-from flows.policy import Policy
-from flows.rules import JOB_ROOT, mount_target, network
+from flows.payload.fields import JOB_ROOT, mount_target, network
+from flows.payload.policy import Policy
+from flows.payload.policy_check import image_is_allowed, is_allowed, user_is_allowed
 from flows.spec import LABEL_JOB_ID, ContainerSpec
 
 _PLAIN = frozenset({"command", "entrypoint", "environment", "init", "shm_size", "working_dir"})

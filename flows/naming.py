@@ -3,8 +3,8 @@ payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
 from flows.masking import Masker
-from flows.payload import TaskPayload, names_secrets, parse, secrets_of
-from flows.repository import Remote
+from flows.payload.models import TaskPayload, names_secrets, parse, secrets_of
+from flows.payload.repository import Remote
 from flows.spec import command_summary
 
 FLOW_NAME = "container-task"

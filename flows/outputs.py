@@ -22,8 +22,8 @@ from flows.outputs_manifest import (
     result_of,
     rows_of,
 )
+from flows.payload.fields import ARTIFACT_DIR
 from flows.results import OutputResult, OutputRow, Reason
-from flows.rules import ARTIFACT_DIR
 from flows.spec import ContainerSpec, Output
 from flows.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 from flows.uploads import printable

@@ -13,16 +13,16 @@ from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.attempts import prepare_again
 from flows.checkout import checkout
-from flows.container_parts import Retry
 from flows.errors import HostMisconfigured
 from flows.ledger import Ledger
 from flows.logs import Journal, Logger
 from flows.masking import Masker
 from flows.naming import run_name
 from flows.other_hosts import attempts_elsewhere
-from flows.payload import TaskPayload, misplaced, names_secrets, runnable
-from flows.policy import Policy
-from flows.repository import Remote
+from flows.payload.container_parts import Retry
+from flows.payload.models import TaskPayload, misplaced, names_secrets, runnable
+from flows.payload.policy import Policy
+from flows.payload.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec

@@ -3,7 +3,7 @@
 import re
 
 from flows.errors import ImageCause, ImageError
-from flows.image_names import ImageName
+from flows.payload.image_reference import ImageName
 
 # From the first that fits. An engine passes on what the registry, the network, the disk or Go's
 # libraries say; the status of its own answer tells little, for most of them have 500.

@@ -21,7 +21,6 @@ from prefect.states import Scheduled
 
 from flows.attempt import Executed
 from flows.attempts import finish_attempt
-from flows.container_parts import Retry
 from flows.engines import open_engine
 from flows.errors import PayloadError
 from flows.events import emit_finished, emit_started
@@ -29,7 +28,8 @@ from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.logs import LogFacts, Logger
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
-from flows.payload import parse, secrets_of
+from flows.payload.container_parts import Retry
+from flows.payload.models import parse, secrets_of
 from flows.publication import publish_attempt
 from flows.settings import HostSettings
 from flows.upload_journal import UploadJournal

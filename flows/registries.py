@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from flows.image_names import DOCKER_HUB, HUB_NAMES
+from flows.payload.image_reference import DOCKER_HUB, HUB_NAMES
 
 _HUB_LOG_IN = "https://index.docker.io/v1/"
 

@@ -22,19 +22,19 @@ from flows.checkout import checkout
 from flows.engine import DockerEngine
 from flows.engine_contract import Sink
 from flows.errors import EngineError
-from flows.image_names import ImageName
 from flows.interrupts import Interrupt
-from flows.judgement import require_allowed
 from flows.ledger import Ledger
 from flows.logs import RunnerLog
 from flows.masking import Masker
 from flows.outcome import Outcome, StoppedBy
-from flows.payload import TaskPayload, parse, runnable, secrets_of
-from flows.policy import Policy
+from flows.payload.image_reference import ImageName
+from flows.payload.models import TaskPayload, parse, runnable, secrets_of
+from flows.payload.policy import Policy
+from flows.payload.policy_check import require_allowed
+from flows.payload.repository import Remote
 from flows.recordings import Recording
 from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
-from flows.repository import Remote
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace

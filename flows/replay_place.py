@@ -8,10 +8,10 @@ from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
 from flows.images import Supply, Teller
-from flows.payload import TaskPayload
-from flows.policy import Policy
+from flows.payload.models import TaskPayload
+from flows.payload.policy import Policy
+from flows.payload.repository import Remote
 from flows.registries import Login
-from flows.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
 
 Say = Callable[[str], None]

@@ -14,10 +14,10 @@ from typing import Any
 
 from flows.attempt import Prepared
 from flows.create_arguments import create_arguments
-from flows.image_names import ImageName
 from flows.masking import MASK
 from flows.outcome import Image
-from flows.repository import Remote
+from flows.payload.image_reference import ImageName
+from flows.payload.repository import Remote
 from flows.spec import ContainerSpec
 
 # The client leaves out by itself what an older engine does not take.

@@ -13,10 +13,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 
-from flows import rules
 from flows.errors import Fault, HostMisconfigured, PayloadError
-from flows.judgement import repository_address
-from flows.repository import Remote
+from flows.payload import fields as rules
+from flows.payload.policy_check import repository_address
+from flows.payload.repository import Remote
 
 REPO_AUTH = "auth.repoAuthRef"
 

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from flows import rules
 from flows.errors import CapabilityMissing, HostMisconfigured
-from flows.payload import TaskPayload
+from flows.payload import fields as rules
+from flows.payload.models import TaskPayload
 
 
 def _words(value: object) -> object:

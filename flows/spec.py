@@ -13,15 +13,15 @@ from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.judgement import require_allowed
-from flows.repository import Remote
-from flows.rules import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
+from flows.payload.fields import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
+from flows.payload.policy_check import require_allowed
+from flows.payload.repository import Remote
 from flows.text import one_line
 
 if TYPE_CHECKING:
-    from flows.container_payload import Container
-    from flows.payload import TaskPayload
-    from flows.policy import Policy
+    from flows.payload.container import Container
+    from flows.payload.models import TaskPayload
+    from flows.payload.policy import Policy
 
 # What may lie between the compilation of a spec and its container's removal, beside the pull, the
 # time limit and the grace. Past it, whatever is left is nobody's.

@@ -11,8 +11,8 @@ from uuid import uuid4
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.files import Listing, is_folder, listing, write_whole
 from flows.inside import nameless_file
+from flows.payload.fields import JOB_ROOT
 from flows.removal import remove_tree
-from flows.rules import JOB_ROOT
 from flows.spec import ContainerSpec, Mount
 
 # Room for a run.json that lists a thousand files.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from flows.payload import TaskPayload
+from flows.payload.models import TaskPayload
 from scripts.stack import ROOT
 
 PAGE = ROOT / "docs" / "payload.md"

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from flows.messages import outcome_of_state
-from flows.payload import parse
+from flows.payload.models import parse
 from flows.workspace import Workspace
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.outcome import Image
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.workspace import Workspace
 

@@ -13,7 +13,7 @@ from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.carrying import BrokenOff, Carrier, NotOurs
 from flows.ledger import Ledger, known_jobs
-from flows.payload import parse
+from flows.payload.models import parse
 from flows.settings import HostSettings
 from flows.stops import Stop, Why, carry, put_down
 

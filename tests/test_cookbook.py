@@ -13,8 +13,8 @@ from prefect.blocks.system import Secret
 from ruamel.yaml import YAML
 
 from flows.errors import PolicyRefused
-from flows.payload import parse, require_runnable
-from flows.policy import Policy
+from flows.payload.models import parse, require_runnable
+from flows.payload.policy import Policy
 from scripts.stack import ROOT, Stack
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http
 from tests.runs import GCC, NODE, PYTHON, Finished, Runner

@@ -12,8 +12,8 @@ from flows.create_arguments import (
 )
 from flows.errors import PayloadError
 from flows.last_check import require_within
-from flows.payload import parse, require_runnable
-from flows.policy import Policy
+from flows.payload.models import parse, require_runnable
+from flows.payload.policy import Policy
 from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, valid_payloads

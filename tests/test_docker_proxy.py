@@ -32,8 +32,8 @@ from flows.evidence import Evidence
 from flows.images import Supply
 from flows.outcome import OutcomeName
 from flows.ownership import Owner, reclaim_of
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.registries import Login
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace

@@ -19,8 +19,8 @@ from flows.engine import DockerEngine
 from flows.engine_contract import Engine
 from flows.errors import ContainerGone, EngineError, ImageError
 from flows.ownership import Owner, reclaim_of
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.behaviours import busybox

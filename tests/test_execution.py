@@ -10,8 +10,8 @@ import pytest
 from flows.execution import Notes, run
 from flows.interrupts import Interrupt
 from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.testing import FakeEngine
 from tests.behaviours import busybox

@@ -15,8 +15,8 @@ from flows.create_arguments import create_arguments
 from flows.errors import PayloadError
 from flows.last_check import require_within
 from flows.naming import run_name
-from flows.payload import parse, require_runnable
-from flows.policy import Policy
+from flows.payload.models import parse, require_runnable
+from flows.payload.policy import Policy
 from tests.specs import BIND, IMAGE, VOLUME, compiled
 from tests.strategies import FULL, enabled
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.image_names import ImageName
+from flows.payload.image_reference import ImageName
 
 DIGEST = "sha256:" + "a" * 64
 

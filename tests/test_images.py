@@ -21,8 +21,8 @@ from flows.errors import ImageCause, ImageError
 from flows.images import Supply, Teller
 from flows.interrupts import Interrupt
 from flows.outcome import Image, OutcomeName, StoppedBy
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.private_images import PrivateImages
 from flows.registries import Login
 from flows.spec import ContainerSpec, Run, compile_spec

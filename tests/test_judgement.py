@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import PolicyRefused
-from flows.judgement import repository_address, require_allowed
-from flows.payload import parse
-from flows.policy import Policy
-from flows.repository import Remote
+from flows.payload.models import parse
+from flows.payload.policy import Policy
+from flows.payload.policy_check import repository_address, require_allowed
+from flows.payload.repository import Remote
 from tests.strategies import enabled
 
 DIGEST = "sha256:" + "a" * 64

@@ -7,7 +7,7 @@ import pytest
 from flows.create_arguments import create_arguments
 from flows.errors import PolicyRefused
 from flows.last_check import require_within
-from flows.policy import Policy
+from flows.payload.policy import Policy
 from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled
 from tests.strategies import enabled

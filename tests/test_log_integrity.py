@@ -20,8 +20,8 @@ from flows.engine import DockerEngine
 from flows.engine_contract import Tailed
 from flows.engine_output import _frames
 from flows.log_position import Position, UnlikeLogError
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.behaviours import busybox

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.masking import Masker
-from flows.repository import Remote
+from flows.payload.repository import Remote
 
 
 @pytest.mark.parametrize(

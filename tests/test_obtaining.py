@@ -10,9 +10,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.errors import EngineUnavailable, ImageError
-from flows.image_names import Wanted
 from flows.images import Supply, Take, Teller, obtain
 from flows.outcome import Image
+from flows.payload.image_reference import Wanted
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PrefectTeller
 from flows.pulling import image_error

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 
 from flows.errors import PayloadError
-from flows.payload import TaskPayload, parse, require_runnable
-from flows.policy import Policy
+from flows.payload.models import TaskPayload, parse, require_runnable
+from flows.payload.policy import Policy
 from flows.spec import Mount, Run, compile_spec
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense, valid_payloads
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flows.errors import PayloadError
-from flows.faults import MAX_FAULTS
-from flows.payload import parse
+from flows.payload.models import parse
+from flows.payload.validation import MAX_FAULTS
 from tests.strategies import FULL, enabled
 
 Values = tuple[Any, ...]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.platforms import is_for
+from flows.payload.platforms import is_for
 from flows.registries import Login, registry_host
 
 

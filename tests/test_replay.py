@@ -12,9 +12,9 @@ import pytest
 
 from flows.cli.exit_status import ExitStatus
 from flows.errors import PayloadError, PolicyRefused
-from flows.judgement import image_is_allowed
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
+from flows.payload.policy_check import image_is_allowed
 from flows.recordings import is_run_json, recording_of, recording_of_run_json
 from flows.replay import allowing
 from flows.replay_left import LABEL_REPLAY

@@ -39,7 +39,7 @@ from flows.outcome import (
     judge,
     outcome_of,
 )
-from flows.payload import parse
+from flows.payload.models import parse
 from flows.run_json import RunReport
 from flows.usage import Usage
 from flows.workspace import Workspace

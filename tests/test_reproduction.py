@@ -21,7 +21,7 @@ from flows.attempt import Prepared, RetryRules
 from flows.create_arguments import create_arguments
 from flows.engine import DockerEngine
 from flows.outcome import Image
-from flows.policy import Policy
+from flows.payload.policy import Policy
 from flows.reproduction import OPTIONS, docker_run, quote
 from flows.spec import ContainerSpec, Run
 from flows.workspace import Workspace

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.policy import Policy
+from flows.payload.policy import Policy
 from flows.spec import EXPIRY_SLACK_SECONDS, ContainerSpec, Run, command_summary, is_expired
 from tests.specs import JOB, NOW, RUN, VOLUME, compiled
 from tests.strategies import FULL, enabled

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 
 from flows.engine import DockerEngine
-from flows.payload import parse
-from flows.policy import Policy
+from flows.payload.models import parse
+from flows.payload.policy import Policy
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI

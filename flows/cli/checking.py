@@ -9,10 +9,10 @@ from typing import Any
 from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
 from flows.errors import Fault, PayloadError
-from flows.payload import TaskPayload, misplaced, runnable
-from flows.policy import Policy
-from flows.repository import Remote
-from flows.rules import JOB_ID_PLACEHOLDER
+from flows.payload.fields import JOB_ID_PLACEHOLDER
+from flows.payload.models import TaskPayload, misplaced, runnable
+from flows.payload.policy import Policy
+from flows.payload.repository import Remote
 from flows.settings import HostSettings
 from flows.spec import Run, compile_spec
 from flows.workspace import Workspace

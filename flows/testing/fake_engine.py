@@ -15,10 +15,10 @@ from tempfile import mkdtemp
 from flows.engine_contract import Measured, Sink, Tailed
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 from flows.evidence import Evidence
-from flows.image_names import Wanted
 from flows.images import Supply, Take, obtain
 from flows.outcome import ContainerState, Image
 from flows.ownership import Reclaim
+from flows.payload.image_reference import Wanted
 from flows.pulling import image_error, not_present
 from flows.registries import Login
 from flows.spec import ContainerSpec

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import Fault, PolicyRefused
-from flows.image_names import ImageName
-from flows.repository import Remote
-from flows.rules import memory_bytes
+from flows.payload.fields import memory_bytes
+from flows.payload.image_reference import ImageName
+from flows.payload.repository import Remote
 
 if TYPE_CHECKING:
-    from flows.container_payload import Container
-    from flows.payload import TaskPayload
-    from flows.policy import Policy
+    from flows.payload.container import Container
+    from flows.payload.models import TaskPayload
+    from flows.payload.policy import Policy
 
 _BLOCK = "the block moonmind-container-policy/default"
 

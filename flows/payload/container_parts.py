@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from flows import rules
-from flows.payload_model import PayloadModel
+from flows.payload import fields as rules
+from flows.payload.base import PayloadModel
 
 # A choice between two kinds, the form's two buttons: a number input, and a list of one word.
 _GPUS: dict[str, Any] = {

@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from flows import rules
-from flows.container_payload import Container
 from flows.errors import Fault, PayloadError
-from flows.faults import accepted, faults_of, json_faults, keys_in
-from flows.payload_model import PayloadModel
-from flows.repository import Remote
+from flows.payload import fields as rules
+from flows.payload.base import PayloadModel
+from flows.payload.container import Container
+from flows.payload.repository import Remote
+from flows.payload.validation import accepted, faults_of, json_faults, keys_in
 
 # The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
 # enabled already. A run without a payload gets pydantic's word for undefined.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from flows import rules
+from flows.payload import fields as rules
 
 Globs = list[str]
 

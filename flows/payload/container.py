@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from flows import rules
-from flows.container_parts import CacheVolume, Output, Resources, Retry
-from flows.payload_model import PayloadModel
+from flows.payload import fields as rules
+from flows.payload.base import PayloadModel
+from flows.payload.container_parts import CacheVolume, Output, Resources, Retry
 
 PullMode = Literal["if-missing", "always", "never"]
 

@@ -14,7 +14,7 @@ from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 
 from flows.errors import Fault, HostMisconfigured, PayloadError
-from flows.payload import fields as rules
+from flows.payload import fields
 from flows.payload.policy_check import repository_address
 from flows.payload.repository import Remote
 
@@ -85,7 +85,7 @@ async def _value(path: str, block: str) -> str:
     try:
         if not isinstance(value, str):
             raise ValueError("is no text")
-        return rules.argument(value)
+        return fields.argument(value)
     except ValueError as error:
         message = f"the value of the Secret block {block!r} {error}: correct it in the UI"
         raise PayloadError([Fault(path, message)]) from None

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flows.errors import CapabilityMissing, HostMisconfigured
-from flows.payload import fields as rules
+from flows.payload import fields
 from flows.payload.models import TaskPayload
 
 
@@ -20,7 +20,7 @@ def _words(value: object) -> object:
 
 
 def _memory(value: object) -> object:
-    return rules.memory_bytes(rules.memory(value)) if isinstance(value, str) else value
+    return fields.memory_bytes(fields.memory(value)) if isinstance(value, str) else value
 
 
 class HostSettings(BaseSettings):

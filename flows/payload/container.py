@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from flows.payload import fields as rules
+from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container_parts import CacheVolume, Output, Resources, Retry
 
@@ -35,18 +35,18 @@ class Container(PayloadModel):
     model_config = ConfigDict(extra="forbid")
     needs: ClassVar[frozenset[str]] = frozenset({"enabled", "image", "command"})
 
-    enabled: Annotated[bool, BeforeValidator(rules.flag)] = Field(
+    enabled: Annotated[bool, BeforeValidator(fields.flag)] = Field(
         default=False, title="Run in a container",
         description="True or false. Leave it on: this runner runs container tasks only.",
     )  # fmt: skip
-    image: Annotated[str, AfterValidator(rules.image)] | None = Field(
+    image: Annotated[str, AfterValidator(fields.image)] | None = Field(
         default=None, title="Image", examples=["python:3.12-slim"],
         description="An image name, `name[:tag][@sha256:digest]`, such as `python:3.12-slim`. "
         "It may begin with a registry.",
     )  # fmt: skip
     command: Annotated[
-        tuple[Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...],
-        AfterValidator(rules.command),
+        tuple[Annotated[str, Field(strict=True), AfterValidator(fields.argument)], ...],
+        AfterValidator(fields.command),
     ] | None = Field(
         default=None, title="Command", examples=[["python", "-m", "pytest"]],
         # As `min_length`, an array whose strings are all bad would be called empty as well.
@@ -66,8 +66,8 @@ class Container(PayloadModel):
         "worker's, 3600.",
     )  # fmt: skip
     env: dict[
-        Annotated[str, AfterValidator(rules.env_name)],
-        Annotated[str, Field(strict=True), AfterValidator(rules.argument)],
+        Annotated[str, AfterValidator(fields.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(fields.argument)],
     ] = Field(
         default_factory=dict, title="Environment", examples=[{"CI": "1"}],
         description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
@@ -75,8 +75,8 @@ class Container(PayloadModel):
         "values are stored with the run, so secrets do not belong here.",
     )  # fmt: skip
     secrets: dict[
-        Annotated[str, AfterValidator(rules.env_name)],
-        Annotated[str, Field(strict=True), AfterValidator(rules.block_name)],
+        Annotated[str, AfterValidator(fields.env_name)],
+        Annotated[str, Field(strict=True), AfterValidator(fields.block_name)],
     ] = Field(
         default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
         description="An object from environment variable to the name of a Secret block, such as "
@@ -88,20 +88,20 @@ class Container(PayloadModel):
         description="An array of volumes, each with `name` and `target`. They outlive the run, "
         "as package caches do.",
     )  # fmt: skip
-    outputs: Annotated[tuple[Output, ...], AfterValidator(rules.outputs)] = Field(
+    outputs: Annotated[tuple[Output, ...], AfterValidator(fields.outputs)] = Field(
         default=(), title="Outputs",
         examples=[[{"path": "build/**/*.zip", "required": True}]],
-        json_schema_extra={"maxItems": rules.MAX_OUTPUTS},
+        json_schema_extra={"maxItems": fields.MAX_OUTPUTS},
         description="An array of outputs, each with `path`, `required` and `type`, at most 100. "
         "They are the files that the task is to leave.",
     )  # fmt: skip
-    workdir: Annotated[str, AfterValidator(rules.absolute_path)] | None = Field(
+    workdir: Annotated[str, AfterValidator(fields.absolute_path)] | None = Field(
         default=None, title="Working directory",
         examples=["/work/agent_jobs/<job_id>/repo/server"],
         description="An absolute path inside the container; `<job_id>` stands for the run's id. "
         "The folder must exist. Default: the checkout, `/work/agent_jobs/<job_id>/repo`.",
     )  # fmt: skip
-    artifacts_subdir: Annotated[str, AfterValidator(rules.subdir)] = Field(
+    artifacts_subdir: Annotated[str, AfterValidator(fields.subdir)] = Field(
         default="container", title="Artifacts folder",
         description="One to eight plain path segments, such as `container` or `reports/unit`. "
         "It is the folder for this task's files below `artifacts/`.",
@@ -110,24 +110,24 @@ class Container(PayloadModel):
         default="if-missing", title="Pull",
         description="One of `if-missing`, `always` and `never`. It says when the image is pulled.",
     )  # fmt: skip
-    platform: Annotated[str, AfterValidator(rules.platform)] | None = Field(
+    platform: Annotated[str, AfterValidator(fields.platform)] | None = Field(
         default=None, title="Platform", examples=["linux/amd64", "linux/arm64/v8"],
         description="An `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm64/v8`. "
         "An image of another platform that is on the host is pulled anew; with the pull `never` "
         "the run ends as image error `wrong-platform`. Default: the engine's choice.",
     )  # fmt: skip
-    user: Annotated[str, Field(strict=True), AfterValidator(rules.user)] | None = Field(
+    user: Annotated[str, Field(strict=True), AfterValidator(fields.user)] | None = Field(
         default=None, title="User", examples=["1000:1000"],
         description="A `user` or `user:group`, by name or number, such as `1000:1000`. "
         "Default: the policy's, or the image's.",
     )  # fmt: skip
-    network: Annotated[str, AfterValidator(rules.network)] | None = Field(
+    network: Annotated[str, AfterValidator(fields.network)] | None = Field(
         default=None, title="Network",
         description="`none`, `bridge`, or the name of a network that the policy allows. It is "
         "never the host's. Default: the policy's, `bridge`.",
     )  # fmt: skip
     entrypoint: tuple[
-        Annotated[str, Field(strict=True), AfterValidator(rules.argument)], ...
+        Annotated[str, Field(strict=True), AfterValidator(fields.argument)], ...
     ] | None = Field(
         default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
         description="An array of strings in place of the image's entrypoint; `[]` for none. "

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from flows.payload import fields as rules
+from flows.payload import fields
 from flows.payload.base import PayloadModel
 
 # A choice between two kinds, the form's two buttons: a number input, and a list of one word.
@@ -29,7 +29,7 @@ class Resources(PayloadModel):
         description="A number of at least 0.01, such as 1.5. Docker refuses more than the host "
         "has. Default: no limit but the policy's.",
     )  # fmt: skip
-    memory: Annotated[str, BeforeValidator(rules.memory)] | None = Field(
+    memory: Annotated[str, BeforeValidator(fields.memory)] | None = Field(
         default=None, title="Memory", examples=["512m", "16g"],
         description="Bytes, or a number with a unit, such as `512m` or `16g`; at least `6m`. "
         "The container gets no swap beyond it. Default: no limit but the policy's.",
@@ -39,13 +39,13 @@ class Resources(PayloadModel):
         description="A whole number of processes and threads, 1 or more. So many may there be at "
         "a time. Default: the policy's, 4096.",
     )  # fmt: skip
-    shm: Annotated[str, BeforeValidator(rules.shared_memory)] | None = Field(
+    shm: Annotated[str, BeforeValidator(fields.shared_memory)] | None = Field(
         default=None, title="Shared memory", examples=["1g"],
         description="The size of `/dev/shm`: bytes, or a number with a unit, such as `1g`. "
         "Default: Docker's, `64m`.",
     )  # fmt: skip
     gpus: Annotated[
-        int | Literal["all"], BeforeValidator(rules.gpus), WithJsonSchema(_GPUS)
+        int | Literal["all"], BeforeValidator(fields.gpus), WithJsonSchema(_GPUS)
     ] | None = Field(
         default=None, title="GPUs",
         description="A number of GPUs, or `all`. The policy must grant them (`max_gpus`), and the "
@@ -69,7 +69,7 @@ class Retry(PayloadModel):
         "not be had.",
     )  # fmt: skip
     exit_codes: dict[
-        Annotated[str, AfterValidator(rules.exit_code)],
+        Annotated[str, AfterValidator(fields.exit_code)],
         Annotated[int, Field(strict=True, ge=0, le=10)],
     ] = Field(
         default_factory=dict, title="After exit codes",
@@ -83,12 +83,12 @@ class CacheVolume(PayloadModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, AfterValidator(rules.volume_name)] = Field(
+    name: Annotated[str, AfterValidator(fields.volume_name)] = Field(
         title="Volume name", examples=["nuget_cache"],
         description="A named volume's name, never a host path. The runner makes one that does "
         "not exist.",
     )  # fmt: skip
-    target: Annotated[str, AfterValidator(rules.mount_target)] = Field(
+    target: Annotated[str, AfterValidator(fields.mount_target)] = Field(
         title="Mount point", examples=["/home/app/.nuget/packages"],
         description="An absolute path inside the container. It lies neither in "
         "`/work/agent_jobs`, `/proc`, `/sys` or `/dev` nor above them.",
@@ -100,13 +100,13 @@ class Output(PayloadModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Annotated[str, Field(strict=True), AfterValidator(rules.output_path)] = Field(
+    path: Annotated[str, Field(strict=True), AfterValidator(fields.output_path)] = Field(
         title="Files", examples=["build/**/*.zip", "$ARTIFACT_DIR/coverage/"],
         description="A path below the checkout, or below `$ARTIFACT_DIR/`, with `*`, `?`, `[a-z]` "
         "and `**`, such as `build/**/*.zip`. What matches in the checkout is put among "
         "the artifacts.",
     )  # fmt: skip
-    required: Annotated[bool, BeforeValidator(rules.flag)] = Field(
+    required: Annotated[bool, BeforeValidator(fields.flag)] = Field(
         default=False, title="Required",
         description="True or false. A run that leaves no such file has failed.",
     )  # fmt: skip

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic.fields import FieldInfo
 
 from flows.errors import Fault, PayloadError
-from flows.payload import fields as rules
+from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
 from flows.payload.repository import Remote
@@ -32,12 +32,12 @@ _NOT_ENABLED = (
 class Git(PayloadModel):
     """Which ref to check out, and which branch a publish would push."""
 
-    starting_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
+    starting_branch: Annotated[str, AfterValidator(fields.git_ref)] | None = Field(
         default=None, title="Branch, tag or commit",
         description="A branch, a tag or a commit. It is checked out. Default: the repository's "
         "default branch.",
     )  # fmt: skip
-    new_branch: Annotated[str, AfterValidator(rules.git_ref)] | None = Field(
+    new_branch: Annotated[str, AfterValidator(fields.git_ref)] | None = Field(
         default=None, title="Branch to push to",
         description="A branch name. It is carried and not acted on yet.",
     )  # fmt: skip
@@ -56,7 +56,7 @@ class Publish(PayloadModel):
 class Skill(PayloadModel):
     """Carried for agents; only its capabilities matter here."""
 
-    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
+    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(fields.capabilities)] = Field(
         default=(), title="Required capabilities",
         description="An array of words. They are added to those of the task.",
     )  # fmt: skip
@@ -74,7 +74,7 @@ class Task(PayloadModel):
     git: Git = Field(
         default_factory=Git, title="Git", description="What is checked out of the repository."
     )
-    instructions: Annotated[str, AfterValidator(rules.text)] | None = Field(
+    instructions: Annotated[str, AfterValidator(fields.text)] | None = Field(
         default=None, title="Instructions",
         description="A text, shown in the run's report.",
     )  # fmt: skip
@@ -91,7 +91,7 @@ class Task(PayloadModel):
 class Auth(PayloadModel):
     """What opens the repository; other references are carried."""
 
-    repo_auth_ref: Annotated[str, Field(strict=True), AfterValidator(rules.block_name)] | None = (
+    repo_auth_ref: Annotated[str, Field(strict=True), AfterValidator(fields.block_name)] | None = (
         Field(
             default=None, title="Repository credentials", examples=["task-github"],
             description="The name of a Secret block, whose value is a URL such as "
@@ -105,7 +105,7 @@ class TaskPayload(PayloadModel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"task"})
 
-    repository: Annotated[str, AfterValidator(rules.repository)] | None = Field(
+    repository: Annotated[str, AfterValidator(fields.repository)] | None = Field(
         default=None, repr=False, title="Repository", examples=["pallets/flask"],
         description="An https, http, ssh or git URL, `user@host:path`, or `owner/name` on GitHub. "
         "It is checked out before the command starts. Default: none, and an empty folder.",
@@ -116,14 +116,14 @@ class TaskPayload(PayloadModel):
     auth: Auth | None = Field(
         default=None, title="Credentials", description="What opens a private repository."
     )
-    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(rules.capabilities)] = Field(
+    required_capabilities: Annotated[tuple[str, ...], BeforeValidator(fields.capabilities)] = Field(
         default=(), title="Required capabilities",
         description="An array of words. The worker refuses the task unless it has all of them. "
         "`docker` is added when the container is enabled, `git` when there is a repository, `gpu` "
         "when GPUs are asked for, `gh` for the publish mode `pr`, and so are the target runtime "
         "and the capabilities of the skill.",
     )  # fmt: skip
-    target_runtime: Annotated[str, BeforeValidator(rules.keyword)] | None = Field(
+    target_runtime: Annotated[str, BeforeValidator(fields.keyword)] | None = Field(
         default=None, title="Target runtime",
         description="A word. It is carried, and counts as a required capability.",
     )  # fmt: skip
@@ -246,7 +246,7 @@ def _not_enabled(raw: object, error: PayloadError) -> list[Fault]:
     """That a container with other faults is not enabled either, so that all is told at once."""
     container = _container(raw)
     told = any(fault.path == "task.container.enabled" for fault in error.faults)
-    if container is None or told or rules.is_true(container.get("enabled")):
+    if container is None or told or fields.is_true(container.get("enabled")):
         return []
     return [Fault("task.container.enabled", _NOT_ENABLED)]
 
@@ -264,7 +264,7 @@ def _aliases(model: type[PayloadModel]) -> dict[str, FieldInfo]:
 def _missing(raw: object) -> list[Fault]:
     """What an enabled container lacks, found beside pydantic's faults so that all come at once."""
     container = _container(raw)
-    if container is None or not rules.is_true(container.get("enabled")):
+    if container is None or not fields.is_true(container.get("enabled")):
         return []
     return [
         Fault(f"task.container.{key}", f"is missing; it takes {accepted(field)}")

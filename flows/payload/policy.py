@@ -5,13 +5,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from flows.payload import fields as rules
+from flows.payload import fields
 
 Globs = list[str]
 
 
 def _network(value: str) -> str:
-    return rules.network(value)
+    return fields.network(value)
 
 
 def _nothing(value: object) -> object:
@@ -20,11 +20,11 @@ def _nothing(value: object) -> object:
 
 
 def _user(value: str | None) -> str | None:
-    return value if value is None else rules.user(value)
+    return value if value is None else fields.user(value)
 
 
 def _memory(value: object) -> object:
-    return value if value is None else rules.memory(value)
+    return value if value is None else fields.memory(value)
 
 
 def _linux_capabilities(names: list[str]) -> list[str]:
@@ -169,4 +169,4 @@ class Policy(BaseModel):
     @property
     def max_memory_bytes(self) -> int | None:
         """The ceiling for memory, in bytes."""
-        return rules.memory_bytes(self.max_memory) if self.max_memory else None
+        return fields.memory_bytes(self.max_memory) if self.max_memory else None

@@ -6,7 +6,7 @@ The block's own `login` and clients are left alone: they write what they log in 
 import asyncio
 from typing import Any
 
-from flows.registries import Login, registry_host  # noqa: TID251 - plain rules, as in policy.py
+from flows.engine.images.auth import Login, registry_host  # noqa: TID251 - plain rules, as in policy.py
 from prefect import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect_docker import DockerRegistryCredentials  # noqa: TID251 - its fields, not its clients
@@ -22,7 +22,7 @@ class CredentialsUnreadable(Exception):
 async def login_to(registry: str) -> Login | None:
     """The log-in of the saved block for `registry`, the first by name; None where there is none.
 
-    `registry` is as `flows.registries.registry_host` gives it. One request of the API. Raises
+    `registry` is as `flows.engine.images.auth.registry_host` gives it. One request of the API. Raises
     `CredentialsUnreadable` where the API does not answer or the block is not valid.
     """
     for name, data in sorted(await _saved(), key=lambda each: each[0]):

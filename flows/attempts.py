@@ -13,11 +13,14 @@ from functools import partial
 from blocks.registries import CredentialsUnreadable, login_to
 from flows import execution, judging
 from flows.attempt import Attempt, Executed, Prepared
-from flows.engine_contract import Engine, Measured
-from flows.engines import open_engine
+from flows.engine.contract import Engine, Measured
+from flows.engine.images.auth import Login
+from flows.engine.images.lock import Turns
+from flows.engine.images.private import PrivateImages
+from flows.engine.images.pull import Supply
+from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.finishing import finish
-from flows.images import Supply
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
 from flows.logs import Journal, Logger, RunnerLog
@@ -25,16 +28,13 @@ from flows.masking import Masker
 from flows.messages import state_message
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
-from flows.private_images import PrivateImages
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
-from flows.registries import Login
 from flows.run_progress import COLLECTING, RunProgress
 from flows.secret_blocks import container_secrets
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.turns import Turns
 from flows.workspace import Workspace
 
 LOST = Outcome(

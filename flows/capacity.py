@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from flows.admission import Resources
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError, EngineRefused
 from flows.logs import Logger
 from flows.settings import HostSettings

@@ -10,9 +10,9 @@ from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.checkup import Check, Finding, Part, fault, ok, warning
 from flows.checkup_engine import ENGINE
 from flows.checkup_prefect import API
-from flows.engine_probe import refused_login
+from flows.engine.docker.probe import refused_login
+from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, StorageError
-from flows.registries import Login
 from flows.stores import Source, Store, explain, open_store
 from flows.threads import in_thread
 

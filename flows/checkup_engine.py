@@ -12,12 +12,12 @@ from prefect.logging import disable_run_logger
 
 from flows import execution, probe
 from flows.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
-from flows.checkup_calls import CALLS, judge_calls
 from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
-from flows.engine import DockerEngine
-from flows.engine_probe import Pong, Quiet, ping, quiet, refused_calls
+from flows.engine.docker.calls import CALLS, judge_calls
+from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.probe import Pong, Quiet, ping, quiet, refused_calls
+from flows.engine.images.pull import Supply
 from flows.errors import EngineError
-from flows.images import Supply
 from flows.outcome import Outcome, OutcomeName
 from flows.payload.models import parse
 from flows.payload.policy import Policy

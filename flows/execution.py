@@ -20,10 +20,12 @@ from tenacity import (
     wait_exponential,
 )
 
-from flows.engine_contract import Engine, Measured, Sink
+from flows.engine.contract import Engine, Measured, Sink
+from flows.engine.evidence import Evidence
+from flows.engine.images.failures import overdue
+from flows.engine.images.pull import Supply
+from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
-from flows.evidence import Evidence
-from flows.images import Supply
 from flows.interrupts import Interrupt, Interrupted, to_the_end
 from flows.outcome import (
     KILLED,
@@ -36,10 +38,8 @@ from flows.outcome import (
     missing_workdir,
     outcome_of,
 )
-from flows.pulling import overdue
 from flows.spec import ContainerSpec
 from flows.threads import apart
-from flows.usage import thinned
 
 T = TypeVar("T")
 # Judges an outcome by what the container left, once it has stopped; raises nothing.

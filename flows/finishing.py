@@ -5,7 +5,7 @@ Knows no Docker and no Prefect, and leaves nothing of the attempt on its engine 
 
 from dataclasses import replace
 
-from flows.engine_contract import Engine, Sink
+from flows.engine.contract import Engine, Sink
 from flows.errors import EngineError
 from flows.execution import Verdict, destroy, judged, with_verdict
 from flows.outcome import Outcome, StoppedBy

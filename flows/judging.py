@@ -8,7 +8,7 @@ import traceback
 from dataclasses import replace
 
 from flows.attempt import Prepared
-from flows.engine_contract import Engine
+from flows.engine.contract import Engine
 from flows.interrupts import to_the_end
 from flows.ledger import Ledger
 from flows.logs import Logger

@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.ledger import Busy, Ledger, open_jobs
 from flows.logs import Logger
 from flows.naming import FLOW_NAME

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from flows.engine.usage import Point, Usage
 from flows.errors import (
     CapabilityMissing,
     ContainerTaskError,
@@ -22,7 +23,6 @@ from flows.errors import (
 )
 from flows.results import Results
 from flows.spec import ContainerSpec
-from flows.usage import Point, Usage
 
 KILLED = 128 + signal.SIGKILL
 

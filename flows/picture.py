@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from flows.engine.usage import Point
 from flows.sizes import processors, size
-from flows.usage import Point
 
 # Below, a picture would tell no more than the report's numbers.
 _LEAST_SECONDS = 5.0

@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from flows import report, run_json
 from flows.attempt import Attempt, Executed, Prepared
 from flows.attempts import with_files_back
-from flows.engines import open_engine
+from flows.engine.selection import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.logs import Journal, Logger

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from flows.images import Teller
+from flows.engine.images.pull import Teller
 from flows.masking import Masker
 from flows.progress_artifact import ProgressArtifact
 
@@ -18,9 +18,9 @@ class PrefectTeller(Teller):
         self._say = say
 
     def say(self, sentence: str) -> None:
-        """See `flows.images.Teller`."""
+        """See `flows.engine.images.pull.Teller`."""
         self._say(self.masker.text(sentence))
 
     async def show(self, percent: float, description: str) -> None:
-        """See `flows.images.Teller`."""
+        """See `flows.engine.images.pull.Teller`."""
         await self._artifact.show(percent, description)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.engine_contract import Engine
+from flows.engine.chown import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
+from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.interrupts import to_the_end
-from flows.ownership import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
 from flows.removal import remove_tree
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount

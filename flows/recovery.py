@@ -21,7 +21,7 @@ from prefect.states import Scheduled
 
 from flows.attempt import Executed
 from flows.attempts import finish_attempt
-from flows.engines import open_engine
+from flows.engine.selection import open_engine
 from flows.errors import PayloadError
 from flows.events import emit_finished, emit_started
 from flows.ledger import Busy, Ledger

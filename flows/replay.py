@@ -19,8 +19,8 @@ from prefect.logging import disable_run_logger
 from flows import execution, judging
 from flows.attempt import Prepared, RetryRules
 from flows.checkout import checkout
-from flows.engine import DockerEngine
-from flows.engine_contract import Sink
+from flows.engine.contract import Sink
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger

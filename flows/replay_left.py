@@ -7,7 +7,7 @@ users and hosts replay on the same engine has none here, and is left alone.
 import asyncio
 from pathlib import Path
 
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
 from flows.ledger import RUNS_FOLDER, Busy, Ledger
 from flows.reclaim import reclaim, remove_left_behind

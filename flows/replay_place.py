@@ -6,12 +6,12 @@ from pathlib import Path
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
+from flows.engine.images.auth import Login
+from flows.engine.images.pull import Supply, Teller
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
-from flows.images import Supply, Teller
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
-from flows.registries import Login
 from flows.secret_blocks import container_secrets, with_credentials
 
 Say = Callable[[str], None]

@@ -1,6 +1,6 @@
 """The `docker run` that does by hand what an attempt did. Pure.
 
-It says in a shell's words what `flows.create_arguments` hands to Docker. That is made of the spec
+It says in a shell's words what `flows.engine.docker.convert` hands to Docker. That is made of the spec
 as it is shown, which holds no secret, and the repository's address is without credentials: secrets
 are taken from the environment of whoever runs it.
 """
@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from flows.attempt import Prepared
-from flows.create_arguments import create_arguments
+from flows.engine.docker.convert import create_arguments
 from flows.masking import MASK
 from flows.outcome import Image
 from flows.payload.image_reference import ImageName

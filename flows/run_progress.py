@@ -16,7 +16,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.attempt import Executed
-from flows.engine_contract import Measured
+from flows.engine.contract import Measured
 from flows.logs import Logger
 from flows.markdown import escape
 from flows.messages import state_message

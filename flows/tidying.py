@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from prefect.client.orchestration import PrefectClient
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.ledger import Ledger
 from flows.logs import Logger
 from flows.reclaim import remove_left_behind

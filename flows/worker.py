@@ -38,7 +38,7 @@ from flows.admission import Admitted, Resources, admit
 from flows.backlog import Backlog, Taken
 from flows.capacity import capacity
 from flows.carrying import Carrier, NotOurs
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import HostMisconfigured
 from flows.orphans import sweep
 from flows.other_hosts import Silence, take_over

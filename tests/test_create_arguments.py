@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.create_arguments import (
+from flows.engine.docker.convert import (
     cache_volume_arguments,
     create_arguments,
     needs_run_volume,
     run_volume_arguments,
 )
+from flows.engine.docker.guard import require_within
 from flows.errors import PayloadError
-from flows.last_check import require_within
 from flows.payload.models import parse, require_runnable
 from flows.payload.policy import Policy
 from flows.spec import Mount

@@ -22,19 +22,19 @@ import pytest
 from prefect_docker import DockerHost
 
 from flows import execution
-from flows.engine import DockerEngine
-from flows.engine_connection import negotiated
-from flows.engine_evidence import read_evidence
-from flows.engine_images import DockerImages
-from flows.engine_usage import Sampler
+from flows.engine.chown import Owner, reclaim_of
+from flows.engine.docker.client import negotiated
+from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.events import read_evidence
+from flows.engine.docker.images import DockerImages
+from flows.engine.docker.stats import Sampler
+from flows.engine.evidence import Evidence
+from flows.engine.images.auth import Login
+from flows.engine.images.pull import Supply
 from flows.errors import ImageCause, ImageError
-from flows.evidence import Evidence
-from flows.images import Supply
 from flows.outcome import OutcomeName
-from flows.ownership import Owner, reclaim_of
 from flows.payload.models import parse
 from flows.payload.policy import Policy
-from flows.registries import Login
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace import Workspace
 from tests.conftest import IN_CI

@@ -13,11 +13,11 @@ import pytest
 
 from flows import checkup_host, probe
 from flows.checkup import Check, Finding, Level, Part, carry_out, ok
-from flows.checkup_calls import Call, Cause, refusal
 from flows.checkup_engine import EngineChecks, judge_quiet, probed
 from flows.cli.checkups import Examination, chosen
 from flows.cli.console import Output
-from flows.engine_probe import Quiet
+from flows.engine.docker.calls import Call, Cause, refusal
+from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes

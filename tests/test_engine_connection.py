@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from prefect_docker import DockerHost
 
-from flows.engine import DockerEngine
-from flows.engine_connection import negotiated
+from flows.engine.docker.client import negotiated
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineUnavailable
 
 

@@ -1,4 +1,4 @@
-"""What `flows.engine_contract.Engine` promises, on the fake and on a real Docker Engine."""
+"""What `flows.engine.contract.Engine` promises, on the fake and on a real Docker Engine."""
 
 import asyncio
 import os
@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine import DockerEngine
-from flows.engine_contract import Engine
+from flows.engine.chown import Owner, reclaim_of
+from flows.engine.contract import Engine
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerGone, EngineError, ImageError
-from flows.ownership import Owner, reclaim_of
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec

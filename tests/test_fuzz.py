@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flows.create_arguments import create_arguments
+from flows.engine.docker.convert import create_arguments
+from flows.engine.docker.guard import require_within
 from flows.errors import PayloadError
-from flows.last_check import require_within
 from flows.naming import run_name
 from flows.payload.models import parse, require_runnable
 from flows.payload.policy import Policy

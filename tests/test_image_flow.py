@@ -15,8 +15,8 @@ from prefect_docker import DockerRegistryCredentials
 from pydantic import SecretStr
 
 from blocks.registries import CredentialsUnreadable, login_to
+from flows.engine.images.auth import Login
 from flows.pull_news import PROGRESS_KEY
-from flows.registries import Login
 from tests.registry import PASSWORD, USER, Registry
 from tests.runs import BUSYBOX, Finished, Runner, shell
 

@@ -16,17 +16,17 @@ import pytest
 from prefect_docker import DockerHost
 
 from flows import execution
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
+from flows.engine.images.auth import Login
+from flows.engine.images.lock import Turns
+from flows.engine.images.private import PrivateImages
+from flows.engine.images.pull import Supply, Teller
 from flows.errors import ImageCause, ImageError
-from flows.images import Supply, Teller
 from flows.interrupts import Interrupt
 from flows.outcome import Image, OutcomeName, StoppedBy
 from flows.payload.models import parse
 from flows.payload.policy import Policy
-from flows.private_images import PrivateImages
-from flows.registries import Login
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.turns import Turns
 from flows.workspace import Workspace
 from scripts.stack import free_port
 from tests.cutting_proxy import CuttingProxy

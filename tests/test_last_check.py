@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from flows.create_arguments import create_arguments
+from flows.engine.docker.convert import create_arguments
+from flows.engine.docker.guard import require_within
 from flows.errors import PolicyRefused
-from flows.last_check import require_within
 from flows.payload.policy import Policy
 from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled

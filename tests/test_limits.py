@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.interrupts import Interrupt
 from flows.limits import execute_seconds, flow_seconds
 from tests.runs import Runner, shell

@@ -16,10 +16,10 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from flows.engine import DockerEngine
-from flows.engine_contract import Tailed
-from flows.engine_output import _frames
-from flows.log_position import Position, UnlikeLogError
+from flows.engine.contract import Tailed
+from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.log_position import Position, UnlikeLogError
+from flows.engine.docker.logs import _frames
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec

@@ -9,14 +9,14 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.engine.images.auth import Login
+from flows.engine.images.failures import image_error
+from flows.engine.images.pull import Supply, Take, Teller, obtain
 from flows.errors import EngineUnavailable, ImageError
-from flows.images import Supply, Take, Teller, obtain
 from flows.outcome import Image
 from flows.payload.image_reference import Wanted
 from flows.progress_artifact import ProgressArtifact
 from flows.pull_news import PrefectTeller
-from flows.pulling import image_error
-from flows.registries import Login
 from tests.specs import compiled
 from tests.strategies import FULL
 

@@ -11,12 +11,12 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine import DockerEngine
-from flows.engine_contract import Engine
-from flows.engine_ownership import reclaim_arguments
+from flows.engine.chown import Found, Owner, Reclaim, look, outside, reclaim_of
+from flows.engine.contract import Engine
+from flows.engine.docker.chown import reclaim_arguments
+from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.outcome import Image
-from flows.ownership import Found, Owner, Reclaim, look, outside, reclaim_of
 from flows.reclaim import reclaim, remove_left_behind
 from flows.removal import remove_tree
 from flows.settings import HostSettings

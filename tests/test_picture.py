@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from flows.engine.usage import MAX_POINTS, Point, Series, thinned
 from flows.picture import usage_svg, used_processors
-from flows.usage import MAX_POINTS, Point, Series, thinned
 
 GIB = 1024**3
 
@@ -130,7 +130,7 @@ def test_thinning_keeps_the_peak_the_span_and_the_rates(count: int) -> None:
 def test_a_picture_leaves_nothing_behind_in_the_interpreter() -> None:
     look = (
         "import sys, warnings; warnings.simplefilter('error')\n"
-        "from flows.usage import Point\n"
+        "from flows.engine.usage import Point\n"
         "from flows.picture import usage_svg\n"
         "assert usage_svg([Point(i, i, i) for i in range(9)], None, None)\n"
         "sys.exit(not all(hasattr(finder, 'find_spec') for finder in sys.meta_path))"

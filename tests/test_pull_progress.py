@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.pull_progress import PullProgress
+from flows.engine.images.progress import PullProgress
 from tests.strategies import bounded
 
 DIGEST = "sha256:" + "a" * 64

@@ -2,9 +2,7 @@
 
 import pytest
 
-from flows.errors import ImageCause, ImageError
-from flows.outcome import FailureClass, OutcomeName, outcome_of
-from flows.pulling import (
+from flows.engine.images.failures import (
     cause_of,
     image_error,
     not_present,
@@ -12,6 +10,8 @@ from flows.pulling import (
     silent,
     withheld,
 )
+from flows.errors import ImageCause, ImageError
+from flows.outcome import FailureClass, OutcomeName, outcome_of
 
 # The words of Docker Engine 20.10 and later ones, and of registries through them.
 # fmt: off

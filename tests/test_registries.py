@@ -2,8 +2,8 @@
 
 import pytest
 
+from flows.engine.images.auth import Login, registry_host
 from flows.payload.platforms import is_for
-from flows.registries import Login, registry_host
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from rich.markdown import Markdown
 
 from flows import messages, naming, pull_news, report, run_json, run_progress, storage
 from flows.attempt import Executed, Prepared, RetryRules, Upload
+from flows.engine.usage import Usage
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,
@@ -41,7 +42,6 @@ from flows.outcome import (
 )
 from flows.payload.models import parse
 from flows.run_json import RunReport
-from flows.usage import Usage
 from flows.workspace import Workspace
 from tests.specs import IMAGE, NOW, compiled
 from tests.strategies import FULL, enabled

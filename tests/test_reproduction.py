@@ -18,8 +18,8 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from flows.attempt import Prepared, RetryRules
-from flows.create_arguments import create_arguments
-from flows.engine import DockerEngine
+from flows.engine.docker.convert import create_arguments
+from flows.engine.docker.engine import DockerEngine
 from flows.outcome import Image
 from flows.payload.policy import Policy
 from flows.reproduction import OPTIONS, docker_run, quote

@@ -15,7 +15,7 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from flows.attempt import Prepared, RetryRules
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.execution import run
 from flows.finishing import finish
 from flows.judging import verdict

@@ -18,7 +18,8 @@ from prefect.logging import get_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.attempt import Executed
-from flows.engine_contract import Measured
+from flows.engine.contract import Measured
+from flows.engine.usage import Point
 from flows.logs import LogFacts
 from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.run_progress import (
@@ -32,7 +33,6 @@ from flows.run_progress import (
     sentence,
 )
 from flows.spec import ContainerSpec
-from flows.usage import Point
 from tests.runs import Runner, shell
 from tests.specs import NOW, compiled
 from tests.strategies import FULL

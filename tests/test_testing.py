@@ -6,8 +6,8 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from flows.engine import DockerEngine
-from flows.engines import engines_from, open_engine
+from flows.engine.docker.engine import DockerEngine
+from flows.engine.selection import engines_from, open_engine
 from flows.outcome import OutcomeName
 from flows.testing import ContainerTaskRun, FakeEngine, Process, TaskResult, Terminated
 from tests.runs import payload, shell

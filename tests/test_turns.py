@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.engine.images.lock import Turns
+from flows.engine.images.private import PrivateImages
 from flows.errors import ImageCause, ImageError, WorkspaceError
-from flows.private_images import PrivateImages
-from flows.turns import Turns
 
 
 async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ async def test_what_a_dead_process_noted_of_its_failure_concerns_nobody_who_come
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from flows.turns import Turns
+from flows.engine.images.lock import Turns
 
 async def hold():
     async with Turns(Path(sys.argv[1])).taken("a"):

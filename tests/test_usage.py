@@ -16,8 +16,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from flows.engine_usage import Sampler
-from flows.usage import MAX_POINTS, Point, Series, Usage, fold
+from flows.engine.docker.stats import Sampler
+from flows.engine.usage import MAX_POINTS, Point, Series, Usage, fold
 from tests.runs import BUSYBOX
 
 MEBIBYTE = 1024**2

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine import DockerEngine
+from flows.engine.docker.engine import DockerEngine
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import Run, compile_spec

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.create_arguments import create_arguments, run_volume_name
+from flows.engine.docker.convert import create_arguments, run_volume_name
 from flows.outcome import Image
 from flows.replay import Replayed
 from flows.reproduction import NEWEST_API, docker_options, quote

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.engine_contract import Sink
+from flows.engine.contract import Sink
 from flows.outcome import KILLED, ContainerState
 from flows.spec import ContainerSpec
 from flows.testing.process import TERMINATED, CommandMissing, Killed, Process, Program, Terminated

@@ -12,15 +12,15 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import mkdtemp
 
-from flows.engine_contract import Measured, Sink, Tailed
+from flows.engine.chown import Reclaim
+from flows.engine.contract import Measured, Sink, Tailed
+from flows.engine.evidence import Evidence
+from flows.engine.images.auth import Login
+from flows.engine.images.failures import image_error, not_present
+from flows.engine.images.pull import Supply, Take, obtain
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.evidence import Evidence
-from flows.images import Supply, Take, obtain
 from flows.outcome import ContainerState, Image
-from flows.ownership import Reclaim
 from flows.payload.image_reference import Wanted
-from flows.pulling import image_error, not_present
-from flows.registries import Login
 from flows.spec import ContainerSpec
 from flows.testing.fake_container import FakeContainer
 from flows.testing.process import Program, succeed
@@ -65,39 +65,39 @@ class FakeEngine:
         return taken
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
         return await obtain(self, spec, supply or Supply())
 
     async def look(self, name: str) -> Image | None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
         return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None
 
     async def fetch(
         self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
         self.calls.append("fetch")
         if not self._has(spec.image):
             raise image_error(spec.image, "manifest unknown")
 
     async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
         self.calls.append("may_read")
 
     def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._secrets = secrets
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         if spec.name in self.containers:
             raise EngineRefused(f"the name {spec.name} is in use")
         if missing := spec.secrets.keys() - self._secrets.keys():
@@ -107,11 +107,11 @@ class FakeEngine:
         self._note("create")
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         return self._get(spec).secrets
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("missing_workdir")
         return self._folders is not None and spec.workdir not in self._folders
 
@@ -119,7 +119,7 @@ class FakeEngine:
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("tail")
         container, tailed = self._get(spec), Tailed()
         container.follow(sink, replay=replay)
@@ -130,12 +130,12 @@ class FakeEngine:
             container.leave(sink)
 
     async def start(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._get(spec).start(self._program)
         self._note("start")
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("wait")
         deadline = time.monotonic() + seconds
         while self._get(spec).state.running:
@@ -145,7 +145,7 @@ class FakeEngine:
         return True
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("stop")
         if container := self.containers.get(spec.name):
             container.terminate()
@@ -155,21 +155,21 @@ class FakeEngine:
             container.kill()
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("inspect")
         return self._get(spec).state
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
-        """See `flows.engine_contract.Engine`. Memory tells of no use."""
+        """See `flows.engine.contract.Engine`. Memory tells of no use."""
         yield Measured()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         return Evidence(exit_code=self._get(spec).state.exit_code)
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self.calls.append("destroy")
         if container := self.containers.pop(spec.name, None):
             container.kill()
@@ -179,7 +179,7 @@ class FakeEngine:
             raise EngineUnavailable("Docker does not answer while removing the container")
 
     async def reclaim(self, reclaim: Reclaim) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._note("reclaim")
         if not self._has(reclaim.image):
             raise not_present(reclaim.image)

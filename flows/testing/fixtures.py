@@ -16,7 +16,7 @@ from prefect.settings import (
 )
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.engine_contract import Engine
+from flows.engine.contract import Engine
 from flows.testing.fake_engine import FakeEngine
 from flows.testing.result import TaskResult
 from flows.testing.running import run_task

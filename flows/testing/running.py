@@ -17,8 +17,8 @@ from prefect.events.filters import EventFilter, EventOrder, EventResourceFilter
 
 from flows.attempt import Attempt
 from flows.container_task import container_task
-from flows.engine_contract import Engine
-from flows.engines import engines_from
+from flows.engine.contract import Engine
+from flows.engine.selection import engines_from
 from flows.events import FINISHED, STARTED
 from flows.ledger import Ledger
 from flows.messages import state_name

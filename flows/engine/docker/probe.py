@@ -11,11 +11,20 @@ import docker
 import requests
 from prefect_docker import DockerHost
 
-from flows.checkup_calls import Call, Refusal, broken_off, calls, events, is_error, refusal, words
-from flows.engine_connection import is_local, negotiated, require_ok
-from flows.engine_errors import address, translated
+from flows.engine.docker.calls import (
+    Call,
+    Refusal,
+    broken_off,
+    calls,
+    events,
+    is_error,
+    refusal,
+    words,
+)
+from flows.engine.docker.client import is_local, negotiated, require_ok
+from flows.engine.docker.errors import address, translated
+from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable
-from flows.registries import Login
 
 _SECONDS = 10.0
 

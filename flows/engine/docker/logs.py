@@ -15,9 +15,15 @@ import docker.errors
 import requests.exceptions
 from docker.utils.socket import frames_iter
 
-from flows.engine_connection import is_local
-from flows.engine_contract import Sink, Tailed
-from flows.log_position import REPLACEMENT, TEXT_DRIVER, Position, Rewind, UnlikeLogError
+from flows.engine.contract import Sink, Tailed
+from flows.engine.docker.client import is_local
+from flows.engine.docker.log_position import (
+    REPLACEMENT,
+    TEXT_DRIVER,
+    Position,
+    Rewind,
+    UnlikeLogError,
+)
 
 _STREAMS = (1, 2)
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)

@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 import docker
 import requests
 
-from flows.engine_connection import require_ok
-from flows.engine_errors import translated
-from flows.evidence import ACTIONS, Evidence, fold
+from flows.engine.docker.client import require_ok
+from flows.engine.docker.errors import translated
+from flows.engine.evidence import ACTIONS, Evidence, fold
 
 
 def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Evidence:

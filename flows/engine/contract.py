@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from flows.evidence import Evidence
-from flows.images import Supply
+from flows.engine.chown import Reclaim
+from flows.engine.evidence import Evidence
+from flows.engine.images.pull import Supply
+from flows.engine.usage import Point, Usage
 from flows.outcome import ContainerState, Image
-from flows.ownership import Reclaim
 from flows.spec import ContainerSpec
-from flows.usage import Point, Usage
 
 
 class Sink(Protocol):
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
         """Make the image present as `spec.pull` and `spec.platform` say, with what `supply` gives
-        for it; see `flows.images.obtain`.
+        for it; see `flows.engine.images.pull.obtain`.
 
         Raises `ImageError`, also where the registry reports the failure in the middle of a
         successful response. A caller that is cancelled ends the pull on the engine too, and leaves

@@ -15,15 +15,15 @@ import requests
 import urllib3.exceptions
 from prefect_docker import DockerHost
 
-from flows.engine_connection import is_local, require_ok
-from flows.engine_errors import NotFound, said, translated
+from flows.engine.docker.client import is_local, require_ok
+from flows.engine.docker.errors import NotFound, said, translated
+from flows.engine.images.auth import Login
+from flows.engine.images.failures import image_error, silent
+from flows.engine.images.pull import Take
 from flows.errors import EngineUnavailable
-from flows.images import Take
 from flows.masking import Masker
 from flows.outcome import Image
 from flows.payload.image_reference import ImageName, Wanted
-from flows.pulling import image_error, silent
-from flows.registries import Login
 from flows.threads import in_thread
 
 
@@ -98,14 +98,14 @@ class Line:
 
 
 class DockerImages:
-    """A `flows.images.Source`; `host` and `api` are asked for when they are needed, in threads."""
+    """A `flows.engine.images.pull.Source`; `host` and `api` are asked for when they are needed, in threads."""
 
     def __init__(self, host: Callable[[], DockerHost], api: Callable[[], docker.APIClient]) -> None:
         self._host = host
         self._api = api
 
     async def look(self, name: str) -> Image | None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
 
         def inspect() -> Mapping[str, Any]:
             with translated(f"looking for the image {name}"):
@@ -120,7 +120,7 @@ class DockerImages:
     async def fetch(
         self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
         name = ImageName.parse(spec.image)
         query = {"fromImage": name.written, "tag": name.digest or name.tag}
         if spec.platform is not None:
@@ -137,7 +137,7 @@ class DockerImages:
         await self._asked(spec.image, "pull", login, inactivity_seconds, pull)
 
     async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
-        """See `flows.images.Source`."""
+        """See `flows.engine.images.pull.Source`."""
 
         def ask(api: docker.APIClient, line: Line) -> None:
             name = quote(spec.image, safe="/:")

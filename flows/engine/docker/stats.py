@@ -8,10 +8,19 @@ import time
 import docker
 import requests
 
-from flows.engine_contract import Measured
-from flows.engine_errors import translated
+from flows.engine.contract import Measured
+from flows.engine.docker.errors import translated
+from flows.engine.usage import (
+    Point,
+    Sample,
+    Series,
+    add,
+    cpu_seconds,
+    memory_bytes,
+    moment,
+    was_running,
+)
 from flows.errors import EngineError, EngineUnavailable
-from flows.usage import Point, Sample, Series, add, cpu_seconds, memory_bytes, moment, was_running
 
 _RECONNECT_SECONDS = 0.5
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 
-from flows.engine import DockerEngine
-from flows.engine_contract import Engine
+from flows.engine.contract import Engine
+from flows.engine.docker.engine import DockerEngine
 from flows.payload.policy import Policy
 
 # Opens an engine on which no container may go beyond the policy; without one, all may.

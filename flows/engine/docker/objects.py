@@ -6,7 +6,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from flows.engine_errors import said
+from flows.engine.docker.errors import said
 from flows.spec import LABEL_JOB_ID, Owned
 
 

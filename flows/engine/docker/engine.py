@@ -17,24 +17,24 @@ from prefect_docker.containers import (
     start_docker_container,
 )
 
-from flows import engine_volumes as volumes
 from flows.admission import Resources
-from flows.create_arguments import create_arguments, needs_run_volume
-from flows.engine_connection import is_local, negotiated
-from flows.engine_contract import Measured, Sink, Tailed
-from flows.engine_errors import NotFound, container_expected, translated
-from flows.engine_evidence import read_evidence
-from flows.engine_images import DockerImages
-from flows.engine_output import Attachment
-from flows.engine_owned import discard, list_owned, remove_container
-from flows.engine_ownership import run_reclaim
-from flows.engine_usage import Sampler
+from flows.engine.chown import Reclaim
+from flows.engine.contract import Measured, Sink, Tailed
+from flows.engine.docker import volumes
+from flows.engine.docker.chown import run_reclaim
+from flows.engine.docker.client import is_local, negotiated
+from flows.engine.docker.convert import create_arguments, needs_run_volume
+from flows.engine.docker.errors import NotFound, container_expected, translated
+from flows.engine.docker.events import read_evidence
+from flows.engine.docker.guard import require_within
+from flows.engine.docker.images import DockerImages
+from flows.engine.docker.logs import Attachment
+from flows.engine.docker.objects import discard, list_owned, remove_container
+from flows.engine.docker.stats import Sampler
+from flows.engine.evidence import Evidence
+from flows.engine.images.pull import Supply, obtain
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
-from flows.evidence import Evidence
-from flows.images import Supply, obtain
-from flows.last_check import require_within
 from flows.outcome import ContainerState, Image
-from flows.ownership import Reclaim
 from flows.payload.image_reference import Wanted
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
@@ -82,13 +82,13 @@ class DockerEngine:
             self._docker.close()
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         labels = await self._labels(spec.name)
         wanted = (LABEL_JOB_ID, LABEL_SPEC)
         return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         return await self._obtained(spec, supply)
 
     async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
@@ -96,11 +96,11 @@ class DockerEngine:
         return await obtain(images, wanted, supply or Supply())
 
     def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         self._secrets = secrets
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         if not spec.secrets:
             return {}
         found = await self._on_container(
@@ -110,7 +110,7 @@ class DockerEngine:
         return {name: value for name, _, value in given if name in spec.secrets}
 
     async def create(self, spec: ContainerSpec, image: Image) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         if missing := spec.secrets.keys() - self._secrets.keys():
             raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
         version = self._api_version
@@ -136,7 +136,7 @@ class DockerEngine:
             raise
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine_contract.Engine`.
+        """See `flows.engine.contract.Engine`.
 
         Docker makes a missing working directory in the container's own layer when it creates it,
         at the end of whatever links lead there, so the layer's difference from the image tells.
@@ -156,7 +156,7 @@ class DockerEngine:
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         attachment = await self._on_container(
             spec,
             "attaching to the output",
@@ -170,7 +170,7 @@ class DockerEngine:
             attachment.hang_up()
 
     async def start(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         try:
             with container_expected(spec.name), translated("starting the container"):
                 await start_docker_container.fn(spec.name, docker_host=self._host)
@@ -181,7 +181,7 @@ class DockerEngine:
                 raise EngineError(str(error)) from error
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if await self._wait_slice(spec, min(left, _WAIT_SLICE_SECONDS)):
@@ -189,7 +189,7 @@ class DockerEngine:
         return not (await self.inspect(spec)).running
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`.
+        """See `flows.engine.contract.Engine`.
 
         Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
         its tasks find no run to log to.
@@ -202,7 +202,7 @@ class DockerEngine:
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         sampler = Sampler(self._docker, spec.name)
         sampler.start()
         try:
@@ -211,7 +211,7 @@ class DockerEngine:
             sampler.stop()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.engine_contract.Engine`.
+        """See `flows.engine.contract.Engine`.
 
         Over a connection of its own: an engine that shuts down answers on those that are open for
         as long as it takes to stop its containers.
@@ -224,14 +224,14 @@ class DockerEngine:
         return await self._call("reading the engine's events", read)
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         found = await self._on_container(
             spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
         )
         return _state(found["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
             await self._call(
                 "removing the container", lambda: remove_container(self._docker.api, spec.name)
@@ -243,7 +243,7 @@ class DockerEngine:
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:
-        """See `flows.engine_contract.Engine`."""
+        """See `flows.engine.contract.Engine`."""
         image = await self._obtained(reclaim)
         await self._call(
             f"giving the files of {reclaim.job_id} back",

@@ -5,7 +5,7 @@ from contextlib import suppress
 import docker
 import docker.errors
 
-from flows.create_arguments import (
+from flows.engine.docker.convert import (
     Named,
     cache_volume_arguments,
     needs_run_volume,

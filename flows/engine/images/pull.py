@@ -20,16 +20,16 @@ from typing import Any, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
+from flows.engine.images.auth import Login
+from flows.engine.images.failures import image_error, not_present, other_platform, withheld
+from flows.engine.images.lock import Turns
+from flows.engine.images.private import PrivateImages
+from flows.engine.images.progress import PullProgress
 from flows.errors import ImageCause, ImageError
 from flows.outcome import Image
 from flows.payload.image_reference import ImageName, Wanted
 from flows.payload.platforms import is_for
-from flows.private_images import PrivateImages
-from flows.pull_progress import PullProgress
-from flows.pulling import image_error, not_present, other_platform, withheld
-from flows.registries import Login
 from flows.sizes import size
-from flows.turns import Turns
 
 T = TypeVar("T")
 Take = Callable[[Mapping[str, Any]], None]

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from flows.logs import LogFacts
 from flows.outcome import Outcome, OutcomeName, StoppedBy
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.logs import LogFacts
 
 _LONGEST_BACKOFF_SECONDS = 60.0
 

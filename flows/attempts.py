@@ -23,7 +23,6 @@ from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.finishing import finish
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
-from flows.logs import Journal, Logger, RunnerLog
 from flows.masking import Masker
 from flows.messages import state_message
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
@@ -35,7 +34,8 @@ from flows.run_progress import COLLECTING, RunProgress
 from flows.secret_blocks import container_secrets
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.logs import Journal, Logger, RunnerLog
 
 LOST = Outcome(
     OutcomeName.INFRASTRUCTURE,

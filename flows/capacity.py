@@ -6,8 +6,8 @@ import os
 from flows.admission import Resources
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError, EngineRefused
-from flows.logs import Logger
 from flows.settings import HostSettings
+from flows.workspace.logs import Logger
 
 _ENGINE_AWAY_SECONDS = 5.0
 # Of the engine's memory, what is left to the host itself.

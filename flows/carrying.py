@@ -14,11 +14,11 @@ from prefect.states import Cancelled
 
 from flows.lanes import Lanes
 from flows.ledger import Ledger
-from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.outcome import StoppedBy, ended_early
 from flows.settings import HostSettings
 from flows.stops import Stop, Why
+from flows.workspace.logs import Logger
 
 # What a worker that is told to end gives runs to end by themselves, and then to be handed over.
 _DRAIN_SECONDS = 5.0

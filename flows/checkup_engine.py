@@ -25,7 +25,7 @@ from flows.reclaim import reclaim
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.threads import in_thread
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 ENGINE, QUIET, CLOCK, PROBE, ROOM = (
     "Docker Engine",

@@ -14,7 +14,7 @@ from flows.errors import HostMisconfigured, WorkspaceError
 from flows.ledger import RUNS_FOLDER
 from flows.settings import HostSettings
 from flows.sizes import size
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 SETTINGS, GIT, WORKDIR, ROOM = "settings", "git", "job folders", "disk of the job folders"
 

@@ -11,13 +11,13 @@ from flows.attempt import Prepared
 from flows.engine.contract import Engine
 from flows.interrupts import to_the_end
 from flows.ledger import Ledger
-from flows.logs import Logger
 from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.reclaim import reclaim
 from flows.results import Results
 from flows.text import one_line
 from flows.verdict import collected, judged, uncollected
+from flows.workspace.logs import Logger
 
 # A worker may be restarted just then; to end a second time there is hardly chance.
 _MAX_TRIES = 2

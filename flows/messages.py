@@ -1,10 +1,10 @@
 """What the states of a run and of its stages say: the sentence that a person reads first. Pure."""
 
 from flows.attempt import Upload
-from flows.logs import LogFacts
 from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.text import last_line
 from flows.verdict import failed_tests, passed_tests
+from flows.workspace.logs import LogFacts
 
 _LAST_LINE_LENGTH = 200
 _STATE_NAMES = {

@@ -27,7 +27,6 @@ from prefect.types import DateTime
 
 from flows.engine.docker.engine import DockerEngine
 from flows.ledger import Busy, Ledger, open_jobs
-from flows.logs import Logger
 from flows.naming import FLOW_NAME
 from flows.other_hosts import host_of
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
@@ -35,6 +34,7 @@ from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of
 from flows.tidying import tidy, told
+from flows.workspace.logs import Logger
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)

@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flows.files import MAX_HASHED_BYTES, write_whole
 from flows.globs import Globs
-from flows.keeping import keep
 from flows.masking import MASK, Masker
 from flows.outputs_manifest import (
     CollectedFile,
@@ -25,9 +23,11 @@ from flows.outputs_manifest import (
 from flows.payload.fields import ARTIFACT_DIR
 from flows.results import OutputResult, OutputRow, Reason
 from flows.spec import ContainerSpec, Output
-from flows.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 from flows.uploads import printable
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.keeping import keep
+from flows.workspace.listing import MAX_HASHED_BYTES, write_whole
+from flows.workspace.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 
 # The parts of a path below a folder.
 _Names = tuple[str, ...]

@@ -12,10 +12,8 @@ from prefect import get_client, runtime
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.attempts import prepare_again
-from flows.checkout import checkout
 from flows.errors import HostMisconfigured
 from flows.ledger import Ledger
-from flows.logs import Journal, Logger
 from flows.masking import Masker
 from flows.naming import run_name
 from flows.other_hosts import attempts_elsewhere
@@ -26,7 +24,9 @@ from flows.payload.repository import Remote
 from flows.secret_blocks import container_secrets, with_credentials
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.git import checkout
+from flows.workspace.logs import Journal, Logger
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from flows.attempts import with_files_back
 from flows.engine.selection import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
-from flows.logs import Journal, Logger
 from flows.outcome import Outcome
 from flows.picture import usage_svg
 from flows.run_artifacts import run_artifacts
@@ -24,7 +23,8 @@ from flows.run_json import RunReport
 from flows.run_progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.spec import ContainerSpec
 from flows.storage import create_link, deliver, intended
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.logs import Journal, Logger
 
 
 @dataclass(frozen=True, slots=True)

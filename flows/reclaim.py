@@ -14,10 +14,10 @@ from flows.engine.chown import RECLAIM_SECONDS, Found, Owner, Reclaim, look, rec
 from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.interrupts import to_the_end
-from flows.removal import remove_tree
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
-from flows.workspace import REMOVED, Workspace, left_behind, mount_of
+from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
+from flows.workspace.removal import remove_tree
 
 # With the pull of its image, where it is missing; well within what the limits of a run allow for.
 _LIMIT_SECONDS = RECLAIM_SECONDS + 120.0

@@ -18,13 +18,11 @@ from prefect.logging import disable_run_logger
 
 from flows import execution, judging
 from flows.attempt import Prepared, RetryRules
-from flows.checkout import checkout
 from flows.engine.contract import Sink
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.interrupts import Interrupt
 from flows.ledger import Ledger
-from flows.logs import RunnerLog
 from flows.masking import Masker
 from flows.outcome import Outcome, StoppedBy
 from flows.payload.image_reference import ImageName
@@ -37,7 +35,9 @@ from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.git import checkout
+from flows.workspace.logs import RunnerLog
 
 _LOGGER = logging.getLogger(__name__)
 

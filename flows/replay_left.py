@@ -14,7 +14,7 @@ from flows.reclaim import reclaim, remove_left_behind
 from flows.replay_place import Say
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 LABEL_REPLAY = "moonmind.replay_of"
 _SUFFIX = ".replay"

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from flows.attempt import Upload
 from flows.errors import Fault
-from flows.logs import LogFacts
 from flows.markdown import code, escape, fence, table
 from flows.messages import not_uploaded
 from flows.outcome import Outcome, OutcomeName, StoppedBy, signal_name
@@ -17,6 +16,7 @@ from flows.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsR
 from flows.sizes import duration, size
 from flows.text import one_line, shown_lines
 from flows.uploads import file_address
+from flows.workspace.logs import LogFacts
 
 _LISTED_IN_REPORT = 50
 # A payload may hold half a megabyte.

@@ -23,9 +23,9 @@ from flows.results import (
 )
 from flows.spec import ContainerSpec
 from flows.text import one_line
-from flows.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
 from flows.uploads import printable
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
 
 # The parts of a path below a folder.
 _Names = tuple[str, ...]

@@ -16,11 +16,11 @@ from uuid import uuid4
 
 from blocks.storage import ArtifactStorage
 from flows.ledger import RUNS_FOLDER, Busy, Ledger, known_jobs
-from flows.removal import remove_tree
 from flows.stops import stop_of
-from flows.tree import Tree, walk
 from flows.upload_journal import pending_uploads
-from flows.workspace import REMOVED
+from flows.workspace.folder import REMOVED
+from flows.workspace.removal import remove_tree
+from flows.workspace.tree import Tree, walk
 
 _GIB = 1024**3
 # Of a sweep, which has more to do.

@@ -9,13 +9,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from flows.attempt import Executed, Prepared
-from flows.files import Listing
 from flows.outcome import FailureClass, OutcomeName, StoppedBy
 from flows.published_model import PublishedModel
 from flows.reproduction import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.text import one_line
+from flows.workspace.listing import Listing
 
 SCHEMA_VERSION: Literal[1] = 1
 _TABLE_WIDTH = 120

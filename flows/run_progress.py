@@ -17,12 +17,12 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
-from flows.logs import Logger
 from flows.markdown import escape
 from flows.messages import state_message
 from flows.progress_artifact import ProgressArtifact, find
 from flows.sizes import duration, size
 from flows.spec import ContainerSpec
+from flows.workspace.logs import Logger
 
 PROGRESS_KEY = "container-run-progress"
 COLLECTING = "collecting what it left"

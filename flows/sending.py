@@ -9,9 +9,9 @@ from io import BytesIO
 
 from flows.errors import StorageError, WorkspaceError
 from flows.stores import PART_BYTES, Source, Stopped, Store, explain
-from flows.tree import Tree, open_file
 from flows.upload_journal import Progress, UploadJournal
 from flows.uploads import MANIFEST, Item, Manifest, Plan, SkippedFile, StoredFile
+from flows.workspace.tree import Tree, open_file
 
 # A file that the store refuses must not keep the others; a store that is away refuses all.
 _FAILURES = 10

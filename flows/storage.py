@@ -20,17 +20,14 @@ from prefect.client.schemas.actions import ArtifactCreate
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
-from flows.files import is_folder
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_SECONDS
-from flows.logs import Logger
 from flows.markdown import code
 from flows.sending import Sending
 from flows.spec import ContainerSpec
 from flows.stops import stop_of
 from flows.stores import Store, explain, open_store
 from flows.threads import begin, in_thread
-from flows.tree import Tree, walk
 from flows.upload_journal import UploadJournal, pending_uploads
 from flows.uploads import (
     Plan,
@@ -43,6 +40,9 @@ from flows.uploads import (
     progress,
     summary,
 )
+from flows.workspace.listing import is_folder
+from flows.workspace.logs import Logger
+from flows.workspace.tree import Tree, walk
 
 FILES_KEY = "container-run-files"
 

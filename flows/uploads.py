@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from flows.published_model import PublishedModel
-from flows.tree import Found, Kind
+from flows.workspace.tree import Found, Kind
 
 MANIFEST = "manifest.json"
 # Of a local file's name, and of a key in S3 less the base, the job's id and the attempt.

@@ -14,7 +14,7 @@ from flows.reported_tests import reported_tests
 from flows.results import REASONS, OutputResult, ReportedTests, Results
 from flows.spec import ContainerSpec
 from flows.text import one_line
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 _NAMED = 3
 _NAME_LENGTH = 80

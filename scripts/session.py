@@ -17,7 +17,7 @@ import httpx
 
 from flows.messages import outcome_of_state
 from flows.payload.models import parse
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
 
 HOME = ROOT / ".run"

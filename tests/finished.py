@@ -6,10 +6,10 @@ from uuid import uuid4
 
 from flows.attempt import Attempt, Executed, Prepared, RetryRules
 from flows.ledger import Ledger
-from flows.logs import LogFacts
 from flows.outcome import Outcome, OutcomeName
 from flows.spec import Run
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.logs import LogFacts
 from tests.runs import payload
 from tests.specs import compiled
 

@@ -7,7 +7,7 @@ from flows.outcome import Image
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 RUN = Run("7f1e", attempt=2, worker="host-1", now=NOW)

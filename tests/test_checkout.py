@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
-from flows.checkout import checkout
 from flows.errors import RepositoryRejected, WorkspaceError
 from flows.payload.repository import Remote
+from flows.workspace.git import checkout
 from scripts.stack import free_port
 from tests.git_server import PASSWORD, USER, commit_all, git, git_daemon, git_http
 from tests.runs import Runner, shell

@@ -36,7 +36,7 @@ from flows.outcome import OutcomeName
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI
 from tests.runs import BUSYBOX, left_on_engine, payload
 

@@ -22,7 +22,7 @@ from flows.errors import ContainerGone, EngineError, ImageError
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
 from tests.runs import BUSYBOX, left_on_engine, payload

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.files import Entry, Listing, listing, write_whole
-from flows.held_file import HeldFile
-from flows.inside import folder_of, opened_at, opened_to_append
+from flows.workspace.listing import Entry, Listing, listing, write_whole
+from flows.workspace.log_file import HeldFile
+from flows.workspace.safe_open import folder_of, opened_at, opened_to_append
 from tests.hosts import as_nobody, need_root, nobodys_folder
 
 

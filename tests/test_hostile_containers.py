@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import (
 )
 
 from blocks.policy import POLICY_NAME, ContainerPolicy
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.runs import PYTHON, Finished, Runner, payload
 
 pytestmark = [pytest.mark.docker, pytest.mark.thorough]

@@ -27,7 +27,7 @@ from flows.outcome import Image, OutcomeName, StoppedBy
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from scripts.stack import free_port
 from tests.cutting_proxy import CuttingProxy
 from tests.hosts import disk

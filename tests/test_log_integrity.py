@@ -23,7 +23,7 @@ from flows.engine.docker.logs import _frames
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.cutting_proxy import CuttingProxy
 from tests.runs import BUSYBOX, payload

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 
 import pytest
 
-from flows.logs import Journal, RunnerLog, Teller
+from flows.workspace.logs import Journal, RunnerLog, Teller
 from tests.hosts import disk
 
 LOGGER = logging.getLogger("tests.journal")

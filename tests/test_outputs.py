@@ -18,8 +18,8 @@ from flows.masking import Masker
 from flows.outputs import Collection, Limits
 from flows.outputs_manifest import OutputsManifest
 from flows.spec import ContainerSpec
-from flows.tree import MAX_DEPTH
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.tree import MAX_DEPTH
 from tests.hosts import disk, fill, need_root
 from tests.runs import payload
 from tests.specs import RUN, compiled

@@ -18,11 +18,11 @@ from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.outcome import Image
 from flows.reclaim import reclaim, remove_left_behind
-from flows.removal import remove_tree
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.removal import remove_tree
 from tests.hosts import NOBODY, as_nobody, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine
 from tests.specs import BIND, IMAGE, NOW, VOLUME, compiled

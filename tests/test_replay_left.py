@@ -16,7 +16,7 @@ from flows.cli.exit_status import ExitStatus
 from flows.ledger import Ledger
 from flows.replay_left import marker, remove
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.command import COMMAND, Here, environment
 from tests.runs import BUSYBOX, left_on_engine, shell
 from tests.specs import NOW, compiled

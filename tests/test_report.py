@@ -28,8 +28,6 @@ from flows.errors import (
     PayloadError,
     WorkspaceError,
 )
-from flows.files import Entry, Listing
-from flows.logs import LogFacts
 from flows.outcome import (
     ContainerState,
     FailureClass,
@@ -42,7 +40,9 @@ from flows.outcome import (
 )
 from flows.payload.models import parse
 from flows.run_json import RunReport
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
+from flows.workspace.listing import Entry, Listing
+from flows.workspace.logs import LogFacts
 from tests.specs import IMAGE, NOW, compiled
 from tests.strategies import FULL, enabled
 

@@ -24,7 +24,7 @@ from flows.outcome import Image
 from flows.payload.policy import Policy
 from flows.reproduction import OPTIONS, docker_run, quote
 from flows.spec import ContainerSpec, Run
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http
 from tests.runs import BUSYBOX, PYTHON, Runner, payload
 from tests.specs import IMAGE, compiled

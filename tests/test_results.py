@@ -26,7 +26,7 @@ from flows.recovery import CANCELED
 from flows.results import Results
 from flows.spec import Run
 from flows.verdict import collected, judged
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
 from tests.runs import Runner, left_on_engine, shell
 from tests.specs import compiled

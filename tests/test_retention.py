@@ -13,7 +13,7 @@ from flows.attempt import Attempt
 from flows.ledger import Ledger, known_jobs
 from flows.retention import Kept, Rules, due, remove_due, rules_of
 from flows.upload_journal import UploadJournal
-from flows.workspace import left_behind
+from flows.workspace.folder import left_behind
 from tests.finished import finished
 
 NOW = datetime.now(UTC)

@@ -20,7 +20,6 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.engine.usage import Point
-from flows.logs import LogFacts
 from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.run_progress import (
     COLLECTING,
@@ -33,6 +32,7 @@ from flows.run_progress import (
     sentence,
 )
 from flows.spec import ContainerSpec
+from flows.workspace.logs import LogFacts
 from tests.runs import Runner, shell
 from tests.specs import NOW, compiled
 from tests.strategies import FULL

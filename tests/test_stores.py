@@ -20,13 +20,13 @@ from prefect.types import SecretDict
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.errors import StorageError
-from flows.removal import remove_tree
 from flows.sending import Sending
 from flows.storage import upload
 from flows.stores import BlockStore, FsspecStore, Source, explain, secrets_of
-from flows.tree import Tree, walk
 from flows.upload_journal import UploadJournal
 from flows.uploads import plan
+from flows.workspace.removal import remove_tree
+from flows.workspace.tree import Tree, walk
 from tests.finished import finished
 from tests.gate import Gate
 from tests.holding_proxy import to_port

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.tree import Found
 from flows.uploads import (
     Manifest,
     SkippedFile,
@@ -19,6 +18,7 @@ from flows.uploads import (
     plan,
     progress,
 )
+from flows.workspace.tree import Found
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 # File names are bytes; Python shows those that are no UTF-8 as surrogates.

@@ -17,7 +17,7 @@ from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.results_tables import table_of_outputs, table_of_tests
 from flows.spec import ContainerSpec
 from flows.verdict import collected, judged, uncollected
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.runs import payload
 from tests.specs import NOW, RUN, compiled
 

@@ -14,7 +14,7 @@ from flows.engine.docker.engine import DockerEngine
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.spec import Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI
 from tests.runs import Runner, left_on_engine, shell
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.errors import WorkspaceError
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 from tests.hosts import NOBODY, as_nobody, disk, fill, need_root, nobodys_folder
 
 RUN_JSON = json.dumps({"padding": "x" * 100_000})

@@ -15,7 +15,7 @@ from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.settings import HostSettings
 from flows.spec import Run, compile_spec
-from flows.workspace import Workspace
+from flows.workspace.folder import Workspace
 
 
 def checked(output: Output, name: str) -> int:

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from flows.held_file import HeldFile
 from flows.masking import Masker
+from flows.workspace.log_file import HeldFile
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

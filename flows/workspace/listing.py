@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flows.inside import beside, clear, folder_of, new_file, opened_at
+from flows.workspace.safe_open import beside, clear, folder_of, new_file, opened_at
 
 # What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
 # nothing to make. 20 GiB are half a minute of hashing.

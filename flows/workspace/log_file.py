@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from flows.inside import clear, folder_of, nameless_file, new_file, opened_to_append
+from flows.workspace.safe_open import clear, folder_of, nameless_file, new_file, opened_to_append
 
 
 class HeldFile:

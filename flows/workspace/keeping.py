@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from flows.inside import beside, folder_of, new_file
+from flows.workspace.safe_open import beside, folder_of, new_file
 
 
 def keep(source: BinaryIO, path: Path, root: Path) -> None:

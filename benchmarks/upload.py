@@ -30,8 +30,8 @@ from benchmarks.counts import report
 from benchmarks.measures import MIB, cpu_seconds
 from blocks.storage import ArtifactStorage
 from flows.ledger import Ledger
-from flows.storage import upload
-from flows.upload_journal import UploadJournal
+from flows.outputs.upload import upload
+from flows.outputs.upload_journal import UploadJournal
 from tests.finished import finished
 from tests.s3 import BUCKET, Endpoint, endpoint
 

@@ -13,7 +13,7 @@ from flows.checkup_prefect import API
 from flows.engine.docker.probe import refused_login
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, StorageError
-from flows.stores import Source, Store, explain, open_store
+from flows.outputs.stores import Source, Store, explain, open_store
 from flows.threads import in_thread
 
 POLICY, STORAGE, REGISTRIES = "policy", "storage", "registries"

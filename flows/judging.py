@@ -1,4 +1,4 @@
-"""The verdict on an attempt, by whichever process comes to it; see `flows.verdict`.
+"""The verdict on an attempt, by whichever process comes to it; see `flows.outputs.verdict`.
 
 What a task left may be such that the process which looks at it dies. What is known of the run
 without it, its exit code above all, is not to die with that.
@@ -13,10 +13,10 @@ from flows.interrupts import to_the_end
 from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcome import Outcome
+from flows.outputs.verdict import collected, judged, uncollected
 from flows.reclaim import reclaim
 from flows.results import Results
 from flows.text import one_line
-from flows.verdict import collected, judged, uncollected
 from flows.workspace.logs import Logger
 
 # A worker may be restarted just then; to end a second time there is hardly chance.

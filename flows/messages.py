@@ -2,8 +2,8 @@
 
 from flows.attempt import Upload
 from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.outputs.verdict import failed_tests, passed_tests
 from flows.text import last_line
-from flows.verdict import failed_tests, passed_tests
 from flows.workspace.logs import LogFacts
 
 _LAST_LINE_LENGTH = 200

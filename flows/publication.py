@@ -17,12 +17,12 @@ from flows.engine.selection import open_engine
 from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.outcome import Outcome
+from flows.outputs.upload import create_link, deliver, intended
 from flows.picture import usage_svg
 from flows.run_artifacts import run_artifacts
 from flows.run_json import RunReport
 from flows.run_progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.spec import ContainerSpec
-from flows.storage import create_link, deliver, intended
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
 

@@ -27,11 +27,11 @@ from flows.events import emit_finished, emit_started
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container_parts import Retry
 from flows.payload.models import parse, secrets_of
 from flows.publication import publish_attempt
 from flows.settings import HostSettings
-from flows.upload_journal import UploadJournal
 from flows.workspace.logs import LogFacts, Logger
 
 _MOMENT_SECONDS = 5.0

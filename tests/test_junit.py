@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
+from flows.outputs.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
 from flows.results import Case
 
 MIB = 1024**2

@@ -13,10 +13,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from flows import outputs
 from flows.masking import Masker
-from flows.outputs import Collection, Limits
-from flows.outputs_manifest import OutputsManifest
+from flows.outputs import collect as outputs
+from flows.outputs.collect import Collection, Limits
+from flows.outputs.manifest import OutputsManifest
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.tree import MAX_DEPTH
@@ -26,7 +26,7 @@ from tests.specs import RUN, compiled
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "outputs.schema.json"
 REGENERATE = (
-    "python -c 'import json; from flows.outputs_manifest import OutputsManifest; print(json.dumps("
+    "python -c 'import json; from flows.outputs.manifest import OutputsManifest; print(json.dumps("
     'OutputsManifest.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/outputs.schema.json"
 )

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from flows import messages, naming, pull_news, report, run_json, run_progress, storage
+from flows import messages, naming, pull_news, report, run_json, run_progress
 from flows.attempt import Executed, Prepared, RetryRules, Upload
 from flows.engine.usage import Usage
 from flows.errors import (
@@ -38,6 +38,7 @@ from flows.outcome import (
     judge,
     outcome_of,
 )
+from flows.outputs import upload as storage
 from flows.payload.models import parse
 from flows.run_json import RunReport
 from flows.workspace.folder import Workspace

@@ -22,10 +22,10 @@ from flows.judging import verdict
 from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcome import Outcome
+from flows.outputs.verdict import collected, judged
 from flows.recovery import CANCELED
 from flows.results import Results
 from flows.spec import Run
-from flows.verdict import collected, judged
 from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
 from tests.runs import Runner, left_on_engine, shell

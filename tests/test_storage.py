@@ -20,9 +20,9 @@ from flows.attempt import Upload
 from flows.container_task import container_task
 from flows.ledger import Ledger
 from flows.orphans import reap_orphans
-from flows.storage import _links
-from flows.upload_journal import UploadJournal, pending_uploads
-from flows.uploads import key_of, link
+from flows.outputs.upload import _links
+from flows.outputs.upload_journal import UploadJournal, pending_uploads
+from flows.outputs.upload_plan import key_of, link
 from tests.finished import finished
 from tests.runs import Finished, Runner, payload, shell
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint

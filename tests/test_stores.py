@@ -20,11 +20,11 @@ from prefect.types import SecretDict
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.errors import StorageError
-from flows.sending import Sending
-from flows.storage import upload
-from flows.stores import BlockStore, FsspecStore, Source, explain, secrets_of
-from flows.upload_journal import UploadJournal
-from flows.uploads import plan
+from flows.outputs.stores import BlockStore, FsspecStore, Source, explain, secrets_of
+from flows.outputs.upload import upload
+from flows.outputs.upload_journal import UploadJournal
+from flows.outputs.upload_plan import plan
+from flows.outputs.uploader import Sending
 from flows.workspace.removal import remove_tree
 from flows.workspace.tree import Tree, walk
 from tests.finished import finished
@@ -174,8 +174,8 @@ async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attemp
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
         "from flows.ledger import Ledger\n"
-        "from flows.storage import upload\n"
-        "from flows.upload_journal import UploadJournal\n"
+        "from flows.outputs.upload import upload\n"
+        "from flows.outputs.upload_journal import UploadJournal\n"
         "root, job, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
         "storage = ArtifactStorage(url=url, options=json.loads(options), parallel_uploads=2)\n"
         "attempt = Ledger(root, job).last()\n"
@@ -213,8 +213,8 @@ async def test_memory_stays_flat_however_large_the_files(s3: Endpoint, tmp_path:
         "import asyncio, json, logging, os, resource, sys\n"
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
-        "from flows.storage import upload\n"
-        "from flows.upload_journal import UploadJournal\n"
+        "from flows.outputs.upload import upload\n"
+        "from flows.outputs.upload_journal import UploadJournal\n"
         "from tests.finished import finished\n"
         "root, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
         "def peak(mib):\n"

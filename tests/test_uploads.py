@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.uploads import (
+from flows.outputs.upload_plan import (
     Manifest,
     SkippedFile,
     StoredFile,

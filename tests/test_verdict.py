@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from flows.junit import TEXT_LENGTH, Budget, read_report
 from flows.masking import Masker
 from flows.messages import stage_name, state_message
 from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
-from flows.reported_tests import _shown, reported_tests
+from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
+from flows.outputs.junit_summary import _shown, reported_tests
+from flows.outputs.verdict import collected, judged, uncollected
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.results_tables import table_of_outputs, table_of_tests
 from flows.spec import ContainerSpec
-from flows.verdict import collected, judged, uncollected
 from flows.workspace.folder import Workspace
 from tests.runs import payload
 from tests.specs import NOW, RUN, compiled
@@ -257,7 +257,7 @@ def test_reports_that_take_too_long_to_read_do_not_count(
     job: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report(job, case("a"))
-    monkeypatch.setattr("flows.reported_tests._SECONDS", -1.0)
+    monkeypatch.setattr("flows.outputs.junit_summary._SECONDS", -1.0)
     tests = told(job)
     assert (tests.files, tests.total) == (0, 0)
     assert [each.reason for each in tests.unreadable] == [

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from io import BytesIO
 
 from flows.errors import StorageError, WorkspaceError
-from flows.stores import PART_BYTES, Source, Stopped, Store, explain
-from flows.upload_journal import Progress, UploadJournal
-from flows.uploads import MANIFEST, Item, Manifest, Plan, SkippedFile, StoredFile
+from flows.outputs.stores import PART_BYTES, Source, Stopped, Store, explain
+from flows.outputs.upload_journal import Progress, UploadJournal
+from flows.outputs.upload_plan import MANIFEST, Item, Manifest, Plan, SkippedFile, StoredFile
 from flows.workspace.tree import Tree, open_file
 
 # A file that the store refuses must not keep the others; a store that is away refuses all.

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, advice, ending
-from flows.outputs import collect, pattern_of
-from flows.reported_tests import reported_tests
+from flows.outputs.collect import collect, pattern_of
+from flows.outputs.junit_summary import reported_tests
 from flows.results import REASONS, OutputResult, ReportedTests, Results
 from flows.spec import ContainerSpec
 from flows.text import one_line

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flows.globs import Globs
 from flows.masking import MASK, Masker
-from flows.outputs_manifest import (
+from flows.outputs.globs import Globs
+from flows.outputs.manifest import (
     CollectedFile,
     CollectedOutput,
     OutputsManifest,
@@ -20,10 +20,10 @@ from flows.outputs_manifest import (
     result_of,
     rows_of,
 )
+from flows.outputs.upload_plan import printable
 from flows.payload.fields import ARTIFACT_DIR
 from flows.results import OutputResult, OutputRow, Reason
 from flows.spec import ContainerSpec, Output
-from flows.uploads import printable
 from flows.workspace.folder import Workspace
 from flows.workspace.keeping import keep
 from flows.workspace.listing import MAX_HASHED_BYTES, write_whole

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flows.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
 from flows.masking import Masker
+from flows.outputs.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
+from flows.outputs.upload_plan import printable
 from flows.results import (
     MAX_NAMED,
     MAX_ROWS,
@@ -23,7 +24,6 @@ from flows.results import (
 )
 from flows.spec import ContainerSpec
 from flows.text import one_line
-from flows.uploads import printable
 from flows.workspace.folder import Workspace
 from flows.workspace.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
 

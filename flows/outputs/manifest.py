@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from flows.published_model import PublishedModel
+from flows.outputs.published_model import PublishedModel
 from flows.results import MAX_ROWS, OutputResult, OutputRow, Reason
 
 # The rows are noted of a run, which is written anew several times; the manifest has it all.

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from flows.published_model import PublishedModel
+from flows.outputs.published_model import PublishedModel
 from flows.workspace.tree import Found, Kind
 
 MANIFEST = "manifest.json"

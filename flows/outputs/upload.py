@@ -1,6 +1,6 @@
 """Where the results of an attempt go: uploaded when it is published, or by the sweep after that.
 
-An upload that is not complete has a journal (`flows.upload_journal`), from before its first byte
+An upload that is not complete has a journal (`flows.outputs.upload_journal`), from before its first byte
 until after its manifest. What keeps it is told beside the outcome and never changes that.
 """
 
@@ -23,13 +23,9 @@ from flows.errors import StorageError, WorkspaceError
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.markdown import code
-from flows.sending import Sending
-from flows.spec import ContainerSpec
-from flows.stops import stop_of
-from flows.stores import Store, explain, open_store
-from flows.threads import begin, in_thread
-from flows.upload_journal import UploadJournal, pending_uploads
-from flows.uploads import (
+from flows.outputs.stores import Store, explain, open_store
+from flows.outputs.upload_journal import UploadJournal, pending_uploads
+from flows.outputs.upload_plan import (
     Plan,
     allowance,
     file_address,
@@ -40,6 +36,10 @@ from flows.uploads import (
     progress,
     summary,
 )
+from flows.outputs.uploader import Sending
+from flows.spec import ContainerSpec
+from flows.stops import stop_of
+from flows.threads import begin, in_thread
 from flows.workspace.listing import is_folder
 from flows.workspace.logs import Logger
 from flows.workspace.tree import Tree, walk

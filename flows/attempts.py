@@ -24,13 +24,13 @@ from flows.finishing import finish
 from flows.interrupts import Interrupt
 from flows.ledger import RUNS_FOLDER, Ledger
 from flows.masking import Masker
-from flows.messages import state_message
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
-from flows.progress_artifact import ProgressArtifact
-from flows.pull_news import PROGRESS_KEY, PrefectTeller
 from flows.reclaim import reclaim
-from flows.run_progress import COLLECTING, RunProgress
+from flows.report.progress import COLLECTING, RunProgress
+from flows.report.progress_artifact import ProgressArtifact
+from flows.report.pull_observer import PROGRESS_KEY, PrefectTeller
+from flows.report.sentences import state_message
 from flows.secret_blocks import container_secrets
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary

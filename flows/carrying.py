@@ -14,8 +14,8 @@ from prefect.states import Cancelled
 
 from flows.lanes import Lanes
 from flows.ledger import Ledger
-from flows.naming import FLOW_NAME
 from flows.outcome import StoppedBy, ended_early
+from flows.report.names import FLOW_NAME
 from flows.settings import HostSettings
 from flows.stops import Stop, Why
 from flows.workspace.logs import Logger

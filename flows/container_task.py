@@ -19,7 +19,6 @@ from prefect.context import FlowRunContext
 from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 from pydantic_core import PydanticUndefined
 
-from flows import report
 from flows.attempt import Attempt, backoff_seconds, is_retried
 from flows.attempts import (
     execute_attempt,
@@ -35,13 +34,14 @@ from flows.limits import (
     execute_seconds,
     flow_seconds,
 )
-from flows.messages import stage_name, state_message, state_name
-from flows.naming import FLOW_NAME, REPORT_KEY, run_name
 from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload.models import PAYLOAD, TaskPayload, secrets_of
 from flows.preparation import prepare_attempt
 from flows.publication import publish_attempt
 from flows.recovery import CANCELED, settle
+from flows.report import page as report
+from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
+from flows.report.sentences import stage_name, state_message, state_name
 from flows.settings import HostSettings
 from flows.stops import Stop, Why, stop_of
 

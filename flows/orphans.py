@@ -27,9 +27,9 @@ from prefect.types import DateTime
 
 from flows.engine.docker.engine import DockerEngine
 from flows.ledger import Busy, Ledger, open_jobs
-from flows.naming import FLOW_NAME
 from flows.other_hosts import host_of
 from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
+from flows.report.names import FLOW_NAME
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.stops import stop_of

@@ -15,12 +15,12 @@ from flows.attempts import prepare_again
 from flows.errors import HostMisconfigured
 from flows.ledger import Ledger
 from flows.masking import Masker
-from flows.naming import run_name
 from flows.other_hosts import attempts_elsewhere
 from flows.payload.container_parts import Retry
 from flows.payload.models import TaskPayload, misplaced, names_secrets, runnable
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
+from flows.report.names import run_name
 from flows.secret_blocks import container_secrets, with_credentials
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec

@@ -10,7 +10,6 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
-from flows import report, run_json
 from flows.attempt import Attempt, Executed, Prepared
 from flows.attempts import with_files_back
 from flows.engine.selection import open_engine
@@ -18,10 +17,12 @@ from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.outcome import Outcome
 from flows.outputs.upload import create_link, deliver, intended
-from flows.picture import usage_svg
-from flows.run_artifacts import run_artifacts
-from flows.run_json import RunReport
-from flows.run_progress import PUBLISHING, UPLOADING, RunProgress, end_progress
+from flows.report import page as report
+from flows.report import run_json
+from flows.report.artifacts import run_artifacts
+from flows.report.chart import usage_svg
+from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
+from flows.report.run_json import RunReport
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger

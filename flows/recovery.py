@@ -23,7 +23,6 @@ from flows.attempt import Executed
 from flows.attempts import finish_attempt
 from flows.engine.selection import open_engine
 from flows.errors import PayloadError
-from flows.events import emit_finished, emit_started
 from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
@@ -31,6 +30,7 @@ from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container_parts import Retry
 from flows.payload.models import parse, secrets_of
 from flows.publication import publish_attempt
+from flows.report.events import emit_finished, emit_started
 from flows.settings import HostSettings
 from flows.workspace.logs import LogFacts, Logger
 

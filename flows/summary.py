@@ -27,11 +27,11 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.types import DateTime
 from pydantic import Field
 
-from flows.events import emit_summary
-from flows.messages import state_name
-from flows.naming import FLOW_NAME, METADATA_KEY
 from flows.outcome import Outcome, OutcomeName
-from flows.summary_report import (
+from flows.report.events import emit_summary
+from flows.report.names import FLOW_NAME, METADATA_KEY
+from flows.report.sentences import state_name
+from flows.report.summary import (
     Attempt,
     Period,
     Summary,

@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.async_api import Page, expect
 
-from flows.naming import REPORT_KEY
+from flows.report.names import REPORT_KEY
 from scripts.browser import HEIGHT, WIDTH, SubmitForm, chromium, opened_page, visit
 from scripts.postgres import Postgres
 from scripts.screenshot_tasks import PROJECT, tasks

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows import events
-from flows.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
-from flows.messages import state_name
 from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.report import events
+from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
+from flows.report.sentences import state_name
 from scripts.stack import ROOT, Stack, flow_run_id
 from tests.finished import finished
 from tests.runs import payload

@@ -14,9 +14,9 @@ import pytest
 from flows.engine.docker.convert import create_arguments
 from flows.engine.docker.guard import require_within
 from flows.errors import PayloadError
-from flows.naming import run_name
 from flows.payload.models import parse, require_runnable
 from flows.payload.policy import Policy
+from flows.report.names import run_name
 from tests.specs import BIND, IMAGE, VOLUME, compiled
 from tests.strategies import FULL, enabled
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from flows.masking import Masker
-from flows.naming import run_name
+from flows.report.names import run_name
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
 
 

@@ -15,8 +15,8 @@ from flows.engine.images.pull import Supply, Take, Teller, obtain
 from flows.errors import EngineUnavailable, ImageError
 from flows.outcome import Image
 from flows.payload.image_reference import Wanted
-from flows.progress_artifact import ProgressArtifact
-from flows.pull_news import PrefectTeller
+from flows.report.progress_artifact import ProgressArtifact
+from flows.report.pull_observer import PrefectTeller
 from tests.specs import compiled
 from tests.strategies import FULL
 

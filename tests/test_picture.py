@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from flows.engine.usage import MAX_POINTS, Point, Series, thinned
-from flows.picture import usage_svg, used_processors
+from flows.report.chart import usage_svg, used_processors
 
 GIB = 1024**3
 
@@ -131,7 +131,7 @@ def test_a_picture_leaves_nothing_behind_in_the_interpreter() -> None:
     look = (
         "import sys, warnings; warnings.simplefilter('error')\n"
         "from flows.engine.usage import Point\n"
-        "from flows.picture import usage_svg\n"
+        "from flows.report.chart import usage_svg\n"
         "assert usage_svg([Point(i, i, i) for i in range(9)], None, None)\n"
         "sys.exit(not all(hasattr(finder, 'find_spec') for finder in sys.meta_path))"
     )

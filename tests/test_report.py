@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from flows import messages, naming, pull_news, report, run_json, run_progress
 from flows.attempt import Executed, Prepared, RetryRules, Upload
 from flows.engine.usage import Usage
 from flows.errors import (
@@ -40,7 +39,13 @@ from flows.outcome import (
 )
 from flows.outputs import upload as storage
 from flows.payload.models import parse
-from flows.run_json import RunReport
+from flows.report import names as naming
+from flows.report import page as report
+from flows.report import progress as run_progress
+from flows.report import pull_observer as pull_news
+from flows.report import run_json
+from flows.report import sentences as messages
+from flows.report.run_json import RunReport
 from flows.workspace.folder import Workspace
 from flows.workspace.listing import Entry, Listing
 from flows.workspace.logs import LogFacts
@@ -49,7 +54,7 @@ from tests.strategies import FULL, enabled
 
 SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
 REGENERATE = (
-    "python -c 'import json; from flows.run_json import RunReport; print(json.dumps("
+    "python -c 'import json; from flows.report.run_json import RunReport; print(json.dumps("
     'RunReport.model_json_schema(by_alias=True, mode="serialization"), indent=2))\''
     " > docs/run.schema.json"
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows import report
+from flows.report import page as report
 from flows.results import Case, OutputResult, ReportedTests, Results, UnreadableReport
 from tests.test_report import HOSTILE, LOG, OUTCOMES, UNSEEN, Page, page, reported, terminal
 

@@ -22,7 +22,7 @@ from flows.engine.docker.convert import create_arguments
 from flows.engine.docker.engine import DockerEngine
 from flows.outcome import Image
 from flows.payload.policy import Policy
-from flows.reproduction import OPTIONS, docker_run, quote
+from flows.report.docker_run import OPTIONS, docker_run, quote
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http

@@ -21,7 +21,7 @@ from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.engine.usage import Point
 from flows.outcome import FailureClass, Outcome, OutcomeName
-from flows.run_progress import (
+from flows.report.progress import (
     COLLECTING,
     PROGRESS_KEY,
     PUBLISHING,

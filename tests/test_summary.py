@@ -7,8 +7,7 @@ import pytest
 from prefect import get_client
 
 from flows.outcome import OutcomeName
-from flows.summary import look_back
-from flows.summary_report import (
+from flows.report.summary import (
     Attempt,
     Period,
     Summary,
@@ -17,6 +16,7 @@ from flows.summary_report import (
     payload,
     sentence,
 )
+from flows.summary import look_back
 from tests.runs import Runner, shell
 from tests.weather import Weather
 

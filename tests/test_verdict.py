@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from flows.masking import Masker
-from flows.messages import stage_name, state_message
 from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import _shown, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected
+from flows.report.sentences import stage_name, state_message
+from flows.report.tables import table_of_outputs, table_of_tests
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
-from flows.results_tables import table_of_outputs, table_of_tests
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.runs import payload

@@ -3,8 +3,8 @@
 from prefect.client.schemas.objects import FlowRun, State
 
 from flows.cli.exit_status import ExitStatus
-from flows.messages import outcome_of_state
 from flows.outcome import OutcomeName
+from flows.report.sentences import outcome_of_state
 
 
 def outcome_name(run: FlowRun) -> OutcomeName | None:

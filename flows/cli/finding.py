@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.cli.console import CommandError
 from flows.cli.exit_status import ExitStatus
-from flows.naming import FLOW_NAME
+from flows.report.names import FLOW_NAME
 
 _PAGE = 200
 # Of the newest runs; the API cannot look for the beginning of an id.

@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.engine.docker.convert import create_arguments, run_volume_name
 from flows.outcome import Image
 from flows.replay import Replayed
-from flows.reproduction import NEWEST_API, docker_options, quote
+from flows.report.docker_run import NEWEST_API, docker_options, quote
 from flows.spec import ContainerSpec
 
 # The image's, or in words of their own below.

@@ -19,7 +19,6 @@ from flows.cli.finding import find_run
 from flows.cli.looking import looks_at
 from flows.cli.runs import metadata_of
 from flows.cli.showing import shown
-from flows.messages import state_message
 from flows.prefect_api import api_url
 from flows.recordings import (
     UNTOLD,
@@ -31,6 +30,7 @@ from flows.recordings import (
 from flows.replay import KEPT_FOR, Replayed, replay
 from flows.replay_left import clean
 from flows.replay_place import Place
+from flows.report.sentences import state_message
 from flows.settings import HostSettings
 from flows.spec import command_summary
 

@@ -25,9 +25,9 @@ from flows.cli.finding import find_run
 from flows.cli.following import RunLog
 from flows.cli.following import told as tell_record
 from flows.cli.submitting import watched
-from flows.naming import METADATA_KEY, REPORT_KEY
 from flows.outcome import OutcomeName
 from flows.prefect_api import run_url
+from flows.report.names import METADATA_KEY, REPORT_KEY
 from flows.text import shown_lines
 
 

@@ -15,8 +15,8 @@ from flows.cli.console import CommandError, Output
 from flows.cli.endings import exit_status, outcome_name, summary
 from flows.cli.exit_status import ExitStatus
 from flows.cli.following import follow
-from flows.naming import run_name
 from flows.prefect_api import api_url, run_url, unreachable
+from flows.report.names import run_name
 
 
 @dataclass(frozen=True, slots=True)

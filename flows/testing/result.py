@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.events import Event
 
 from flows.outcome import OutcomeName
-from flows.run_json import RunReport
+from flows.report.run_json import RunReport
 from flows.spec import ContainerSpec, command_summary
 
 _SHOWN_LINES = 20

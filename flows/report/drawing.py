@@ -8,7 +8,7 @@ import pygal
 from pygal.etree import etree
 from pygal.style import Style
 
-from flows.picture import Panel, time_ticks
+from flows.report.chart import Panel, time_ticks
 from flows.sizes import duration
 
 # Its finder of maps, of which there are none, lacks what Python asks a finder for: Python warns of

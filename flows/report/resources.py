@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flows.run_json import RunReport
+from flows.report.run_json import RunReport
 from flows.sizes import duration, processors, size
 
 # What Docker gives a container that asks for nothing else.

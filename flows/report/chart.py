@@ -1,6 +1,6 @@
 """What the picture of a run's use of resources shows: quantities, titles, scales. Pure.
 
-`flows.drawing` draws it; that is loaded when a picture is wanted, which short runs have no use for.
+`flows.report.drawing` draws it; that is loaded when a picture is wanted, which short runs have no use for.
 """
 
 import math
@@ -72,7 +72,7 @@ def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | N
     shown = [panel for panel in panels if panel.values]
     if not shown:
         return None
-    from flows.drawing import draw
+    from flows.report.drawing import draw
 
     return draw(shown, points[-1].seconds)
 

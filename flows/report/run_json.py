@@ -11,7 +11,7 @@ from pydantic import Field
 from flows.attempt import Executed, Prepared
 from flows.outcome import FailureClass, OutcomeName, StoppedBy
 from flows.outputs.published_model import PublishedModel
-from flows.reproduction import docker_run, secret_variables
+from flows.report.docker_run import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary
 from flows.text import one_line

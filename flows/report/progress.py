@@ -18,8 +18,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.markdown import escape
-from flows.messages import state_message
-from flows.progress_artifact import ProgressArtifact, find
+from flows.report.progress_artifact import ProgressArtifact, find
+from flows.report.sentences import state_message
 from flows.sizes import duration, size
 from flows.spec import ContainerSpec
 from flows.workspace.logs import Logger

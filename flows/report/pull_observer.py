@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flows.engine.images.pull import Teller
 from flows.masking import Masker
-from flows.progress_artifact import ProgressArtifact
+from flows.report.progress_artifact import ProgressArtifact
 
 PROGRESS_KEY = "image-pull"
 

@@ -10,8 +10,8 @@ from typing import Any, Self
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.markdown import code, escape, table
-from flows.messages import outcome_of_state
 from flows.outcome import OutcomeName
+from flows.report.sentences import outcome_of_state
 
 _LONGEST_MESSAGE = 200
 _TOP = 10

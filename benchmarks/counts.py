@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.ledger import Ledger
+from flows.runtime.store import Ledger
 from scripts.stack import FINAL
 from tests.runs import left_on_engine
 from tests.weather import FINISHED, STARTED, Weather

@@ -19,7 +19,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 
 from benchmarks.counts import report
 from benchmarks.measures import spending
-from flows.ledger import known_jobs
+from flows.runtime.store import known_jobs
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, POOL, Stack, free_port
 from tests.own_engine import OwnEngine

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.counts import count, report
-from flows.ledger import Ledger
+from flows.runtime.store import Ledger
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, Stack, free_port
 from tests.runs import shell

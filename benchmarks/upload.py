@@ -29,9 +29,9 @@ from rich.console import Console
 from benchmarks.counts import report
 from benchmarks.measures import MIB, cpu_seconds
 from blocks.storage import ArtifactStorage
-from flows.ledger import Ledger
 from flows.outputs.upload import upload
 from flows.outputs.upload_journal import UploadJournal
+from flows.runtime.store import Ledger
 from tests.finished import finished
 from tests.s3 import BUCKET, Endpoint, endpoint
 

@@ -10,10 +10,10 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.admission import Resources, Waiting
 from flows.errors import PayloadError
-from flows.ledger import Ledger
 from flows.other_hosts import host_of
 from flows.payload.fields import memory_bytes
 from flows.payload.models import parse
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 
 # A run that was taken out, what it needs, and what was told of its waiting.

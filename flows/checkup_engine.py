@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
-from flows import execution, probe
+from flows import probe
 from flows.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
 from flows.checkup_host import SETTINGS, WORKDIR, judge_room, leaving_nothing
 from flows.engine.docker.calls import CALLS, judge_calls
@@ -21,7 +21,8 @@ from flows.errors import EngineError
 from flows.outcome import Outcome, OutcomeName
 from flows.payload.models import parse
 from flows.payload.policy import Policy
-from flows.reclaim import reclaim
+from flows.runtime import execution
+from flows.runtime.reclaim import reclaim
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.threads import in_thread

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from flows.checkup import Check, Finding, Part, fault, ok, warning
 from flows.errors import HostMisconfigured, WorkspaceError
-from flows.ledger import RUNS_FOLDER
+from flows.runtime.store import RUNS_FOLDER
 from flows.settings import HostSettings
 from flows.sizes import size
 from flows.workspace.folder import Workspace

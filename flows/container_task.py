@@ -1,7 +1,7 @@
 """The flow `container-task`: prepare, execute, publish, and the state that the outcome decides.
 
 Glue that Prefect can show. What a task means is decided in `flows.spec`, how it runs in
-`flows.execution`; nothing here knows Docker.
+`flows.runtime.execution`; nothing here knows Docker.
 """
 
 import asyncio
@@ -20,14 +20,7 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
 from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
-from flows.attempts import (
-    execute_attempt,
-    finish_attempt,
-)
 from flows.errors import ContainerTaskError, PayloadError
-from flows.interrupts import Interrupt
-from flows.ledger import Ledger
-from flows.lifecycle import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
 from flows.limits import (
     PUBLISH_SECONDS,
     UPLOAD_CANCELED_SECONDS,
@@ -36,14 +29,21 @@ from flows.limits import (
 )
 from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload.models import PAYLOAD, TaskPayload, secrets_of
-from flows.preparation import prepare_attempt
-from flows.publication import publish_attempt
-from flows.recovery import CANCELED, settle
 from flows.report import page as report
 from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
 from flows.report.sentences import stage_name, state_message, state_name
+from flows.runtime.attempts import (
+    execute_attempt,
+    finish_attempt,
+)
+from flows.runtime.cancellation import Stop, Why, stop_of
+from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
+from flows.runtime.interrupts import Interrupt
+from flows.runtime.prepare import prepare_attempt
+from flows.runtime.publish import publish_attempt
+from flows.runtime.recovery import CANCELED, settle
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
-from flows.stops import Stop, Why, stop_of
 
 T = TypeVar("T")
 

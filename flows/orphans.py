@@ -26,13 +26,21 @@ from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
 from flows.engine.docker.engine import DockerEngine
-from flows.ledger import Busy, Ledger, open_jobs
 from flows.other_hosts import host_of
-from flows.recovery import ABANDONED, CANCELED, let_go, may_start_again, read_run, recover, settle
 from flows.report.names import FLOW_NAME
+from flows.runtime.cancellation import stop_of
+from flows.runtime.recovery import (
+    ABANDONED,
+    CANCELED,
+    let_go,
+    may_start_again,
+    read_run,
+    recover,
+    settle,
+)
+from flows.runtime.store import Busy, Ledger, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
-from flows.stops import stop_of
 from flows.tidying import tidy, told
 from flows.workspace.logs import Logger
 

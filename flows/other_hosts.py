@@ -23,9 +23,9 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFi
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.recovery import may_start_again, start_again
 from flows.report.events import FINISHED, STARTED, emit_finished_of
 from flows.report.names import FLOW_NAME
+from flows.runtime.recovery import may_start_again, start_again
 
 # Labels of a flow run: who carries it.
 HOST_LABEL = "moonmind.host"

@@ -16,13 +16,10 @@ from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
-from flows import execution, judging
 from flows.attempt import Prepared, RetryRules
 from flows.engine.contract import Sink
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
-from flows.interrupts import Interrupt
-from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcome import Outcome, StoppedBy
 from flows.payload.image_reference import ImageName
@@ -33,6 +30,10 @@ from flows.payload.repository import Remote
 from flows.recordings import Recording
 from flows.replay_left import LABEL_REPLAY, marker, remove
 from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
+from flows.runtime import collect as judging
+from flows.runtime import execution
+from flows.runtime.interrupts import Interrupt
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
 from flows.workspace.folder import Workspace

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
-from flows.ledger import RUNS_FOLDER, Busy, Ledger
-from flows.reclaim import reclaim, remove_left_behind
 from flows.replay_place import Say
+from flows.runtime.reclaim import reclaim, remove_left_behind
+from flows.runtime.store import RUNS_FOLDER, Busy, Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace

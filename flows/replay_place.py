@@ -12,7 +12,7 @@ from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadErr
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
-from flows.secret_blocks import container_secrets, with_credentials
+from flows.runtime.secrets import container_secrets, with_credentials
 
 Say = Callable[[str], None]
 

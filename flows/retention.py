@@ -15,9 +15,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from blocks.storage import ArtifactStorage
-from flows.ledger import RUNS_FOLDER, Busy, Ledger, known_jobs
 from flows.outputs.upload_journal import pending_uploads
-from flows.stops import stop_of
+from flows.runtime.cancellation import stop_of
+from flows.runtime.store import RUNS_FOLDER, Busy, Ledger, known_jobs
 from flows.workspace.folder import REMOVED
 from flows.workspace.removal import remove_tree
 from flows.workspace.tree import Tree, walk

@@ -10,11 +10,11 @@ from prefect.client.orchestration import PrefectClient
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine.docker.engine import DockerEngine
-from flows.ledger import Ledger
 from flows.outputs.upload import finish_uploads
-from flows.reclaim import remove_left_behind
-from flows.recovery import read_run
 from flows.retention import Rules, remove_due, rules_of
+from flows.runtime.reclaim import remove_left_behind
+from flows.runtime.recovery import read_run
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.workspace.logs import Logger

@@ -44,8 +44,8 @@ from flows.orphans import sweep
 from flows.other_hosts import Silence, take_over
 from flows.pool_events import follow_pool
 from flows.run_notes import note_taken, reject, tell_waiting
+from flows.runtime.cancellation import Stop, Why, carried_jobs, carry, put_down, stop_of
 from flows.settings import HostSettings
-from flows.stops import Stop, Why, carried_jobs, carry, put_down, stop_of
 from flows.tidying import tidy
 
 # How many runs are asked for at a time, beyond those that are known to wait.

@@ -5,8 +5,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from flows.attempt import Attempt, Executed, Prepared, RetryRules
-from flows.ledger import Ledger
 from flows.outcome import Outcome, OutcomeName
+from flows.runtime.store import Ledger
 from flows.spec import Run
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import LogFacts

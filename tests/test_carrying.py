@@ -12,10 +12,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.carrying import BrokenOff, Carrier, NotOurs
-from flows.ledger import Ledger, known_jobs
 from flows.payload.models import parse
+from flows.runtime.cancellation import Stop, Why, carry, put_down
+from flows.runtime.store import Ledger, known_jobs
 from flows.settings import HostSettings
-from flows.stops import Stop, Why, carry, put_down
 
 LOGGER = logging.getLogger(__name__)
 # Refused by the flow, so that it needs no engine.

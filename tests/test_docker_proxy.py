@@ -21,7 +21,6 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from flows import execution
 from flows.engine.chown import Owner, reclaim_of
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
@@ -35,6 +34,7 @@ from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
 from flows.payload.models import parse
 from flows.payload.policy import Policy
+from flows.runtime import execution
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.execution import Notes, run
-from flows.interrupts import Interrupt
 from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.payload.models import parse
 from flows.payload.policy import Policy
+from flows.runtime.execution import Notes, run
+from flows.runtime.interrupts import Interrupt
 from flows.spec import ContainerSpec, Mount, Run, compile_spec
 from flows.testing import FakeEngine
 from tests.behaviours import busybox
@@ -68,7 +68,7 @@ async def test_the_end_of_the_container_decides_the_outcome(
 async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and_leaves_nothing(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("flows.runtime.execution.PATIENCE_SECONDS", 0.1)
     engine = busybox(breaks_at=step)
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.INFRASTRUCTURE
@@ -80,7 +80,7 @@ async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and
 async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.execution.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("flows.runtime.execution.PATIENCE_SECONDS", 0.2)
     engine = busybox(breaks_at="destroy")
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.SUCCEEDED

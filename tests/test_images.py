@@ -15,17 +15,17 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from flows import execution
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.images.auth import Login
 from flows.engine.images.lock import Turns
 from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply, Teller
 from flows.errors import ImageCause, ImageError
-from flows.interrupts import Interrupt
 from flows.outcome import Image, OutcomeName, StoppedBy
 from flows.payload.models import parse
 from flows.payload.policy import Policy
+from flows.runtime import execution
+from flows.runtime.interrupts import Interrupt
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port

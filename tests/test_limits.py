@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flows.engine.docker.engine import DockerEngine
-from flows.interrupts import Interrupt
 from flows.limits import execute_seconds, flow_seconds
+from flows.runtime.interrupts import Interrupt
 from tests.runs import Runner, shell
 from tests.specs import compiled
 from tests.strategies import FULL

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Crashed, Pending, Running
 
 from flows.container_task import container_task
-from flows.ledger import Ledger, known_jobs, open_jobs
 from flows.orphans import reap_orphans
+from flows.runtime.store import Ledger, known_jobs, open_jobs
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from tests.runs import BUSYBOX, Runner, shell

@@ -17,7 +17,7 @@ from flows.engine.docker.chown import reclaim_arguments
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.outcome import Image
-from flows.reclaim import reclaim, remove_left_behind
+from flows.runtime.reclaim import reclaim, remove_left_behind
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine

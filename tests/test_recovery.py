@@ -13,8 +13,8 @@ from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
 from flows.container_task import container_task
-from flows.ledger import Ledger
-from flows.recovery import let_go, recover
+from flows.runtime.recovery import let_go, recover
+from flows.runtime.store import Ledger
 from tests.runs import Finished, Runner, left_on_engine, shell
 
 pytestmark = pytest.mark.docker

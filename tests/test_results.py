@@ -16,15 +16,15 @@ from pydantic import SecretStr
 
 from flows.attempt import Prepared, RetryRules
 from flows.engine.docker.engine import DockerEngine
-from flows.execution import run
-from flows.finishing import finish
-from flows.judging import verdict
-from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged
-from flows.recovery import CANCELED
 from flows.results import Results
+from flows.runtime.collect import verdict
+from flows.runtime.ending import finish
+from flows.runtime.execution import run
+from flows.runtime.recovery import CANCELED
+from flows.runtime.store import Ledger
 from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
@@ -235,7 +235,7 @@ async def test_a_look_that_breaks_takes_nothing_of_what_is_known_of_the_end(
     def breaks(*_: object) -> Results:
         raise RuntimeError(f"nobody thought of {TOKEN}")
 
-    monkeypatch.setattr("flows.judging.collected", breaks)
+    monkeypatch.setattr("flows.runtime.collect.collected", breaks)
     outcome = await executed(*left)
     assert (outcome.name, outcome.exit_code) == ("failed", 3)
     assert outcome.cleanup_error == (

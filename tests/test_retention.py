@@ -10,9 +10,9 @@ import pytest
 
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
-from flows.ledger import Ledger, known_jobs
 from flows.outputs.upload_journal import UploadJournal
 from flows.retention import Kept, Rules, due, remove_due, rules_of
+from flows.runtime.store import Ledger, known_jobs
 from flows.workspace.folder import left_behind
 from tests.finished import finished
 

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from blocks.storage import ArtifactStorage
 from flows.attempt import Upload
 from flows.container_task import container_task
-from flows.ledger import Ledger
 from flows.orphans import reap_orphans
 from flows.outputs.upload import _links
 from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.outputs.upload_plan import key_of, link
+from flows.runtime.store import Ledger
 from tests.finished import finished
 from tests.runs import Finished, Runner, payload, shell
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint

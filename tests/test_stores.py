@@ -173,7 +173,7 @@ async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attemp
         "import asyncio, json, logging, sys\n"
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
-        "from flows.ledger import Ledger\n"
+        "from flows.runtime.store import Ledger\n"
         "from flows.outputs.upload import upload\n"
         "from flows.outputs.upload_journal import UploadJournal\n"
         "root, job, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"

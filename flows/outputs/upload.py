@@ -20,7 +20,6 @@ from prefect.client.schemas.actions import ArtifactCreate
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
-from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.markdown import code
 from flows.outputs.stores import Store, explain, open_store
@@ -37,8 +36,9 @@ from flows.outputs.upload_plan import (
     summary,
 )
 from flows.outputs.uploader import Sending
+from flows.runtime.cancellation import stop_of
+from flows.runtime.store import Busy, Ledger
 from flows.spec import ContainerSpec
-from flows.stops import stop_of
 from flows.threads import begin, in_thread
 from flows.workspace.listing import is_folder
 from flows.workspace.logs import Logger

@@ -19,11 +19,11 @@ from flows.attempt import Attempt
 from flows.container_task import container_task
 from flows.engine.contract import Engine
 from flows.engine.selection import engines_from
-from flows.ledger import Ledger
 from flows.outcome import Outcome, OutcomeName
 from flows.report.events import FINISHED, STARTED
 from flows.report.run_json import RunReport
 from flows.report.sentences import state_name
+from flows.runtime.store import Ledger
 from flows.testing.result import TaskResult
 
 # A server of somebody else's stores events every five seconds.

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from flows.attempt import Prepared
 from flows.engine.contract import Engine
-from flows.interrupts import to_the_end
-from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged, uncollected
-from flows.reclaim import reclaim
 from flows.results import Results
+from flows.runtime.interrupts import to_the_end
+from flows.runtime.reclaim import reclaim
+from flows.runtime.store import Ledger
 from flows.text import one_line
 from flows.workspace.logs import Logger
 

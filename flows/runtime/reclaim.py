@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.engine.chown import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
 from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
-from flows.interrupts import to_the_end
+from flows.runtime.interrupts import to_the_end
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of

@@ -11,9 +11,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
 from flows.attempt import Attempt, Executed, Prepared
-from flows.attempts import with_files_back
 from flows.engine.selection import open_engine
-from flows.ledger import Ledger
 from flows.limits import UPLOAD_SECONDS
 from flows.outcome import Outcome
 from flows.outputs.upload import create_link, deliver, intended
@@ -23,6 +21,8 @@ from flows.report.artifacts import run_artifacts
 from flows.report.chart import usage_svg
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
+from flows.runtime.attempts import with_files_back
+from flows.runtime.store import Ledger
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from flows.engine.contract import Engine, Sink
 from flows.errors import EngineError
-from flows.execution import Verdict, destroy, judged, with_verdict
 from flows.outcome import Outcome, StoppedBy
+from flows.runtime.execution import Verdict, destroy, judged, with_verdict
 from flows.spec import ContainerSpec
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from blocks.registries import CredentialsUnreadable, login_to
-from flows import execution, judging
 from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
@@ -20,18 +19,20 @@ from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply
 from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
-from flows.finishing import finish
-from flows.interrupts import Interrupt
-from flows.ledger import RUNS_FOLDER, Ledger
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
-from flows.reclaim import reclaim
 from flows.report.progress import COLLECTING, RunProgress
 from flows.report.progress_artifact import ProgressArtifact
 from flows.report.pull_observer import PROGRESS_KEY, PrefectTeller
 from flows.report.sentences import state_message
-from flows.secret_blocks import container_secrets
+from flows.runtime import collect as judging
+from flows.runtime import execution
+from flows.runtime.ending import finish
+from flows.runtime.interrupts import Interrupt
+from flows.runtime.reclaim import reclaim
+from flows.runtime.secrets import container_secrets
+from flows.runtime.store import RUNS_FOLDER, Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.folder import Workspace
@@ -198,7 +199,7 @@ async def finish_attempt(
     *,
     secrets: Sequence[str] | None,
 ) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.finishing`.
+    """End an attempt that nobody will go on with; see `flows.runtime.ending`.
 
     Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
     """

@@ -20,17 +20,17 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempt import Executed
-from flows.attempts import finish_attempt
 from flows.engine.selection import open_engine
 from flows.errors import PayloadError
-from flows.ledger import Busy, Ledger
 from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container_parts import Retry
 from flows.payload.models import parse, secrets_of
-from flows.publication import publish_attempt
 from flows.report.events import emit_finished, emit_started
+from flows.runtime.attempts import finish_attempt
+from flows.runtime.publish import publish_attempt
+from flows.runtime.store import Busy, Ledger
 from flows.settings import HostSettings
 from flows.workspace.logs import LogFacts, Logger
 
@@ -135,7 +135,7 @@ def recover_soon(flow_run_id: UUID) -> None:
     not live to do it, the sweep recovers the run.
     """
     subprocess.Popen(
-        [sys.executable, "-m", "flows.recovery", str(flow_run_id)],
+        [sys.executable, "-m", "flows.runtime.recovery", str(flow_run_id)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -11,9 +11,7 @@ from prefect import get_client, runtime
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
-from flows.attempts import prepare_again
 from flows.errors import HostMisconfigured
-from flows.ledger import Ledger
 from flows.masking import Masker
 from flows.other_hosts import attempts_elsewhere
 from flows.payload.container_parts import Retry
@@ -21,7 +19,9 @@ from flows.payload.models import TaskPayload, misplaced, names_secrets, runnable
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.report.names import run_name
-from flows.secret_blocks import container_secrets, with_credentials
+from flows.runtime.attempts import prepare_again
+from flows.runtime.secrets import container_secrets, with_credentials
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
 from flows.workspace.folder import Workspace

@@ -26,7 +26,6 @@ from flows.engine.images.failures import overdue
 from flows.engine.images.pull import Supply
 from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
-from flows.interrupts import Interrupt, Interrupted, to_the_end
 from flows.outcome import (
     KILLED,
     ContainerState,
@@ -38,6 +37,7 @@ from flows.outcome import (
     missing_workdir,
     outcome_of,
 )
+from flows.runtime.interrupts import Interrupt, Interrupted, to_the_end
 from flows.spec import ContainerSpec
 from flows.threads import apart
 

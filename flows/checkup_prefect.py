@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.checkup import Check, Finding, Part, fault, halves, ok, warning
 from flows.checkup_engine import judge_clock
 from flows.prefect_api import NO_SERVER, api_url, unreachable
-from flows.worker import ContainerTaskWorker
+from flows.worker.worker import ContainerTaskWorker
 
 API, CLOCK, DEPLOYMENT, POOL, WORKERS, QUEUE, SWEEP = (
     "Prefect's API",

@@ -26,7 +26,6 @@ from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
 from flows.engine.docker.engine import DockerEngine
-from flows.other_hosts import host_of
 from flows.report.names import FLOW_NAME
 from flows.runtime.cancellation import stop_of
 from flows.runtime.recovery import (
@@ -41,7 +40,8 @@ from flows.runtime.recovery import (
 from flows.runtime.store import Busy, Ledger, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
-from flows.tidying import tidy, told
+from flows.worker.cleanup import tidy, told
+from flows.worker.takeover import host_of
 from flows.workspace.logs import Logger
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.

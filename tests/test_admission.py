@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.admission import PATIENCE_SECONDS, Resources, Waiting, admit
+from flows.worker.admission import PATIENCE_SECONDS, Resources, Waiting, admit
 
 GIB = 1024**3
 HOST = Resources(4, 10 * GIB)

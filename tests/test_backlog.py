@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.backlog import Backlog
-from flows.other_hosts import HOST_LABEL
 from flows.settings import HostSettings
+from flows.worker.queue import Backlog
+from flows.worker.takeover import HOST_LABEL
 from tests.runs import shell
 
 

@@ -11,11 +11,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
-from flows.carrying import BrokenOff, Carrier, NotOurs
 from flows.payload.models import parse
 from flows.runtime.cancellation import Stop, Why, carry, put_down
 from flows.runtime.store import Ledger, known_jobs
 from flows.settings import HostSettings
+from flows.worker.in_process import BrokenOff, Carrier, NotOurs
 
 LOGGER = logging.getLogger(__name__)
 # Refused by the flow, so that it needs no engine.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.worker import ContainerTaskWorker
+from flows.worker.worker import ContainerTaskWorker
 from scripts.stack import Stack
 from tests.runs import left_on_engine, payload, shell
 from tests.weather import ENDLESS, Weather, wait_until

@@ -13,7 +13,6 @@ from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.errors import HostMisconfigured
 from flows.masking import Masker
-from flows.other_hosts import attempts_elsewhere
 from flows.payload.container_parts import Retry
 from flows.payload.models import TaskPayload, misplaced, names_secrets, runnable
 from flows.payload.policy import Policy
@@ -24,6 +23,7 @@ from flows.runtime.secrets import container_secrets, with_credentials
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run, compile_spec
+from flows.worker.takeover import attempts_elsewhere
 from flows.workspace.folder import Workspace
 from flows.workspace.git import checkout
 from flows.workspace.logs import Journal, Logger

@@ -17,7 +17,6 @@ from prefect_docker.containers import (
     start_docker_container,
 )
 
-from flows.admission import Resources
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Measured, Sink, Tailed
 from flows.engine.docker import volumes
@@ -39,6 +38,7 @@ from flows.payload.image_reference import Wanted
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
+from flows.worker.admission import Resources
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
-from flows.other_hosts import HOST_LABEL, WORKER_LABEL
 from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.report import page as report
 from flows.report.names import REPORT_KEY
 from flows.report.sentences import state_message, state_name
+from flows.worker.takeover import HOST_LABEL, WORKER_LABEL
 
 
 async def note_taken(

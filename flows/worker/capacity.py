@@ -3,10 +3,10 @@
 import asyncio
 import os
 
-from flows.admission import Resources
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError, EngineRefused
 from flows.settings import HostSettings
+from flows.worker.admission import Resources
 from flows.workspace.logs import Logger
 
 _ENGINE_AWAY_SECONDS = 5.0

@@ -37,7 +37,7 @@ async def follow_pool(
 
     retrying = AsyncRetrying(
         wait=wait_exponential(multiplier=0.5, max=10),
-        before_sleep=before_sleep_log(logging.getLogger("flows.worker"), logging.WARNING),
+        before_sleep=before_sleep_log(logging.getLogger("flows.worker.worker"), logging.WARNING),
     )
     await retrying(follow)
 

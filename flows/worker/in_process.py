@@ -12,12 +12,12 @@ from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled
 
-from flows.lanes import Lanes
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
 from flows.runtime.cancellation import Stop, Why
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
+from flows.worker.lanes import Lanes
 from flows.workspace.logs import Logger
 
 # What a worker that is told to end gives runs to end by themselves, and then to be handed over.

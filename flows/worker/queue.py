@@ -8,13 +8,13 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
 
-from flows.admission import Resources, Waiting
 from flows.errors import PayloadError
-from flows.other_hosts import host_of
 from flows.payload.fields import memory_bytes
 from flows.payload.models import parse
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
+from flows.worker.admission import Resources, Waiting
+from flows.worker.takeover import host_of
 
 # A run that was taken out, what it needs, and what was told of its waiting.
 Taken = tuple[FlowRun, Resources, str | None]

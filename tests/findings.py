@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flows.checkup import Finding, Level
+from flows.cli.doctor.checkup import Finding, Level
 
 
 def only(findings: Sequence[Finding], level: Level) -> Finding:

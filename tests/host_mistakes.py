@@ -4,7 +4,7 @@ it to these words, and `python -m tests.mistakes` writes them into the documenta
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flows.checkup import Finding
+from flows.cli.doctor.checkup import Finding
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.automations import AutomationRefused, read
+from flows.cli.automations import AutomationRefused, read
 from flows.cli.exit_status import ExitStatus
 from scripts.stack import ROOT
 from tests.answering import Answering

@@ -21,7 +21,7 @@ from flows.cli import patience
 from flows.cli.api import connected
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
-from flows.cli.submitting import watched
+from flows.cli.submit import watched
 from scripts.stack import Stack
 from tests.answering import Answering
 from tests.command import COMMAND, Here, container_task, environment, server_at

@@ -16,10 +16,11 @@ from prefect_docker import DockerRegistryCredentials
 
 from blocks.policy import ContainerPolicy
 from blocks.storage import ArtifactStorage
-from flows import checkup_blocks, checkup_prefect
-from flows.checkup import Finding, Level
-from flows.checkup_engine import judge_clock
-from flows.checkup_prefect import PrefectChecks
+from flows.cli.doctor import blocks as checkup_blocks
+from flows.cli.doctor import server as checkup_prefect
+from flows.cli.doctor.checkup import Finding, Level
+from flows.cli.doctor.engine import judge_clock
+from flows.cli.doctor.server import PrefectChecks
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.answering import Answering

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from flows.cli.exit_status import ExitStatus
+from flows.cli.replay.leftovers import LABEL_REPLAY
+from flows.cli.replay.recording import is_run_json, recording_of, recording_of_run_json
+from flows.cli.replay.replay import allowing
 from flows.errors import PayloadError, PolicyRefused
 from flows.payload.models import parse
 from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed
-from flows.recordings import is_run_json, recording_of, recording_of_run_json
-from flows.replay import allowing
-from flows.replay_left import LABEL_REPLAY
 from flows.spec import Output
 from scripts.stack import Stack
 from tests.command import COMMAND, Here, environment, server_at

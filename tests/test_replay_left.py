@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from flows.cli.exit_status import ExitStatus
-from flows.replay_left import marker, remove
+from flows.cli.replay.leftovers import marker, remove
 from flows.runtime.store import Ledger
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace.folder import Workspace

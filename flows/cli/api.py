@@ -9,7 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.cli.console import CommandError
 from flows.cli.exit_status import ExitStatus
-from flows.prefect_api import NO_SERVER, api_url, unreachable
+from flows.cli.prefect_api import NO_SERVER, api_url, unreachable
 
 
 @contextmanager

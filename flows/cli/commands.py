@@ -73,7 +73,7 @@ def submit(
     --watch the log is shown as it comes and the exit status is that of the outcome. To interrupt
     the watching (Ctrl-C) leaves the run as it is, unless --cancel-on-interrupt is given.
     """
-    from flows.cli.submitting import Submission, submitted
+    from flows.cli.submit import Submission, submitted
 
     asked = Submission(payload, deployment, idempotency_key, tag)
     return answered(
@@ -90,7 +90,7 @@ def check(payload: Payload, /, *, json: Json = False) -> int:
     line with its JSON path, or a variable of this host that has a wrong value. The spec is the
     one that this host's settings and the built-in policy give. With --json, faults are JSON too.
     """
-    from flows.cli.checking import checked
+    from flows.cli.check import checked
 
     return answered(lambda out: checked(out, payload), as_json=json)
 
@@ -166,7 +166,7 @@ def replay(
     as it comes; neither Prefect's server nor its workers take notice. Values of secrets come from
     their Prefect blocks, or from this environment. The exit status is that of the outcome.
     """
-    from flows.cli.replaying import Wish, replayed
+    from flows.cli.replay.command import Wish, replayed
 
     wish = Wish(what, keep=keep, clean=clean, folder=folder)
     return answered(lambda out: replayed(out, wish), as_json=json)
@@ -197,7 +197,7 @@ def doctor(
     failed, 1 where one did. It removes what it makes, but for moonmind-doctor.txt where a storage
     lets nobody remove files.
     """
-    from flows.cli.checkups import Examination, examined
+    from flows.cli.doctor.command import Examination, examined
 
     asked = Examination(only, deployment, quiet_seconds)
     return answered(lambda out: examined(out, asked), as_json=json)
@@ -218,7 +218,7 @@ def deploy_automations(
 
     An automation is known by its name, so the command can be given again.
     """
-    from flows.cli.automating import deployed
+    from flows.cli.deploy import deployed
 
     return answered(lambda out: deployed(out, files), as_json=json)
 

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlencode
 
-from flows.checkup import Finding, fault, ok
+from flows.cli.doctor.checkup import Finding, fault, ok
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX
 
 CALLS = "calls to the engine"

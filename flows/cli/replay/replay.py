@@ -17,6 +17,9 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.attempt import Prepared, RetryRules
+from flows.cli.replay.leftovers import LABEL_REPLAY, marker, remove
+from flows.cli.replay.place import Place, Say, policy_of, remote_of, secret_values, supply_of
+from flows.cli.replay.recording import Recording
 from flows.engine.contract import Sink
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
@@ -27,9 +30,6 @@ from flows.payload.models import TaskPayload, parse, runnable, secrets_of
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
-from flows.recordings import Recording
-from flows.replay_left import LABEL_REPLAY, marker, remove
-from flows.replay_place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.runtime import collect as judging
 from flows.runtime import execution
 from flows.runtime.interrupts import Interrupt

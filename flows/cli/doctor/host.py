@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from flows.checkup import Check, Finding, Part, fault, ok, warning
+from flows.cli.doctor.checkup import Check, Finding, Part, fault, ok, warning
 from flows.errors import HostMisconfigured, WorkspaceError
 from flows.runtime.store import RUNS_FOLDER
 from flows.settings import HostSettings

@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.types import DateTime
 
 from flows.cli.console import CommandError, Output
-from flows.cli.endings import summary
 from flows.cli.exit_status import ExitStatus
+from flows.cli.outcomes import summary
 from flows.cli.patience import Patience
 
 _PAGE = 200

@@ -7,9 +7,9 @@ from uuid import uuid4
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, saved_logins
 from blocks.storage import ArtifactStorage, StorageUnreadable
-from flows.checkup import Check, Finding, Part, fault, ok, warning
-from flows.checkup_engine import ENGINE
-from flows.checkup_prefect import API
+from flows.cli.doctor.checkup import Check, Finding, Part, fault, ok, warning
+from flows.cli.doctor.engine import ENGINE
+from flows.cli.doctor.server import API
 from flows.engine.docker.probe import refused_login
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, StorageError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from prefect import get_client
 
-from flows.automations import AutomationRefused, Wanted, deploy, read
 from flows.cli.api import errors_told
+from flows.cli.automations import AutomationRefused, Wanted, deploy, read
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
 

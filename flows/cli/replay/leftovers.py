@@ -7,9 +7,9 @@ users and hosts replay on the same engine has none here, and is left alone.
 import asyncio
 from pathlib import Path
 
+from flows.cli.replay.place import Say
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
-from flows.replay_place import Say
 from flows.runtime.reclaim import reclaim, remove_left_behind
 from flows.runtime.store import RUNS_FOLDER, Busy, Ledger
 from flows.settings import HostSettings

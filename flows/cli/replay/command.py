@@ -11,25 +11,25 @@ import httpx
 from prefect.exceptions import ObjectNotFound
 
 from flows.cli.api import connected
-from flows.cli.checking import read_json
+from flows.cli.check import read_json
 from flows.cli.console import CommandError, Output
-from flows.cli.endings import exit_status
 from flows.cli.exit_status import ExitStatus
-from flows.cli.finding import find_run
-from flows.cli.looking import looks_at
-from flows.cli.runs import metadata_of
-from flows.cli.showing import shown
-from flows.prefect_api import api_url
-from flows.recordings import (
+from flows.cli.find import find_run
+from flows.cli.outcomes import exit_status
+from flows.cli.prefect_api import api_url
+from flows.cli.replay.leftovers import clean
+from flows.cli.replay.output import shown
+from flows.cli.replay.place import Place
+from flows.cli.replay.recording import (
     UNTOLD,
     Recording,
     is_run_json,
     recording_of,
     recording_of_run_json,
 )
-from flows.replay import KEPT_FOR, Replayed, replay
-from flows.replay_left import clean
-from flows.replay_place import Place
+from flows.cli.replay.replay import KEPT_FOR, Replayed, replay
+from flows.cli.replay.shell import looks_at
+from flows.cli.runs import metadata_of
 from flows.report.sentences import state_message
 from flows.settings import HostSettings
 from flows.spec import command_summary

@@ -13,9 +13,9 @@ from prefect.client.schemas.objects import WorkerStatus, WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from flows.checkup import Check, Finding, Part, fault, halves, ok, warning
-from flows.checkup_engine import judge_clock
-from flows.prefect_api import NO_SERVER, api_url, unreachable
+from flows.cli.doctor.checkup import Check, Finding, Part, fault, halves, ok, warning
+from flows.cli.doctor.engine import judge_clock
+from flows.cli.prefect_api import NO_SERVER, api_url, unreachable
 from flows.worker.worker import ContainerTaskWorker
 
 API, CLOCK, DEPLOYMENT, POOL, WORKERS, QUEUE, SWEEP = (

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from flows.checkup import Check, Finding, Level, carry_out
-from flows.checkup_blocks import block_checks
-from flows.checkup_engine import EngineChecks
-from flows.checkup_host import host_checks
-from flows.checkup_prefect import PrefectChecks
 from flows.cli.console import Output
+from flows.cli.doctor.blocks import block_checks
+from flows.cli.doctor.checkup import Check, Finding, Level, carry_out
+from flows.cli.doctor.engine import EngineChecks
+from flows.cli.doctor.host import host_checks
+from flows.cli.doctor.server import PrefectChecks
 from flows.cli.exit_status import ExitStatus
 from flows.text import shown_lines
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.checkup import Finding, fault, halves, ok, warning
+from flows.cli.doctor.checkup import Finding, fault, halves, ok, warning
 from flows.outcome import Outcome, OutcomeName
 
 WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (

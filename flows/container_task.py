@@ -29,7 +29,7 @@ from flows.limits import (
 )
 from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
 from flows.payload.models import PAYLOAD, TaskPayload, secrets_of
-from flows.report import page as report
+from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
 from flows.report.sentences import stage_name, state_message, state_name
 from flows.runtime.attempts import (
@@ -153,7 +153,7 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
-        await acreate_markdown_artifact(report.rejection_markdown(outcome, faults), key=REPORT_KEY)
+        await acreate_markdown_artifact(page.rejection_markdown(outcome, faults), key=REPORT_KEY)
         return _named(outcome, outcome)
 
 

@@ -26,7 +26,7 @@ from flows.report.progress import COLLECTING, RunProgress
 from flows.report.progress_artifact import ProgressArtifact
 from flows.report.pull_observer import PROGRESS_KEY, PrefectTeller
 from flows.report.sentences import state_message
-from flows.runtime import collect as judging
+from flows.runtime import collect
 from flows.runtime import execution
 from flows.runtime.ending import finish
 from flows.runtime.interrupts import Interrupt
@@ -125,7 +125,7 @@ async def execute_attempt(
                 interrupt.request(attempt.stopping)
             say = desk.journal.say
             verdict = partial(
-                judging.verdict, engine, ledger, attempt.prepared, desk.masker, logger
+                collect.verdict, engine, ledger, attempt.prepared, desk.masker, logger
             )
             async with (
                 ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
@@ -218,7 +218,7 @@ async def finish_attempt(
                 sink,
                 unfinished,
                 attempt.stopping,
-                partial(judging.verdict, engine, ledger, attempt.prepared, masker, logger),
+                partial(collect.verdict, engine, ledger, attempt.prepared, masker, logger),
             )
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)

@@ -15,7 +15,7 @@ from flows.engine.selection import open_engine
 from flows.limits import UPLOAD_SECONDS
 from flows.outcome import Outcome
 from flows.outputs.upload import create_link, deliver, intended
-from flows.report import page as report
+from flows.report import page
 from flows.report import run_json
 from flows.report.artifacts import run_artifacts
 from flows.report.chart import usage_svg
@@ -99,7 +99,7 @@ async def _show(
     """Make the artifacts of the UI; `history` has every attempt's outcome, oldest first."""
     spec, upload = attempt.prepared.spec, attempt.upload
     facts, path = written.facts, str(written.path)
-    text = report.markdown(facts, executed.log, history, upload)
+    text = page.markdown(facts, executed.log, history, upload)
     results = executed.outcome.results
     for artifact in run_artifacts(facts, path, text, written.picture, results):
         owned = artifact.model_copy(update={"flow_run_id": UUID(spec.job_id)})

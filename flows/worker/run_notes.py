@@ -9,7 +9,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows.outcome import FailureClass, Outcome, OutcomeName
-from flows.report import page as report
+from flows.report import page
 from flows.report.names import REPORT_KEY
 from flows.report.sentences import state_message, state_name
 from flows.worker.takeover import HOST_LABEL, WORKER_LABEL
@@ -41,7 +41,7 @@ async def reject(client: PrefectClient, flow_run: FlowRun, sentence: str) -> Non
         ArtifactCreate(
             key=REPORT_KEY,
             type="markdown",
-            data=report.rejection_markdown(outcome),
+            data=page.rejection_markdown(outcome),
             flow_run_id=flow_run.id,
         )
     )

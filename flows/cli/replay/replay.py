@@ -30,7 +30,7 @@ from flows.payload.models import TaskPayload, parse, runnable, secrets_of
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
-from flows.runtime import collect as judging
+from flows.runtime import collect
 from flows.runtime import execution
 from flows.runtime.interrupts import Interrupt
 from flows.runtime.store import Ledger
@@ -124,7 +124,7 @@ async def replay(
                         interrupt=interrupt,
                         notes=notes,
                         supply=supply_of(place, say),
-                        verdict=partial(judging.verdict, engine, ledger, prepared, masker, _LOGGER),
+                        verdict=partial(collect.verdict, engine, ledger, prepared, masker, _LOGGER),
                     )
                 is_kept = keep and await _is_there(engine, spec)
             return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)

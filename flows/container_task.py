@@ -21,14 +21,9 @@ from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
 from flows.errors import ContainerTaskError, PayloadError
-from flows.limits import (
-    PUBLISH_SECONDS,
-    UPLOAD_CANCELED_SECONDS,
-    execute_seconds,
-    flow_seconds,
-)
 from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
-from flows.payload.models import PAYLOAD, TaskPayload, secrets_of
+from flows.payload.models import TaskPayload
+from flows.payload.parse import PAYLOAD, secrets_of
 from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
 from flows.report.sentences import stage_name, state_message, state_name
@@ -36,14 +31,14 @@ from flows.runtime.attempts import (
     execute_attempt,
     finish_attempt,
 )
-from flows.runtime.cancellation import Stop, Why, stop_of
+from flows.runtime.cancellation import Interrupt, Stop, Why, stop_of
 from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
-from flows.runtime.interrupts import Interrupt
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.recovery import CANCELED, settle
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
+from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds, flow_seconds
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from flows.engine.types import ContainerState, Image, signal_of
 from flows.engine.usage import Point, Usage
 from flows.errors import (
     CapabilityMissing,
@@ -89,39 +90,6 @@ class StoppedBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """An image that is present on the engine. `digest` is empty for one that was never pulled.
-
-    `platform` is what it is made for, such as `linux/arm64/v8`. The rest says how it came: whether
-    it was there already, how many bytes its pull took, and how long; None where nobody knows.
-    """
-
-    id: str
-    digest: str = ""
-    platform: str = ""
-    cache_hit: bool | None = None
-    pulled_bytes: int | None = None
-    pull_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """What a fresh inspect says. `error` is the engine's own word on a failed start."""
-
-    running: bool
-    exit_code: int | None
-    oom_killed: bool
-    error: str = ""
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-    @property
-    def signal(self) -> int | None:
-        """The signal that ended the container's process, as its exit code tells it."""
-        return _signal(self.exit_code)
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one attempt, decided once.
 
@@ -152,7 +120,7 @@ class Outcome:
     @property
     def signal(self) -> int | None:
         """The signal that ended the container's process, as its exit code tells it."""
-        return _signal(self.exit_code)
+        return signal_of(self.exit_code)
 
 
 OVERDUE = Outcome(
@@ -292,12 +260,12 @@ def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
 
 def advice(exit_code: int | None) -> str:
     """What to do about an exit code that means nothing particular."""
-    return _SIGNAL_ADVICE.get(_signal(exit_code) or 0, "see the end of runner.log")
+    return _SIGNAL_ADVICE.get(signal_of(exit_code) or 0, "see the end of runner.log")
 
 
 def ending(exit_code: int | None) -> str:
     """`exited 143, ended by SIGTERM`."""
-    number = _signal(exit_code)
+    number = signal_of(exit_code)
     if number is None:
         return f"exited {exit_code}"
     return f"exited {exit_code}, ended by {signal_name(number)}"
@@ -313,10 +281,6 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _signal(exit_code: int | None) -> int | None:
-    return exit_code - 128 if exit_code is not None and 128 < exit_code <= 128 + 64 else None
 
 
 def outcome_of(error: ContainerTaskError) -> Outcome:

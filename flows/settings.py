@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.payload import fields
 from flows.payload.models import TaskPayload
+from flows.units import memory_bytes
 
 
 def _words(value: object) -> object:
@@ -20,7 +21,7 @@ def _words(value: object) -> object:
 
 
 def _memory(value: object) -> object:
-    return fields.memory_bytes(fields.memory(value)) if isinstance(value, str) else value
+    return memory_bytes(fields.memory(value)) if isinstance(value, str) else value
 
 
 class HostSettings(BaseSettings):

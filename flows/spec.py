@@ -4,29 +4,19 @@ Pure and standard library only: no clock, no host, no Docker. The spec prints as
 task would do can be read and tested without doing it. It holds no secret.
 """
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from flows.payload.fields import JOB_ID_PLACEHOLDER, JOB_ROOT, memory_bytes
-from flows.payload.policy_check import require_allowed
-from flows.payload.repository import Remote
 from flows.text import one_line
 
-if TYPE_CHECKING:
-    from flows.payload.container import Container
-    from flows.payload.models import TaskPayload
-    from flows.payload.policy import Policy
-
-# What may lie between the compilation of a spec and its container's removal, beside the pull, the
-# time limit and the grace. Past it, whatever is left is nobody's.
-EXPIRY_SLACK_SECONDS = 3 * 3600
-
+JOB_ROOT = "/work/agent_jobs"
+JOB_ID_PLACEHOLDER = "<job_id>"
+ARTIFACT_DIR = "$ARTIFACT_DIR/"
 NAME_PREFIX = "mm-task-"
 LABEL_JOB_ID = "moonmind.job_id"
 LABEL_EXPIRES_AT = "moonmind.expires_at"
@@ -150,87 +140,6 @@ class ContainerSpec:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
-def compile_spec(
-    payload: "TaskPayload",
-    policy: "Policy",
-    mount: Mount,
-    run: Run,
-    *,
-    default_timeout_seconds: int,
-) -> ContainerSpec:
-    """Decide everything about the container of one attempt.
-
-    `mount` shows the job's folder, and no other, to the container. What the policy has a ceiling
-    for and the payload says nothing of gets the ceiling. Raises `PolicyRefused` where the payload
-    asks for what the policy does not allow.
-    """
-    container = payload.task.container
-    if container.image is None or container.command is None:
-        raise ValueError("only a payload with an enabled container compiles")
-    require_allowed(payload, policy)
-    job_dir = f"{JOB_ROOT}/{run.job_id}"
-    limits = container.resources
-    timeout = container.timeout_seconds or min(
-        default_timeout_seconds, policy.max_timeout_seconds or default_timeout_seconds
-    )
-    grace = container.stop_grace_seconds
-    if grace is None:
-        grace = policy.stop_grace_seconds
-    repository = Remote.parse(payload.repository).display if payload.repository else ""
-    decided: dict[str, Any] = {
-        "job_id": run.job_id,
-        "image": container.image,
-        "pull": container.pull,
-        "platform": container.platform,
-        "command": container.command,
-        "workdir": _workdir(container, job_dir, run.job_id),
-        "env": {
-            **container.env,
-            "JOB_ID": run.job_id,
-            "REPOSITORY": repository,
-            "ARTIFACT_DIR": f"{job_dir}/artifacts/{container.artifacts_subdir}",
-        },
-        "mounts": (
-            mount,
-            *(Mount("cache", volume.name, volume.target) for volume in container.cache_volumes),
-        ),
-        "artifacts_subdir": container.artifacts_subdir,
-        "pull_timeout_seconds": container.pull_timeout_seconds,
-        "timeout_seconds": timeout,
-        "stop_grace_seconds": grace,
-        "cpus": limits.cpus or policy.max_cpus,
-        "memory_bytes": memory_bytes(limits.memory) if limits.memory else policy.max_memory_bytes,
-        "pids_limit": limits.pids or policy.pids_limit,
-        "no_new_privileges": policy.no_new_privileges,
-        "entrypoint": container.entrypoint,
-        "user": container.user or policy.user,
-        "network": container.network or policy.network,
-        "shm_bytes": memory_bytes(limits.shm) if limits.shm else None,
-        "gpus": limits.gpus,
-        "cap_add": tuple(policy.cap_add),
-        "cap_drop": tuple(policy.cap_drop),
-        "secrets": container.secrets,
-        "outputs": tuple(Output(each.path, each.required, each.type) for each in container.outputs),
-    }
-    return ContainerSpec(
-        **decided,
-        attempt=run.attempt,
-        name=container_name(run),
-        labels={
-            LABEL_JOB_ID: run.job_id,
-            "moonmind.repository": repository,
-            "moonmind.runtime": "container",
-            "moonmind.attempt": str(run.attempt),
-            "moonmind.worker": run.worker,
-            "moonmind.created_at": run.now.isoformat(),
-            LABEL_EXPIRES_AT: _expiry(
-                run.now, container.pull_timeout_seconds + timeout + grace
-            ).isoformat(),
-            LABEL_SPEC: _fingerprint(decided),
-        },
-    )
-
-
 def container_name(run: Run) -> str:
     """The one name of an attempt's container, known before it exists."""
     return f"{NAME_PREFIX}{run.job_id}-{run.attempt}"
@@ -252,19 +161,22 @@ def is_expired(labels: Mapping[str, str], now: datetime) -> bool:
         return False
 
 
-def _workdir(container: "Container", job_dir: str, job_id: str) -> str:
-    if container.workdir is None:
-        return f"{job_dir}/repo"
-    return container.workdir.replace(JOB_ID_PLACEHOLDER, job_id)
+# What the slowest engine that still answers takes to stop a container and to hand out its log.
+EXECUTE_SLACK_SECONDS = 300.0
+FLOW_SLACK_SECONDS = 600.0
+# Of the publication alone, so that a task that used up its time still delivers its results.
+PUBLISH_SECONDS = 900.0
+# Of these for the upload, so that what is not uploaded by then is told; the sweep goes on with it.
+UPLOAD_SECONDS = 840.0
+# Somebody waits for the end of a run that is cancelled.
+UPLOAD_CANCELED_SECONDS = 10.0
 
 
-def _expiry(now: datetime, limit_seconds: int) -> datetime:
-    return now + timedelta(seconds=limit_seconds + EXPIRY_SLACK_SECONDS)
+def execute_seconds(spec: ContainerSpec) -> float:
+    """How long the execute task may take."""
+    return spec.limit_seconds + EXECUTE_SLACK_SECONDS
 
 
-def _fingerprint(decided: dict[str, Any]) -> str:
-    """The same for every attempt at the same task: a running container can be recognised."""
-    plain = decided | {
-        key: [asdict(each) for each in decided[key]] for key in ("mounts", "outputs")
-    }
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def flow_seconds(spec: ContainerSpec) -> float:
+    """How long the flow waits for the execute task."""
+    return spec.limit_seconds + FLOW_SLACK_SECONDS

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.report.sentences import outcome_of_state
 from flows.workspace.folder import Workspace
 from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.outcome import Image
-from flows.payload.models import parse
+from flows.engine.types import Image
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Mount, Run, compile_spec
+from flows.spec import ContainerSpec, Mount, Run
 from flows.workspace.folder import Workspace
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

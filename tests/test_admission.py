@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.worker.admission import PATIENCE_SECONDS, Resources, Waiting, admit
+from flows.units import Resources
+from flows.worker.admission import PATIENCE_SECONDS, Waiting, admit
 
 GIB = 1024**3
 HOST = Resources(4, 10 * GIB)

@@ -11,7 +11,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.runtime.cancellation import Stop, Why, carry, put_down
 from flows.runtime.store import Ledger, known_jobs
 from flows.settings import HostSettings

@@ -18,9 +18,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
 
 from flows.cli import patience
-from flows.cli.api import connected
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
+from flows.cli.prefect_api import connected
 from flows.cli.submit import watched
 from scripts.stack import Stack
 from tests.answering import Answering

@@ -13,7 +13,7 @@ from prefect.blocks.system import Secret
 from ruamel.yaml import YAML
 
 from flows.errors import PolicyRefused
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
 from scripts.stack import ROOT, Stack
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http

@@ -12,7 +12,7 @@ from flows.engine.docker.convert import (
 )
 from flows.engine.docker.guard import require_within
 from flows.errors import PayloadError
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
 from flows.spec import Mount
 from tests.specs import BIND, IMAGE, JOB, VOLUME, compiled

@@ -27,15 +27,16 @@ from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.events import read_evidence
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.stats import Sampler
-from flows.engine.evidence import Evidence
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import Supply
+from flows.engine.types import Evidence
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
-from flows.payload.models import parse
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI
 from tests.runs import BUSYBOX, left_on_engine, payload

@@ -19,9 +19,10 @@ from flows.engine.chown import Owner, reclaim_of
 from flows.engine.contract import Engine
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerGone, EngineError, ImageError
-from flows.payload.models import parse
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root

@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from flows.engine.docker.events import read_evidence
-from flows.engine.evidence import Evidence, fold
+from flows.engine.types import Evidence, fold
 from flows.errors import EngineError, EngineUnavailable
 from tests.runs import BUSYBOX
 

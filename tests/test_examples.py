@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.json"))
 

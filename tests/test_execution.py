@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
-from flows.payload.models import parse
+from flows.engine.types import ContainerState
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
+from flows.runtime.cancellation import Interrupt
 from flows.runtime.execution import Notes, run
-from flows.runtime.interrupts import Interrupt
-from flows.spec import ContainerSpec, Mount, Run, compile_spec
+from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine
 from tests.behaviours import busybox
 from tests.runs import payload

@@ -14,7 +14,7 @@ import pytest
 from flows.engine.docker.convert import create_arguments
 from flows.engine.docker.guard import require_within
 from flows.errors import PayloadError
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
 from flows.report.names import run_name
 from tests.specs import BIND, IMAGE, VOLUME, compiled

@@ -6,7 +6,7 @@ import pytest
 
 from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.outcome import OutcomeName, outcome_of
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.settings import HostSettings
 from tests.strategies import enabled
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login
-from flows.report.pull_observer import PROGRESS_KEY
+from flows.report.progress_artifact import PROGRESS_KEY
 from tests.registry import PASSWORD, USER, Registry
 from tests.runs import BUSYBOX, Finished, Runner, shell
 

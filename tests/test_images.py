@@ -20,13 +20,15 @@ from flows.engine.images.auth import Login
 from flows.engine.images.lock import Turns
 from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply, Teller
+from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
-from flows.outcome import Image, OutcomeName, StoppedBy
-from flows.payload.models import parse
+from flows.outcome import OutcomeName, StoppedBy
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
-from flows.runtime.interrupts import Interrupt
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.runtime.cancellation import Interrupt
+from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port
 from tests.cutting_proxy import CuttingProxy

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import PolicyRefused
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.payload.policy_check import repository_address, require_allowed
 from flows.payload.repository import Remote

@@ -8,7 +8,7 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 
-from flows.worker.lanes import Lanes
+from flows.worker.in_process import Lanes
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

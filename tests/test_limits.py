@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flows.engine.docker.engine import DockerEngine
-from flows.limits import execute_seconds, flow_seconds
-from flows.runtime.interrupts import Interrupt
+from flows.runtime.cancellation import Interrupt
+from flows.spec import execute_seconds, flow_seconds
 from tests.runs import Runner, shell
 from tests.specs import compiled
 from tests.strategies import FULL
@@ -30,8 +30,8 @@ async def _never(*_: object) -> Any:
 async def test_whichever_limit_fires_the_outcome_is_timed_out_with_the_real_exit_code(
     runner: Runner, monkeypatch: pytest.MonkeyPatch, fires: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flows.limits.EXECUTE_SLACK_SECONDS", 0.0)
-    monkeypatch.setattr("flows.limits.FLOW_SLACK_SECONDS", 1.0)
+    monkeypatch.setattr("flows.spec.EXECUTE_SLACK_SECONDS", 0.0)
+    monkeypatch.setattr("flows.spec.FLOW_SLACK_SECONDS", 1.0)
     # The engine's deadline never comes; and for the flow's, nor does the stage's own.
     monkeypatch.setattr(DockerEngine, "wait", _never)
     if fires == "flow":

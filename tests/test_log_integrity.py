@@ -20,9 +20,10 @@ from flows.engine.contract import Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.log_position import Position, UnlikeLogError
 from flows.engine.docker.logs import _frames
-from flows.payload.models import parse
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.cutting_proxy import CuttingProxy

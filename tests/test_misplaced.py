@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from flows.errors import PayloadError
-from flows.payload.models import misplaced, parse, runnable
+from flows.payload.parse import misplaced, parse, runnable
 from tests.strategies import enabled
 
 

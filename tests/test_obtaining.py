@@ -12,11 +12,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error
 from flows.engine.images.pull import Supply, Take, Teller, obtain
+from flows.engine.types import Image
 from flows.errors import EngineUnavailable, ImageError
-from flows.outcome import Image
 from flows.payload.image_reference import Wanted
-from flows.report.progress_artifact import ProgressArtifact
-from flows.report.pull_observer import PrefectTeller
+from flows.report.progress_artifact import PrefectTeller, ProgressArtifact
 from tests.specs import compiled
 from tests.strategies import FULL
 

@@ -94,7 +94,7 @@ async def test_a_run_that_its_worker_took_and_never_began_is_put_back_into_its_q
         assert not [line for line in await reap_orphans() if str(run.id) in line], (
             "it may begin yet"
         )
-        monkeypatch.setattr("flows.orphans._TAKEN", timedelta(0))
+        monkeypatch.setattr("flows.worker.sweep._TAKEN", timedelta(0))
         assert f"{run.id}: it died before its container began" in await reap_orphans()
         state = (await client.read_flow_run(run.id)).state
         assert state is not None
@@ -115,7 +115,7 @@ async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_ag
         assert not [line for line in await reap_orphans() if str(run.id) in line], (
             "it may take its first step yet"
         )
-        monkeypatch.setattr("flows.orphans._STARTING", timedelta(0))
+        monkeypatch.setattr("flows.worker.sweep._STARTING", timedelta(0))
         assert f"{run.id}: its process died" in await reap_orphans()
         now = (await client.read_flow_run(run.id)).state
     assert now is not None
@@ -126,7 +126,7 @@ async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_ag
 async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_as_any_other(
     prefect_api: None, monkeypatch: pytest.MonkeyPatch, crashes: int, again: bool
 ) -> None:
-    monkeypatch.setattr("flows.orphans._STARTING", timedelta(0))
+    monkeypatch.setattr("flows.worker.sweep._STARTING", timedelta(0))
     async with get_client() as client:
         flow_id = await client.create_flow(container_task)
         deployment = await client.create_deployment(flow_id, name=f"crashed-{uuid4()}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.errors import PayloadError
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 from flows.results import REASONS
 from tests.runs import payload
 from tests.specs import compiled

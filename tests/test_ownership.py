@@ -15,14 +15,14 @@ from flows.engine.chown import Found, Owner, Reclaim, look, outside, reclaim_of
 from flows.engine.contract import Engine
 from flows.engine.docker.chown import reclaim_arguments
 from flows.engine.docker.engine import DockerEngine
+from flows.engine.types import Image
 from flows.errors import EngineError
-from flows.outcome import Image
-from flows.runtime.reclaim import reclaim, remove_left_behind
+from flows.runtime.collect import reclaim, remove_left_behind
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine
 from flows.workspace.folder import Workspace
-from flows.workspace.removal import remove_tree
+from flows.workspace.tree import remove_tree
 from tests.hosts import NOBODY, as_nobody, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine
 from tests.specs import BIND, IMAGE, NOW, VOLUME, compiled

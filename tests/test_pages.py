@@ -15,7 +15,7 @@ from cyclopts import App
 from prefect.cli._app import _app as prefect
 
 from flows.cli import app as container_task
-from flows.payload.models import parse, require_runnable
+from flows.payload.parse import parse, require_runnable
 from tests.specs import compiled
 
 ROOT = Path(__file__).parent.parent

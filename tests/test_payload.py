@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 
 from flows.errors import PayloadError
-from flows.payload.models import TaskPayload, parse, require_runnable
+from flows.payload.compiler import compile_spec
+from flows.payload.models import TaskPayload
+from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
-from flows.spec import Mount, Run, compile_spec
+from flows.spec import Mount, Run
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense, valid_payloads
 
 

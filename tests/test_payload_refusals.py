@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.errors import PayloadError
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.payload.validation import MAX_FAULTS
 from tests.strategies import FULL, enabled
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flows.errors import PayloadError
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from scripts.reference import PAGE, renewed
 from scripts.stack import ROOT
 

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.engine.images.auth import Login, registry_host
-from flows.payload.platforms import is_for
+from flows.payload.image_reference import is_for
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flows.cli.replay.leftovers import LABEL_REPLAY
 from flows.cli.replay.recording import is_run_json, recording_of, recording_of_run_json
 from flows.cli.replay.replay import allowing
 from flows.errors import PayloadError, PolicyRefused
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed
 from flows.spec import Output

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from flows.attempt import Executed, Prepared, RetryRules, Upload
+from flows.engine.types import ContainerState, Image
 from flows.engine.usage import Usage
 from flows.errors import (
     CapabilityMissing,
@@ -27,23 +28,13 @@ from flows.errors import (
     PayloadError,
     WorkspaceError,
 )
-from flows.outcome import (
-    ContainerState,
-    FailureClass,
-    Image,
-    Outcome,
-    OutcomeName,
-    StoppedBy,
-    judge,
-    outcome_of,
-)
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge, outcome_of
 from flows.outputs import upload as storage
-from flows.payload.models import parse
+from flows.payload.parse import parse
 from flows.report import names as naming
 from flows.report import page as report
 from flows.report import progress as run_progress
-from flows.report import pull_observer as pull_news
-from flows.report import run_json
+from flows.report import progress_artifact, run_json
 from flows.report import sentences as messages
 from flows.report.run_json import RunReport
 from flows.workspace.folder import Workspace
@@ -635,7 +626,7 @@ def test_the_page_on_reports_lists_every_artifact() -> None:
         naming.USAGE_KEY,
         run_progress.PROGRESS_KEY,
         storage.FILES_KEY,
-        pull_news.PROGRESS_KEY,
+        progress_artifact.PROGRESS_KEY,
     }
     assert set(listed) == keys
     assert all(outcome in re.findall(r"^\| `([a-z-]+)` \|", text, re.M) for outcome in OutcomeName)

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from flows.attempt import Prepared, RetryRules
 from flows.engine.docker.convert import create_arguments
 from flows.engine.docker.engine import DockerEngine
-from flows.outcome import Image
+from flows.engine.types import Image
 from flows.payload.policy import Policy
 from flows.report.docker_run import OPTIONS, docker_run, quote
 from flows.spec import ContainerSpec, Run

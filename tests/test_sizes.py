@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.sizes import duration, processors, size
+from flows.units import duration, processors, size
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ from flows.outputs.upload import upload
 from flows.outputs.upload_journal import UploadJournal
 from flows.outputs.upload_plan import plan
 from flows.outputs.uploader import Sending
-from flows.workspace.removal import remove_tree
-from flows.workspace.tree import Tree, walk
+from flows.workspace.tree import Tree, remove_tree, walk
 from tests.finished import finished
 from tests.gate import Gate
 from tests.holding_proxy import to_port

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from flows.engine.types import ContainerState
 from flows.masking import Masker
-from flows.outcome import ContainerState, FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import _shown, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected

@@ -11,9 +11,10 @@ from uuid import uuid4
 import pytest
 
 from flows.engine.docker.engine import DockerEngine
-from flows.payload.models import parse
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import Run, compile_spec
+from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI
 from tests.runs import Runner, left_on_engine, shell

@@ -4,12 +4,16 @@
 which no two servers share. Here an automation is known by its name, and made or changed as needed.
 """
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import BlockDocument
 from prefect.events.schemas.automations import Automation, AutomationCore
@@ -17,6 +21,10 @@ from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from flows.cli.console import CommandError, Output
+from flows.cli.exit_status import ExitStatus
+from flows.cli.prefect_api import errors_told
 
 # In an action, in place of Prefect's `block_document_id`: the block's name, or its type and name.
 _BLOCK = "block_document"
@@ -226,3 +234,38 @@ def _with_blocks(wanted: Wanted, ids: Mapping[str, UUID]) -> dict[str, Any]:
         key: wanted.fields[key] for key in _ACTIONS if isinstance(wanted.fields.get(key), list)
     }
     return {**wanted.fields, **{key: list(map(resolved, each)) for key, each in lists.items()}}
+
+
+def deployed(output: Output, names: Sequence[str]) -> int:
+    """Deploy what the files say; a line for each automation."""
+    try:
+        wanted = [each for name in names for each in _read(name)]
+        if not wanted:
+            raise AutomationRefused("name files or folders of YAML, such as examples/automations")
+        with errors_told():
+            asyncio.run(_deploy(output, wanted))
+    except AutomationRefused as error:
+        raise CommandError(str(error)) from error
+    return ExitStatus.SUCCEEDED
+
+
+def _read(name: str) -> Iterator[Wanted]:
+    if name == "-":
+        yield from read("standard input", sys.stdin.read())
+        return
+    paths = sorted(Path(name).glob("*.yaml")) if Path(name).is_dir() else [Path(name)]
+    if not paths:
+        raise AutomationRefused(f"{name}: this folder has no file *.yaml")
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AutomationRefused(f"{path}: cannot be read: {error}") from None
+        yield from read(str(path), text)
+
+
+async def _deploy(output: Output, wanted: list[Wanted]) -> None:
+    async with get_client() as client:
+        async for done, name in deploy(client, wanted):
+            output.line(f"{done} {name}")
+            output.record(done, name=name)

@@ -9,12 +9,13 @@ from typing import Any
 from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
 from flows.errors import Fault, PayloadError
-from flows.payload.fields import JOB_ID_PLACEHOLDER
-from flows.payload.models import TaskPayload, misplaced, runnable
+from flows.payload.compiler import compile_spec
+from flows.payload.models import TaskPayload
+from flows.payload.parse import misplaced, runnable
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.settings import HostSettings
-from flows.spec import Run, compile_spec
+from flows.spec import JOB_ID_PLACEHOLDER, Run
 from flows.workspace.folder import Workspace
 
 

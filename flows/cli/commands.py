@@ -218,7 +218,7 @@ def deploy_automations(
 
     An automation is known by its name, so the command can be given again.
     """
-    from flows.cli.deploy import deployed
+    from flows.cli.automations import deployed
 
     return answered(lambda out: deployed(out, files), as_json=json)
 

@@ -1,12 +1,18 @@
 """Where Prefect's API is, and what its failures mean, as one sentence each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 from pydantic import ValidationError
+
+from flows.cli.console import CommandError
+from flows.cli.exit_status import ExitStatus
 
 NO_SERVER = (
     "PREFECT_API_URL is not set, so there is no Prefect server to talk to: set it, such as with "
@@ -55,3 +61,24 @@ def _said(error: Exception) -> str:
     if isinstance(error, PrefectHTTPStatusError):
         return " ".join(error.response.text.split())[:200]
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """From its block comes a `CommandError` for whatever the API does wrong; `ObjectNotFound` is
+    the caller's to explain."""
+    url = api_url()
+    if url is None:
+        raise CommandError(NO_SERVER, ExitStatus.UNREACHABLE)
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        # What is no API of Prefect's answers with anything: a page, JSON of another shape.
+        raise CommandError(unreachable(url, error), ExitStatus.UNREACHABLE) from error
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """A client of the API, whose errors are those of `errors_told`."""
+    with errors_told(), get_client(sync_client=True) as client:
+        yield client

@@ -17,14 +17,13 @@ from prefect.client.schemas.sorting import ArtifactSort
 from rich.markdown import Markdown
 from rich.text import Text
 
-from flows.cli.api import connected
 from flows.cli.console import Output
 from flows.cli.exit_status import ExitStatus
 from flows.cli.find import find_run
 from flows.cli.follow import RunLog
 from flows.cli.follow import told as tell_record
 from flows.cli.outcomes import outcome_name, summary
-from flows.cli.prefect_api import run_url
+from flows.cli.prefect_api import connected, run_url
 from flows.cli.submit import watched
 from flows.outcome import OutcomeName
 from flows.report.names import METADATA_KEY, REPORT_KEY

@@ -9,13 +9,12 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from flows.cli.api import connected
 from flows.cli.check import judged, read_json
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
 from flows.cli.follow import follow
 from flows.cli.outcomes import exit_status, outcome_name, summary
-from flows.cli.prefect_api import api_url, run_url, unreachable
+from flows.cli.prefect_api import api_url, connected, run_url, unreachable
 from flows.report.names import run_name
 
 

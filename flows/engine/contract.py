@@ -7,10 +7,9 @@ from datetime import datetime
 from typing import Protocol
 
 from flows.engine.chown import Reclaim
-from flows.engine.evidence import Evidence
 from flows.engine.images.pull import Supply
+from flows.engine.types import ContainerState, Evidence, Image
 from flows.engine.usage import Point, Usage
-from flows.outcome import ContainerState, Image
 from flows.spec import ContainerSpec
 
 

@@ -21,12 +21,11 @@ from flows.outputs.manifest import (
     rows_of,
 )
 from flows.outputs.upload_plan import printable
-from flows.payload.fields import ARTIFACT_DIR
 from flows.results import OutputResult, OutputRow, Reason
-from flows.spec import ContainerSpec, Output
+from flows.spec import ARTIFACT_DIR, ContainerSpec, Output
 from flows.workspace.folder import Workspace
-from flows.workspace.keeping import keep
 from flows.workspace.listing import MAX_HASHED_BYTES, write_whole
+from flows.workspace.safe_open import keep
 from flows.workspace.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 
 # The parts of a path below a folder.

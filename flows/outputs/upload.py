@@ -20,8 +20,6 @@ from prefect.client.schemas.actions import ArtifactCreate
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
-from flows.limits import UPLOAD_SECONDS
-from flows.markdown import code
 from flows.outputs.stores import Store, explain, open_store
 from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.outputs.upload_plan import (
@@ -38,7 +36,8 @@ from flows.outputs.upload_plan import (
 from flows.outputs.uploader import Sending
 from flows.runtime.cancellation import stop_of
 from flows.runtime.store import Busy, Ledger
-from flows.spec import ContainerSpec
+from flows.spec import UPLOAD_SECONDS, ContainerSpec
+from flows.text import code
 from flows.threads import begin, in_thread
 from flows.workspace.listing import is_folder
 from flows.workspace.logs import Logger

@@ -11,13 +11,12 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
+from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
+from flows.units import _UNITS
+
 T = TypeVar("T")
 
-JOB_ROOT = "/work/agent_jobs"
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
-JOB_ID_PLACEHOLDER = "<job_id>"
-RUN_VOLUME_PREFIX = "mm-task-"
-ARTIFACT_DIR = "$ARTIFACT_DIR/"
 MAX_OUTPUTS = 100
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -49,7 +48,6 @@ _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
 _MAX_GLOB = 500
 _MAX_GLOB_PARTS = 40
 
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _MIN_MEMORY = 6 * 1024**2
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
@@ -171,12 +169,6 @@ def _amount(value: object, least: int) -> str:
     return f"{number}{unit}"
 
 
-def memory_bytes(value: str) -> int:
-    """Bytes of a canonical amount."""
-    number, unit = value.rstrip("kmgt"), value.lstrip("0123456789")
-    return int(number) * _UNITS[unit]
-
-
 def absolute_path(value: str) -> str:
     if not value.startswith("/") or ".." in value.split("/") or _has_control(value):
         raise ValueError(f"is {_short(value)}, not an absolute path without '..'")
@@ -199,8 +191,8 @@ def volume_name(value: str) -> str:
             f"is {_short(value)}, not a volume name: letters, digits, '_', '.' and '-', "
             "two or more, beginning with a letter or digit"
         )
-    if value.startswith(RUN_VOLUME_PREFIX):
-        raise ValueError(f"begins with {RUN_VOLUME_PREFIX!r}, which is kept for the runner's own")
+    if value.startswith(NAME_PREFIX):
+        raise ValueError(f"begins with {NAME_PREFIX!r}, which is kept for the runner's own")
     return value
 
 

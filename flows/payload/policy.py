@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from flows.payload import fields
+from flows.units import memory_bytes
 
 Globs = list[str]
 
@@ -169,4 +170,4 @@ class Policy(BaseModel):
     @property
     def max_memory_bytes(self) -> int | None:
         """The ceiling for memory, in bytes."""
-        return fields.memory_bytes(self.max_memory) if self.max_memory else None
+        return memory_bytes(self.max_memory) if self.max_memory else None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import Fault, PolicyRefused
-from flows.payload.fields import memory_bytes
 from flows.payload.image_reference import ImageName
 from flows.payload.repository import Remote
+from flows.units import memory_bytes
 
 if TYPE_CHECKING:
     from flows.payload.container import Container

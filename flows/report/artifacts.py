@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from prefect.client.schemas.actions import ArtifactCreate
 
-from flows.markdown import escape
 from flows.report.names import METADATA_KEY, OUTPUTS_KEY, REPORT_KEY, TESTS_KEY, USAGE_KEY
 from flows.report.run_json import RunReport, metadata_table
 from flows.report.tables import table_of_outputs, table_of_tests
 from flows.results import Results
+from flows.text import escape
 
 
 def run_artifacts(

@@ -1,15 +1,21 @@
 """What the picture of a run's use of resources shows: quantities, titles, scales. Pure.
 
-`flows.report.drawing` draws it; that is loaded when a picture is wanted, which short runs have no use for.
+`flows.report.chart` draws it; that is loaded when a picture is wanted, which short runs have no use for.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
+
+import pygal
+from pygal.etree import etree
+from pygal.style import Style
 
 from flows.engine.usage import Point
-from flows.sizes import processors, size
+from flows.units import duration, processors, size
 
 # Below, a picture would tell no more than the report's numbers.
 _LEAST_SECONDS = 5.0
@@ -72,7 +78,7 @@ def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | N
     shown = [panel for panel in panels if panel.values]
     if not shown:
         return None
-    from flows.report.drawing import draw
+    from flows.report.chart import draw
 
     return draw(shown, points[-1].seconds)
 
@@ -114,3 +120,83 @@ def _round(least: float) -> float:
 def _time_step(least: float) -> float:
     days = 86_400 * math.ceil(least / 86_400)
     return float(next((step for step in _SECONDS if step >= least), days))
+
+
+# Its finder of maps, of which there are none, lacks what Python asks a finder for: Python warns of
+# that at every import that fails.
+pygal.PluginImportFixer.find_spec = staticmethod(lambda *_: None)
+
+_WIDTH, _HEIGHT, _MARGIN = 900, 300, 12
+_INK, _PALE, _PAPER, _USED, _LIMIT = "#1f2937", "#e5e7eb", "#ffffff", "#2563eb", "#b91c1c"
+_DECIMALS = re.compile(r"(\.\d)\d+")
+_STYLE = Style(
+    background="transparent",
+    plot_background="transparent",
+    foreground=_INK,
+    foreground_strong=_INK,
+    foreground_subtle=_PALE,
+    guide_stroke_color=_PALE,
+    major_guide_stroke_color=_PALE,
+    colors=(_USED, _LIMIT),
+    font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
+    title_font_size=17,
+    label_font_size=12,
+    major_label_font_size=12,
+    legend_font_size=13,
+    transition="none",
+)
+
+
+def draw(panels: Sequence[Panel], seconds: float) -> str:
+    """The panels one above the other, on a page of their own colour."""
+    height = _HEIGHT * len(panels)
+    page = etree.Element(
+        "svg",
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {height}",
+        width=str(_WIDTH),
+        height=str(height),
+    )
+    etree.SubElement(page, "rect", width="100%", height="100%", rx="8", fill=_PAPER)
+    for number, panel in enumerate(panels):
+        chart = _chart(panel, seconds)
+        # The first one's style is for all.
+        _strip(chart, "script", *(["style"] if number else []))
+        chart.attrib |= {"y": str(number * _HEIGHT), "height": str(_HEIGHT), "width": str(_WIDTH)}
+        page.append(chart)
+    text: str = etree.tostring(page, encoding="unicode")
+    return text
+
+
+def _chart(panel: Panel, seconds: float) -> Any:
+    chart = pygal.XY(
+        style=_STYLE,
+        width=_WIDTH,
+        height=_HEIGHT,
+        js=(),
+        no_prefix=True,
+        show_dots=False,
+        title=panel.title,
+        legend_at_bottom=True,
+        range=(0, panel.value_ticks[-1]),
+        xrange=(0, seconds),
+        value_formatter=panel.told,
+        x_value_formatter=duration,
+        x_labels=time_ticks(seconds),
+        y_labels=panel.value_ticks,
+        margin=_MARGIN,
+    )
+    chart.add(panel.name, panel.values, fill=True)
+    if panel.shows_limit:
+        chart.add("Limit", [(0, panel.limit), (seconds, panel.limit)], stroke_style={"width": 2})
+    return chart.render_tree()
+
+
+def _strip(chart: Any, *tags: str) -> None:
+    """Take out what a picture has no use for, comments too; the first chart's style is for all."""
+    for parent in list(chart.iter()):
+        for child in list(parent):
+            if child.tag in tags or callable(child.tag):
+                parent.remove(child)
+            elif "d" in child.attrib:
+                child.attrib["d"] = _DECIMALS.sub(r"\1", child.attrib["d"])

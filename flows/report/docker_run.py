@@ -14,8 +14,8 @@ from typing import Any
 
 from flows.attempt import Prepared
 from flows.engine.docker.convert import create_arguments
+from flows.engine.types import Image
 from flows.masking import MASK
-from flows.outcome import Image
 from flows.payload.image_reference import ImageName
 from flows.payload.repository import Remote
 from flows.spec import ContainerSpec

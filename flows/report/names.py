@@ -3,7 +3,8 @@ payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
 from flows.masking import Masker
-from flows.payload.models import TaskPayload, names_secrets, parse, secrets_of
+from flows.payload.models import TaskPayload
+from flows.payload.parse import names_secrets, parse, secrets_of
 from flows.payload.repository import Remote
 from flows.spec import command_summary
 

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from flows.attempt import Upload
 from flows.errors import Fault
-from flows.markdown import code, escape, fence, table
 from flows.outcome import Outcome, OutcomeName, StoppedBy, signal_name
 from flows.outputs.upload_plan import file_address
 from flows.report.docker_run import image_name
 from flows.report.resources import resource_rows
 from flows.report.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsReport
 from flows.report.sentences import not_uploaded
-from flows.sizes import duration, size
-from flows.text import one_line, shown_lines
+from flows.text import code, escape, fence, one_line, shown_lines, table
+from flows.units import duration, size
 from flows.workspace.logs import LogFacts
 
 _LISTED_IN_REPORT = 50

@@ -17,11 +17,11 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
-from flows.markdown import escape
 from flows.report.progress_artifact import ProgressArtifact, find
 from flows.report.sentences import state_message
-from flows.sizes import duration, size
 from flows.spec import ContainerSpec
+from flows.text import escape
+from flows.units import duration, size
 from flows.workspace.logs import Logger
 
 PROGRESS_KEY = "container-run-progress"

@@ -16,6 +16,9 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 
+from flows.engine.images.pull import Teller
+from flows.masking import Masker
+
 # What is told of does not wait for a server that is away.
 _SECONDS = 10.0
 
@@ -91,3 +94,23 @@ async def find(client: PrefectClient, job_id: UUID, key: str) -> UUID | None:
     )
     found = await client.read_artifacts(artifact_filter=wanted, limit=1)
     return next((each.id for each in found), None)
+
+
+PROGRESS_KEY = "image-pull"
+
+
+class PrefectTeller(Teller):
+    """Says sentences with `say`, and shows how far the pull is in `artifact`."""
+
+    def __init__(self, artifact: ProgressArtifact, say: Callable[[str], None]) -> None:
+        self.masker = Masker()
+        self._artifact = artifact
+        self._say = say
+
+    def say(self, sentence: str) -> None:
+        """See `flows.engine.images.pull.Teller`."""
+        self._say(self.masker.text(sentence))
+
+    async def show(self, percent: float, description: str) -> None:
+        """See `flows.engine.images.pull.Teller`."""
+        await self._artifact.show(percent, description)

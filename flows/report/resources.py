@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flows.report.run_json import RunReport
-from flows.sizes import duration, processors, size
+from flows.units import duration, processors, size
 
 # What Docker gives a container that asks for nothing else.
 _SHM_BYTES = 64 * 1024**2

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.markdown import code, escape, table
 from flows.outcome import OutcomeName
 from flows.report.sentences import outcome_of_state
+from flows.text import code, escape, table
 
 _LONGEST_MESSAGE = 200
 _TOP = 10

@@ -23,14 +23,12 @@ from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
 from flows.report.progress import COLLECTING, RunProgress
-from flows.report.progress_artifact import ProgressArtifact
-from flows.report.pull_observer import PROGRESS_KEY, PrefectTeller
+from flows.report.progress_artifact import PROGRESS_KEY, PrefectTeller, ProgressArtifact
 from flows.report.sentences import state_message
-from flows.runtime import collect
-from flows.runtime import execution
+from flows.runtime import collect, execution
+from flows.runtime.cancellation import Interrupt
+from flows.runtime.collect import reclaim
 from flows.runtime.ending import finish
-from flows.runtime.interrupts import Interrupt
-from flows.runtime.reclaim import reclaim
 from flows.runtime.secrets import container_secrets
 from flows.runtime.store import RUNS_FOLDER, Ledger
 from flows.settings import HostSettings

@@ -4,20 +4,30 @@ What a task left may be such that the process which looks at it dies. What is kn
 without it, its exit code above all, is not to die with that.
 """
 
+import asyncio
+import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 from flows.attempt import Prepared
+from flows.engine.chown import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
 from flows.engine.contract import Engine
+from flows.errors import EngineError, ImageError
 from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.results import Results
-from flows.runtime.interrupts import to_the_end
-from flows.runtime.reclaim import reclaim
+from flows.runtime.cancellation import to_the_end
 from flows.runtime.store import Ledger
+from flows.settings import HostSettings
+from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
+from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
 from flows.workspace.logs import Logger
+from flows.workspace.tree import remove_tree
 
 # A worker may be restarted just then; to end a second time there is hardly chance.
 _MAX_TRIES = 2
@@ -66,3 +76,67 @@ def _tries(ledger: Ledger, attempt: int) -> int:
     except OSError:
         # The task may have filled the disk. What room is kept for, the outcome needs.
         return 1
+
+
+# With the pull of its image, where it is missing; well within what the limits of a run allow for.
+_LIMIT_SECONDS = RECLAIM_SECONDS + 120.0
+
+
+async def reclaim(engine: Engine, workspace: Workspace, spec: ContainerSpec) -> str | None:
+    """Make all in the job's folder this process's; one sentence on what kept it from that.
+
+    Costs a look where everything is, and nothing where this process is root. Its container must
+    have stopped, for what still runs could make more; whether it is removed is all the same. Where
+    the caller is cancelled, this is still done to its end.
+    """
+    return await _reclaim(engine, workspace.folder, workspace.mount, spec.name, spec.labels)
+
+
+async def remove_left_behind(engine: Engine, host: HostSettings) -> list[str]:
+    """Remove what earlier removals had to leave in `MOONMIND_WORKDIR`; a sentence for each.
+
+    What cannot be given back stays for the next time.
+    """
+    told = []
+    for folder in await asyncio.to_thread(left_behind, host.workdir):
+        name = folder.name.removeprefix(REMOVED)
+        labels = {LABEL_JOB_ID: name.rpartition("-")[0] or name}
+        mount = mount_of(host.workdir, folder.name, host.workspace_volume)
+        reason = await _reclaim(engine, folder, mount, f"{NAME_PREFIX}{name}", labels)
+        await asyncio.to_thread(remove_tree, folder)
+        if os.path.lexists(folder):
+            told.append(f"could not remove {folder}: {reason or 'something in it is shut'}")
+        else:
+            told.append(f"removed {folder.name}, which an earlier removal had to leave")
+    return told
+
+
+async def _reclaim(
+    engine: Engine, folder: Path, mount: Mount, name: str, labels: Mapping[str, str]
+) -> str | None:
+    user = os.geteuid()
+    if user == 0 or await asyncio.to_thread(look, folder, user) is Found.OURS:
+        return None
+    image = HostSettings.from_environment().helper_image
+    owner = Owner.in_folder(folder.parent)
+    decided = reclaim_of(name, mount, image, owner, labels, datetime.now(UTC))
+    try:
+        await to_the_end(_bounded(engine, decided))
+    except ImageError as error:
+        return _sentence(folder, f"{error}, or name another one in MOONMIND_HELPER_IMAGE")
+    except EngineError as error:
+        return _sentence(folder, str(error))
+    except TimeoutError:
+        return _sentence(folder, f"it took longer than {_LIMIT_SECONDS:.0f} s")
+    if await asyncio.to_thread(look, folder, user) is Found.FOREIGN:
+        return _sentence(folder, "it had no effect; see whether its file system has owners")
+    return None
+
+
+async def _bounded(engine: Engine, decided: Reclaim) -> None:
+    async with asyncio.timeout(_LIMIT_SECONDS):
+        await engine.reclaim(decided)
+
+
+def _sentence(folder: Path, reason: str) -> str:
+    return f"the files that its container left in {folder} could not all be given back: {reason}"

@@ -21,15 +21,13 @@ from tenacity import (
 )
 
 from flows.engine.contract import Engine, Measured, Sink
-from flows.engine.evidence import Evidence
 from flows.engine.images.failures import overdue
 from flows.engine.images.pull import Supply
+from flows.engine.types import ContainerState, Evidence, Image
 from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.outcome import (
     KILLED,
-    ContainerState,
-    Image,
     Outcome,
     StoppedBy,
     ended_early,
@@ -37,7 +35,7 @@ from flows.outcome import (
     missing_workdir,
     outcome_of,
 )
-from flows.runtime.interrupts import Interrupt, Interrupted, to_the_end
+from flows.runtime.cancellation import Interrupt, Interrupted, to_the_end
 from flows.spec import ContainerSpec
 from flows.threads import apart
 

@@ -13,8 +13,10 @@ from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.errors import HostMisconfigured
 from flows.masking import Masker
-from flows.payload.container_parts import Retry
-from flows.payload.models import TaskPayload, misplaced, names_secrets, runnable
+from flows.payload.compiler import compile_spec
+from flows.payload.container import Retry
+from flows.payload.models import TaskPayload
+from flows.payload.parse import misplaced, names_secrets, runnable
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.report.names import run_name
@@ -22,7 +24,7 @@ from flows.runtime.attempts import prepare_again
 from flows.runtime.secrets import container_secrets, with_credentials
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.spec import ContainerSpec, Run
 from flows.worker.takeover import attempts_elsewhere
 from flows.workspace.folder import Workspace
 from flows.workspace.git import checkout

@@ -12,18 +12,16 @@ from prefect.client.orchestration import PrefectClient
 
 from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.selection import open_engine
-from flows.limits import UPLOAD_SECONDS
 from flows.outcome import Outcome
 from flows.outputs.upload import create_link, deliver, intended
-from flows.report import page
-from flows.report import run_json
+from flows.report import page, run_json
 from flows.report.artifacts import run_artifacts
 from flows.report.chart import usage_svg
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
 from flows.runtime.attempts import with_files_back
 from flows.runtime.store import Ledger
-from flows.spec import ContainerSpec
+from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
 

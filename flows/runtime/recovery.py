@@ -22,16 +22,16 @@ from prefect.states import Scheduled
 from flows.attempt import Executed
 from flows.engine.selection import open_engine
 from flows.errors import PayloadError
-from flows.limits import UPLOAD_CANCELED_SECONDS
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.upload_journal import UploadJournal
-from flows.payload.container_parts import Retry
-from flows.payload.models import parse, secrets_of
+from flows.payload.container import Retry
+from flows.payload.parse import parse, secrets_of
 from flows.report.events import emit_finished, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.store import Busy, Ledger
 from flows.settings import HostSettings
+from flows.spec import UPLOAD_CANCELED_SECONDS
 from flows.workspace.logs import LogFacts, Logger
 
 _MOMENT_SECONDS = 5.0

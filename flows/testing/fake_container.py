@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.engine.contract import Sink
-from flows.outcome import KILLED, ContainerState
+from flows.engine.types import ContainerState
+from flows.outcome import KILLED
 from flows.spec import ContainerSpec
 from flows.testing.process import TERMINATED, CommandMissing, Killed, Process, Program, Terminated
 

@@ -14,12 +14,11 @@ from tempfile import mkdtemp
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Measured, Sink, Tailed
-from flows.engine.evidence import Evidence
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.pull import Supply, Take, obtain
+from flows.engine.types import ContainerState, Evidence, Image
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.outcome import ContainerState, Image
 from flows.payload.image_reference import Wanted
 from flows.spec import ContainerSpec
 from flows.testing.fake_container import FakeContainer

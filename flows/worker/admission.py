@@ -5,42 +5,20 @@ nothing takes nothing. Tasks start in the order of their queue; a small one may 
 that waits for room, until the large one has waited for long enough to have room kept for it.
 """
 
+import asyncio
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from flows.engine.docker.engine import DockerEngine
+from flows.errors import EngineError, EngineRefused
+from flows.settings import HostSettings
+from flows.units import NOTHING, Resources
+from flows.workspace.logs import Logger
+
 # How long others may pass by a task that waits for room.
 PATIENCE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """Processors and bytes of memory."""
-
-    cpus: float = 0.0
-    memory_bytes: int = 0
-
-    def __sub__(self, other: "Resources") -> "Resources":
-        return Resources(self.cpus - other.cpus, self.memory_bytes - other.memory_bytes)
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(self.cpus + other.cpus, self.memory_bytes + other.memory_bytes)
-
-    def lacks(self, needs: "Resources") -> "Resources":
-        """What of `needs` this has too little for; nothing where they fit."""
-        return Resources(
-            needs.cpus if needs.cpus and needs.cpus > self.cpus + 1e-9 else 0.0,
-            needs.memory_bytes if needs.memory_bytes > max(0, self.memory_bytes) else 0,
-        )
-
-    def __bool__(self) -> bool:
-        return self != Resources()
-
-    def __str__(self) -> str:
-        """`2 CPUs and 4 GiB`, without what is not there."""
-        cpus = f"{self.cpus:g} CPU{'s' if self.cpus != 1 else ''}" if self.cpus else ""
-        memory = _bytes(self.memory_bytes) if self.memory_bytes else ""
-        return " and ".join(filter(None, (cpus, memory))) or "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +30,7 @@ class Waiting:
     """
 
     id: UUID
-    needs: Resources = Resources()
+    needs: Resources = NOTHING
     missing: tuple[str, ...] = ()
     goes_on: bool = False
     elsewhere: str | None = None
@@ -103,10 +81,33 @@ def admit(
     return Admitted(tuple(start), waits, never)
 
 
-def _bytes(number: int) -> str:
-    size = float(number)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} GiB"
+_ENGINE_AWAY_SECONDS = 5.0
+# Of the engine's memory, what is left to the host itself.
+_RESERVE = 0.1
+
+
+async def capacity(host: HostSettings, logger: Logger) -> Resources:
+    """Processors and memory for tasks; waits for an engine that does not answer."""
+    while True:
+        try:
+            async with DockerEngine() as engine:
+                found = await engine.capacity()
+            break
+        except EngineRefused:
+            # A proxy that tells nothing of the host: the worker is expected to be on it.
+            found = _of_this_host()
+            break
+        except EngineError as error:
+            logger.warning("No task starts here yet: %s", error)
+            await asyncio.sleep(_ENGINE_AWAY_SECONDS)
+    total = Resources(
+        host.worker_cpus or found.cpus,
+        host.worker_memory or int(found.memory_bytes * (1 - _RESERVE)),
+    )
+    logger.info("%s has %s for tasks", host.worker, total)
+    return total
+
+
+def _of_this_host() -> Resources:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources(float(os.cpu_count() or 1), memory)

@@ -11,7 +11,7 @@ from prefect.client.orchestration import PrefectClient
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine.docker.engine import DockerEngine
 from flows.outputs.upload import finish_uploads
-from flows.runtime.reclaim import remove_left_behind
+from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings

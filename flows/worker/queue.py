@@ -1,20 +1,34 @@
 """The runs that wait in the queues of a worker, as far as it knows them."""
 
+import contextlib
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.events import Event
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Failed
+from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
 from flows.errors import PayloadError
-from flows.payload.fields import memory_bytes
-from flows.payload.models import parse
+from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.payload.parse import parse
+from flows.report import page
+from flows.report.names import REPORT_KEY
+from flows.report.sentences import state_message, state_name
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
-from flows.worker.admission import Resources, Waiting
-from flows.worker.takeover import host_of
+from flows.units import Resources, memory_bytes
+from flows.worker.admission import Waiting
+from flows.worker.takeover import HOST_LABEL, WORKER_LABEL, host_of
 
 # A run that was taken out, what it needs, and what was told of its waiting.
 Taken = tuple[FlowRun, Resources, str | None]
@@ -115,3 +129,79 @@ class Backlog:
 
 def _due(run: FlowRun) -> datetime:
     return run.next_scheduled_start_time or datetime.min.replace(tzinfo=UTC)
+
+
+_CANCELLING = "prefect.flow-run.Cancelling"
+_WORK = [
+    "prefect.flow-run.Scheduled",
+    "prefect.flow-run.AwaitingRetry",
+    "prefect.work-pool.ready",
+]
+
+
+async def follow_pool(
+    pool_id: UUID, on_work: Callable[[], None], on_cancel: Callable[[UUID], None]
+) -> None:
+    """Call back for every event of the pool, until cancelled; connect again after every break."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=[*_WORK, _CANCELLING]),
+        any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
+    )
+
+    async def follow() -> None:
+        async with get_events_subscriber(filter=wanted) as events:
+            async for event in events:
+                _tell(event, on_work, on_cancel)
+        raise ConnectionError("the server closed the event stream")
+
+    retrying = AsyncRetrying(
+        wait=wait_exponential(multiplier=0.5, max=10),
+        before_sleep=before_sleep_log(logging.getLogger("flows.worker.worker"), logging.WARNING),
+    )
+    await retrying(follow)
+
+
+def _tell(event: Event, on_work: Callable[[], None], on_cancel: Callable[[UUID], None]) -> None:
+    if event.event == _CANCELLING:
+        on_cancel(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
+    else:
+        on_work()
+
+
+async def note_taken(
+    client: PrefectClient, flow_run: FlowRun, worker: str, host: str, *, was_told: bool
+) -> None:
+    """Label the run with who carries it and on which host; it waits no longer."""
+    await client.update_flow_run_labels(flow_run.id, {WORKER_LABEL: worker, HOST_LABEL: host})
+    others = _other_tags(flow_run)
+    if was_told or others != flow_run.tags:
+        await client.update_flow_run(flow_run.id, tags=others)
+
+
+async def tell_waiting(client: PrefectClient, flow_run: FlowRun, sentence: str) -> None:
+    """Tag the run with what it waits for.
+
+    Another worker may be about to claim the run: a state would undo that.
+    """
+    with contextlib.suppress(ObjectNotFound):
+        await client.update_flow_run(flow_run.id, tags=[*_other_tags(flow_run), sentence])
+
+
+async def reject(client: PrefectClient, flow_run: FlowRun, sentence: str) -> None:
+    """End a run that can never start, with its report."""
+    outcome = Outcome(OutcomeName.REJECTED, FailureClass.LIMITS, sentence)
+    await client.create_artifact(
+        ArtifactCreate(
+            key=REPORT_KEY,
+            type="markdown",
+            data=page.rejection_markdown(outcome),
+            flow_run_id=flow_run.id,
+        )
+    )
+    state: State[None] = Failed(name=state_name(outcome), message=state_message(outcome))
+    await client.set_flow_run_state(flow_run.id, state)
+
+
+def _other_tags(flow_run: FlowRun) -> list[str]:
+    """The run's tags without what a worker, this one or an earlier, said of its waiting."""
+    return [tag for tag in flow_run.tags if not tag.startswith("waiting for ")]

@@ -19,8 +19,7 @@ from flows.outputs.upload_journal import pending_uploads
 from flows.runtime.cancellation import stop_of
 from flows.runtime.store import RUNS_FOLDER, Busy, Ledger, known_jobs
 from flows.workspace.folder import REMOVED
-from flows.workspace.removal import remove_tree
-from flows.workspace.tree import Tree, walk
+from flows.workspace.tree import Tree, remove_tree, walk
 
 _GIB = 1024**3
 # Of a sweep, which has more to do.

@@ -36,16 +36,14 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import HostMisconfigured
-from flows.orphans import sweep
 from flows.runtime.cancellation import Stop, Why, carried_jobs, carry, put_down, stop_of
 from flows.settings import HostSettings
-from flows.worker.admission import Admitted, Resources, admit
-from flows.worker.capacity import capacity
+from flows.units import Resources
+from flows.worker.admission import Admitted, admit, capacity
 from flows.worker.cleanup import tidy
 from flows.worker.in_process import Carrier, NotOurs
-from flows.worker.pool_events import follow_pool
-from flows.worker.queue import Backlog, Taken
-from flows.worker.run_notes import note_taken, reject, tell_waiting
+from flows.worker.queue import Backlog, Taken, follow_pool, note_taken, reject, tell_waiting
+from flows.worker.sweep import sweep
 from flows.worker.takeover import Silence, take_over
 
 # How many runs are asked for at a time, beyond those that are known to wait.

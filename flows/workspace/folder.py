@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from flows.errors import WorkdirMissing, WorkspaceError
-from flows.payload.fields import JOB_ROOT
-from flows.spec import ContainerSpec, Mount
+from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, is_folder, listing, write_whole
-from flows.workspace.removal import remove_tree
 from flows.workspace.safe_open import nameless_file
+from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.
 _BALLAST_BYTES = 256 * 1024

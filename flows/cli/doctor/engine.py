@@ -19,12 +19,13 @@ from flows.engine.docker.probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.engine.images.pull import Supply
 from flows.errors import EngineError
 from flows.outcome import Outcome, OutcomeName
-from flows.payload.models import parse
+from flows.payload.compiler import compile_spec
+from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
-from flows.runtime.reclaim import reclaim
+from flows.runtime.collect import reclaim
 from flows.settings import HostSettings
-from flows.spec import ContainerSpec, Run, compile_spec
+from flows.spec import ContainerSpec, Run
 from flows.threads import in_thread
 from flows.workspace.folder import Workspace
 

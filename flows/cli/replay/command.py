@@ -10,13 +10,12 @@ from typing import Any
 import httpx
 from prefect.exceptions import ObjectNotFound
 
-from flows.cli.api import connected
 from flows.cli.check import read_json
 from flows.cli.console import CommandError, Output
 from flows.cli.exit_status import ExitStatus
 from flows.cli.find import find_run
 from flows.cli.outcomes import exit_status
-from flows.cli.prefect_api import api_url
+from flows.cli.prefect_api import api_url, connected
 from flows.cli.replay.leftovers import clean
 from flows.cli.replay.output import shown
 from flows.cli.replay.place import Place

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.cli.replay.place import Say
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
-from flows.runtime.reclaim import reclaim, remove_left_behind
+from flows.runtime.collect import reclaim, remove_left_behind
 from flows.runtime.store import RUNS_FOLDER, Busy, Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec

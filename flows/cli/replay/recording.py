@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.errors import Fault, PayloadError
-from flows.payload.fields import JOB_ID_PLACEHOLDER
+from flows.spec import JOB_ID_PLACEHOLDER
 
 # What a run.json does not tell.
 UNTOLD = "environment, secrets (*** in the command), entrypoint, user, network and caches"

@@ -25,17 +25,18 @@ from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.masking import Masker
 from flows.outcome import Outcome, StoppedBy
+from flows.payload.compiler import compile_spec
 from flows.payload.image_reference import ImageName
-from flows.payload.models import TaskPayload, parse, runnable, secrets_of
+from flows.payload.models import TaskPayload
+from flows.payload.parse import parse, runnable, secrets_of
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
-from flows.runtime import collect
-from flows.runtime import execution
-from flows.runtime.interrupts import Interrupt
+from flows.runtime import collect, execution
+from flows.runtime.cancellation import Interrupt
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
-from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run, compile_spec
+from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from flows.workspace.git import checkout
 from flows.workspace.logs import RunnerLog

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.cli.replay.replay import Replayed
 from flows.engine.docker.convert import create_arguments, run_volume_name
-from flows.outcome import Image
+from flows.engine.types import Image
 from flows.report.docker_run import NEWEST_API, docker_options, quote
 from flows.spec import ContainerSpec
 

@@ -11,10 +11,9 @@ from docker.types import LogConfig
 
 from flows.engine.chown import RECLAIM_SECONDS, Reclaim
 from flows.engine.docker.convert import mount_arguments, needs_run_volume, run_volume_arguments
-from flows.engine.docker.objects import remove_container
-from flows.engine.docker.volumes import remove_run_volume
+from flows.engine.docker.objects import remove_container, remove_run_volume
+from flows.engine.types import Image
 from flows.errors import EngineError
-from flows.outcome import Image
 from flows.spec import LABEL_JOB_ID
 
 # The deepest tree that was tried, of 4,000 folders with names of 250 letters, takes 60 MiB and 530

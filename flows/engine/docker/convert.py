@@ -6,7 +6,7 @@ The names are docker-py's keyword arguments, which prefect-docker hands on verba
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from flows.outcome import Image
+from flows.engine.types import Image
 from flows.spec import LABEL_CACHE, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.

@@ -19,7 +19,7 @@ from prefect_docker.containers import (
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Measured, Sink, Tailed
-from flows.engine.docker import volumes
+from flows.engine.docker import objects
 from flows.engine.docker.chown import run_reclaim
 from flows.engine.docker.client import is_local, negotiated
 from flows.engine.docker.convert import create_arguments, needs_run_volume
@@ -30,15 +30,14 @@ from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
 from flows.engine.docker.objects import discard, list_owned, remove_container
 from flows.engine.docker.stats import Sampler
-from flows.engine.evidence import Evidence
 from flows.engine.images.pull import Supply, obtain
+from flows.engine.types import ContainerState, Evidence, Image
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
-from flows.outcome import ContainerState, Image
 from flows.payload.image_reference import Wanted
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
-from flows.worker.admission import Resources
+from flows.units import Resources
 
 T = TypeVar("T")
 
@@ -118,7 +117,7 @@ class DockerEngine:
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
         made = await self._call(
-            "preparing volumes", lambda: volumes.prepare(self._docker.api, spec, version, globs)
+            "preparing volumes", lambda: objects.prepare(self._docker.api, spec, version, globs)
         )
         try:
             with translated("creating the container"):
@@ -126,7 +125,7 @@ class DockerEngine:
         except EngineError as error:
             # A task that was refused leaves nothing, its new caches included.
             await self._call(
-                "removing volumes", lambda: volumes.remove_caches(self._docker.api, made)
+                "removing volumes", lambda: objects.remove_caches(self._docker.api, made)
             )
             if "not a directory" in str(error):
                 raise WorkdirMissing(
@@ -239,7 +238,7 @@ class DockerEngine:
         if any(needs_run_volume(mount, self._api_version) for mount in spec.mounts):
             await self._call(
                 "removing the run's volume",
-                lambda: volumes.remove_run_volume(self._docker.api, spec),
+                lambda: objects.remove_run_volume(self._docker.api, spec),
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:

@@ -11,7 +11,7 @@ import requests
 
 from flows.engine.docker.client import require_ok
 from flows.engine.docker.errors import translated
-from flows.engine.evidence import ACTIONS, Evidence, fold
+from flows.engine.types import ACTIONS, Evidence, fold
 
 
 def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Evidence:

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flows.errors import Fault, PolicyRefused
-from flows.payload.fields import JOB_ROOT, mount_target, network
+from flows.payload.fields import mount_target, network
 from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed, is_allowed, user_is_allowed
-from flows.spec import LABEL_JOB_ID, ContainerSpec
+from flows.spec import JOB_ROOT, LABEL_JOB_ID, ContainerSpec
 
 _PLAIN = frozenset({"command", "entrypoint", "environment", "init", "shm_size", "working_dir"})
 _IMAGE_ID = re.compile(r"sha256:[a-f0-9]{64}")

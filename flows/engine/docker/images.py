@@ -20,9 +20,9 @@ from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
 from flows.engine.images.pull import Take
+from flows.engine.types import Image
 from flows.errors import EngineUnavailable
 from flows.masking import Masker
-from flows.outcome import Image
 from flows.payload.image_reference import ImageName, Wanted
 from flows.threads import in_thread
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flows.sizes import size
+from flows.units import size
 
 _DIGEST = re.compile(r"Digest: (sha256:[0-9a-f]{64})")
 _UP_TO_DATE = "Status: Image is up to date"

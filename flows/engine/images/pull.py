@@ -25,11 +25,10 @@ from flows.engine.images.failures import image_error, not_present, other_platfor
 from flows.engine.images.lock import Turns
 from flows.engine.images.private import PrivateImages
 from flows.engine.images.progress import PullProgress
+from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
-from flows.outcome import Image
-from flows.payload.image_reference import ImageName, Wanted
-from flows.payload.platforms import is_for
-from flows.sizes import size
+from flows.payload.image_reference import ImageName, Wanted, is_for
+from flows.units import size
 
 T = TypeVar("T")
 Take = Callable[[Mapping[str, Any]], None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 ACTIONS = ("kill", "oom", "die", "destroy")
@@ -42,3 +43,40 @@ def _numbers(events: Iterable[Mapping[str, Any]], action: str, key: str) -> tupl
     return tuple(
         int(event["Actor"]["Attributes"][key]) for event in events if event["Action"] == action
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is present on the engine. `digest` is empty for one that was never pulled.
+
+    `platform` is what it is made for, such as `linux/arm64/v8`. The rest says how it came: whether
+    it was there already, how many bytes its pull took, and how long; None where nobody knows.
+    """
+
+    id: str
+    digest: str = ""
+    platform: str = ""
+    cache_hit: bool | None = None
+    pulled_bytes: int | None = None
+    pull_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """What a fresh inspect says. `error` is the engine's own word on a failed start."""
+
+    running: bool
+    exit_code: int | None
+    oom_killed: bool
+    error: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the container's process, as its exit code tells it."""
+        return signal_of(self.exit_code)
+
+
+def signal_of(exit_code: int | None) -> int | None:
+    return exit_code - 128 if exit_code is not None and 128 < exit_code <= 128 + 64 else None

@@ -1,0 +1,151 @@
+"""."""
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.errors import Fault, PayloadError
+from flows.payload import fields
+from flows.payload.base import PayloadModel
+from flows.payload.container import Container
+from flows.payload.models import TaskPayload
+from flows.payload.repository import Remote
+from flows.payload.validation import accepted, faults_of, json_faults, keys_in
+
+# The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
+# enabled already. A run without a payload gets pydantic's word for undefined.
+PAYLOAD: Any = Field(
+    json_schema_extra={"title": "Payload", "default": {"task": {"container": {"enabled": True}}}}
+)
+
+
+_NOT_ENABLED = (
+    "is not true: this runner runs container tasks only; set it to true and give an image and a "
+    "command, or send the task to another queue"
+)
+
+
+def parse(raw: object) -> TaskPayload:
+    """Normalise a payload, or raise `PayloadError` with every fault.
+
+    `raw` is whatever JSON (or a caller) gave: nothing but `PayloadError` is ever raised for it.
+    """
+    if isinstance(raw, TaskPayload):
+        return raw
+    if faults := json_faults(raw):
+        raise PayloadError(faults)
+    missing = _missing(raw)
+    try:
+        payload = TaskPayload.model_validate(raw)
+    except ValidationError as error:
+        raise PayloadError(faults_of(error, TaskPayload) + missing) from None
+    if missing:
+        raise PayloadError(missing)
+    return payload
+
+
+def runnable(raw: object) -> TaskPayload:
+    """The payload, if this runner would run it.
+
+    Raises `PayloadError` with every fault, among them what is valid and not done here.
+    """
+    try:
+        payload = parse(raw)
+    except PayloadError as error:
+        raise PayloadError([*error.faults, *_not_enabled(raw, error)]) from None
+    require_runnable(payload)
+    return payload
+
+
+def misplaced(payload: TaskPayload) -> list[str]:
+    """A sentence for each key that has no effect where it stands, and would have elsewhere.
+
+    Unknown keys are kept outside of `task.container`: other runners may know them.
+    """
+    places = {key: "task.container" for key in _aliases(Container)}
+    for key, field in _aliases(Container).items():
+        places |= {inner: f"task.container.{key}" for inner in keys_in(field) - places.keys()}
+    outside = {"": payload.model_extra or {}, "task.": payload.task.model_extra or {}}
+    found = [(where, key) for where, extra in outside.items() for key in extra if key in places]
+    return [
+        f"{where}{key} has no effect there; did you mean {places[key]}.{key}?"
+        for where, key in found
+    ]
+
+
+def secrets_of(raw: object) -> tuple[str, ...]:
+    """The values in a payload that no log may show; none where it is not acceptable."""
+    try:
+        repository = parse(raw).repository
+    except PayloadError:
+        return ()
+    return Remote.parse(repository).secrets if repository else ()
+
+
+def names_secrets(payload: TaskPayload) -> bool:
+    """Whether values belong to it that only its run will read."""
+    has_credentials = payload.auth is not None and payload.auth.repo_auth_ref is not None
+    return bool(payload.task.container.secrets) or has_credentials
+
+
+def require_runnable(payload: TaskPayload) -> None:
+    """Raise `PayloadError` where a valid payload asks for what this runner does not do."""
+    faults = []
+    if not payload.task.container.enabled:
+        faults.append(
+            Fault(
+                "task.container.enabled",
+                f"{_NOT_ENABLED}{_misspelt_container(payload)}",
+            )
+        )
+    if (mode := payload.task.publish.mode) != "none":
+        faults.append(
+            Fault(
+                "task.publish.mode",
+                f"is {mode!r}, which this runner cannot do yet: use 'none' and take the files "
+                "from the run's artifacts",
+            )
+        )
+    if faults:
+        raise PayloadError(faults)
+
+
+def _misspelt_container(payload: TaskPayload) -> str:
+    outside = {"": payload.model_extra or {}, "task.": payload.task.model_extra or {}}
+    for where, extra in outside.items():
+        for key in get_close_matches("container", extra, n=1, cutoff=0.8):
+            return f". {where}{key} has no effect; did you mean task.container?"
+    return ""
+
+
+def _not_enabled(raw: object, error: PayloadError) -> list[Fault]:
+    """That a container with other faults is not enabled either, so that all is told at once."""
+    container = _container(raw)
+    told = any(fault.path == "task.container.enabled" for fault in error.faults)
+    if container is None or told or fields.is_true(container.get("enabled")):
+        return []
+    return [Fault("task.container.enabled", _NOT_ENABLED)]
+
+
+def _container(raw: object) -> dict[str, Any] | None:
+    task = raw.get("task") if isinstance(raw, dict) else None
+    container = task.get("container") if isinstance(task, dict) else None
+    return container if isinstance(container, dict) else None
+
+
+def _aliases(model: type[PayloadModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _missing(raw: object) -> list[Fault]:
+    """What an enabled container lacks, found beside pydantic's faults so that all come at once."""
+    container = _container(raw)
+    if container is None or not fields.is_true(container.get("enabled")):
+        return []
+    return [
+        Fault(f"task.container.{key}", f"is missing; it takes {accepted(field)}")
+        for key, field in Container.model_fields.items()
+        if key in {"image", "command"} and container.get(key) is None
+    ]

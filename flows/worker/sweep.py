@@ -1,0 +1,220 @@
+"""."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Crashed
+from prefect.types import DateTime
+
+from flows.engine.docker.engine import DockerEngine
+from flows.report.names import FLOW_NAME
+from flows.runtime.cancellation import stop_of
+from flows.runtime.recovery import (
+    ABANDONED,
+    CANCELED,
+    let_go,
+    may_start_again,
+    read_run,
+    recover,
+    settle,
+)
+from flows.runtime.store import Busy, Ledger, open_jobs
+from flows.settings import HostSettings
+from flows.spec import Owned, is_expired
+from flows.worker.cleanup import told
+from flows.worker.takeover import host_of
+from flows.workspace.logs import Logger
+
+# Between the state Running and the moment at which the run takes its lock lie the flow's imports.
+_STARTING = timedelta(seconds=20)
+
+
+# Between a worker's taking a run and the state Running lie the start of a process and its imports.
+_TAKEN = timedelta(minutes=3)
+
+
+_RECENT = timedelta(days=1)
+
+
+async def sweep(
+    client: PrefectClient,
+    host: HostSettings,
+    engine: DockerEngine,
+    logger: Logger,
+    *,
+    dry_run: bool = False,
+) -> list[str]:
+    """Look after runs and the engine: the part of `reap_orphans` that somebody waits for."""
+    done: list[str] = []
+    async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
+        done.append(sentence)
+    async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
+        done.append(sentence)
+    async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
+        done.append(sentence)
+    return told(done, logger, dry_run=dry_run)
+
+
+async def _sweep_runs(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    for job_id in open_jobs(host.workdir):
+        ledger = Ledger(host.workdir, job_id)
+        if _is_held(ledger):
+            continue
+        try:
+            run = await read_run(client, job_id)
+            is_elsewhere = run is not None and _is_elsewhere(run, ledger, host)
+            what = _left_behind(ledger) if is_elsewhere else _orphaned(run, ledger)
+            if what is not None and not dry_run:
+                if is_elsewhere:
+                    await let_go(ledger)
+                else:
+                    await _end_or_restart(client, run, ledger, logger)
+            elif what is None and not dry_run:
+                _note_over(run, ledger)
+        except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
+            what = f"could not be swept: {error}"
+        if what is not None:
+            yield f"{job_id}: {what}"
+
+
+async def _sweep_unbegun(
+    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+) -> AsyncIterator[str]:
+    """Put runs back into their queue that died, or whose worker did, before they began."""
+    types = [StateType.PENDING, StateType.CRASHED]
+    recent = DateTime.instance(datetime.now(UTC) - _RECENT)
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
+            expected_start_time=FlowRunFilterExpectedStartTime(after_=recent),
+        ),
+    )
+    for run in runs:
+        ledger = Ledger(host.workdir, str(run.id))
+        if run.state is None or _is_held(ledger):
+            continue
+        age = datetime.now(UTC) - run.state.timestamp
+        if age < (_STARTING if run.state.is_crashed() else _TAKEN):
+            continue
+        if run.state.is_crashed() and not await may_start_again(client, run):
+            continue
+        if not dry_run:
+            if run.state.is_pending():
+                # Told as a crash, and counted as one: what never begins is not tried for ever.
+                lost: State[None] = Crashed(message="Its worker died before it began.")
+                await client.set_flow_run_state(run.id, lost)
+            await recover(run.id, ledger, logger)
+        yield f"{run.id}: it died before its container began"
+
+
+def _note_over(run: FlowRun | None, ledger: Ledger) -> None:
+    """Spare the next sweeps a job of which all is told."""
+    is_over = run is None or (run.state is not None and run.state.is_final())
+    with suppress(Busy), ledger.held():
+        attempt = ledger.last()
+        if is_over and (attempt is None or attempt.published):
+            ledger.note_over()
+
+
+def _is_elsewhere(run: FlowRun, ledger: Ledger, host: HostSettings) -> bool:
+    """Whether another host took the run over from this one, and not this one its own name anew."""
+    name, attempt = host_of(run), ledger.last()
+    here = {host.worker, attempt.prepared.spec.worker} if attempt else {host.worker}
+    return name is not None and name not in here
+
+
+def _left_behind(ledger: Ledger) -> str | None:
+    """Why a job that another host carries needs somebody here; None where it does not."""
+    attempt = ledger.last()
+    is_untold = attempt is not None and not attempt.published
+    return "another host carries its run now" if is_untold else None
+
+
+def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
+    """Why a job without a process needs somebody; None where it does not."""
+    attempt = ledger.last()
+    is_untold = attempt is not None and not attempt.published
+    if run is None or run.state is None:
+        # Unknown to this server: deleted, or another installation's on the same host.
+        is_past = attempt is not None and is_expired(
+            attempt.prepared.spec.labels, datetime.now(UTC)
+        )
+        return "nobody knows its run any more" if is_untold and is_past else None
+    if run.state.is_final():
+        return "its run is over and its attempt is not" if is_untold else None
+    if run.state.is_cancelling():
+        return "its process died while it was being cancelled"
+    just_began = datetime.now(UTC) - run.state.timestamp < _STARTING
+    # One whose attempt is younger than its state had the lock, and let go of it.
+    had_lock = attempt is not None and attempt.started_at > run.state.timestamp
+    is_lost = run.state.is_running() and (had_lock or not just_began)
+    return "its process died" if is_lost else None
+
+
+async def _end_or_restart(
+    client: PrefectClient, run: FlowRun | None, ledger: Ledger, logger: Logger
+) -> None:
+    state = run.state if run else None
+    if run is None or state is None:
+        await settle(ledger, ABANDONED, logger, run)
+    elif state.is_cancelled() or state.is_cancelling():
+        await settle(ledger, CANCELED, logger, run)
+        canceled: State[None] = Cancelled(message=CANCELED.error)
+        if state.is_cancelling():
+            await client.set_flow_run_state(run.id, canceled)
+    else:
+        crashed: State[None] = Crashed(message="Its process died; nothing on its host runs it.")
+        if not state.is_final():
+            await client.set_flow_run_state(run.id, crashed)
+        await recover(run.id, ledger, logger)
+
+
+async def _sweep_engine(
+    client: PrefectClient, host: HostSettings, engine: DockerEngine, *, dry_run: bool
+) -> AsyncIterator[str]:
+    now = datetime.now(UTC)
+    # Containers first: a volume in use cannot be removed.
+    for owned in await engine.owned():
+        ledger = Ledger(host.workdir, owned.job_id)
+        if _is_held(ledger):
+            continue
+        if not is_expired(owned.labels, now) and not await _is_over(client, owned, ledger):
+            continue
+        if dry_run or await engine.discard(owned):
+            yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
+
+
+async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
+    run = await read_run(client, owned.job_id)
+    if run is None or run.state is None:
+        # Perhaps another installation's that shares the engine: its death date decides.
+        return False
+    # A crashed run may be started again and adopt what is here.
+    attempt = ledger.last()
+    is_settled = attempt is not None and attempt.published
+    return run.state.is_final() and (is_settled or not run.state.is_crashed())
+
+
+def _is_held(ledger: Ledger) -> bool:
+    if stop_of(ledger.job_id):
+        # This process carries it, and may be about to tell its end.
+        return True
+    try:
+        with ledger.held():
+            return False
+    except Busy:
+        return True

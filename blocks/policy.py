@@ -15,7 +15,8 @@ class PolicyUnreadable(Exception):
 
 
 class ContainerPolicy(Block, Policy):
-    """What containers may do on the workers that share this block; see `flows.payload.policy.Policy`.
+    """What containers may do on the workers that share this block; see
+    `flows.payload.policy.Policy`.
 
     Nothing needs registering: without a saved block named `default` the defaults hold.
     """

@@ -22,8 +22,8 @@ class CredentialsUnreadable(Exception):
 async def login_to(registry: str) -> Login | None:
     """The log-in of the saved block for `registry`, the first by name; None where there is none.
 
-    `registry` is as `flows.engine.images.auth.registry_host` gives it. One request of the API. Raises
-    `CredentialsUnreadable` where the API does not answer or the block is not valid.
+    `registry` is as `flows.engine.images.auth.registry_host` gives it. One request of the API.
+    Raises `CredentialsUnreadable` where the API does not answer or the block is not valid.
     """
     for name, data in sorted(await _saved(), key=lambda each: each[0]):
         if registry_host(str(data.get("registry_url", ""))) == registry:

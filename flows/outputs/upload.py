@@ -1,7 +1,7 @@
 """Where the results of an attempt go: uploaded when it is published, or by the sweep after that.
 
-An upload that is not complete has a journal (`flows.outputs.upload_journal`), from before its first byte
-until after its manifest. What keeps it is told beside the outcome and never changes that.
+An upload that is not complete has a journal (`flows.outputs.upload_journal`), from before its first
+byte until after its manifest. What keeps it is told beside the outcome and never changes that.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """What the picture of a run's use of resources shows: quantities, titles, scales. Pure.
 
-`flows.report.chart` draws it; that is loaded when a picture is wanted, which short runs have no use for.
+pygal draws it.
 """
 
 import math

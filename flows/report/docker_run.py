@@ -1,8 +1,8 @@
 """The `docker run` that does by hand what an attempt did. Pure.
 
-It says in a shell's words what `flows.engine.docker.convert` hands to Docker. That is made of the spec
-as it is shown, which holds no secret, and the repository's address is without credentials: secrets
-are taken from the environment of whoever runs it.
+It says in a shell's words what `flows.engine.docker.convert` hands to Docker. That is made of
+the spec as it is shown, which holds no secret, and the repository's address is without
+credentials: secrets are taken from the environment of whoever runs it.
 """
 
 import csv

@@ -98,7 +98,7 @@ class Line:
 
 
 class DockerImages:
-    """A `flows.engine.images.pull.Source`; `host` and `api` are asked for when they are needed, in threads."""
+    """A `flows.engine.images.pull.Source`; `host` and `api` are called when needed, in threads."""
 
     def __init__(self, host: Callable[[], DockerHost], api: Callable[[], docker.APIClient]) -> None:
         self._host = host

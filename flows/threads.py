@@ -53,3 +53,12 @@ def begin(function: Callable[[], T]) -> asyncio.Future[T]:
 
     threading.Thread(target=work, daemon=True, name=f"container-task {function!r:.60}").start()
     return future
+
+
+async def to_the_end(step: Coroutine[Any, Any, T]) -> T:
+    """Run a step that ends an attempt to its end, however often the caller is cancelled."""
+    running = apart(step)
+    while not running.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([running])
+    return running.result()

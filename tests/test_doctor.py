@@ -14,10 +14,10 @@ import pytest
 from flows.cli.console import Output
 from flows.cli.doctor import host as checkup_host
 from flows.cli.doctor import probe
+from flows.cli.doctor.calls import Call, Cause, refusal
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, carry_out, ok
 from flows.cli.doctor.command import Examination, chosen
 from flows.cli.doctor.engine import EngineChecks, judge_quiet, probed
-from flows.engine.docker.calls import Call, Cause, refusal
 from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.errors import WorkspaceError
-from flows.runtime.store import RUNS_FOLDER
+from flows.workspace.folder import RUNS_FOLDER
 
 _SUFFIX = ".upload-"
 

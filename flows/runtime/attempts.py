@@ -30,10 +30,10 @@ from flows.runtime.cancellation import Interrupt
 from flows.runtime.collect import reclaim
 from flows.runtime.ending import finish
 from flows.runtime.secrets import container_secrets
-from flows.runtime.store import RUNS_FOLDER, Ledger
+from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.workspace.folder import Workspace
+from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.logs import Journal, Logger, RunnerLog
 
 LOST = Outcome(

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from flows.outcome import StoppedBy
-from flows.threads import apart
+from flows.threads import to_the_end
 
 T = TypeVar("T")
 
@@ -126,12 +126,3 @@ class Interrupt:
         if self._request.done():
             raise Interrupted(self._request.result())
         return running.result()
-
-
-async def to_the_end(step: Coroutine[Any, Any, T]) -> T:
-    """Run a step that ends an attempt to its end, however often the caller is cancelled."""
-    running = apart(step)
-    while not running.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([running])
-    return running.result()

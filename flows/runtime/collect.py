@@ -20,11 +20,11 @@ from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.results import Results
-from flows.runtime.cancellation import to_the_end
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
+from flows.threads import to_the_end
 from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
 from flows.workspace.logs import Logger
 from flows.workspace.tree import remove_tree

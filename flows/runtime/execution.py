@@ -35,9 +35,9 @@ from flows.outcome import (
     missing_workdir,
     outcome_of,
 )
-from flows.runtime.cancellation import Interrupt, Interrupted, to_the_end
+from flows.runtime.cancellation import Interrupt, Interrupted
 from flows.spec import ContainerSpec
-from flows.threads import apart
+from flows.threads import apart, to_the_end
 
 T = TypeVar("T")
 # Judges an outcome by what the container left, once it has stopped; raises nothing.

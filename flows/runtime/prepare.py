@@ -21,11 +21,11 @@ from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
+from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.secrets import container_secrets, with_credentials
 from flows.runtime.store import Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
-from flows.worker.takeover import attempts_elsewhere
 from flows.workspace.folder import Workspace
 from flows.workspace.git import checkout
 from flows.workspace.logs import Journal, Logger

@@ -7,6 +7,7 @@ finds the job's lock taken or its attempt published, and does nothing.
 import asyncio
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -15,6 +16,7 @@ from uuid import UUID
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
@@ -26,7 +28,7 @@ from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
-from flows.report.events import emit_finished, emit_started
+from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.store import Busy, Ledger
@@ -181,3 +183,28 @@ async def _recover_later(flow_run_id: UUID) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_recover_later(UUID(sys.argv[1])))
+
+
+_EVENTS = 50
+
+
+async def attempts_elsewhere(
+    client: PrefectClient, run_id: UUID, known: Collection[int] = ()
+) -> int:
+    """The number of the last attempt that any host began at a run; 0 where none did.
+
+    The end of those that nobody told the end of is told, but for the `known` ones, whose host is
+    at hand to do it.
+    """
+    told = EventFilter(
+        event=EventNameFilter(name=[STARTED, FINISHED]),
+        resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
+    )
+    page = await client.read_events(filter=told, limit=_EVENTS)
+    ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
+    ended |= set(known)
+    for each in page.events:
+        if each.event == STARTED and each.payload["attempt"] not in ended:
+            seconds = (datetime.now(UTC) - each.occurred).total_seconds()
+            emit_finished_of(str(run_id), each.payload, round(seconds, 3))
+    return max((int(each.payload["attempt"]) for each in page.events), default=0)

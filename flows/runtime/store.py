@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 
 from flows.attempt import Attempt
 from flows.errors import WorkspaceError
+from flows.workspace.folder import RUNS_FOLDER
 
-RUNS_FOLDER = ".runs"
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _RETRY_SECONDS = 0.2
 

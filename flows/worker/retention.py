@@ -17,8 +17,8 @@ from uuid import uuid4
 from blocks.storage import ArtifactStorage
 from flows.outputs.upload_journal import pending_uploads
 from flows.runtime.cancellation import stop_of
-from flows.runtime.store import RUNS_FOLDER, Busy, Ledger, known_jobs
-from flows.workspace.folder import REMOVED
+from flows.runtime.store import Busy, Ledger, known_jobs
+from flows.workspace.folder import REMOVED, RUNS_FOLDER
 from flows.workspace.tree import Tree, remove_tree, walk
 
 _GIB = 1024**3

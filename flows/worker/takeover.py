@@ -5,10 +5,9 @@ is the silence of the worker that noted on the run that it carries it.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from uuid import UUID
+from datetime import datetime
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -19,18 +18,15 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.report.events import FINISHED, STARTED, emit_finished_of
 from flows.report.names import FLOW_NAME
-from flows.runtime.recovery import may_start_again, start_again
+from flows.runtime.recovery import attempts_elsewhere, may_start_again, start_again
 
 # Labels of a flow run: who carries it.
 HOST_LABEL = "moonmind.host"
 WORKER_LABEL = "prefect.worker.name"
-_EVENTS = 50
 # The most that the server gives at a time.
 _PAGE = 200
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
@@ -137,25 +133,3 @@ async def _start_elsewhere(client: PrefectClient, judged: FlowRun, name: str) ->
     else:
         await attempts_elsewhere(client, run.id)
     return True
-
-
-async def attempts_elsewhere(
-    client: PrefectClient, run_id: UUID, known: Collection[int] = ()
-) -> int:
-    """The number of the last attempt that any host began at a run; 0 where none did.
-
-    The end of those that nobody told the end of is told, but for the `known` ones, whose host is
-    at hand to do it.
-    """
-    told = EventFilter(
-        event=EventNameFilter(name=[STARTED, FINISHED]),
-        resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
-    )
-    page = await client.read_events(filter=told, limit=_EVENTS)
-    ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
-    ended |= set(known)
-    for each in page.events:
-        if each.event == STARTED and each.payload["attempt"] not in ended:
-            seconds = (datetime.now(UTC) - each.occurred).total_seconds()
-            emit_finished_of(str(run_id), each.payload, round(seconds, 3))
-    return max((int(each.payload["attempt"]) for each in page.events), default=0)

@@ -234,3 +234,6 @@ def left_behind(root: Path) -> list[Path]:
 def _free(path: Path) -> Path:
     """`path`, or one like it that is not taken."""
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}") if os.path.lexists(path) else path
+
+
+RUNS_FOLDER = ".runs"

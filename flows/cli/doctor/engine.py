@@ -11,9 +11,9 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.cli.doctor import probe
+from flows.cli.doctor.calls import CALLS, judge_calls
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
 from flows.cli.doctor.host import SETTINGS, WORKDIR, judge_room, leaving_nothing
-from flows.engine.docker.calls import CALLS, judge_calls
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.engine.images.pull import Supply

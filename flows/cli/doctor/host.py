@@ -11,10 +11,9 @@ from uuid import uuid4
 
 from flows.cli.doctor.checkup import Check, Finding, Part, fault, ok, warning
 from flows.errors import HostMisconfigured, WorkspaceError
-from flows.runtime.store import RUNS_FOLDER
 from flows.settings import HostSettings
 from flows.units import size
-from flows.workspace.folder import Workspace
+from flows.workspace.folder import RUNS_FOLDER, Workspace
 
 SETTINGS, GIT, WORKDIR, ROOM = "settings", "git", "job folders", "disk of the job folders"
 

@@ -11,10 +11,10 @@ from flows.cli.replay.place import Say
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
 from flows.runtime.collect import reclaim, remove_left_behind
-from flows.runtime.store import RUNS_FOLDER, Busy, Ledger
+from flows.runtime.store import Busy, Ledger
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec
-from flows.workspace.folder import Workspace
+from flows.workspace.folder import RUNS_FOLDER, Workspace
 
 LABEL_REPLAY = "moonmind.replay_of"
 _SUFFIX = ".replay"

@@ -11,7 +11,7 @@ import docker
 import requests
 from prefect_docker import DockerHost
 
-from flows.engine.docker.calls import (
+from flows.cli.doctor.calls import (
     Call,
     Refusal,
     broken_off,

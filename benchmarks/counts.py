@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from scripts.stack import FINAL
 from tests.runs import left_on_engine
 from tests.weather import FINISHED, STARTED, Weather
@@ -18,7 +18,7 @@ def count(weather: Weather, runs: list[str]) -> dict[str, Any]:
     """What became of all runs."""
     stack = weather.stack
     states = Counter(stack.flow_run(run)["state_type"] for run in runs)
-    attempts = {run: len(Ledger(stack.jobs, run).attempts()) for run in runs}
+    attempts = {run: len(AttemptStore(stack.jobs, run).attempts()) for run in runs}
     expected = {(run, n) for run, count in attempts.items() for n in range(1, count + 1)}
     told = {STARTED: Counter[tuple[str, int]](), FINISHED: Counter[tuple[str, int]]()}
     for run in runs:

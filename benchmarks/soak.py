@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.counts import count, report
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, Stack, free_port
 from tests.runs import shell
@@ -98,7 +98,7 @@ def _over(stack: Stack, runs: list[str]) -> set[str]:
 
 
 def _is_told(stack: Stack, run: dict[str, Any]) -> bool:
-    newest = Ledger(stack.jobs, run["id"]).last()
+    newest = AttemptStore(stack.jobs, run["id"]).last()
     if newest is None:
         return _crashes(stack, run["id"]) > _RESTARTS
     return newest.published

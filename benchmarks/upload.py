@@ -31,7 +31,7 @@ from benchmarks.measures import MIB, cpu_seconds
 from blocks.storage import ArtifactStorage
 from flows.outputs.upload import upload
 from flows.outputs.upload_journal import UploadJournal
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from tests.finished import finished
 from tests.s3 import BUCKET, Endpoint, endpoint
 
@@ -74,7 +74,7 @@ def _peak_bytes() -> int:
 
 
 def _ours(root: Path, s3: Endpoint, threads: int) -> _Meter:
-    attempt = Ledger(root, _JOB).last()
+    attempt = AttemptStore(root, _JOB).last()
     assert attempt is not None
     options = SecretDict(s3.options())
     storage = ArtifactStorage(url=f"s3://{BUCKET}/ours", options=options, parallel_uploads=threads)

@@ -10,7 +10,7 @@ report ─► reproduction   the `docker run` that does the same by hand; `resou
 publication ─► picture   what the picture of memory and CPU shows; `drawing` draws it
 container_task           the flow that joins them: prepare, execute, publish
 
-ledger, attempts         what is known of a run on disk, and the work of one attempt from it;
+store, attempts         what is known of a run on disk, and the work of one attempt from it;
                          `preparation` is what comes before its container
 lifecycle ─► recovery    the hooks, and what follows when a run's process is gone
 worker ─► carrying       the worker that runs the flows in its own process, and hands them over

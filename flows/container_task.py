@@ -36,7 +36,7 @@ from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finishe
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.recovery import CANCELED, settle
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds, flow_seconds
 
@@ -66,66 +66,66 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     """
     try:
         host = HostSettings.from_environment()
-        ledger = Ledger(host.workdir, str(runtime.flow_run.id))
+        store = AttemptStore(host.workdir, str(runtime.flow_run.id))
         given: object = payload
-        return await _until_stopped(None if given is PydanticUndefined else given, ledger)
+        return await _until_stopped(None if given is PydanticUndefined else given, store)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
 
 
-async def _until_stopped(payload: object, ledger: Ledger) -> State[Any]:
+async def _until_stopped(payload: object, store: AttemptStore) -> State[Any]:
     """The run's state, also where a worker that carries it in its own process stops it."""
-    stop = stop_of(ledger.job_id) or Stop()
+    stop = stop_of(store.job_id) or Stop()
     try:
-        return await stop.reaches(_in_turn(payload, ledger))
+        return await stop.reaches(_in_turn(payload, store))
     except asyncio.CancelledError:
         if stop.why is None:
             raise
         if stop.why is Why.HAND_OVER:
             return AwaitingRetry(message="Its worker stopped; the next one takes over.")
-        return await _canceled_state(ledger)
+        return await _canceled_state(store)
 
 
-async def _canceled_state(ledger: Ledger) -> State[Any]:
+async def _canceled_state(store: AttemptStore) -> State[Any]:
     """The state of a run that was stopped on somebody's word, whatever it was doing."""
     logger, context = get_run_logger(), FlowRunContext.get()
     try:
-        await settle(ledger, CANCELED, logger, context.flow_run if context else None)
+        await settle(store, CANCELED, logger, context.flow_run if context else None)
     except Exception as error:  # noqa: BLE001 - canceled it is; the sweep tells what is missing
         logger.warning("What is left of the run is for the sweep: %s", error)
-    attempt = ledger.last()
+    attempt = store.last()
     if attempt is None or attempt.executed is None:
         return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
     return Cancelled(message=state_message(attempt.outcome))
 
 
-async def _in_turn(payload: object, ledger: Ledger) -> State[Any]:
-    async with ledger.held_in_turn():
-        return await _attempts(payload, ledger)
+async def _in_turn(payload: object, store: AttemptStore) -> State[Any]:
+    async with store.held_in_turn():
+        return await _attempts(payload, store)
 
 
-async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
+async def _attempts(payload: object, store: AttemptStore) -> State[Any]:
     """One attempt after another, as long as the payload's retry rules allow."""
-    newest, known = ledger.last(), ledger.attempts()
+    newest, known = store.last(), store.attempts()
     is_done = newest and newest.published and not is_retried(known, newest.prepared.retry)
     if newest is not None and is_done and not await _is_asked_for_again():
         # An earlier process died, or is about to tell, between the end and its state.
         return _final_state(newest.outcome, newest)
     while True:
-        attempt = await _result(prepare(payload, ledger))
+        attempt = await _result(prepare(payload, store))
         if isinstance(attempt, Outcome):
             return _final_state(attempt)
         if attempt.executed is None:
-            attempt = await _executed(attempt, ledger)
+            attempt = await _executed(attempt, store)
         # Prefect's types know no `return_state` of an async task.
-        published: State[Attempt] = await publish(attempt, ledger, return_state=True)  # type: ignore[misc]
+        published: State[Attempt] = await publish(attempt, store, return_state=True)  # type: ignore[misc]
         if published.is_completed():
             attempt = await published.aresult()
         else:
             # The outcome stands, whatever became of its publication.
             get_run_logger().warning("The results could not be published: %s", published.message)
-            ledger.close(attempt)
-        attempts = ledger.attempts()
+            store.close(attempt)
+        attempts = store.attempts()
         if not is_retried(attempts, attempt.prepared.retry):
             return _final_state(attempt.outcome, attempt)
         seconds = backoff_seconds(attempts)
@@ -134,17 +134,17 @@ async def _attempts(payload: object, ledger: Ledger) -> State[Any]:
 
 
 @task(name="prepare", task_run_name="prepare", cache_policy=NO_CACHE, persist_result=False)
-async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
+async def prepare(payload: object, store: AttemptStore) -> Attempt | Outcome:
     """Judge the payload, decide what will run, make the job's folder and checkout.
 
     An attempt that an earlier process left unfinished is taken up as it is. Returns the outcome
     instead where the run ends here.
     """
-    unfinished = ledger.last()
+    unfinished = store.last()
     if unfinished is not None and not unfinished.published and _may_go_on(unfinished):
         return unfinished
     try:
-        return await prepare_attempt(payload, ledger, get_run_logger())
+        return await prepare_attempt(payload, store, get_run_logger())
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
@@ -161,7 +161,7 @@ async def prepare(payload: object, ledger: Ledger) -> Attempt | Outcome:
     on_completion=[tell_finished],
     on_failure=[tell_finished],
 )
-async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
+async def execute(attempt: Attempt, store: AttemptStore) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
     spec = attempt.prepared.spec
     flow_gives_up_at = time.monotonic() + flow_seconds(spec) - 1
@@ -175,7 +175,7 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     )
     try:
         executed = await execute_attempt(
-            ledger,
+            store,
             attempt,
             get_run_logger(),
             secrets=secrets_of(_raw_payload()),
@@ -187,7 +187,7 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
         # The cancellation was held back for the container's sake. What is due to the user is
         # delivered here: Prefect runs no further stage.
         await publish_attempt(
-            ledger, executed, get_run_logger(), upload_seconds=UPLOAD_CANCELED_SECONDS
+            store, executed, get_run_logger(), upload_seconds=UPLOAD_CANCELED_SECONDS
         )
         raise asyncio.CancelledError
     return _named(executed, executed.outcome)
@@ -200,19 +200,19 @@ async def execute(attempt: Attempt, ledger: Ledger) -> Attempt:
     persist_result=False,
     timeout_seconds=PUBLISH_SECONDS,
 )
-async def publish(attempt: Attempt, ledger: Ledger) -> Attempt:
+async def publish(attempt: Attempt, store: AttemptStore) -> Attempt:
     """Write `run.json` and the artifacts that the Prefect UI shows."""
-    return await publish_attempt(ledger, attempt, get_run_logger())
+    return await publish_attempt(store, attempt, get_run_logger())
 
 
-async def _executed(attempt: Attempt, ledger: Ledger) -> Attempt:
+async def _executed(attempt: Attempt, store: AttemptStore) -> Attempt:
     """The attempt with its outcome, also where the execute task outlives its own limit."""
     try:
         async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
-            return await _result(execute(attempt, ledger))
+            return await _result(execute(attempt, store))
     except TimeoutError:
-        newest, secrets = ledger.last() or attempt, secrets_of(_raw_payload())
-        return await finish_attempt(ledger, newest, get_run_logger(), OVERDUE, secrets=secrets)
+        newest, secrets = store.last() or attempt, secrets_of(_raw_payload())
+        return await finish_attempt(store, newest, get_run_logger(), OVERDUE, secrets=secrets)
 
 
 def _may_go_on(unfinished: Attempt) -> bool:

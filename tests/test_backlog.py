@@ -82,11 +82,13 @@ def test_a_run_that_began_on_another_host_is_left_to_it(host: HostSettings, labe
     assert waiting.elsewhere == (None if label == "host-1" else label)
 
 
-def test_a_ledger_that_cannot_be_read_is_the_flows_to_tell_about(host: HostSettings) -> None:
+def test_attempts_that_cannot_be_read_are_the_flows_to_tell_about(
+    host: HostSettings,
+) -> None:
     backlog, run = Backlog(host), due(run_count=1)
-    ledgers = host.workdir / ".runs"
-    ledgers.mkdir()
-    (ledgers / f"{run.id}.json").write_text("not JSON")
+    runs = host.workdir / ".runs"
+    runs.mkdir()
+    (runs / f"{run.id}.json").write_text("not JSON")
     backlog.replace([run])
     (waiting,) = backlog.waiting()
     assert not waiting.goes_on

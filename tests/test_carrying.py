@@ -13,7 +13,7 @@ from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.payload.parse import parse
 from flows.runtime.cancellation import Stop, Why, carry, put_down
-from flows.runtime.store import Ledger, known_jobs
+from flows.runtime.store import AttemptStore, known_jobs
 from flows.settings import HostSettings
 from flows.worker.in_process import BrokenOff, Carrier, NotOurs
 
@@ -75,7 +75,7 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
 
-    async def cancelled_meanwhile(payload: object, ledger: Ledger, logger: object) -> None:
+    async def cancelled_meanwhile(payload: object, store: AttemptStore, logger: object) -> None:
         async with get_client() as another:
             await another.set_flow_run_state(run.id, Cancelling(), force=True)
         parse(payload)

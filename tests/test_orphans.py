@@ -13,7 +13,7 @@ from prefect.states import Crashed, Pending, Running
 
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
-from flows.runtime.store import Ledger, known_jobs, open_jobs
+from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from tests.runs import BUSYBOX, Runner, shell
@@ -78,7 +78,7 @@ async def test_a_sweep_asks_once_for_a_run_that_is_over_until_it_is_started_agai
     await reap_orphans()
     assert job_id not in open_jobs(jobs_folder)
     assert job_id in known_jobs(jobs_folder)
-    with Ledger(jobs_folder, job_id).held(make=True):
+    with AttemptStore(jobs_folder, job_id).held(make=True):
         assert job_id in open_jobs(jobs_folder)
 
 
@@ -108,7 +108,7 @@ async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_ag
         flow_id = await client.create_flow(container_task)
         deployment = await client.create_deployment(flow_id, name=f"begun-{uuid4()}")
         run = await client.create_flow_run_from_deployment(deployment)
-        Ledger(HostSettings().workdir, str(run.id)).note_taken()
+        AttemptStore(HostSettings().workdir, str(run.id)).note_taken()
         state: State[None]
         for state in (Pending(), Running()):
             await client.set_flow_run_state(run.id, state, force=True)

@@ -14,7 +14,7 @@ from prefect.states import AwaitingRetry
 
 from flows.container_task import container_task
 from flows.runtime.recovery import let_go, recover
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from tests.runs import Finished, Runner, left_on_engine, shell
 
 pytestmark = pytest.mark.docker
@@ -22,11 +22,11 @@ LOGGER = logging.getLogger(__name__)
 TASK = shell("echo once; exit 3")
 
 
-def inherit(jobs_folder: Path, done: Finished, job_id: str) -> Ledger:
-    """The ledger of `job_id`, with what became of another run."""
+def inherit(jobs_folder: Path, done: Finished, job_id: str) -> AttemptStore:
+    """The attempt store of `job_id`, with what became of another run."""
     runs = jobs_folder / ".runs"
     shutil.copy(runs / f"{done.job_id}.json", runs / f"{job_id}.json")
-    return Ledger(jobs_folder, job_id)
+    return AttemptStore(jobs_folder, job_id)
 
 
 async def test_a_run_that_died_before_its_end_was_told_is_not_run_again(
@@ -51,7 +51,7 @@ async def test_a_run_that_ended_and_is_started_again_by_hand_runs_again(
             await run_flow(container_task, flow_run=run, return_type="state")  # type: ignore[misc]
             await client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
             run = await client.read_flow_run(run.id)
-    assert len(Ledger(jobs_folder, str(run.id)).attempts()) == 2
+    assert len(AttemptStore(jobs_folder, str(run.id)).attempts()) == 2
 
 
 async def test_a_run_that_somebody_else_has_put_back_into_its_queue_is_left_alone(
@@ -62,18 +62,18 @@ async def test_a_run_that_somebody_else_has_put_back_into_its_queue_is_left_alon
         flow_id = await client.create_flow(container_task)
         deployment = await client.create_deployment(flow_id, name=f"recovered-{uuid4()}")
         run = await client.create_flow_run_from_deployment(deployment, parameters={"payload": TASK})
-    ledger = inherit(jobs_folder, done, str(run.id))
-    before = ledger.attempts()
-    await recover(run.id, ledger, LOGGER)
-    assert ledger.attempts() == before
+    store = inherit(jobs_folder, done, str(run.id))
+    before = store.attempts()
+    await recover(run.id, store, LOGGER)
+    assert store.attempts() == before
     async with get_client() as client:
         state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert state.is_scheduled()
 
 
-async def taken_up(ledger: Ledger, job_id: str) -> str:
-    """The name of the state to which the flow brings a run that has this ledger."""
+async def taken_up(store: AttemptStore, job_id: str) -> str:
+    """The name of the state to which the flow brings a run that has this attempt store."""
     async with get_client() as client:
         run = await client.read_flow_run(UUID(job_id))
     state = await run_flow(container_task, flow_run=run, return_type="state")  # type: ignore[misc]
@@ -90,14 +90,14 @@ async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
     runner: Runner, jobs_folder: Path
 ) -> None:
     done, job_id = await runner(TASK), await submitted()
-    ledger = inherit(jobs_folder, done, job_id)
-    newest = ledger.last()
+    store = inherit(jobs_folder, done, job_id)
+    newest = store.last()
     assert newest is not None
-    ledger.put(replace(newest, began=True, executed=None, published=False))
-    await let_go(ledger)
-    assert await taken_up(ledger, job_id) == "Failed"
-    assert [each.prepared.spec.attempt for each in ledger.attempts()] == [1, 2]
-    (first, second) = ledger.attempts()
+    store.put(replace(newest, began=True, executed=None, published=False))
+    await let_go(store)
+    assert await taken_up(store, job_id) == "Failed"
+    assert [each.prepared.spec.attempt for each in store.attempts()] == [1, 2]
+    (first, second) = store.attempts()
     assert (first.outcome.name, second.outcome.exit_code) == ("infrastructure", 3)
 
 
@@ -105,7 +105,7 @@ async def test_an_attempt_that_an_earlier_version_decided_and_never_began_is_dec
     runner: Runner, jobs_folder: Path
 ) -> None:
     done, job_id = await runner(TASK), await submitted()
-    ledger = inherit(jobs_folder, done, job_id)
+    store = inherit(jobs_folder, done, job_id)
     file = jobs_folder / ".runs" / f"{job_id}.json"
     (attempt,) = json.loads(file.read_text())
     attempt |= {"began": False, "executed": None, "published": False}
@@ -115,5 +115,5 @@ async def test_an_attempt_that_an_earlier_version_decided_and_never_began_is_dec
         del spec[key]
     attempt["prepared"]["spec"] = spec
     file.write_text(json.dumps([attempt]))
-    assert await taken_up(ledger, job_id) == "Failed"
-    assert ledger.attempts()[-1].outcome.exit_code == 3
+    assert await taken_up(store, job_id) == "Failed"
+    assert store.attempts()[-1].outcome.exit_code == 3

@@ -14,7 +14,7 @@ import pytest
 
 from flows.cli.exit_status import ExitStatus
 from flows.cli.replay.leftovers import marker, remove
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.command import COMMAND, Here, environment
@@ -108,26 +108,26 @@ def test_what_is_kept_of_a_secret_is_told_and_its_copy_does_not_hand_it_on(
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[tuple[Ledger, Workspace, ContainerSpec]]:
+def job(tmp_path: Path) -> Iterator[tuple[AttemptStore, Workspace, ContainerSpec]]:
     """A replay that is over, with a container and a folder that nobody removed."""
     workspace = Workspace(tmp_path / "replays", str(uuid4()))
     run = Run(workspace.job_id, attempt=1, worker="here", now=NOW)
     spec = compiled(shell("true"), workspace.mount, run)
-    ledger = Ledger(workspace.root, spec.job_id)
+    store = AttemptStore(workspace.root, spec.job_id)
     workspace.create(spec.artifacts_subdir)
     label = f"{LABEL_JOB_ID}={spec.job_id}"
     create = ["docker", "create", "--name", spec.name, "--label", label, BUSYBOX]
-    with ledger.held(make=True):
+    with store.held(make=True):
         marker(workspace.root, spec.job_id).touch()
         subprocess.run(create, check=True, capture_output=True)
-        yield ledger, workspace, spec
+        yield store, workspace, spec
     subprocess.run(["docker", "rm", "--force", spec.name], check=False, capture_output=True)
 
 
 def test_a_replay_that_broke_off_removes_its_container_too(job: Any) -> None:
-    ledger, workspace, spec = job
+    store, workspace, spec = job
     said: list[str] = []
-    asyncio.run(remove(ledger, workspace, spec, said.append, began=True))
+    asyncio.run(remove(store, workspace, spec, said.append, began=True))
     assert said == []
     assert left_on_engine(spec.job_id) == []
     assert list((workspace.root / ".runs").iterdir()) == []
@@ -136,11 +136,11 @@ def test_a_replay_that_broke_off_removes_its_container_too(job: Any) -> None:
 def test_an_engine_that_is_away_at_the_end_is_told_and_what_is_left_can_be_cleaned(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, workspace, spec = job
+    store, workspace, spec = job
     said: list[str] = []
     with monkeypatch.context() as patch:
         patch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-        asyncio.run(remove(ledger, workspace, spec, said.append, began=True))
+        asyncio.run(remove(store, workspace, spec, said.append, began=True))
     (sentence,) = said
     assert "unix:///nowhere/docker.sock does not answer" in sentence
     assert "container-task replay --clean" in sentence

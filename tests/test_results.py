@@ -24,7 +24,7 @@ from flows.runtime.collect import verdict
 from flows.runtime.ending import finish
 from flows.runtime.execution import run
 from flows.runtime.recovery import CANCELED
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
@@ -205,29 +205,29 @@ async def test_a_process_that_dies_at_the_verdict_leaves_it_to_the_next_which_co
 
 
 @pytest.fixture
-def left(tmp_path: Path) -> tuple[Ledger, Prepared]:
-    """An attempt whose container is to exit 3 and leave a file, in a ledger."""
+def left(tmp_path: Path) -> tuple[AttemptStore, Prepared]:
+    """An attempt whose container is to exit 3 and leave a file, in an attempt store."""
     about = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
     workspace = Workspace(tmp_path, about.job_id)
     workspace.create("container")
     command = shell("touch a.zip; exit 3", outputs=[{"path": "a.zip"}])
     spec = compiled(command, workspace.mount, about)
-    ledger = Ledger(tmp_path, about.job_id)
-    ledger.note_taken()
-    return ledger, Prepared(workspace, spec, None, None, None, RetryRules(0, 0, {}), 0.1)
+    store = AttemptStore(tmp_path, about.job_id)
+    store.note_taken()
+    return store, Prepared(workspace, spec, None, None, None, RetryRules(0, 0, {}), 0.1)
 
 
-async def executed(ledger: Ledger, prepared: Prepared) -> Outcome:
+async def executed(store: AttemptStore, prepared: Prepared) -> Outcome:
     async with DockerEngine() as engine:
         secret = Masker([TOKEN])
-        judges = partial(verdict, engine, ledger, prepared, secret, logging.getLogger("test"))
+        judges = partial(verdict, engine, store, prepared, secret, logging.getLogger("test"))
         outcome = await run(engine, prepared.spec, Nowhere(), verdict=judges)
-    assert left_on_engine(ledger.job_id) == []
+    assert left_on_engine(store.job_id) == []
     return outcome
 
 
 async def test_a_look_that_breaks_takes_nothing_of_what_is_known_of_the_end(
-    left: tuple[Ledger, Prepared],
+    left: tuple[AttemptStore, Prepared],
     outside_a_run: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -247,26 +247,26 @@ async def test_a_look_that_breaks_takes_nothing_of_what_is_known_of_the_end(
 
 
 async def test_what_two_processes_died_over_is_left_alone_by_the_third(
-    left: tuple[Ledger, Prepared], outside_a_run: None
+    left: tuple[AttemptStore, Prepared], outside_a_run: None
 ) -> None:
-    ledger, prepared = left
-    assert [ledger.note_look(1), ledger.note_look(1)] == [1, 2]
-    outcome = await executed(ledger, prepared)
+    store, prepared = left
+    assert [store.note_look(1), store.note_look(1)] == [1, 2]
+    outcome = await executed(store, prepared)
     assert (outcome.name, outcome.exit_code) == ("failed", 3)
     assert outcome.cleanup_error == (
         "its outputs and test reports were left alone: 2 processes ended while they looked at them"
     )
     assert not (prepared.workspace.artifacts / "container" / "outputs").exists()
-    ledger.forget()
-    assert [*(prepared.workspace.root / ".runs").glob(f"{ledger.job_id}*")] == []
+    store.forget()
+    assert [*(prepared.workspace.root / ".runs").glob(f"{store.job_id}*")] == []
 
 
 async def test_what_one_process_died_over_is_looked_at_by_the_next(
-    left: tuple[Ledger, Prepared], outside_a_run: None
+    left: tuple[AttemptStore, Prepared], outside_a_run: None
 ) -> None:
-    ledger, prepared = left
-    ledger.note_look(1)
-    outcome = await executed(ledger, prepared)
+    store, prepared = left
+    store.note_look(1)
+    outcome = await executed(store, prepared)
     assert outcome.cleanup_error is None
     assert (prepared.workspace.artifacts / "container" / "outputs" / "a.zip").exists()
 

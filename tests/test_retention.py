@@ -11,7 +11,7 @@ import pytest
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.outputs.upload_journal import UploadJournal
-from flows.runtime.store import Ledger, known_jobs
+from flows.runtime.store import AttemptStore, known_jobs
 from flows.worker.retention import Kept, Rules, due, remove_due, rules_of
 from flows.workspace.folder import left_behind
 from tests.finished import finished
@@ -21,11 +21,11 @@ DAY = timedelta(days=1)
 MIB = 1024**2
 
 
-async def yes(_: Ledger) -> bool:
+async def yes(_: AttemptStore) -> bool:
     return True
 
 
-async def no(_: Ledger) -> bool:
+async def no(_: AttemptStore) -> bool:
     return False
 
 
@@ -41,7 +41,7 @@ def aged(root: Path, days: float, size: int = 0) -> Attempt:
 async def swept(
     root: Path,
     rules: Rules,
-    may_go: Callable[[Ledger], Awaitable[bool]] = yes,
+    may_go: Callable[[AttemptStore], Awaitable[bool]] = yes,
     dry_run: bool = False,
 ) -> list[str]:
     return [line async for line in remove_due(root, rules, NOW, may_go, dry_run=dry_run)]
@@ -104,7 +104,7 @@ async def test_by_size_what_a_folder_occupies_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("why", ["held", "unpublished", "uploading", "retrying"])
 async def test_what_somebody_still_works_on_or_waits_for_stays(tmp_path: Path, why: str) -> None:
     attempt = aged(tmp_path, 9)
-    ledger = Ledger(tmp_path, job(attempt))
+    store = AttemptStore(tmp_path, job(attempt))
     if why == "unpublished":
         finished(tmp_path, job_id=job(attempt), attempt=2, published=False)
         os.utime(tmp_path / ".runs" / f"{job(attempt)}.json", (0, 0))
@@ -112,12 +112,12 @@ async def test_what_somebody_still_works_on_or_waits_for_stays(tmp_path: Path, w
         UploadJournal(tmp_path, job(attempt), 1).open()
     rules, may_go = Rules(timedelta(0), 0), no if why == "retrying" else yes
     if why == "held":
-        with ledger.held():
+        with store.held():
             assert await swept(tmp_path, rules, may_go) == []
     else:
         assert await swept(tmp_path, rules, may_go) == []
     assert job(attempt) in folders(tmp_path)
-    assert ledger.last() is not None
+    assert store.last() is not None
 
 
 async def test_a_dry_run_only_says_what_would_go(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ async def test_a_dry_run_only_says_what_would_go(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_never_got_a_folder_is_forgotten_too(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "rejected")
-    with ledger.held(make=True):
+    store = AttemptStore(tmp_path, "rejected")
+    with store.held(make=True):
         pass
     os.utime(tmp_path / ".runs" / "rejected.lock", (0, 0))
     await swept(tmp_path, Rules(age=DAY))
@@ -151,9 +151,9 @@ async def test_what_cannot_be_removed_is_out_of_the_way_and_keeps_nothing_else(
 
 
 async def test_a_lock_that_was_forgotten_meanwhile_is_held_by_nobody(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "job")
-    with ledger.held(make=True):
+    store = AttemptStore(tmp_path, "job")
+    with store.held(make=True):
         inode = os.stat(tmp_path / ".runs" / "job.lock")[stat.ST_INO]
-        ledger.forget()
-        async with Ledger(tmp_path, "job").held_in_turn():
+        store.forget()
+        async with AttemptStore(tmp_path, "job").held_in_turn():
             assert os.stat(tmp_path / ".runs" / "job.lock")[stat.ST_INO] != inode

@@ -22,7 +22,7 @@ from flows.orphans import reap_orphans
 from flows.outputs.upload import _links
 from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.outputs.upload_plan import key_of, link
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from tests.finished import finished
 from tests.runs import Finished, Runner, payload, shell
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
@@ -129,7 +129,7 @@ async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
         assert f"{run.job_id}: uploaded the files of attempt 1 to {address}" in done
         assert "container/a" in s3.keys(f"runs/{run.job_id}/1/")
         assert (await artifacts(client, run))["container-run-files"] == f"[{address}]({address})"
-        last = Ledger(run.folder.parent, run.job_id).last()
+        last = AttemptStore(run.folder.parent, run.job_id).last()
         assert last is not None
         assert last.upload == Upload(address)
         assert pending_uploads(run.folder.parent) == []
@@ -203,7 +203,7 @@ async def test_the_sweep_removes_job_folders_of_runs_that_are_over_and_of_no_oth
     assert (jobs_folder / str(waiting.id)).is_dir()
     assert elsewhere.is_dir()
     assert not [line for line in await reap_orphans() if over.job_id in line]
-    Ledger(jobs_folder, str(waiting.id)).forget()
+    AttemptStore(jobs_folder, str(waiting.id)).forget()
 
 
 @pytest.mark.parametrize(

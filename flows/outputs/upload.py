@@ -35,7 +35,7 @@ from flows.outputs.upload_plan import (
 )
 from flows.outputs.uploader import Sending
 from flows.runtime.cancellation import stop_of
-from flows.runtime.store import Busy, Ledger
+from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.text import code
 from flows.threads import begin, in_thread
@@ -150,13 +150,15 @@ async def finish_uploads(
     for job_id, number in pending_uploads(root):
         if storage is None or time.monotonic() > until:
             return
-        ledger, journal = Ledger(root, job_id), UploadJournal(root, job_id, number)
+        attempt_store, journal = AttemptStore(root, job_id), UploadJournal(root, job_id, number)
         try:
             # A worker that carries the run in this process may be about to tell its end.
             if stop_of(job_id):
                 continue
-            with ledger.held():
-                said = await _go_on(client, storage, ledger, journal, logger, dry_run=dry_run)
+            with attempt_store.held():
+                said = await _go_on(
+                    client, storage, attempt_store, journal, logger, dry_run=dry_run
+                )
         except Busy:
             continue
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
@@ -168,14 +170,14 @@ async def finish_uploads(
 async def _go_on(
     client: PrefectClient,
     storage: ArtifactStorage,
-    ledger: Ledger,
+    attempt_store: AttemptStore,
     journal: UploadJournal,
     logger: Logger,
     *,
     dry_run: bool,
 ) -> str | None:
     number = journal.attempt
-    attempts = {each.prepared.spec.attempt: each for each in ledger.attempts()}
+    attempts = {each.prepared.spec.attempt: each for each in attempt_store.attempts()}
     attempt = attempts.get(number)
     if attempt is None:
         journal.close()
@@ -190,19 +192,19 @@ async def _go_on(
         return f"uploaded the files of attempt {number}"
     if not storage.is_remote:
         journal.close()
-        ledger.put(replace(attempt, upload=None))
+        attempt_store.put(replace(attempt, upload=None))
         return f"left the files of attempt {number} in their folder: no storage is set any more"
     seconds = allowance(known.tries, UPLOAD_SECONDS)
     try:
         address = await upload(storage, journal, attempt, logger, seconds)
     except FilesGone as error:
         journal.close()
-        ledger.put(replace(attempt, upload=Upload(storage.url or "", str(error))))
+        attempt_store.put(replace(attempt, upload=Upload(storage.url or "", str(error))))
         return f"the files of attempt {number} cannot be uploaded any more: {error}"
     except StorageError as error:
         return f"the files of attempt {number} are still not uploaded: {error}"
     done = replace(attempt, upload=Upload(address))
-    ledger.put(done)
+    attempt_store.put(done)
     await create_link(client, done)
     return f"uploaded the files of attempt {number} to {address}"
 
@@ -288,7 +290,7 @@ def _tree(attempt: Attempt) -> Tree:
     """Where the files of the attempt are; those of earlier ones were set aside."""
     workspace, number = attempt.prepared.workspace, attempt.prepared.spec.attempt
     earlier = workspace.folder / "attempts" / str(number)
-    newest = Ledger(workspace.root, workspace.job_id).last()
+    newest = AttemptStore(workspace.root, workspace.job_id).last()
     if newest is None or newest.prepared.spec.attempt == number:
         if is_folder(workspace.artifacts):
             return Tree(workspace.folder, ("artifacts",))

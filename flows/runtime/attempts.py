@@ -1,6 +1,6 @@
 """The work of one attempt, for whoever does it: the flow, a hook after it, or a sweep.
 
-Everything it needs of an earlier process it finds in the ledger and on the engine.
+Everything it needs of an earlier process it finds in the attempt store and on the engine.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from flows.runtime.cancellation import Interrupt
 from flows.runtime.collect import reclaim
 from flows.runtime.ending import finish
 from flows.runtime.secrets import container_secrets
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.folder import RUNS_FOLDER, Workspace
@@ -57,13 +57,13 @@ class _Desk:
 
 
 class _Notes(execution.Notes):
-    """Keeps the ledger ahead of what happens on the engine."""
+    """Keeps the attempt store ahead of what happens on the engine."""
 
     def __init__(
-        self, ledger: Ledger, attempt: Attempt, desk: _Desk, progress: RunProgress
+        self, store: AttemptStore, attempt: Attempt, desk: _Desk, progress: RunProgress
     ) -> None:
         self.attempt = attempt
-        self._ledger = ledger
+        self._store = store
         self._desk = desk
         self._progress = progress
 
@@ -87,11 +87,11 @@ class _Notes(execution.Notes):
 
     def _put(self, attempt: Attempt) -> None:
         self.attempt = attempt
-        self._ledger.put(attempt)
+        self._store.put(attempt)
 
 
 async def execute_attempt(
-    ledger: Ledger,
+    store: AttemptStore,
     attempt: Attempt,
     logger: Logger,
     *,
@@ -100,8 +100,8 @@ async def execute_attempt(
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the ledger when this returns. `interrupt` ends it early; `secrets` are masked
-    in the output, as are the values of the spec's own.
+    The outcome is in the attempt store when this returns. `interrupt` ends it early; `secrets` are
+    masked in the output, as are the values of the spec's own.
     """
     spec, policy = attempt.prepared.spec, attempt.prepared.policy
     async with open_engine(policy) as engine:
@@ -111,25 +111,23 @@ async def execute_attempt(
         secrets = *secrets, *variables.values()
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if refusal is not None:
-                return await _record(ledger, attempt, refusal, desk)
+                return await _record(store, attempt, refusal, desk)
             if attempt.began and not adopt:
                 desk.journal.say(f"{spec.name} is gone")
                 lost = await with_files_back(engine, attempt.prepared, LOST)
-                return await _record(ledger, attempt, lost, desk)
+                return await _record(store, attempt, lost, desk)
             words = command_summary(attempt.prepared.shown.command)
             summary = f"{words} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
             if interrupt is not None and attempt.stopping is not None:
                 interrupt.request(attempt.stopping)
             say = desk.journal.say
-            verdict = partial(
-                collect.verdict, engine, ledger, attempt.prepared, desk.masker, logger
-            )
+            verdict = partial(collect.verdict, engine, store, attempt.prepared, desk.masker, logger)
             async with (
                 ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
                 RunProgress(spec, say) as run_progress,
             ):
-                notes = _Notes(ledger, attempt, desk, run_progress)
+                notes = _Notes(store, attempt, desk, run_progress)
                 supply = _supply(PrefectTeller(pull_progress, say), desk.runner_log, secrets)
                 if adopt:
                     with suppress(EngineError):
@@ -147,7 +145,7 @@ async def execute_attempt(
                 )
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
-            return await _record(ledger, notes.attempt, outcome, desk)
+            return await _record(store, notes.attempt, outcome, desk)
 
 
 async def _variables(
@@ -190,7 +188,7 @@ def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]
 
 
 async def finish_attempt(
-    ledger: Ledger,
+    store: AttemptStore,
     attempt: Attempt,
     logger: Logger,
     unfinished: Outcome,
@@ -216,11 +214,11 @@ async def finish_attempt(
                 sink,
                 unfinished,
                 attempt.stopping,
-                partial(collect.verdict, engine, ledger, attempt.prepared, masker, logger),
+                partial(collect.verdict, engine, store, attempt.prepared, masker, logger),
             )
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
-            return await _record(ledger, attempt, outcome, desk)
+            return await _record(store, attempt, outcome, desk)
 
 
 class _Nowhere:
@@ -274,7 +272,7 @@ def _masked(outcome: Outcome, desk: _Desk) -> Outcome:
     )
 
 
-async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
+async def _record(store: AttemptStore, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
     outcome = _masked(outcome, desk)
     # Reads the whole file once more, to see that the task left it alone.
     log = await asyncio.to_thread(desk.runner_log.facts)
@@ -283,5 +281,5 @@ async def _record(ledger: Ledger, attempt: Attempt, outcome: Outcome, desk: _Des
     desk.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
     executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
     attempt = replace(attempt, executed=executed)
-    ledger.put(attempt)
+    store.put(attempt)
     return attempt

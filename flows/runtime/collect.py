@@ -20,7 +20,7 @@ from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.results import Results
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
@@ -39,7 +39,7 @@ _DIED = (
 
 async def verdict(
     engine: Engine,
-    ledger: Ledger,
+    store: AttemptStore,
     prepared: Prepared,
     masker: Masker | None,
     logger: Logger,
@@ -55,7 +55,7 @@ async def verdict(
     try:
         kept = await reclaim(engine, workspace, spec)
         outcome = replace(outcome, cleanup_error=kept)
-        if _tries(ledger, spec.attempt) > _MAX_TRIES:
+        if _tries(store, spec.attempt) > _MAX_TRIES:
             return judged(outcome, uncollected(spec, masker, _DIED))
         # To its end: another process, or this one again, may be about to do the same.
         return judged(outcome, await to_the_end(look()))
@@ -69,10 +69,10 @@ async def verdict(
         return judged(outcome, uncollected(spec, masker, sentence))
 
 
-def _tries(ledger: Ledger, attempt: int) -> int:
+def _tries(store: AttemptStore, attempt: int) -> int:
     """How often this was begun, with this time."""
     try:
-        return ledger.note_look(attempt)
+        return store.note_look(attempt)
     except OSError:
         # The task may have filled the disk. What room is kept for, the outcome needs.
         return 1

@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 60.0
 _ABSENCES = 1000
 _CLOCKS_APART = timedelta(seconds=5)
 _OOM_NEWS_SECONDS = 0.2
-# As many as a picture can show; they are in the ledger, which is read and written often.
+# As many as a picture can show; they are in the attempt store, which is read and written often.
 _KEPT_POINTS = 240
 # What an engine still makes after that is left to the sweep.
 _HALF_DONE_SECONDS = 10.0

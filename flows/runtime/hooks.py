@@ -2,7 +2,7 @@
 
 Prefect calls task hooks and the hooks of a run that ends by itself in the run's own process, the
 others (a cancellation, a crash that the worker saw) in the worker's, or in a new one. They find
-what they need in the ledger.
+what they need in the attempt store.
 """
 
 from prefect import get_client
@@ -11,31 +11,31 @@ from prefect.logging.loggers import flow_run_logger
 
 from flows.report.events import emit_finished, emit_started
 from flows.runtime.recovery import ABANDONED, CANCELED, may_start_again, recover_soon, settle
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 
 
 def tell_started(task: object, task_run: TaskRun, state: object) -> None:
     """The execute stage runs."""
-    if (attempt := _ledger(task_run.flow_run_id).last()) is not None:
+    if (attempt := _store(task_run.flow_run_id).last()) is not None:
         emit_started(attempt)
 
 
 def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
     """The execute stage is over."""
-    if (attempt := _ledger(task_run.flow_run_id).last()) is not None:
+    if (attempt := _store(task_run.flow_run_id).last()) is not None:
         emit_finished(attempt)
 
 
 def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run ended by itself; tell once more what a hook before this may have failed to tell."""
-    for attempt in _ledger(flow_run.id).attempts():
+    for attempt in _store(flow_run.id).attempts():
         emit_finished(attempt)
 
 
 async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run was cancelled; its process may have been killed before it was done."""
-    await settle(_ledger(flow_run.id), CANCELED, flow_run_logger(flow_run), flow_run)
+    await settle(_store(flow_run.id), CANCELED, flow_run_logger(flow_run), flow_run)
 
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
@@ -47,8 +47,8 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     if starts_again:
         recover_soon(flow_run.id)
     elif now.state is not None and now.state.is_final():
-        await settle(_ledger(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)
+        await settle(_store(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)
 
 
-def _ledger(flow_run_id: object) -> Ledger:
-    return Ledger(HostSettings().workdir, str(flow_run_id))
+def _store(flow_run_id: object) -> AttemptStore:
+    return AttemptStore(HostSettings().workdir, str(flow_run_id))

@@ -1,5 +1,5 @@
 """What happens before a container: the payload judged, its spec decided, its folder and checkout
-made. The attempt is in the ledger when it is prepared."""
+made. The attempt is in the attempt store when it is prepared."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
 from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.secrets import container_secrets, with_credentials
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
@@ -44,7 +44,7 @@ class _Decided:
     earlier: int
 
     def prepared(self, commit: str | None, seconds: float, ready_ns: int) -> Prepared:
-        """As the ledger keeps it. What is shown of it has no secret."""
+        """As the attempt store keeps it. What is shown of it has no secret."""
         spec, mask, task = self.spec, self.masker, self.payload.task
         command, entrypoint = mask.words(spec.command), mask.words(spec.entrypoint or ())
         return Prepared(
@@ -63,13 +63,13 @@ class _Decided:
         )
 
 
-async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attempt:
+async def prepare_attempt(raw: object, store: AttemptStore, logger: Logger) -> Attempt:
     """Decide what the next attempt runs, and make its folder and checkout.
 
     Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
     """
     started = time.monotonic()
-    decided = await _decided(raw, ledger)
+    decided = await _decided(raw, store)
     for sentence in misplaced(decided.payload):
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
@@ -86,19 +86,19 @@ async def prepare_attempt(raw: object, ledger: Ledger, logger: Logger) -> Attemp
         raise
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
-    ledger.put(attempt)
+    store.put(attempt)
     if names_secrets(decided.payload):
         await _rename(run_name(raw, decided.masker), logger)
     return attempt
 
 
-async def _decided(raw: object, ledger: Ledger) -> _Decided:
+async def _decided(raw: object, store: AttemptStore) -> _Decided:
     payload = runnable(raw)
     host = HostSettings.from_environment()
     host.require_capabilities(payload)
     policy = await _policy()
-    earlier = await _earlier_attempts(ledger)
-    run = Run(ledger.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))
+    earlier = await _earlier_attempts(store)
+    run = Run(store.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
     spec = compile_spec(
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
@@ -140,9 +140,9 @@ async def _policy() -> Policy:
         raise HostMisconfigured(str(error)) from error
 
 
-async def _earlier_attempts(ledger: Ledger) -> int:
+async def _earlier_attempts(store: AttemptStore) -> int:
     """The number of the last attempt, here or on another host where the run began before."""
-    known = {each.prepared.spec.attempt for each in ledger.attempts()}
+    known = {each.prepared.spec.attempt for each in store.attempts()}
     here = max(known, default=0)
     if not runtime.flow_run.run_count or runtime.flow_run.run_count < 2:
         return here

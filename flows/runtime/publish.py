@@ -20,7 +20,7 @@ from flows.report.chart import usage_svg
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
 from flows.runtime.attempts import with_files_back
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
@@ -36,12 +36,12 @@ class _Written:
 
 
 async def publish_attempt(
-    ledger: Ledger, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
+    store: AttemptStore, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
 ) -> Attempt:
     """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
 
-    Noted in the ledger. What of the files is not uploaded after `upload_seconds`, counted from
-    the call, is for the sweep.
+    Noted in the attempt store. What of the files is not uploaded after `upload_seconds`, counted
+    from the call, is for the sweep.
     """
     if attempt.executed is None:
         raise ValueError("only an executed attempt has results")
@@ -58,9 +58,9 @@ async def publish_attempt(
         attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
     async with get_client() as client:
         await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
-        history = [each.outcome for each in ledger.attempts() if each.executed]
+        history = [each.outcome for each in store.attempts() if each.executed]
         await _show(client, attempt, executed, written, history)
-    return ledger.close(attempt)
+    return store.close(attempt)
 
 
 async def _with_files_back(prepared: Prepared, executed: Executed) -> Executed:

@@ -31,7 +31,7 @@ from flows.payload.parse import parse, secrets_of
 from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.publish import publish_attempt
-from flows.runtime.store import Busy, Ledger
+from flows.runtime.store import AttemptStore, Busy
 from flows.settings import HostSettings
 from flows.spec import UPLOAD_CANCELED_SECONDS
 from flows.workspace.logs import LogFacts, Logger
@@ -59,7 +59,7 @@ ABANDONED = Outcome(
 
 
 async def settle(
-    ledger: Ledger, unfinished: Outcome, logger: Logger, flow_run: FlowRun | None
+    store: AttemptStore, unfinished: Outcome, logger: Logger, flow_run: FlowRun | None
 ) -> None:
     """End the newest attempt if it has not ended, and tell what has not been told of it.
 
@@ -67,17 +67,17 @@ async def settle(
     """
     secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
     try:
-        with ledger.held():
-            attempt = ledger.last()
+        with store.held():
+            attempt = store.last()
             if attempt is None:
                 return
             if attempt.executed is None:
-                attempt = await finish_attempt(ledger, attempt, logger, unfinished, secrets=secrets)
+                attempt = await finish_attempt(store, attempt, logger, unfinished, secrets=secrets)
             emit_started(attempt)
             emit_finished(attempt)
             if not attempt.published:
                 await publish_attempt(
-                    ledger, attempt, logger, upload_seconds=UPLOAD_CANCELED_SECONDS
+                    store, attempt, logger, upload_seconds=UPLOAD_CANCELED_SECONDS
                 )
     except Busy:
         logger.info("Another process still works on this job; it will end it")
@@ -91,11 +91,11 @@ async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
         return None
 
 
-async def let_go(ledger: Ledger) -> None:
+async def let_go(store: AttemptStore) -> None:
     """Remove what is left here of a run that another host carries now, which tells of it."""
     try:
-        with ledger.held():
-            attempt = ledger.last()
+        with store.held():
+            attempt = store.last()
             if attempt is None:
                 return
             spec, now = attempt.prepared.spec, datetime.now(UTC)
@@ -105,19 +105,19 @@ async def let_go(ledger: Ledger) -> None:
             UploadJournal(attempt.prepared.workspace.root, spec.job_id, spec.attempt).close()
             log = LogFacts(0, 0, 0, None, "")
             executed = attempt.executed or Executed(TAKEN, log, attempt.started_at, now)
-            ledger.close(replace(attempt, executed=executed))
+            store.close(replace(attempt, executed=executed))
     except Busy:
         return
 
 
-async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
+async def recover(flow_run_id: UUID, store: AttemptStore, logger: Logger) -> None:
     """Start a crashed run again, so that it adopts its container; or settle it.
 
     How often is `task.container.retry.infrastructure`, counted in crashes of the flow run.
     """
     try:
         # Under the lock, so that of two that see the same crash the second sees it dealt with.
-        with ledger.held():
+        with store.held():
             async with get_client() as client:
                 flow_run = await client.read_flow_run(flow_run_id)
                 if await may_start_again(client, flow_run):
@@ -126,7 +126,7 @@ async def recover(flow_run_id: UUID, ledger: Ledger, logger: Logger) -> None:
     except Busy:
         return
     if flow_run.state is not None and flow_run.state.is_final():
-        await settle(ledger, ABANDONED, logger, flow_run)
+        await settle(store, ABANDONED, logger, flow_run)
 
 
 def recover_soon(flow_run_id: UUID) -> None:
@@ -178,7 +178,7 @@ async def _recover_later(flow_run_id: UUID) -> None:
     await asyncio.sleep(_MOMENT_SECONDS)
     async with get_client() as client:
         logger = flow_run_logger(await client.read_flow_run(flow_run_id))
-    await recover(flow_run_id, Ledger(HostSettings().workdir, str(flow_run_id)), logger)
+    await recover(flow_run_id, AttemptStore(HostSettings().workdir, str(flow_run_id)), logger)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Busy(Exception):
     """Another process works on this job."""
 
 
-class Ledger:
+class AttemptStore:
     """The attempts of one job, oldest first; what is written survives the process."""
 
     def __init__(self, root: Path, job_id: str) -> None:

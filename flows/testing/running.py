@@ -23,7 +23,7 @@ from flows.outcome import Outcome, OutcomeName
 from flows.report.events import FINISHED, STARTED
 from flows.report.run_json import RunReport
 from flows.report.sentences import state_name
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.testing.result import TaskResult
 
 # A server of somebody else's stores events every five seconds.
@@ -42,15 +42,15 @@ async def run_task(
     with nullcontext() if engine == "docker" else engines_from(lambda _: nullcontext(engine)):
         state: State[Any] = await container_task(payload, return_state=True)
     job_id = str(state.state_details.flow_run_id)
-    ledger, folder = Ledger(workdir, job_id), workdir / job_id
-    attempt = ledger.last()
+    store, folder = AttemptStore(workdir, job_id), workdir / job_id
+    attempt = store.last()
     run = _run_report(attempt) if attempt else None
     return TaskResult(
         outcome=attempt.outcome.name if attempt else await _outcome_of(state),
         state=state,
         run=run,
         spec=attempt.prepared.spec if attempt else None,
-        events=await _events(job_id, len(ledger.attempts())),
+        events=await _events(job_id, len(store.attempts())),
         artifacts=await _artifacts(job_id),
         output=_output(attempt) if attempt else "",
         files=_files(run, folder / "artifacts") if run else {},

@@ -13,7 +13,7 @@ from flows.engine.docker.engine import DockerEngine
 from flows.outputs.upload import finish_uploads
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.worker.retention import Rules, remove_due, rules_of
@@ -54,17 +54,17 @@ async def _sweep_storage(
     async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
         yield sentence
 
-    async def may_go(ledger: Ledger) -> bool:
-        return await _may_go(client, ledger)
+    async def may_go(store: AttemptStore) -> bool:
+        return await _may_go(client, store)
 
     rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
     async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
         yield sentence
 
 
-async def _may_go(client: PrefectClient, ledger: Ledger) -> bool:
+async def _may_go(client: PrefectClient, store: AttemptStore) -> bool:
     """Whether nobody will ask for the job's folder any more but people."""
-    run, attempt = await read_run(client, ledger.job_id), ledger.last()
+    run, attempt = await read_run(client, store.job_id), store.last()
     if run is None or run.state is None:
         return attempt is None or is_expired(attempt.prepared.spec.labels, datetime.now(UTC))
     return run.state.is_final() and (attempt is not None or not run.state.is_crashed())

@@ -22,7 +22,7 @@ from prefect.states import Cancelled
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
 from flows.runtime.cancellation import Stop, Why
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
 
@@ -121,7 +121,7 @@ def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
     trace by which the sweep could know that the run was here.
     """
     try:
-        Ledger(HostSettings().workdir, str(flow_run.id)).note_taken()
+        AttemptStore(HostSettings().workdir, str(flow_run.id)).note_taken()
     except OSError as error:
         # The flow needs the folder as well, and ends the run with a word on it.
         logger.warning("Could not note that the run is on this host: %s", error)

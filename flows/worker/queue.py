@@ -24,7 +24,7 @@ from flows.payload.parse import parse
 from flows.report import page
 from flows.report.names import REPORT_KEY
 from flows.report.sentences import state_message, state_name
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.units import Resources, memory_bytes
 from flows.worker.admission import Waiting
@@ -119,7 +119,7 @@ class Backlog:
 
     def _runs_here(self, job_id: str) -> bool:
         try:
-            attempt = Ledger(self._host.workdir, job_id).last()
+            attempt = AttemptStore(self._host.workdir, job_id).last()
         except (OSError, ValueError):
             # The flow reads it too, and says what is wrong with it.
             return False

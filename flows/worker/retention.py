@@ -1,7 +1,7 @@
 """How long job folders stay on their host: what is due, and its removal with all that is known.
 
-Only jobs that the ledger knows are ever looked at, so whatever else lies in `MOONMIND_WORKDIR`
-stays. By when something was last noted of a job, it is known when it ended.
+Only jobs that the attempt store knows are ever looked at, so whatever else lies in
+`MOONMIND_WORKDIR` stays. By when something was last noted of a job, it is known when it ended.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from uuid import uuid4
 from blocks.storage import ArtifactStorage
 from flows.outputs.upload_journal import pending_uploads
 from flows.runtime.cancellation import stop_of
-from flows.runtime.store import Busy, Ledger, known_jobs
+from flows.runtime.store import AttemptStore, Busy, known_jobs
 from flows.workspace.folder import REMOVED, RUNS_FOLDER
 from flows.workspace.tree import Tree, remove_tree, walk
 
@@ -75,7 +75,7 @@ async def remove_due(
     root: Path,
     rules: Rules,
     now: datetime,
-    may_go: Callable[[Ledger], Awaitable[bool]],
+    may_go: Callable[[AttemptStore], Awaitable[bool]],
     *,
     dry_run: bool,
 ) -> AsyncIterator[str]:
@@ -92,13 +92,13 @@ async def remove_due(
     for job, why in due(jobs, rules, now):
         if removed >= _MOST_REMOVALS or time.monotonic() > until:
             break
-        ledger = Ledger(root, job.job_id)
+        store = AttemptStore(root, job.job_id)
         try:
-            with ledger.held():
-                if not _is_told(ledger) or not await may_go(ledger):
+            with store.held():
+                if not _is_told(store) or not await may_go(store):
                     continue
                 if not dry_run:
-                    await asyncio.to_thread(_remove, root, ledger)
+                    await asyncio.to_thread(_remove, root, store)
         except Busy:
             continue
         except Exception as error:  # noqa: BLE001 - one job must not keep the others
@@ -114,23 +114,23 @@ def _over(root: Path, rules: Rules, until: float) -> list[Kept]:
     for job_id in known_jobs(root):
         if job_id in pending or stop_of(job_id):
             continue
-        ledger = Ledger(root, job_id)
+        store = AttemptStore(root, job_id)
         try:
-            with ledger.held():
-                ended_at = ledger.last_written
-                size = 0 if rules.disk_bytes is None else _disk_bytes(root, ledger, until)
+            with store.held():
+                ended_at = store.last_written
+                size = 0 if rules.disk_bytes is None else _disk_bytes(root, store, until)
         except (Busy, OSError):
             continue
         jobs.append(Kept(job_id, ended_at, size))
     return jobs
 
 
-def _is_told(ledger: Ledger) -> bool:
+def _is_told(store: AttemptStore) -> bool:
     """Whether nobody has anything left to do for the job: all its attempts are published.
 
     One without an attempt was rejected, or never began.
     """
-    return all(attempt.published for attempt in ledger.attempts())
+    return all(attempt.published for attempt in store.attempts())
 
 
 def _folders(root: Path, job_id: str) -> Iterator[Path]:
@@ -140,11 +140,11 @@ def _folders(root: Path, job_id: str) -> Iterator[Path]:
     yield from root.glob(f"{job_id}.attempt-*")
 
 
-def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
+def _disk_bytes(root: Path, store: AttemptStore, until: float) -> int:
     """What the job's folders occupy. Measured once, as nothing changes in them any more."""
-    note = root / RUNS_FOLDER / f"{ledger.job_id}.size"
+    note = root / RUNS_FOLDER / f"{store.job_id}.size"
     try:
-        if note.stat().st_mtime >= ledger.last_written.timestamp():
+        if note.stat().st_mtime >= store.last_written.timestamp():
             return int(note.read_text())
     except (FileNotFoundError, ValueError):
         pass
@@ -152,7 +152,7 @@ def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
         # The next sweep comes to it.
         return 0
     size = 0
-    for folder in _folders(root, ledger.job_id):
+    for folder in _folders(root, store.job_id):
         # What cannot be looked into goes all the same, when it is its turn.
         with suppress(OSError):
             size += sum(each.disk_bytes for each in walk(Tree(folder)))
@@ -161,9 +161,9 @@ def _disk_bytes(root: Path, ledger: Ledger, until: float) -> int:
     return size
 
 
-def _remove(root: Path, ledger: Ledger) -> None:
-    for folder in _folders(root, ledger.job_id):
-        aside = root / f"{REMOVED}{ledger.job_id}-{uuid4().hex[:8]}"
+def _remove(root: Path, store: AttemptStore) -> None:
+    for folder in _folders(root, store.job_id):
+        aside = root / f"{REMOVED}{store.job_id}-{uuid4().hex[:8]}"
         folder.rename(aside)
         remove_tree(aside)
-    ledger.forget()
+    store.forget()

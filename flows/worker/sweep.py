@@ -29,7 +29,7 @@ from flows.runtime.recovery import (
     recover,
     settle,
 )
-from flows.runtime.store import Busy, Ledger, open_jobs
+from flows.runtime.store import AttemptStore, Busy, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.worker.cleanup import told
@@ -70,20 +70,20 @@ async def _sweep_runs(
     client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
     for job_id in open_jobs(host.workdir):
-        ledger = Ledger(host.workdir, job_id)
-        if _is_held(ledger):
+        store = AttemptStore(host.workdir, job_id)
+        if _is_held(store):
             continue
         try:
             run = await read_run(client, job_id)
-            is_elsewhere = run is not None and _is_elsewhere(run, ledger, host)
-            what = _left_behind(ledger) if is_elsewhere else _orphaned(run, ledger)
+            is_elsewhere = run is not None and _is_elsewhere(run, store, host)
+            what = _left_behind(store) if is_elsewhere else _orphaned(run, store)
             if what is not None and not dry_run:
                 if is_elsewhere:
-                    await let_go(ledger)
+                    await let_go(store)
                 else:
-                    await _end_or_restart(client, run, ledger, logger)
+                    await _end_or_restart(client, run, store, logger)
             elif what is None and not dry_run:
-                _note_over(run, ledger)
+                _note_over(run, store)
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
             what = f"could not be swept: {error}"
         if what is not None:
@@ -104,8 +104,8 @@ async def _sweep_unbegun(
         ),
     )
     for run in runs:
-        ledger = Ledger(host.workdir, str(run.id))
-        if run.state is None or _is_held(ledger):
+        store = AttemptStore(host.workdir, str(run.id))
+        if run.state is None or _is_held(store):
             continue
         age = datetime.now(UTC) - run.state.timestamp
         if age < (_STARTING if run.state.is_crashed() else _TAKEN):
@@ -117,36 +117,36 @@ async def _sweep_unbegun(
                 # Told as a crash, and counted as one: what never begins is not tried for ever.
                 lost: State[None] = Crashed(message="Its worker died before it began.")
                 await client.set_flow_run_state(run.id, lost)
-            await recover(run.id, ledger, logger)
+            await recover(run.id, store, logger)
         yield f"{run.id}: it died before its container began"
 
 
-def _note_over(run: FlowRun | None, ledger: Ledger) -> None:
+def _note_over(run: FlowRun | None, store: AttemptStore) -> None:
     """Spare the next sweeps a job of which all is told."""
     is_over = run is None or (run.state is not None and run.state.is_final())
-    with suppress(Busy), ledger.held():
-        attempt = ledger.last()
+    with suppress(Busy), store.held():
+        attempt = store.last()
         if is_over and (attempt is None or attempt.published):
-            ledger.note_over()
+            store.note_over()
 
 
-def _is_elsewhere(run: FlowRun, ledger: Ledger, host: HostSettings) -> bool:
+def _is_elsewhere(run: FlowRun, store: AttemptStore, host: HostSettings) -> bool:
     """Whether another host took the run over from this one, and not this one its own name anew."""
-    name, attempt = host_of(run), ledger.last()
+    name, attempt = host_of(run), store.last()
     here = {host.worker, attempt.prepared.spec.worker} if attempt else {host.worker}
     return name is not None and name not in here
 
 
-def _left_behind(ledger: Ledger) -> str | None:
+def _left_behind(store: AttemptStore) -> str | None:
     """Why a job that another host carries needs somebody here; None where it does not."""
-    attempt = ledger.last()
+    attempt = store.last()
     is_untold = attempt is not None and not attempt.published
     return "another host carries its run now" if is_untold else None
 
 
-def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
+def _orphaned(run: FlowRun | None, store: AttemptStore) -> str | None:
     """Why a job without a process needs somebody; None where it does not."""
-    attempt = ledger.last()
+    attempt = store.last()
     is_untold = attempt is not None and not attempt.published
     if run is None or run.state is None:
         # Unknown to this server: deleted, or another installation's on the same host.
@@ -166,13 +166,13 @@ def _orphaned(run: FlowRun | None, ledger: Ledger) -> str | None:
 
 
 async def _end_or_restart(
-    client: PrefectClient, run: FlowRun | None, ledger: Ledger, logger: Logger
+    client: PrefectClient, run: FlowRun | None, store: AttemptStore, logger: Logger
 ) -> None:
     state = run.state if run else None
     if run is None or state is None:
-        await settle(ledger, ABANDONED, logger, run)
+        await settle(store, ABANDONED, logger, run)
     elif state.is_cancelled() or state.is_cancelling():
-        await settle(ledger, CANCELED, logger, run)
+        await settle(store, CANCELED, logger, run)
         canceled: State[None] = Cancelled(message=CANCELED.error)
         if state.is_cancelling():
             await client.set_flow_run_state(run.id, canceled)
@@ -180,7 +180,7 @@ async def _end_or_restart(
         crashed: State[None] = Crashed(message="Its process died; nothing on its host runs it.")
         if not state.is_final():
             await client.set_flow_run_state(run.id, crashed)
-        await recover(run.id, ledger, logger)
+        await recover(run.id, store, logger)
 
 
 async def _sweep_engine(
@@ -189,32 +189,32 @@ async def _sweep_engine(
     now = datetime.now(UTC)
     # Containers first: a volume in use cannot be removed.
     for owned in await engine.owned():
-        ledger = Ledger(host.workdir, owned.job_id)
-        if _is_held(ledger):
+        store = AttemptStore(host.workdir, owned.job_id)
+        if _is_held(store):
             continue
-        if not is_expired(owned.labels, now) and not await _is_over(client, owned, ledger):
+        if not is_expired(owned.labels, now) and not await _is_over(client, owned, store):
             continue
         if dry_run or await engine.discard(owned):
             yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
 
 
-async def _is_over(client: PrefectClient, owned: Owned, ledger: Ledger) -> bool:
+async def _is_over(client: PrefectClient, owned: Owned, store: AttemptStore) -> bool:
     run = await read_run(client, owned.job_id)
     if run is None or run.state is None:
         # Perhaps another installation's that shares the engine: its death date decides.
         return False
     # A crashed run may be started again and adopt what is here.
-    attempt = ledger.last()
+    attempt = store.last()
     is_settled = attempt is not None and attempt.published
     return run.state.is_final() and (is_settled or not run.state.is_crashed())
 
 
-def _is_held(ledger: Ledger) -> bool:
-    if stop_of(ledger.job_id):
+def _is_held(store: AttemptStore) -> bool:
+    if stop_of(store.job_id):
         # This process carries it, and may be about to tell its end.
         return True
     try:
-        with ledger.held():
+        with store.held():
             return False
     except Busy:
         return True

@@ -11,7 +11,7 @@ from flows.cli.replay.place import Say
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import ContainerTaskError
 from flows.runtime.collect import reclaim, remove_left_behind
-from flows.runtime.store import Busy, Ledger
+from flows.runtime.store import AttemptStore, Busy
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec
 from flows.workspace.folder import RUNS_FOLDER, Workspace
@@ -26,7 +26,7 @@ def marker(root: Path, job_id: str) -> Path:
 
 
 async def remove(
-    ledger: Ledger, workspace: Workspace, spec: ContainerSpec, say: Say, *, began: bool
+    store: AttemptStore, workspace: Workspace, spec: ContainerSpec, say: Say, *, began: bool
 ) -> None:
     """Remove a replay that is over, for whoever holds its lock; `began` where there can be a
     container. What cannot be removed is said, and stays for `clean`."""
@@ -36,7 +36,7 @@ async def remove(
                 await _discard(engine, spec.job_id)
             await reclaim(engine, workspace, spec)
         await asyncio.to_thread(workspace.remove)
-        ledger.forget()
+        store.forget()
     except (ContainerTaskError, OSError) as error:
         say(
             f"Something of the replay is left, as it could not be removed: {error}. "
@@ -55,15 +55,15 @@ async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
         return removed
     async with DockerEngine() as engine:
         for job_id in jobs:
-            ledger = Ledger(root, job_id)
+            store = AttemptStore(root, job_id)
             try:
-                with ledger.held(make=True):
+                with store.held(make=True):
                     removed += await _discard(engine, job_id)
                     workspace = Workspace(root, job_id, volume)
                     if workspace.folder.exists():
                         await asyncio.to_thread(workspace.remove)
                         removed.append(f"removed {workspace.folder}")
-                    ledger.forget()
+                    store.forget()
             except Busy:
                 continue
         if removed:

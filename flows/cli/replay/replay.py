@@ -34,7 +34,7 @@ from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
 from flows.runtime import collect, execution
 from flows.runtime.cancellation import Interrupt
-from flows.runtime.store import Ledger
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
 from flows.workspace.folder import Workspace
@@ -109,8 +109,8 @@ async def replay(
     values = await secret_values(spec.secrets, place)
     remote = await remote_of(payload, place, say)
     masker = Masker([*secrets_of(raw), *values.values()])
-    ledger = Ledger(place.root, spec.job_id)
-    with ledger.held(make=True), disable_run_logger():
+    store = AttemptStore(place.root, spec.job_id)
+    with store.held(make=True), disable_run_logger():
         marker(place.root, spec.job_id).touch()
         notes, is_kept = _Notes(), False
         try:
@@ -125,13 +125,13 @@ async def replay(
                         interrupt=interrupt,
                         notes=notes,
                         supply=supply_of(place, say),
-                        verdict=partial(collect.verdict, engine, ledger, prepared, masker, _LOGGER),
+                        verdict=partial(collect.verdict, engine, store, prepared, masker, _LOGGER),
                     )
                 is_kept = keep and await _is_there(engine, spec)
             return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)
         finally:
             if not is_kept:
-                await remove(ledger, workspace, spec, say, began=notes.began)
+                await remove(store, workspace, spec, say, began=notes.began)
 
 
 def _replayed(

@@ -190,7 +190,7 @@ async def test_the_sweep_sees_and_removes_what_is_ours(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
     spec = spec_of(tmp_path, "true")
-    await engine.create(spec, await engine.pull(spec))
+    await engine.create(spec, await engine.pull(spec), {})
     (ours,) = [each for each in await engine.owned() if each.job_id == spec.job_id]
     assert (ours.kind, ours.name) == ("container", spec.name)
     assert await engine.discard(ours)
@@ -219,7 +219,7 @@ async def test_what_a_container_uses_and_how_it_ends_goes_through(
     engine: DockerEngine, port: int, tmp_path: Path
 ) -> None:
     spec = spec_of(tmp_path, "sleep", "60")
-    await engine.create(spec, await engine.pull(spec))
+    await engine.create(spec, await engine.pull(spec), {})
     await engine.start(spec)
     started_at = (await engine.inspect(spec)).started_at
     assert started_at is not None

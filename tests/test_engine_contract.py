@@ -82,7 +82,7 @@ class Case:
         )
 
     async def started(self, spec: ContainerSpec) -> ContainerSpec:
-        await self.engine.create(spec, await self.engine.pull(spec))
+        await self.engine.create(spec, await self.engine.pull(spec), {})
         await self.engine.start(spec)
         return spec
 
@@ -101,7 +101,7 @@ async def case(
 
 async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -> None:
     spec, sink = case.spec("print"), Collector()
-    await case.engine.create(spec, await case.engine.pull(spec))
+    await case.engine.create(spec, await case.engine.pull(spec), {})
     async with case.engine.tail(spec, sink):
         await case.engine.start(spec)
         assert await case.engine.wait(spec, 30)
@@ -121,9 +121,8 @@ async def test_a_container_that_exists_tells_its_secrets(case: Case) -> None:
         await case.engine.secrets(spec)
     image = await case.engine.pull(spec)
     with pytest.raises(EngineError, match="the values of TOKEN are not at hand"):
-        await case.engine.create(spec, image)
-    case.engine.hand_over({"TOKEN": "value of task-x"})
-    await case.engine.create(spec, image)
+        await case.engine.create(spec, image, {})
+    await case.engine.create(spec, image, {"TOKEN": "value of task-x"})
     assert await case.engine.secrets(spec) == {"TOKEN": "value of task-x"}
     await case.engine.destroy(spec)
 
@@ -200,7 +199,7 @@ async def test_destroying_is_safe_before_create_and_twice(case: Case) -> None:
 async def test_a_name_that_is_taken_is_refused(case: Case) -> None:
     spec = await case.started(case.spec("sleep"))
     with pytest.raises(EngineError):
-        await case.engine.create(spec, await case.engine.pull(spec))
+        await case.engine.create(spec, await case.engine.pull(spec), {})
     await case.engine.destroy(spec)
 
 
@@ -222,7 +221,7 @@ async def test_a_working_directory_that_the_image_lacks_is_found(
     case: Case, workdir: str, missing: bool
 ) -> None:
     spec = case.spec("print", workdir=workdir)
-    await case.engine.create(spec, await case.engine.pull(spec))
+    await case.engine.create(spec, await case.engine.pull(spec), {})
     assert await case.engine.missing_workdir(spec) is missing
     await case.engine.destroy(spec)
 
@@ -272,7 +271,7 @@ async def test_a_foreign_container_of_the_same_name_is_never_touched(
         foreign = subprocess.run(docker, capture_output=True, text=True, check=True).stdout.strip()
         try:
             with pytest.raises(EngineError, match="already in use"):
-                await engine.create(spec, await engine.pull(spec))
+                await engine.create(spec, await engine.pull(spec), {})
             await engine.destroy(spec)
             inspect = ["docker", "inspect", foreign]
             assert subprocess.run(inspect, capture_output=True, check=False).returncode == 0
@@ -309,7 +308,7 @@ async def test_a_hundred_megabytes_arrive_in_order_with_flat_memory(
     async with DockerEngine() as engine:
         case, sink = Case("docker", engine, tmp_path), Checking()
         spec = replace(case.spec("print"), command=("sh", "-c", script))
-        await engine.create(spec, await engine.pull(spec))
+        await engine.create(spec, await engine.pull(spec), {})
         threads, memory = threading.active_count(), resident_bytes()
         started = time.monotonic()
         async with engine.tail(spec, sink):

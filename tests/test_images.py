@@ -350,7 +350,7 @@ async def test_a_container_is_created_for_its_platform(
 ) -> None:
     name = f"{registry.host}/{registry.push_list('amd64', 'arm64')}"
     spec = spec_of(name, tmp_path, platform="linux/arm64", workdir="/")
-    await engine.create(spec, await engine.pull(spec, supply_of(tmp_path)))
+    await engine.create(spec, await engine.pull(spec, supply_of(tmp_path)), {})
     assert await engine.find(spec)
     await engine.destroy(spec)
 
@@ -372,7 +372,7 @@ async def test_a_tag_that_moves_after_the_pull_changes_nothing(
     spec = spec_of(new_image(registry, registry.host), tmp_path, workdir="/")
     image = await engine.pull(spec, supply_of(tmp_path))
     subprocess.run(["docker", "tag", BUSYBOX, spec.image], check=True)
-    await engine.create(spec, image)
+    await engine.create(spec, image, {})
     inspect = ["docker", "inspect", "--format", "{{.Image}}", spec.name]
     created = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.strip()
     await engine.destroy(spec)

@@ -347,7 +347,7 @@ async def test_a_log_that_differs_harms_no_output_that_nobody_cut(
 async def test_a_fake_engine_replays_too(tmp_path: Path) -> None:
     engine, sink = busybox(), Collector()
     spec = replace(spec_of(tmp_path, "true"), command=("print", "hello"))
-    await engine.create(spec, await engine.pull(spec))
+    await engine.create(spec, await engine.pull(spec), {})
     await engine.start(spec)
     assert await engine.wait(spec, 30)
     async with engine.tail(spec, sink, replay=True) as tailed:

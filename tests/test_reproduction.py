@@ -160,7 +160,7 @@ async def test_the_command_makes_the_container_that_the_runner_makes(
     made = command.replace("docker run --rm --init", f"docker create --init --name {name}")
     async with DockerEngine(policy=policy) as engine:
         try:
-            await engine.create(spec, await engine.pull(spec))
+            await engine.create(spec, await engine.pull(spec), {})
             assert shell(made, folder).returncode == 0
             assert inspected(name) == inspected(spec.name)
         finally:

@@ -85,7 +85,7 @@ async def test_the_mount_is_a_volume_of_this_run_that_destroying_removes(
     task = parse(shell("true"))
     spec = compile_spec(task, Policy(), workspace.mount, run, default_timeout_seconds=60)
     async with DockerEngine() as engine:
-        await engine.create(spec, await engine.pull(spec))
+        await engine.create(spec, await engine.pull(spec), {})
         (container,) = json.loads(docker("inspect", spec.name))
         await engine.destroy(spec)
     (mount,) = container["Mounts"]

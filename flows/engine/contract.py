@@ -59,15 +59,13 @@ class Engine(Protocol):
         successful response. A caller that is cancelled ends the pull on the engine too, and leaves
         no thread behind."""
 
-    async def create(self, spec: ContainerSpec, image: Image) -> None:
+    async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
         """Create the container, and what it needs, without starting it.
 
-        Raises `EngineRefused` where the engine will not make it as specified, `Rejected` where
-        it would mount what is not the task's; whatever was made is `destroy`'s to remove."""
-
-    def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """Take the values that the variables in `spec.secrets` get in what is created from here
-        on. A `create` that lacks one raises `EngineError`."""
+        `secrets` has the value of each variable in `spec.secrets`; where one is missing, it raises
+        `EngineError`. Raises `EngineRefused` where the engine will not make it as specified,
+        `Rejected` where it would mount what is not the task's; whatever was made is `destroy`'s to
+        remove."""
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
         """What the variables in `spec.secrets` hold in the container that exists.

@@ -107,7 +107,6 @@ async def execute_attempt(
     async with open_engine(policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         variables, refusal = await _variables(engine, attempt, adopt=adopt)
-        engine.hand_over(variables)
         secrets = *secrets, *variables.values()
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if refusal is not None:
@@ -141,6 +140,7 @@ async def execute_attempt(
                     interrupt=interrupt,
                     notes=notes,
                     supply=supply,
+                    secrets=variables,
                     verdict=verdict,
                 )
             if outcome.results is None:

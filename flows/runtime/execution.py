@@ -7,7 +7,7 @@ happens in between, it destroys what the spec names before it returns.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -85,14 +85,15 @@ async def run(
     interrupt: Interrupt | None = None,
     notes: Notes | None = None,
     supply: Supply | None = None,
+    secrets: Mapping[str, str] | None = None,
     verdict: Verdict | None = None,
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
     output comes whole, its time limit counts from its own start. `interrupt` ends it early; the
-    image is pulled with `supply`. A container that ran has its outcome from `verdict`, before it
-    is noted.
+    image is pulled with `supply`; `secrets` has the values of `spec.secrets`. A container that ran
+    has its outcome from `verdict`, before it is noted.
 
     Returns an outcome for everything a task or an engine can do. A caller that is cancelled
     leaves the container as it is, for whoever adopts or finishes it.
@@ -108,7 +109,7 @@ async def run(
             notes.begins()
             begun = True
             with _timed(stages, "create"):
-                await _whole(engine.create(spec, image), interrupt)
+                await _whole(engine.create(spec, image, secrets or {}), interrupt)
         outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
         with _timed(stages, "collect"):
             notes.collects()

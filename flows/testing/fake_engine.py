@@ -55,7 +55,6 @@ class FakeEngine:
         self._breaks_at = breaks_at
         self._breaks_left = times
         self._hangs_at = hangs_at
-        self._secrets: Mapping[str, str] = {}
         self._caches: dict[str, Path] = {}
 
     def take_failures(self) -> list[BaseException]:
@@ -91,18 +90,14 @@ class FakeEngine:
         """See `flows.engine.images.pull.Source`."""
         self.calls.append("may_read")
 
-    def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine.contract.Engine`."""
-        self._secrets = secrets
-
-    async def create(self, spec: ContainerSpec, image: Image) -> None:
+    async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
         """See `flows.engine.contract.Engine`."""
         if spec.name in self.containers:
             raise EngineRefused(f"the name {spec.name} is in use")
-        if missing := spec.secrets.keys() - self._secrets.keys():
+        if missing := spec.secrets.keys() - secrets.keys():
             raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
-        secrets = {name: self._secrets[name] for name in spec.secrets}
-        self.containers[spec.name] = FakeContainer(spec, secrets, self._mounted(spec))
+        values = {name: secrets[name] for name in spec.secrets}
+        self.containers[spec.name] = FakeContainer(spec, values, self._mounted(spec))
         self._note("create")
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:

@@ -116,7 +116,6 @@ async def replay(
         try:
             prepared = await _prepared(workspace, spec, remote, payload, policy, say)
             async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
-                engine.hand_over(values)
                 with _output(workspace, spec, write, masker) as sink, _interrupts(say) as interrupt:
                     outcome = await execution.run(
                         engine,
@@ -125,6 +124,7 @@ async def replay(
                         interrupt=interrupt,
                         notes=notes,
                         supply=supply_of(place, say),
+                        secrets=values,
                         verdict=partial(collect.verdict, engine, store, prepared, masker, _LOGGER),
                     )
                 is_kept = keep and await _is_there(engine, spec)

@@ -66,7 +66,6 @@ class DockerEngine:
         """`policy` is what no container may go beyond."""
         self._given = host or DockerHost()
         self._policy = policy or Policy()
-        self._secrets: Mapping[str, str] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,10 +93,6 @@ class DockerEngine:
         images = DockerImages(lambda: self._host, lambda: self._docker.api)
         return await obtain(images, wanted, supply or Supply())
 
-    def hand_over(self, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine.contract.Engine`."""
-        self._secrets = secrets
-
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
         """See `flows.engine.contract.Engine`."""
         if not spec.secrets:
@@ -108,12 +103,12 @@ class DockerEngine:
         given = (each.partition("=") for each in found["Config"]["Env"] or [])
         return {name: value for name, _, value in given if name in spec.secrets}
 
-    async def create(self, spec: ContainerSpec, image: Image) -> None:
+    async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
         """See `flows.engine.contract.Engine`."""
-        if missing := spec.secrets.keys() - self._secrets.keys():
+        if missing := spec.secrets.keys() - secrets.keys():
             raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
         version = self._api_version
-        arguments = create_arguments(spec, image, version, self._secrets)
+        arguments = create_arguments(spec, image, version, secrets)
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
         made = await self._call(

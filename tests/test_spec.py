@@ -144,6 +144,23 @@ def test_the_fingerprint_is_the_same_for_every_attempt() -> None:
     assert fingerprint(compiled(FULL)) == fingerprint(compiled(copy.deepcopy(FULL), run=again))
 
 
+def test_the_fingerprint_is_the_same_in_every_version() -> None:
+    asked = enabled(
+        entrypoint=["/bin/sh"], user="7", network="none", env={"A": "ü"}, stopGraceSeconds=0,
+        resources={"cpus": 1.5, "memory": "64m", "pids": 5, "shm": "1g", "gpus": 2},
+        secrets={"T": "task-t"}, platform="linux/arm64",
+        outputs=[{"path": "a/**", "required": True, "type": "junit"}],
+        cacheVolumes=[{"name": "c1", "target": "/cache"}],
+    )  # fmt: skip
+    policy = Policy(max_gpus=None, cap_add=["SYS_NICE"])
+    spec = compiled(asked | {"repository": "team/game"}, VOLUME, policy=policy)
+    # As an earlier version labelled the containers that this one may find.
+    assert [fingerprint(compiled(FULL)), fingerprint(spec)] == [
+        "5133f730e248628e88c4ab0596a9935b02cb0c54b984373ee8e1365102ff5726",
+        "e1b81ff38ff8cfc151c9141836ff511a002c3d96d8ed922b9b675540879d1ebc",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [

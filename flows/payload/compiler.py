@@ -1,10 +1,10 @@
-"""."""
+"""Compile a payload into the frozen `ContainerSpec` of one attempt: pure, without clock or host."""
 
 import hashlib
 import json
-from dataclasses import asdict
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, replace
+from datetime import timedelta
 
 from flows.payload.container import Container
 from flows.payload.models import TaskPayload
@@ -28,102 +28,102 @@ from flows.units import memory_bytes
 # What may lie between the compilation of a spec and its container's removal, beside the pull, the
 # time limit and the grace. Past it, whatever is left is nobody's.
 EXPIRY_SLACK_SECONDS = 3 * 3600
+# Of the fields with a default, those that the first fingerprints had. Later ones count only where
+# they are set, so that the same payload has the same fingerprint in every version.
+_ALWAYS_IN_FINGERPRINT = frozenset({
+    "entrypoint", "user", "network", "shm_bytes", "gpus", "cap_add", "cap_drop", "secrets",
+    "platform", "outputs",
+})  # fmt: skip
+_NOT_IN_FINGERPRINT = frozenset({"attempt", "name", "labels"})
 
 
 def compile_spec(
-    payload: "TaskPayload",
-    policy: "Policy",
-    mount: Mount,
-    run: Run,
-    *,
-    default_timeout_seconds: int,
+    payload: TaskPayload, policy: Policy, mount: Mount, run: Run, *, default_timeout_seconds: int
 ) -> ContainerSpec:
-    """Decide everything about the container of one attempt.
+    """The spec of one attempt's container, which sees the job's folder by `mount`.
 
-    `mount` shows the job's folder, and no other, to the container. What the policy has a ceiling
-    for and the payload says nothing of gets the ceiling. Raises `PolicyRefused` where the payload
-    asks for what the policy does not allow.
+    Where the payload sets no limit, the policy's ceiling is the limit. Raises `PolicyRefused`.
     """
     container = payload.task.container
     if container.image is None or container.command is None:
         raise ValueError("only a payload with an enabled container compiles")
     require_allowed(payload, policy)
-    job_dir = f"{JOB_ROOT}/{run.job_id}"
-    limits = container.resources
-    timeout = container.timeout_seconds or min(
-        default_timeout_seconds, policy.max_timeout_seconds or default_timeout_seconds
-    )
-    grace = container.stop_grace_seconds
-    if grace is None:
-        grace = policy.stop_grace_seconds
+    job_dir, limits = f"{JOB_ROOT}/{run.job_id}", container.resources
     repository = Remote.parse(payload.repository).display if payload.repository else ""
-    decided: dict[str, Any] = {
-        "job_id": run.job_id,
-        "image": container.image,
-        "pull": container.pull,
-        "platform": container.platform,
-        "command": container.command,
-        "workdir": _workdir(container, job_dir, run.job_id),
-        "env": {
-            **container.env,
-            "JOB_ID": run.job_id,
-            "REPOSITORY": repository,
-            "ARTIFACT_DIR": f"{job_dir}/artifacts/{container.artifacts_subdir}",
-        },
-        "mounts": (
-            mount,
-            *(Mount("cache", volume.name, volume.target) for volume in container.cache_volumes),
-        ),
-        "artifacts_subdir": container.artifacts_subdir,
-        "pull_timeout_seconds": container.pull_timeout_seconds,
-        "timeout_seconds": timeout,
-        "stop_grace_seconds": grace,
-        "cpus": limits.cpus or policy.max_cpus,
-        "memory_bytes": memory_bytes(limits.memory) if limits.memory else policy.max_memory_bytes,
-        "pids_limit": limits.pids or policy.pids_limit,
-        "no_new_privileges": policy.no_new_privileges,
-        "entrypoint": container.entrypoint,
-        "user": container.user or policy.user,
-        "network": container.network or policy.network,
-        "shm_bytes": memory_bytes(limits.shm) if limits.shm else None,
-        "gpus": limits.gpus,
-        "cap_add": tuple(policy.cap_add),
-        "cap_drop": tuple(policy.cap_drop),
-        "secrets": container.secrets,
-        "outputs": tuple(Output(each.path, each.required, each.type) for each in container.outputs),
-    }
-    return ContainerSpec(
-        **decided,
+    caches = (Mount("cache", volume.name, volume.target) for volume in container.cache_volumes)
+    spec = ContainerSpec(
+        job_id=run.job_id,
         attempt=run.attempt,
         name=container_name(run),
-        labels={
-            LABEL_JOB_ID: run.job_id,
-            "moonmind.repository": repository,
-            "moonmind.runtime": "container",
-            "moonmind.attempt": str(run.attempt),
-            "moonmind.worker": run.worker,
-            "moonmind.created_at": run.now.isoformat(),
-            LABEL_EXPIRES_AT: _expiry(
-                run.now, container.pull_timeout_seconds + timeout + grace
-            ).isoformat(),
-            LABEL_SPEC: _fingerprint(decided),
-        },
+        image=container.image,
+        pull=container.pull,
+        command=container.command,
+        workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
+        env={**container.env, **_own_variables(container, run, repository)},
+        mounts=(mount, *caches),
+        artifacts_subdir=container.artifacts_subdir,
+        pull_timeout_seconds=container.pull_timeout_seconds,
+        timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
+        stop_grace_seconds=_stop_grace(container, policy),
+        cpus=limits.cpus or policy.max_cpus,
+        memory_bytes=memory_bytes(limits.memory) if limits.memory else policy.max_memory_bytes,
+        pids_limit=limits.pids or policy.pids_limit,
+        no_new_privileges=policy.no_new_privileges,
+        labels={},
+        entrypoint=container.entrypoint,
+        user=container.user or policy.user,
+        network=container.network or policy.network,
+        shm_bytes=memory_bytes(limits.shm) if limits.shm else None,
+        gpus=limits.gpus,
+        cap_add=tuple(policy.cap_add),
+        cap_drop=tuple(policy.cap_drop),
+        secrets=container.secrets,
+        platform=container.platform,
+        outputs=tuple(Output(each.path, each.required, each.type) for each in container.outputs),
     )
+    return replace(spec, labels=_labels(spec, run))
 
 
-def _workdir(container: "Container", job_dir: str, job_id: str) -> str:
-    if container.workdir is None:
-        return f"{job_dir}/repo"
-    return container.workdir.replace(JOB_ID_PLACEHOLDER, job_id)
+def _time_limit(container: Container, policy: Policy, default_seconds: int) -> int:
+    ceiling = policy.max_timeout_seconds or default_seconds
+    return container.timeout_seconds or min(default_seconds, ceiling)
 
 
-def _expiry(now: datetime, limit_seconds: int) -> datetime:
-    return now + timedelta(seconds=limit_seconds + EXPIRY_SLACK_SECONDS)
+def _stop_grace(container: Container, policy: Policy) -> int:
+    seconds = container.stop_grace_seconds
+    return policy.stop_grace_seconds if seconds is None else seconds
 
 
-def _fingerprint(decided: dict[str, Any]) -> str:
-    """The same for every attempt at the same task: a running container can be recognised."""
-    plain = decided | {
-        key: [asdict(each) for each in decided[key]] for key in ("mounts", "outputs")
+def _own_variables(container: Container, run: Run, repository: str) -> Mapping[str, str]:
+    """The environment variables that the runner sets in every container."""
+    artifact_dir = f"{JOB_ROOT}/{run.job_id}/artifacts/{container.artifacts_subdir}"
+    return {"JOB_ID": run.job_id, "REPOSITORY": repository, "ARTIFACT_DIR": artifact_dir}
+
+
+def _labels(spec: ContainerSpec, run: Run) -> Mapping[str, str]:
+    expires_at = run.now + timedelta(seconds=spec.limit_seconds + EXPIRY_SLACK_SECONDS)
+    return {
+        LABEL_JOB_ID: run.job_id,
+        "moonmind.repository": spec.env["REPOSITORY"],
+        "moonmind.runtime": "container",
+        "moonmind.attempt": str(run.attempt),
+        "moonmind.worker": run.worker,
+        "moonmind.created_at": run.now.isoformat(),
+        LABEL_EXPIRES_AT: expires_at.isoformat(),
+        LABEL_SPEC: _fingerprint(spec),
+    }
+
+
+def _fingerprint(spec: ContainerSpec) -> str:
+    """SHA-256 of the spec: the same for every attempt at the same task, and in every version."""
+    defaults = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(spec)
+    }
+    plain = {
+        name: value
+        for name, value in asdict(spec).items()
+        if name not in _NOT_IN_FINGERPRINT
+        and (name in _ALWAYS_IN_FINGERPRINT or value != defaults[name])
     }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -44,8 +45,11 @@ def settings(stack: Stack) -> dict[str, str]:
     }
 
 
-def started(stack: Stack, *words: str) -> "subprocess.Popen[str]":
-    """The command as a process that can be interrupted, its standard output a pipe."""
+def started(
+    stack: Stack, *words: str, on_interrupt: signal.Handlers = signal.SIG_DFL
+) -> "subprocess.Popen[str]":
+    """The command as a process of its own, its standard output a pipe; it inherits what becomes
+    of SIGINT, which a shell without job control lets its background jobs ignore."""
     return subprocess.Popen(
         [COMMAND, *words],
         env=environment(**settings(stack)),
@@ -53,6 +57,7 @@ def started(stack: Stack, *words: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
         bufsize=1,
+        preexec_fn=partial(signal.signal, signal.SIGINT, on_interrupt),
     )
 
 
@@ -230,12 +235,15 @@ def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, writte
     stack.api("POST", f"/flow_runs/{run_id}/set_state", state=state).raise_for_status()
 
 
-def test_an_interrupt_cancels_the_run_where_that_is_asked_for(stack: Stack, written: Any) -> None:
-    name = written(shell("echo begun; sleep 60"))
-    process = started(stack, "submit", name, "--watch", "--cancel-on-interrupt")
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_an_interrupt_cancels_the_run_where_that_is_asked_for(
+    stack: Stack, written: Any, inherited: signal.Handlers
+) -> None:
+    words = ("submit", written(shell("echo begun; sleep 60")), "--watch", "--cancel-on-interrupt")
+    process = started(stack, *words, on_interrupt=inherited)
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=45)
     assert process.returncode == ExitStatus.CANCELED, err
     assert err.splitlines()[-1].startswith("canceled: ")
 

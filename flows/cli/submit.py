@@ -1,5 +1,6 @@
 """`container-task submit`: a payload judged here and started there, and watched if asked."""
 
+import signal
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -34,6 +35,9 @@ def submitted(
     """Start the run, tell of it, and watch it if asked."""
     raw = read_json(asked.payload)
     judged(output, raw)
+    if cancel_on_interrupt:
+        # Even where SIGINT is ignored, as a shell's background jobs inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with connected() as client:
         run = _start(client, asked, raw)
         if not watch:

@@ -55,7 +55,7 @@ async def test_the_sweep_removes_what_is_expired_and_leaves_what_may_be_anothers
     prefect_api: None, engine_objects: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "flows.orphans.is_expired", lambda labels, now: is_expired(labels, now + AHEAD)
+        "flows.worker.sweep.is_expired", lambda labels, now: is_expired(labels, now + AHEAD)
     )
     told = await reap_orphans(dry_run=True)
     assert any("removed the container" in line for line in told)

@@ -29,9 +29,9 @@ from rich.console import Console
 from benchmarks.counts import report
 from benchmarks.measures import MIB, cpu_seconds
 from blocks.storage import ArtifactStorage
-from flows.outputs.upload import upload
+from flows.outputs.upload import files_of, upload
 from flows.outputs.upload_journal import UploadJournal
-from flows.runtime.store import AttemptStore
+from flows.workspace.folder import Workspace
 from tests.finished import finished
 from tests.s3 import BUCKET, Endpoint, endpoint
 
@@ -74,14 +74,13 @@ def _peak_bytes() -> int:
 
 
 def _ours(root: Path, s3: Endpoint, threads: int) -> _Meter:
-    attempt = AttemptStore(root, _JOB).last()
-    assert attempt is not None
+    files = files_of(Workspace(root, _JOB), 1, 1)
     options = SecretDict(s3.options())
     storage = ArtifactStorage(url=f"s3://{BUCKET}/ours", options=options, parallel_uploads=threads)
     journal = UploadJournal(root, _JOB, 1)
     meter = _Meter()
     with meter.running():
-        asyncio.run(upload(storage, journal, attempt, logging.getLogger(), 3600))
+        asyncio.run(upload(storage, journal, files, logging.getLogger(), 3600))
     return meter
 
 

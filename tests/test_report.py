@@ -29,7 +29,6 @@ from flows.errors import (
     WorkspaceError,
 )
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge, outcome_of
-from flows.outputs import upload as storage
 from flows.payload.parse import parse
 from flows.report import names as naming
 from flows.report import page as report
@@ -625,7 +624,7 @@ def test_the_page_on_reports_lists_every_artifact() -> None:
         naming.OUTPUTS_KEY,
         naming.USAGE_KEY,
         run_progress.PROGRESS_KEY,
-        storage.FILES_KEY,
+        naming.FILES_KEY,
         progress_artifact.PROGRESS_KEY,
     }
     assert set(listed) == keys

@@ -1,9 +1,10 @@
 """Runs whose results go to a storage: what is told, what a failure changes, who repairs it."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import get_client
@@ -19,9 +20,9 @@ from blocks.storage import ArtifactStorage
 from flows.attempt import Upload
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
-from flows.outputs.upload import _links
 from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.outputs.upload_plan import key_of, link
+from flows.report.artifacts import files_artifact
 from flows.runtime.store import AttemptStore
 from tests.finished import finished
 from tests.runs import Finished, Runner, payload, shell
@@ -228,9 +229,16 @@ def test_a_storage_that_cannot_be_meant_is_refused_with_a_sentence(
     assert says in str(refusal.value)
 
 
-def test_the_link_to_the_outputs_leads_where_they_are_uploaded() -> None:
+def test_the_link_to_the_outputs_leads_where_they_are_uploaded(tmp_path: Path) -> None:
+    attempt = finished(tmp_path)
     spec = compiled(payload("true", outputs=[{"path": "a"}], artifactsSubdir="manifest.json"))
-    told = _links("file:///srv", spec)
+    told = files_artifact(
+        replace(
+            attempt,
+            prepared=replace(attempt.prepared, spec=replace(spec, job_id=str(uuid4()))),
+            upload=Upload("file:///srv"),
+        )
+    ).data
     key = key_of(("manifest.json", "metadata", "outputs.json"))
     assert key == "manifest%2Ejson/metadata/outputs.json"
-    assert told.endswith(f"({link(f'file:///srv/{key}')})")
+    assert str(told).endswith(f"({link(f'file:///srv/{key}')})")

@@ -20,11 +20,11 @@ from prefect.types import SecretDict
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.errors import StorageError
-from flows.outputs.stores import BlockStore, FsspecStore, Source, explain, secrets_of
-from flows.outputs.upload import upload
+from flows.outputs.stores import BlockStore, FsspecStore, HashingReader, explain, secrets_of
+from flows.outputs.upload import files_of, upload
 from flows.outputs.upload_journal import UploadJournal
 from flows.outputs.upload_plan import plan
-from flows.outputs.uploader import Sending
+from flows.outputs.uploader import Uploader
 from flows.workspace.tree import Tree, remove_tree, walk
 from tests.finished import finished
 from tests.gate import Gate
@@ -64,7 +64,11 @@ def to_s3(s3: Endpoint, url: str = "", **settings: Any) -> ArtifactStorage:
 async def sent(attempt: Attempt, storage: ArtifactStorage, seconds: float = 60) -> str:
     journal = journal_of(attempt)
     journal.open()
-    return await upload(storage, journal, attempt, LOGGER, seconds)
+    return await upload(storage, journal, files(attempt), LOGGER, seconds)
+
+
+def files(attempt: Attempt) -> Tree:
+    return files_of(attempt.prepared.workspace, 1, 1)
 
 
 def fill(folder: Path, files: int) -> dict[str, bytes]:
@@ -172,14 +176,14 @@ async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attemp
         "import asyncio, json, logging, sys\n"
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
-        "from flows.runtime.store import AttemptStore\n"
-        "from flows.outputs.upload import upload\n"
+        "from flows.workspace.folder import Workspace\n"
+        "from flows.outputs.upload import files_of, upload\n"
         "from flows.outputs.upload_journal import UploadJournal\n"
         "root, job, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
         "storage = ArtifactStorage(url=url, options=json.loads(options), parallel_uploads=2)\n"
-        "attempt = AttemptStore(root, job).last()\n"
+        "files = files_of(Workspace(root, job), 1, 1)\n"
         "journal = UploadJournal(root, job, 1)\n"
-        "asyncio.run(upload(storage, journal, attempt, logging.getLogger(), 60))\n"
+        "asyncio.run(upload(storage, journal, files, logging.getLogger(), 60))\n"
     )
     root, job = attempt.prepared.workspace.root, attempt.prepared.spec.job_id
     words = [str(root), job, f"s3://{BUCKET}/base", json.dumps(s3.options())]
@@ -212,7 +216,7 @@ async def test_memory_stays_flat_however_large_the_files(s3: Endpoint, tmp_path:
         "import asyncio, json, logging, os, resource, sys\n"
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
-        "from flows.outputs.upload import upload\n"
+        "from flows.outputs.upload import files_of, upload\n"
         "from flows.outputs.upload_journal import UploadJournal\n"
         "from tests.finished import finished\n"
         "root, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
@@ -225,7 +229,8 @@ async def test_memory_stays_flat_however_large_the_files(s3: Endpoint, tmp_path:
         "                data.write(os.urandom(2**20))\n"
         "    storage = ArtifactStorage(url=url, options=json.loads(options))\n"
         "    journal = UploadJournal(root, attempt.prepared.spec.job_id, 1)\n"
-        "    asyncio.run(upload(storage, journal, attempt, logging.getLogger(), 60))\n"
+        "    files = files_of(attempt.prepared.workspace, 1, 1)\n"
+        "    asyncio.run(upload(storage, journal, files, logging.getLogger(), 60))\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "small = peak(64)\n"
         "print(peak(320) - small)\n"
@@ -346,14 +351,14 @@ async def test_a_file_that_this_worker_may_not_read_is_skipped_and_not_fatal(
     gone = artifacts(attempt) / "d1" / "f1.txt"
     journal = journal_of(attempt)
     journal.open()
-    tree = Tree(attempt.prepared.workspace.folder, ("artifacts",))
-    planned = plan(walk(tree), 10**9)
+    planned = plan(walk(files(attempt)), 10**9)
     gone.unlink()
     store = FsspecStore(f"file://{tmp_path}/results", {})
-    sending = Sending(store, tree, planned, journal, journal.read(), "j/1")
-    sending.work()
-    sending.finish("j", 1)
-    manifest = json.loads((tmp_path / "results" / "j" / "1" / "manifest.json").read_text())
+    uploader = Uploader(store, files(attempt), planned, journal)
+    uploader.send_files()
+    uploader.send_manifest()
+    job_id = attempt.prepared.spec.job_id
+    manifest = json.loads((tmp_path / "results" / job_id / "1" / "manifest.json").read_text())
     assert manifest["skipped"] == [{"path": "d1/f1.txt", "kind": "unreadable"}]
     assert len(manifest["files"]) == 2
 
@@ -371,8 +376,8 @@ class Drawer(WritableFileSystem):
         self.contents[path] = content
 
 
-def source(path: Path) -> Source:
-    return Source(BytesIO(path.read_bytes()), path.stat().st_size, lambda: False)
+def reader(path: Path) -> HashingReader:
+    return HashingReader(BytesIO(path.read_bytes()), path.stat().st_size, lambda: False)
 
 
 def test_a_block_of_another_package_gets_whole_files_up_to_a_size(tmp_path: Path) -> None:
@@ -382,10 +387,10 @@ def test_a_block_of_another_package_gets_whole_files_up_to_a_size(tmp_path: Path
     small.write_bytes(b"hello")
     with large.open("wb") as file:
         file.truncate(300 * MIB)
-    store.put("a/small", source(small))
+    store.put("a/small", reader(small))
     assert drawer.contents == {"a/small": b"hello"}
     with pytest.raises(StorageError, match=r"takes whole files only, .* larger than 256 MiB"):
-        store.put("a/large", source(large))
+        store.put("a/large", reader(large))
 
 
 @pytest.mark.parametrize(

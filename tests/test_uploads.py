@@ -11,13 +11,12 @@ from flows.outputs.upload_plan import (
     Manifest,
     SkippedFile,
     StoredFile,
-    allowance,
-    is_due,
     key_of,
     link,
     plan,
     progress,
 )
+from flows.worker.uploads import allowance, is_due
 from flows.workspace.tree import Found
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

@@ -14,8 +14,8 @@ from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import _shown, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected
+from flows.report.artifacts import table_of_outputs, table_of_tests
 from flows.report.sentences import stage_name, state_message
-from flows.report.tables import table_of_outputs, table_of_tests
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace

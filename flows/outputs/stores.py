@@ -43,7 +43,7 @@ class Stopped(Exception):
     """The upload is over before this file is."""
 
 
-class Source:
+class HashingReader:
     """A file that is read once, in order; knows how much that was and its checksum."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Store(Protocol):
     address: str
     secrets: set[str]
 
-    def put(self, key: str, source: Source) -> None:
+    def put(self, key: str, source: HashingReader) -> None:
         """Store all of `source` at `<address>/<key>`, in place of what was there.
 
         Raises whatever the place raises.
@@ -106,7 +106,7 @@ class FsspecStore:
         self._large = threading.BoundedSemaphore(_LARGE)
         self._made: set[str] = set()
 
-    def put(self, key: str, source: Source) -> None:
+    def put(self, key: str, source: HashingReader) -> None:
         path = f"{self._base}/{key}"
         if not isinstance(self._fs, AsyncFileSystem):
             self._make_folder(path.rpartition("/")[0])
@@ -136,7 +136,7 @@ class FsspecStore:
             self._fs.makedirs(path, exist_ok=True)
             self._made.add(path)
 
-    def _put_in_parts(self, path: str, source: Source) -> None:
+    def _put_in_parts(self, path: str, source: HashingReader) -> None:
         part_bytes = max(PART_BYTES, -(-source.expected_bytes // _PARTS))
         target = self._fs.open(path, "wb", block_size=part_bytes)
         try:
@@ -157,7 +157,7 @@ class BlockStore:
         self._block = block
         self._whole = threading.Lock()
 
-    def put(self, key: str, source: Source) -> None:
+    def put(self, key: str, source: HashingReader) -> None:
         if isinstance(self._block, ObjectStorageBlock):
             _settled(self._block.upload_from_file_object(cast(Any, source), key))
         elif source.expected_bytes <= PART_BYTES:
@@ -180,7 +180,7 @@ class BlockStore:
     def close(self) -> None:
         return
 
-    def _put_whole(self, key: str, source: Source) -> None:
+    def _put_whole(self, key: str, source: HashingReader) -> None:
         block = cast(WritableFileSystem, self._block)
         _settled(block.write_path(key, source.read()))
 

@@ -45,6 +45,7 @@ class UploadJournal:
     """The journal of one attempt's upload."""
 
     def __init__(self, root: Path, job_id: str, attempt: int) -> None:
+        self.job_id = job_id
         self.attempt = attempt
         self._file = root / RUNS_FOLDER / f"{job_id}{_SUFFIX}{attempt}"
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
@@ -24,8 +24,6 @@ _KEY_BYTES = 640
 _MAX_ENTRIES = 100_000
 # Globs, escapes, chains and versions of fsspec, and what S3 advises against.
 _SPECIAL = frozenset('\\{}^%`[]"<>~#|?*:\x7f')
-_FIRST_TRY = timedelta(seconds=60)
-_LONGEST_PAUSE = timedelta(hours=1)
 
 
 class StoredFile(PublishedModel):
@@ -76,10 +74,6 @@ class Item:
         key = self.key if self.key != path else None
         return StoredFile(path=path, size_bytes=size_bytes, sha256=sha256, key=key)
 
-    def skipped(self) -> SkippedFile:
-        """What the manifest says where it cannot be read."""
-        return SkippedFile(path=printable(self.parts), kind="unreadable")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -110,11 +104,6 @@ def plan(found: Iterable[Found], max_bytes: int, max_entries: int = _MAX_ENTRIES
             max_bytes -= each.size_bytes
             items.append(Item(each.parts, key_of(each.parts), each.size_bytes))
     return Plan(items, skipped, left_out)
-
-
-def prefix(job_id: str, attempt: int) -> str:
-    """Of all keys of an attempt."""
-    return f"{job_id}/{attempt}"
 
 
 def key_of(parts: Sequence[str]) -> str:
@@ -182,15 +171,3 @@ def summary(files: int, size_bytes: int, address: str) -> str:
 
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 1024**2:,.0f}"
-
-
-def is_due(tries: int, last: datetime | None, now: datetime) -> bool:
-    """Whether a sweep tries again: at once after the first try, then ever more seldom."""
-    if last is None or tries < 2:
-        return True
-    return now - last >= min(_LONGEST_PAUSE, _FIRST_TRY * (1 << min(tries - 2, 10)))
-
-
-def allowance(tries: int, most: float) -> float:
-    """Seconds that a sweep gives a try; more each time, so that the longest file gets through."""
-    return float(min(most, _FIRST_TRY.total_seconds() * 2 ** min(tries, 10)))

@@ -1,16 +1,37 @@
-"""The artifacts on the page of a run, but for those that are made while it runs. Pure."""
+"""The Prefect artifacts of an attempt, but for the progress that is shown while it runs. Pure.
+
+Prefect's page cuts a table at its right edge, so what tells most stands left and is short: the
+whole of it is in the reports, in `run.json` and in `metadata/outputs.json`.
+"""
 
 import base64
 import json
 from collections.abc import Iterator
+from uuid import UUID
 
 from prefect.client.schemas.actions import ArtifactCreate
 
-from flows.report.names import METADATA_KEY, OUTPUTS_KEY, REPORT_KEY, TESTS_KEY, USAGE_KEY
+from flows.attempt import Attempt
+from flows.outputs.upload_plan import file_address, link
+from flows.report.names import (
+    FILES_KEY,
+    METADATA_KEY,
+    OUTPUTS_KEY,
+    REPORT_KEY,
+    TESTS_KEY,
+    USAGE_KEY,
+)
 from flows.report.run_json import RunReport, metadata_table
-from flows.report.tables import table_of_outputs, table_of_tests
-from flows.results import Results
-from flows.text import escape
+from flows.results import REASONS, OutputRow, ReportedTests, Results
+from flows.text import code, escape, one_line
+
+_NAME_LENGTH = 60
+_PATH_LENGTH = 60
+_MESSAGE_LENGTH = 100
+_SHA256_LENGTH = 12
+_MARKS = {"failed": "FAILED", "error": "ERROR", "skipped": "skipped", "passed": "passed"}
+
+TableRow = dict[str, str]
 
 
 def run_artifacts(
@@ -22,21 +43,104 @@ def run_artifacts(
     `path` is where `run.json` is, `report` Markdown, `picture` an SVG, `results` what the
     container left; None where there is none.
     """
+
+    def artifact(key: str, kind: str, about: str, data: str) -> ArtifactCreate:
+        owner = UUID(facts.job_id)
+        return ArtifactCreate(key=key, type=kind, description=about, data=data, flow_run_id=owner)
+
     about = escape(f"{facts.outcome}: {facts.error or f'exited {facts.exit_code}'}")
-    yield ArtifactCreate(key=REPORT_KEY, type="markdown", description=about, data=report)
+    yield artifact(REPORT_KEY, "markdown", about, report)
     if results is not None and results.tests is not None:
         about = "What the test reports say, failures first"
-        yield _table(TESTS_KEY, about, table_of_tests(results.tests))
+        yield artifact(TESTS_KEY, "table", about, json.dumps(table_of_tests(results.tests)))
     if results is not None and results.outputs:
         about = "What the task was to leave, and what of it there is"
-        yield _table(OUTPUTS_KEY, about, table_of_outputs(results))
+        yield artifact(OUTPUTS_KEY, "table", about, json.dumps(table_of_outputs(results)))
     if picture is not None:
         # Within its own address, for whoever sees the page.
         address = f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}"
         about = "Memory and CPU of the container over time, against their limits"
-        yield ArtifactCreate(key=USAGE_KEY, type="image", description=about, data=address)
-    yield _table(METADATA_KEY, path, metadata_table(facts))
+        yield artifact(USAGE_KEY, "image", about, address)
+    yield artifact(METADATA_KEY, "table", path, json.dumps(metadata_table(facts)))
 
 
-def _table(key: str, about: str, rows: object) -> ArtifactCreate:
-    return ArtifactCreate(key=key, type="table", description=about, data=json.dumps(rows))
+def files_artifact(attempt: Attempt) -> ArtifactCreate:
+    """Where the files of a run are: a link to the storage, or their folder on the host."""
+    spec, upload = attempt.prepared.spec, attempt.upload
+    if upload is not None and upload.error is None:
+        about = "Where the files of the run are; manifest.json lists them"
+        # As Prefect's link artifacts are written.
+        data = f"[{upload.address}]({link(upload.address)})"
+        path = f"{spec.artifacts_subdir}/metadata/outputs.json"
+        if spec.outputs and (manifest := file_address(upload.address, path)):
+            data = f"{data}\n\nIts outputs: [outputs.json]({manifest})"
+    else:
+        about = f"Where the files of the run are: on the host {spec.worker}"
+        data = code(str(attempt.prepared.workspace.artifacts))
+    return ArtifactCreate(
+        key=FILES_KEY,
+        type="markdown",
+        description=about,
+        data=data,
+        flow_run_id=UUID(spec.job_id),
+    )
+
+
+def table_of_tests(tests: ReportedTests) -> list[TableRow]:
+    """A row a test, failures first, then one for each report that cannot be read."""
+    rows = [
+        _test_row(
+            _MARKS[case.result] + (" (flaky)" if case.flaky else ""),
+            case.short_name,
+            case.message,
+            "" if case.seconds is None else f"{case.seconds:.3f}",
+            case.suite,
+        )
+        for case in tests.rows
+    ]
+    rows += [_test_row("unreadable report", each.path, each.reason) for each in tests.unreadable]
+    if (left_out := tests.total - len(tests.rows)) > 0:
+        rows.append(_test_row(f"and {left_out:,} more", "", "all are in the reports"))
+    return rows
+
+
+def table_of_outputs(results: Results) -> list[TableRow]:
+    """A row a file, what is missing and rejected first."""
+    required = {each.path for each in results.outputs if each.required}
+    rows = [_output_row(row, is_required=row.output in required) for row in results.rows]
+    known = sum(each.collected + each.rejected + each.missing for each in results.outputs)
+    if (left_out := known - len(results.rows)) > 0:
+        rows.append(_file_row(f"and {left_out:,} more", "", "", "all are in metadata/outputs.json"))
+    return rows
+
+
+def _test_row(result: str, test: str, message: str, seconds: str = "", suite: str = "") -> TableRow:
+    return {
+        "result": result,
+        "test": one_line(test, _NAME_LENGTH),
+        "message": one_line(message, _MESSAGE_LENGTH),
+        "seconds": seconds,
+        "suite": suite,
+    }
+
+
+def _output_row(row: OutputRow, *, is_required: bool) -> TableRow:
+    result = "missing, required" if row.result == "missing" and is_required else row.result
+    reason = REASONS[row.reason] if row.reason else ""
+    size = "" if row.size_bytes is None else str(row.size_bytes)
+    return _file_row(
+        result, row.output, row.path, reason, size, (row.sha256 or "")[:_SHA256_LENGTH]
+    )
+
+
+def _file_row(
+    result: str, output: str, file: str, reason: str, size: str = "", sha256: str = ""
+) -> TableRow:
+    return {
+        "result": result,
+        "output": one_line(output, _PATH_LENGTH),
+        "file": one_line(file, _PATH_LENGTH),
+        "bytes": size,
+        "reason": reason,
+        "sha256": sha256,
+    }

@@ -15,6 +15,7 @@ METADATA_KEY = "container-run-metadata"
 TESTS_KEY = "container-run-tests"
 OUTPUTS_KEY = "container-run-outputs"
 USAGE_KEY = "container-run-usage"
+FILES_KEY = "container-run-files"
 _COMMAND_LENGTH = 60
 
 

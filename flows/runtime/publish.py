@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
@@ -13,9 +12,9 @@ from prefect.client.orchestration import PrefectClient
 from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.selection import open_engine
 from flows.outcome import Outcome
-from flows.outputs.upload import create_link, deliver, intended
+from flows.outputs.upload import begin_delivery, deliver
 from flows.report import page, run_json
-from flows.report.artifacts import run_artifacts
+from flows.report.artifacts import files_artifact, run_artifacts
 from flows.report.chart import usage_svg
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
@@ -51,11 +50,15 @@ async def publish_attempt(
         executed = await _with_files_back(attempt.prepared, attempt.executed)
         attempt = replace(attempt, executed=executed)
         started = time.monotonic()
-        delivery = await intended(attempt, logger)
+        newest = max(
+            (each.prepared.spec.attempt for each in store.attempts()), default=spec.attempt
+        )
+        delivery = await begin_delivery(attempt, newest, logger)
         written = await _written(attempt.prepared, executed, started, logger)
         progress.goes_on(UPLOADING)
-        left = upload_seconds - (time.monotonic() - began)
-        attempt = replace(attempt, upload=await deliver(delivery, attempt, logger, max(0.0, left)))
+        left = max(0.0, upload_seconds - (time.monotonic() - began))
+        upload = await deliver(delivery, logger, left) if delivery else None
+        attempt = replace(attempt, upload=upload)
     async with get_client() as client:
         await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
         history = [each.outcome for each in store.attempts() if each.executed]
@@ -100,10 +103,9 @@ async def _show(
     text = page.markdown(facts, executed.log, history, upload)
     results = executed.outcome.results
     for artifact in run_artifacts(facts, path, text, written.picture, results):
-        owned = artifact.model_copy(update={"flow_run_id": UUID(spec.job_id)})
-        await client.create_artifact(owned)
+        await client.create_artifact(artifact)
     if (upload and not upload.error) or spec.outputs:
-        await create_link(client, attempt)
+        await client.create_artifact(files_artifact(attempt))
 
 
 async def _picture(

@@ -10,13 +10,13 @@ from prefect.client.orchestration import PrefectClient
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine.docker.engine import DockerEngine
-from flows.outputs.upload import finish_uploads
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.worker.retention import Rules, remove_due, rules_of
+from flows.worker.uploads import finish_uploads
 from flows.workspace.logs import Logger
 
 

@@ -13,7 +13,7 @@ from flows.cli.doctor.server import API
 from flows.engine.docker.probe import refused_login
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, StorageError
-from flows.outputs.stores import Source, Store, explain, open_store
+from flows.outputs.stores import HashingReader, Store, explain, open_store
 from flows.threads import in_thread
 
 POLICY, STORAGE, REGISTRIES = "policy", "storage", "registries"
@@ -79,7 +79,7 @@ def _tried(store: Store) -> Finding:
 
 
 def _is_put(store: Store, data: bytes) -> bool:
-    store.put(_KEY, Source(io.BytesIO(data), len(data), lambda: False))
+    store.put(_KEY, HashingReader(io.BytesIO(data), len(data), lambda: False))
     return store.has(_KEY, len(data))
 
 

@@ -1,0 +1,108 @@
+"""Retry uploads that are not complete: each sweep, with pauses that double and longer limits."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prefect.client.orchestration import PrefectClient
+
+from blocks.storage import ArtifactStorage
+from flows.attempt import Upload
+from flows.errors import StorageError
+from flows.outputs.upload import FilesGone, files_of, upload
+from flows.outputs.upload_journal import UploadJournal, pending_uploads
+from flows.report.artifacts import files_artifact
+from flows.runtime.cancellation import stop_of
+from flows.runtime.store import AttemptStore, Busy
+from flows.spec import UPLOAD_SECONDS
+from flows.workspace.logs import Logger
+
+# Before a sweep begins with no further job.
+_SWEEP_SECONDS = 60.0
+_FIRST_TRY = timedelta(seconds=60)
+_LONGEST_PAUSE = timedelta(hours=1)
+
+
+async def finish_uploads(
+    client: PrefectClient,
+    root: Path,
+    storage: ArtifactStorage | None,
+    logger: Logger,
+    *,
+    dry_run: bool,
+) -> AsyncIterator[str]:
+    """Go on with the uploads of published attempts; a sentence for each.
+
+    With no `storage` it is not known where to: all stay pending. Begins none after a minute.
+    """
+    until = time.monotonic() + _SWEEP_SECONDS
+    for job_id, number in pending_uploads(root):
+        if storage is None or time.monotonic() > until:
+            return
+        store, journal = AttemptStore(root, job_id), UploadJournal(root, job_id, number)
+        try:
+            # A worker that carries the run in this process may be about to tell its end.
+            if stop_of(job_id):
+                continue
+            with store.held():
+                done = await _finish(client, storage, store, journal, logger, dry_run=dry_run)
+        except Busy:
+            continue
+        except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
+            done = f"the upload of attempt {number} could not be swept: {error}"
+        if done:
+            yield f"{job_id}: {done}"
+
+
+async def _finish(
+    client: PrefectClient,
+    storage: ArtifactStorage,
+    store: AttemptStore,
+    journal: UploadJournal,
+    logger: Logger,
+    *,
+    dry_run: bool,
+) -> str | None:
+    attempts = {each.prepared.spec.attempt: each for each in store.attempts()}
+    number, attempt = journal.attempt, attempts.get(journal.attempt)
+    if attempt is None:
+        journal.close()
+        return f"forgot the upload of attempt {number}, of which nothing else is known"
+    known = journal.read()
+    # Whoever publishes it sees to it.
+    if not attempt.published or not is_due(known.tries, known.last_try, datetime.now(UTC)):
+        return None
+    if dry_run:
+        return f"uploaded the files of attempt {number}"
+    if not storage.is_remote:
+        journal.close()
+        store.put(replace(attempt, upload=None))
+        return f"left the files of attempt {number} in their folder: no storage is set any more"
+    try:
+        files = files_of(attempt.prepared.workspace, number, max(attempts))
+        seconds = allowance(known.tries, UPLOAD_SECONDS)
+        address = await upload(storage, journal, files, logger, seconds)
+    except FilesGone as error:
+        journal.close()
+        store.put(replace(attempt, upload=Upload(storage.url or "", str(error))))
+        return f"the files of attempt {number} cannot be uploaded any more: {error}"
+    except StorageError as error:
+        return f"the files of attempt {number} are still not uploaded: {error}"
+    done = replace(attempt, upload=Upload(address))
+    store.put(done)
+    await client.create_artifact(files_artifact(done))
+    return f"uploaded the files of attempt {number} to {address}"
+
+
+def is_due(tries: int, last: datetime | None, now: datetime) -> bool:
+    """Whether a sweep tries again: at once after the first try, then ever more seldom."""
+    if last is None or tries < 2:
+        return True
+    return now - last >= min(_LONGEST_PAUSE, _FIRST_TRY * (1 << min(tries - 2, 10)))
+
+
+def allowance(tries: int, most: float) -> float:
+    """Seconds that a sweep gives a try; more each time, so that the longest file gets through."""
+    return float(min(most, _FIRST_TRY.total_seconds() * 2 ** min(tries, 10)))

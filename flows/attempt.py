@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from flows.outcome import Outcome, OutcomeName, StoppedBy
+from flows.outcome import OUTCOMES, Outcome, OutcomeName, StoppedBy
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
@@ -23,13 +23,15 @@ class RetryRules:
 
     def allowed_after(self, outcome: Outcome) -> int:
         """How many attempts that ended like this one may be followed by another."""
-        if outcome.name is OutcomeName.INFRASTRUCTURE:
-            return self.infrastructure
-        if outcome.name is OutcomeName.IMAGE_ERROR:
-            return self.image
-        if outcome.name is OutcomeName.FAILED and outcome.exit_code is not None:
-            return self.exit_codes.get(outcome.exit_code, 0)
-        return 0
+        match OUTCOMES[outcome.name].retry:
+            case "infrastructure":
+                return self.infrastructure
+            case "image":
+                return self.image
+            case "exitCodes":
+                return self.exit_codes.get(outcome.exit_code or 0, 0)
+            case None:
+                return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,15 @@ from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
 from flows.errors import ContainerTaskError, PayloadError
-from flows.outcome import OVERDUE, Outcome, OutcomeName, StoppedBy, ended_early, outcome_of
+from flows.outcome import (
+    CANCELED,
+    OVERDUE,
+    Outcome,
+    OutcomeName,
+    StoppedBy,
+    ended_early,
+    outcome_of,
+)
 from flows.payload.models import TaskPayload
 from flows.payload.parse import PAYLOAD, secrets_of
 from flows.report import page
@@ -35,7 +43,7 @@ from flows.runtime.cancellation import Interrupt, Stop, Why, stop_of
 from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
-from flows.runtime.recovery import CANCELED, settle
+from flows.runtime.recovery import settle
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds, flow_seconds

@@ -1,20 +1,22 @@
-"""How an attempt ended, and why: names, classes, and the sentence that says what to do next.
+"""Outcomes and failure classes: one table each, and the outcome of a stopped container or an error.
 
-Pure. The outcome is decided once, from the engine's own word, and never rewritten.
+Pure. The outcome is decided once, from the engine's own word, and never rewritten. A new failure
+class is a word of `FailureClass`, a row of `FAILURES`, and whoever detects it.
 """
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal, NamedTuple
 
-from flows.engine.types import ContainerState, Image, signal_of
+from flows.engine.types import ContainerState, Image
 from flows.engine.usage import Point, Usage
 from flows.errors import (
     CapabilityMissing,
     ContainerTaskError,
     EngineRefused,
+    ImageCause,
     ImageError,
     PolicyRefused,
     Rejected,
@@ -22,19 +24,9 @@ from flows.errors import (
     WorkdirMissing,
     WorkspaceError,
 )
+from flows.exit_code import KILLED, advice, ending, not_runnable, signal_of
 from flows.results import Results
 from flows.spec import ContainerSpec
-
-KILLED = 128 + signal.SIGKILL
-
-_SIGNAL_ADVICE: dict[int, str] = {
-    signal.SIGSEGV: "the program used memory that is not its own; see the end of runner.log",
-    signal.SIGILL: "the program has instructions that this host's processor lacks: see whether "
-    "the image is made for it",
-    signal.SIGABRT: "the program gave itself up; see the end of runner.log for its last words",
-    signal.SIGPIPE: "the program wrote to a pipe that nobody read any more; see the end of "
-    "runner.log",
-}
 
 
 class OutcomeName(StrEnum):
@@ -77,6 +69,67 @@ class FailureClass(StrEnum):
     WORKSPACE = "workspace"
     WORKER = "worker"
     OUTPUT_MISSING = "output-missing"
+
+
+class OutcomeKind(NamedTuple):
+    """What holds for all runs of an outcome: the heading of their report, the type and name of
+    their final state (the type's own where None), and the key of `retry` that tries them again."""
+
+    heading: str
+    state_type: Literal["COMPLETED", "FAILED", "CANCELLED"] = "FAILED"
+    state_name: str | None = None
+    retry: Literal["infrastructure", "image", "exitCodes"] | None = None
+
+
+OUTCOMES: Mapping[OutcomeName, OutcomeKind] = {
+    OutcomeName.SUCCEEDED: OutcomeKind("Succeeded", "COMPLETED"),
+    OutcomeName.FAILED: OutcomeKind("Failed", retry="exitCodes"),
+    OutcomeName.TIMED_OUT: OutcomeKind("Stopped at its time limit", state_name="TimedOut"),
+    OutcomeName.OUT_OF_MEMORY: OutcomeKind("Ran out of memory", state_name="OutOfMemory"),
+    OutcomeName.CANCELED: OutcomeKind("Canceled", "CANCELLED"),
+    OutcomeName.REJECTED: OutcomeKind("Rejected", state_name="Rejected"),
+    OutcomeName.IMAGE_ERROR: OutcomeKind(
+        "Its image could not be had", state_name="ImageError", retry="image"
+    ),
+    OutcomeName.INFRASTRUCTURE: OutcomeKind(
+        "The host failed, not the task", state_name="InfrastructureError", retry="infrastructure"
+    ),
+}
+
+
+class Failure(NamedTuple):
+    """A failure class under its outcome; the error that means it, and the name of the state of the
+    stage that it ends, where these are its own."""
+
+    failure_class: FailureClass
+    outcome: OutcomeName
+    error: type[ContainerTaskError] | None = None
+    stage_name: str | None = None
+
+
+FAILURES = (
+    Failure(FailureClass.EXIT_CODE, OutcomeName.FAILED),
+    Failure(FailureClass.COMMAND_NOT_RUNNABLE, OutcomeName.FAILED),
+    Failure(FailureClass.NOT_STARTED, OutcomeName.FAILED),
+    Failure(FailureClass.WORKDIR_MISSING, OutcomeName.FAILED),
+    Failure(FailureClass.OUTPUT_MISSING, OutcomeName.FAILED, stage_name="Output missing"),
+    Failure(FailureClass.TIMEOUT, OutcomeName.TIMED_OUT),
+    Failure(FailureClass.MEMORY, OutcomeName.OUT_OF_MEMORY),
+    Failure(FailureClass.CANCELED, OutcomeName.CANCELED),
+    Failure(FailureClass.PAYLOAD, OutcomeName.REJECTED, Rejected),
+    Failure(FailureClass.CAPABILITY, OutcomeName.REJECTED, CapabilityMissing),
+    Failure(FailureClass.POLICY, OutcomeName.REJECTED, PolicyRefused),
+    Failure(FailureClass.REPOSITORY, OutcomeName.REJECTED, RepositoryRejected),
+    Failure(FailureClass.LIMITS, OutcomeName.REJECTED, EngineRefused),
+    Failure(FailureClass.WORKDIR_MISSING, OutcomeName.REJECTED, WorkdirMissing),
+    *(Failure(FailureClass(cause), OutcomeName.IMAGE_ERROR) for cause in ImageCause),
+    Failure(FailureClass.ENGINE, OutcomeName.INFRASTRUCTURE, ContainerTaskError),
+    Failure(FailureClass.WORKSPACE, OutcomeName.INFRASTRUCTURE, WorkspaceError),
+    Failure(FailureClass.WORKER, OutcomeName.INFRASTRUCTURE),
+)
+_BY_ERROR = {row.error: row for row in FAILURES if row.error}
+# Of a class under two outcomes, the first.
+FAILURE_OF = {row.failure_class: row for row in reversed(FAILURES)}
 
 
 class StoppedBy(StrEnum):
@@ -123,28 +176,70 @@ class Outcome:
         return signal_of(self.exit_code)
 
 
-OVERDUE = Outcome(
-    OutcomeName.TIMED_OUT,
+def failed(failure_class: FailureClass, error: str, stopped_by: StoppedBy | None = None) -> Outcome:
+    """The outcome of a failure class; `error` is one sentence."""
+    outcome = FAILURE_OF[failure_class].outcome
+    timed_out = stopped_by is StoppedBy.DEADLINE
+    return Outcome(outcome, failure_class, error, timed_out=timed_out, stopped_by=stopped_by)
+
+
+CANCELED = failed(
+    FailureClass.CANCELED,
+    "canceled while its container ran, which was stopped",
+    StoppedBy.CANCEL,
+)
+OVERDUE = failed(
     FailureClass.TIMEOUT,
     "took longer than all its limits, and was stopped by the last of them",
-    timed_out=True,
-    stopped_by=StoppedBy.DEADLINE,
+    StoppedBy.DEADLINE,
 )
-_BY_ERROR: tuple[tuple[type[ContainerTaskError], OutcomeName, FailureClass], ...] = (
-    (EngineRefused, OutcomeName.REJECTED, FailureClass.LIMITS),
-    (CapabilityMissing, OutcomeName.REJECTED, FailureClass.CAPABILITY),
-    (RepositoryRejected, OutcomeName.REJECTED, FailureClass.REPOSITORY),
-    (WorkdirMissing, OutcomeName.REJECTED, FailureClass.WORKDIR_MISSING),
-    (PolicyRefused, OutcomeName.REJECTED, FailureClass.POLICY),
-    (Rejected, OutcomeName.REJECTED, FailureClass.PAYLOAD),
-    (WorkspaceError, OutcomeName.INFRASTRUCTURE, FailureClass.WORKSPACE),
+LOST = failed(
+    FailureClass.ENGINE,
+    "its container vanished while no process watched over it: somebody removed it, or the engine "
+    "lost it",
+)
+TAKEN = failed(
+    FailureClass.WORKER,
+    "another host took the run over while this one was silent",
+    StoppedBy.OUTSIDE,
+)
+ABANDONED = failed(
+    FailureClass.WORKER,
+    "the process that watched over it died too often to start it again",
+    StoppedBy.OUTSIDE,
 )
 
 
-def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> Outcome:
+def ended_early(why: StoppedBy) -> Outcome:
+    """The outcome of an attempt that was told to end before its container ran."""
+    if why is StoppedBy.CANCEL:
+        return failed(FailureClass.CANCELED, "canceled before its container ran")
+    return replace(OVERDUE, error="took longer than all its limits before its container ran")
+
+
+def missing_workdir(spec: ContainerSpec) -> Outcome:
+    """The outcome of a container whose image lacks the working directory."""
+    return failed(
+        FailureClass.WORKDIR_MISSING,
+        f"the image {spec.image} has no folder {spec.workdir}: correct "
+        "task.container.workdir, or leave it out to start in the repository",
+    )
+
+
+def outcome_of(error: ContainerTaskError) -> Outcome:
+    """The outcome of a run that an error of this package ended."""
+    if isinstance(error, ImageError):
+        return Outcome(OutcomeName.IMAGE_ERROR, FailureClass(error.cause), str(error))
+    row = next(_BY_ERROR[kind] for kind in type(error).__mro__ if kind in _BY_ERROR)
+    return Outcome(row.outcome, row.failure_class, str(error))
+
+
+def container_outcome(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> Outcome:
     """The outcome of a container that has stopped, from the engine's own word alone."""
-    ended = Outcome(
-        OutcomeName.SUCCEEDED,
+    why = _why_not(spec, state, stopped_by)
+    outcome = failed(*why) if why else Outcome(OutcomeName.SUCCEEDED)
+    return replace(
+        outcome,
         exit_code=state.exit_code,
         oom_killed=state.oom_killed,
         timed_out=stopped_by is StoppedBy.DEADLINE,
@@ -152,78 +247,44 @@ def judge(spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy) -> 
         started_at=state.started_at,
         finished_at=state.finished_at,
     )
+
+
+def _why_not(
+    spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy
+) -> tuple[FailureClass, str] | None:
+    """Why a container did not succeed; None where it did."""
+    end = ending(state.exit_code)
     if stopped_by is StoppedBy.CANCEL:
-        return replace(
-            ended,
-            name=OutcomeName.CANCELED,
-            failure_class=FailureClass.CANCELED,
-            error="canceled while its container ran, which was stopped",
-        )
+        return FailureClass.CANCELED, CANCELED.error or ""
     if stopped_by is StoppedBy.ENGINE:
-        return replace(
-            ended,
-            name=OutcomeName.INFRASTRUCTURE,
-            failure_class=FailureClass.ENGINE,
-            error=f"the Docker Engine stopped while its container ran, and ended it ({_end(state)})"
-            ": see on the host why it did",
+        return FailureClass.ENGINE, (
+            f"the Docker Engine stopped while its container ran, and ended it ({end}): see on the "
+            "host why it did"
         )
     if stopped_by is StoppedBy.DEADLINE:
-        return replace(
-            ended,
-            name=OutcomeName.TIMED_OUT,
-            failure_class=FailureClass.TIMEOUT,
-            error=f"ran longer than its limit of {spec.timeout_seconds} s and was stopped: raise "
-            "task.container.timeoutSeconds, or see in runner.log where the time went",
+        return FailureClass.TIMEOUT, (
+            f"ran longer than its limit of {spec.timeout_seconds} s and was stopped: raise "
+            "task.container.timeoutSeconds, or see in runner.log where the time went"
         )
     if state.exit_code == 0:
-        return ended
+        return None
     if state.oom_killed:
-        return replace(
-            ended,
-            name=OutcomeName.OUT_OF_MEMORY,
-            failure_class=FailureClass.MEMORY,
-            error=_memory_sentence(spec),
-        )
+        return FailureClass.MEMORY, _memory_sentence(spec)
     if stopped_by is StoppedBy.OUTSIDE:
-        return replace(
-            ended,
-            name=OutcomeName.FAILED,
-            failure_class=FailureClass.EXIT_CODE,
-            error=f"{_end(state)}, after somebody outside had sent its container a signal: see who "
-            "else uses the engine",
+        return FailureClass.EXIT_CODE, (
+            f"{end}, after somebody outside had sent its container a signal: see who else uses the "
+            "engine"
         )
     if state.error:
-        return replace(
-            ended,
-            name=OutcomeName.FAILED,
-            failure_class=FailureClass.NOT_STARTED,
-            error=f"its container could not be started: {state.error}",
+        return FailureClass.NOT_STARTED, f"its container could not be started: {state.error}"
+    if state.exit_code in (126, 127):
+        return FailureClass.COMMAND_NOT_RUNNABLE, not_runnable(state.exit_code, spec)
+    if state.exit_code == KILLED:
+        return FailureClass.EXIT_CODE, (
+            f"{end}; the engine reports no lack of memory: see the end of runner.log, and on the "
+            "host who else kills processes"
         )
-    not_runnable = state.exit_code in (126, 127)
-    return replace(
-        ended,
-        name=OutcomeName.FAILED,
-        failure_class=FailureClass.COMMAND_NOT_RUNNABLE if not_runnable else FailureClass.EXIT_CODE,
-        error=_exit_sentence(spec, state),
-    )
-
-
-def ended_early(why: StoppedBy) -> Outcome:
-    """The outcome of an attempt that was told to end before its container ran."""
-    if why is StoppedBy.CANCEL:
-        return Outcome(
-            OutcomeName.CANCELED, FailureClass.CANCELED, "canceled before its container ran"
-        )
-    return replace(OVERDUE, error="took longer than all its limits before its container ran")
-
-
-def missing_workdir(spec: ContainerSpec) -> Outcome:
-    return Outcome(
-        OutcomeName.FAILED,
-        FailureClass.WORKDIR_MISSING,
-        f"the image {spec.image} has no folder {spec.workdir}: correct "
-        "task.container.workdir, or leave it out to start in the repository",
-    )
+    return FailureClass.EXIT_CODE, f"{end}: {advice(state.exit_code)}"
 
 
 def _memory_sentence(spec: ContainerSpec) -> str:
@@ -231,63 +292,3 @@ def _memory_sentence(spec: ContainerSpec) -> str:
         return "ran out of memory, the host's own: set task.container.resources.memory"
     limit = f"{spec.memory_bytes / 1024**2:g} MiB"
     return f"ran out of memory at its limit of {limit}: raise task.container.resources.memory"
-
-
-def _exit_sentence(spec: ContainerSpec, state: ContainerState) -> str:
-    code, program = state.exit_code, (*(spec.entrypoint or ()), *spec.command)[0]
-    if code == 127 and len(program.split()) > 1:
-        return (
-            f"exited 127, as no program has the name {program!r}: in task.container.command, give "
-            'each word as a string of its own, or the line to a shell, as in ["sh", "-c", "…"]'
-        )
-    if code == 127:
-        return (
-            "exited 127, which usually means that a command was not found: check that "
-            f"{spec.command[0]!r}, and what it calls, is in the image {spec.image}"
-        )
-    if code == 126:
-        return (
-            "exited 126, which usually means that a file is not executable: check the "
-            f"permissions of {spec.command[0]!r} and of what it calls"
-        )
-    if code == KILLED:
-        return (
-            f"{_end(state)}; the engine reports no lack of memory: see the end of runner.log, and "
-            "on the host who else kills processes"
-        )
-    return f"{_end(state)}: {advice(state.exit_code)}"
-
-
-def advice(exit_code: int | None) -> str:
-    """What to do about an exit code that means nothing particular."""
-    return _SIGNAL_ADVICE.get(signal_of(exit_code) or 0, "see the end of runner.log")
-
-
-def ending(exit_code: int | None) -> str:
-    """`exited 143, ended by SIGTERM`."""
-    number = signal_of(exit_code)
-    if number is None:
-        return f"exited {exit_code}"
-    return f"exited {exit_code}, ended by {signal_name(number)}"
-
-
-def _end(state: ContainerState) -> str:
-    return ending(state.exit_code)
-
-
-def signal_name(number: int) -> str:
-    """`SIGTERM` for 15; the number where it has no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def outcome_of(error: ContainerTaskError) -> Outcome:
-    """The outcome of a run that an error of this package ended."""
-    if isinstance(error, ImageError):
-        return Outcome(OutcomeName.IMAGE_ERROR, FailureClass(error.cause.value), str(error))
-    for kind, name, failure_class in _BY_ERROR:
-        if isinstance(error, kind):
-            return Outcome(name, failure_class, str(error))
-    return Outcome(OutcomeName.INFRASTRUCTURE, FailureClass.ENGINE, str(error))

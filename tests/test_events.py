@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.report import events
 from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
 from flows.report.sentences import state_name
@@ -114,5 +114,11 @@ def test_every_outcome_has_its_row_with_its_state_and_every_class_is_named() -> 
     for outcome in OutcomeName:
         named = state_name(Outcome(outcome)) or rows[outcome][3].strip().capitalize()
         assert rows[outcome][2].strip() == named
-    classes = {name for cells in rows.values() for name in re.findall(r"`([^`]+)`", cells[4])}
-    assert classes == {str(each) for each in FailureClass}
+        assert rows[outcome][3].strip() == OUTCOMES[outcome].state_type
+    classes = {
+        (outcome, failure_class)
+        for outcome, cells in rows.items()
+        for failure_class in re.findall(r"`([^`]+)`", cells[4])
+    }
+    assert classes == {(str(row.outcome), str(row.failure_class)) for row in FAILURES}
+    assert {row.failure_class for row in FAILURES} == set(FailureClass)

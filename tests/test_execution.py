@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.engine.types import ContainerState
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, container_outcome
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
@@ -197,7 +197,7 @@ async def test_an_engine_that_restarts_is_asked_again_how_its_container_fared(
 @pytest.mark.parametrize("killed_child", [True, False])
 def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child: bool) -> None:
     state = ContainerState(running=False, exit_code=0, oom_killed=killed_child)
-    outcome = judge(spec("make"), state, StoppedBy.CONTAINER)
+    outcome = container_outcome(spec("make"), state, StoppedBy.CONTAINER)
     assert (outcome.name, outcome.oom_killed) == (OutcomeName.SUCCEEDED, killed_child)
 
 

@@ -28,7 +28,14 @@ from flows.errors import (
     PayloadError,
     WorkspaceError,
 )
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge, outcome_of
+from flows.outcome import (
+    FailureClass,
+    Outcome,
+    OutcomeName,
+    StoppedBy,
+    container_outcome,
+    outcome_of,
+)
 from flows.payload.parse import parse
 from flows.report import names as naming
 from flows.report import page as report
@@ -62,7 +69,8 @@ NO_RETRY = RetryRules(0, 0, {})
 
 def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
     state = ContainerState(False, exit_code, oom, started_at=NOW, finished_at=NOW)
-    return judge(compiled(FULL), state, StoppedBy.DEADLINE if late else StoppedBy.CONTAINER)
+    stopped_by = StoppedBy.DEADLINE if late else StoppedBy.CONTAINER
+    return container_outcome(compiled(FULL), state, stopped_by)
 
 
 def refusal() -> PayloadError:

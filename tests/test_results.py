@@ -17,13 +17,12 @@ from pydantic import SecretStr
 from flows.attempt import Prepared, RetryRules
 from flows.engine.docker.engine import DockerEngine
 from flows.masking import Masker
-from flows.outcome import Outcome
+from flows.outcome import CANCELED, Outcome
 from flows.outputs.verdict import collected, judged
 from flows.results import Results
 from flows.runtime.collect import verdict
 from flows.runtime.ending import finish
 from flows.runtime.execution import run
-from flows.runtime.recovery import CANCELED
 from flows.runtime.store import AttemptStore
 from flows.spec import Run
 from flows.workspace.folder import Workspace

@@ -10,7 +10,7 @@ import pytest
 
 from flows.engine.types import ContainerState
 from flows.masking import Masker
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, judge
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, container_outcome
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import _shown, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected
@@ -51,7 +51,7 @@ FAILS = '<failure message="expected 1"/>'
 
 def ended(exit_code: int, stopped_by: StoppedBy = StoppedBy.CONTAINER) -> Outcome:
     state = ContainerState(False, exit_code, oom_killed=False, started_at=NOW, finished_at=NOW)
-    return judge(spec(), state, stopped_by)
+    return container_outcome(spec(), state, stopped_by)
 
 
 def verdict(job: Workspace, exit_code: int, *outputs: dict[str, Any]) -> Outcome:

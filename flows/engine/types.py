@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from flows.exit_code import signal_of
+
 ACTIONS = ("kill", "oom", "die", "destroy")
 """What is asked for. A stop from outside shows in the signals it sends."""
 
@@ -76,7 +78,3 @@ class ContainerState:
     def signal(self) -> int | None:
         """The signal that ended the container's process, as its exit code tells it."""
         return signal_of(self.exit_code)
-
-
-def signal_of(exit_code: int | None) -> int | None:
-    return exit_code - 128 if exit_code is not None and 128 < exit_code <= 128 + 64 else None

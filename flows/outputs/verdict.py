@@ -7,8 +7,9 @@ that a process which takes over after a crash tells no other end than the one be
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flows.exit_code import advice, ending
 from flows.masking import Masker
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, advice, ending
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.collect import collect, pattern_of
 from flows.outputs.junit_summary import reported_tests
 from flows.results import REASONS, OutputResult, ReportedTests, Results

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from flows.attempt import Upload
 from flows.errors import Fault
-from flows.outcome import Outcome, OutcomeName, StoppedBy, signal_name
+from flows.exit_code import signal_name
+from flows.outcome import OUTCOMES, Outcome, StoppedBy
 from flows.outputs.upload_plan import file_address
 from flows.report.docker_run import image_name
 from flows.report.resources import resource_rows
@@ -23,16 +24,6 @@ _LONGEST_COMMAND = 8000
 _LONGEST_MESSAGE = 200
 _BAR = 20
 PICTURE = "metadata/usage.svg"
-_HEADINGS = {
-    OutcomeName.SUCCEEDED: "Succeeded",
-    OutcomeName.FAILED: "Failed",
-    OutcomeName.TIMED_OUT: "Stopped at its time limit",
-    OutcomeName.OUT_OF_MEMORY: "Ran out of memory",
-    OutcomeName.CANCELED: "Canceled",
-    OutcomeName.REJECTED: "Rejected",
-    OutcomeName.IMAGE_ERROR: "Its image could not be had",
-    OutcomeName.INFRASTRUCTURE: "The host failed, not the task",
-}
 _ENDED_BY = {
     StoppedBy.CONTAINER: "itself",
     StoppedBy.DEADLINE: "its time limit",
@@ -68,12 +59,12 @@ def rejection_markdown(outcome: Outcome, faults: Sequence[Fault] = ()) -> str:
     """The report of a run that ended before the execute stage, a line a fault."""
     sentences = [str(fault) for fault in faults] or [outcome.error or ""]
     lines = "\n".join(f"- {escape(line)}" for line in sentences)
-    return f"# {_HEADINGS[outcome.name]}\n\n{lines}\n"
+    return f"# {OUTCOMES[outcome.name].heading}\n\n{lines}\n"
 
 
 def _ending(report: RunReport, log: LogFacts, upload: Upload | None) -> Iterable[str]:
     """How it ended and what to do next, what else went wrong, and what it was to do."""
-    yield f"# {_HEADINGS[report.outcome]}"
+    yield f"# {OUTCOMES[report.outcome].heading}"
     ended = f"exited {report.exit_code} after {duration(report.duration_seconds)}"
     unsent = not_uploaded(upload) if upload and upload.error else None
     beside = (report.cleanup_error, log.error, unsent)

@@ -1,30 +1,21 @@
 """What the states of a run and of its stages say: the sentence that a person reads first. Pure."""
 
 from flows.attempt import Upload
-from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.outcome import FAILURE_OF, OUTCOMES, Outcome, OutcomeName
 from flows.outputs.verdict import failed_tests, passed_tests
 from flows.text import last_line
 from flows.workspace.logs import LogFacts
 
 _LAST_LINE_LENGTH = 200
-_STATE_NAMES = {
-    OutcomeName.TIMED_OUT: "TimedOut",
-    OutcomeName.OUT_OF_MEMORY: "OutOfMemory",
-    OutcomeName.REJECTED: "Rejected",
-    OutcomeName.IMAGE_ERROR: "ImageError",
-    OutcomeName.INFRASTRUCTURE: "InfrastructureError",
-}
-_OF_NAME = {name: outcome for outcome, name in _STATE_NAMES.items()}
-_OF_TYPE = {
-    "COMPLETED": OutcomeName.SUCCEEDED,
-    "CANCELLED": OutcomeName.CANCELED,
-    "CRASHED": OutcomeName.INFRASTRUCTURE,
+_OF_NAME = {kind.state_name: outcome for outcome, kind in OUTCOMES.items() if kind.state_name}
+_OF_TYPE = {"CRASHED": OutcomeName.INFRASTRUCTURE} | {
+    kind.state_type: outcome for outcome, kind in OUTCOMES.items() if kind.state_type != "FAILED"
 }
 
 
 def state_name(outcome: Outcome) -> str | None:
     """The name of the flow run's final state, where it is not its type's own."""
-    return _STATE_NAMES.get(outcome.name)
+    return OUTCOMES[outcome.name].state_name
 
 
 def outcome_of_state(kind: str, name: str) -> OutcomeName:
@@ -34,10 +25,9 @@ def outcome_of_state(kind: str, name: str) -> OutcomeName:
 
 def stage_name(outcome: Outcome) -> str:
     """The name of the state of the stage that ended the run's work."""
-    if outcome.failure_class is FailureClass.OUTPUT_MISSING:
-        return "Output missing"
+    own = outcome.failure_class and FAILURE_OF[outcome.failure_class].stage_name
     exited = "Failed" if outcome.exit_code is None else f"Exited {outcome.exit_code}"
-    return state_name(outcome) or exited
+    return own or state_name(outcome) or exited
 
 
 def state_message(

@@ -20,7 +20,7 @@ from flows.engine.images.pull import Supply
 from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.masking import Masker
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, outcome_of
+from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
 from flows.report.progress import COLLECTING, RunProgress
 from flows.report.progress_artifact import PROGRESS_KEY, PrefectTeller, ProgressArtifact
@@ -35,14 +35,6 @@ from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.logs import Journal, Logger, RunnerLog
-
-LOST = Outcome(
-    OutcomeName.INFRASTRUCTURE,
-    FailureClass.ENGINE,
-    "its container vanished while no process watched over it: somebody removed it, or the engine "
-    "lost it",
-)
-
 
 _CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
 

@@ -26,12 +26,12 @@ from flows.engine.images.pull import Supply
 from flows.engine.types import ContainerState, Evidence, Image
 from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
+from flows.exit_code import KILLED
 from flows.outcome import (
-    KILLED,
     Outcome,
     StoppedBy,
+    container_outcome,
     ended_early,
-    judge,
     missing_workdir,
     outcome_of,
 )
@@ -239,7 +239,7 @@ async def judged(
             forgotten = watched and evidence.exit_code is None
             fell = forgotten or _fell_with_engine(state, back_at)
             stopped_by = _killer(state, evidence, engine_fell=fell)
-    return judge(spec, state, stopped_by)
+    return container_outcome(spec, state, stopped_by)
 
 
 def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:

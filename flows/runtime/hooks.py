@@ -9,8 +9,9 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.logging.loggers import flow_run_logger
 
+from flows.outcome import ABANDONED, CANCELED
 from flows.report.events import emit_finished, emit_started
-from flows.runtime.recovery import ABANDONED, CANCELED, may_start_again, recover_soon, settle
+from flows.runtime.recovery import may_start_again, recover_soon, settle
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 

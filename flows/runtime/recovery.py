@@ -24,7 +24,7 @@ from prefect.states import Scheduled
 from flows.attempt import Executed
 from flows.engine.selection import open_engine
 from flows.errors import PayloadError
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
+from flows.outcome import ABANDONED, TAKEN, Outcome
 from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
@@ -37,25 +37,6 @@ from flows.spec import UPLOAD_CANCELED_SECONDS
 from flows.workspace.logs import LogFacts, Logger
 
 _MOMENT_SECONDS = 5.0
-
-CANCELED = Outcome(
-    OutcomeName.CANCELED,
-    FailureClass.CANCELED,
-    "canceled while its container ran, which was stopped",
-    stopped_by=StoppedBy.CANCEL,
-)
-TAKEN = Outcome(
-    OutcomeName.INFRASTRUCTURE,
-    FailureClass.WORKER,
-    "another host took the run over while this one was silent",
-    stopped_by=StoppedBy.OUTSIDE,
-)
-ABANDONED = Outcome(
-    OutcomeName.INFRASTRUCTURE,
-    FailureClass.WORKER,
-    "the process that watched over it died too often to start it again",
-    stopped_by=StoppedBy.OUTSIDE,
-)
 
 
 async def settle(

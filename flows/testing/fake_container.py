@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flows.engine.contract import Sink
 from flows.engine.types import ContainerState
-from flows.outcome import KILLED
+from flows.exit_code import KILLED
 from flows.spec import ContainerSpec
 from flows.testing.process import TERMINATED, CommandMissing, Killed, Process, Program, Terminated
 

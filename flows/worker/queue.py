@@ -19,7 +19,7 @@ from prefect.states import Failed
 from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
 from flows.errors import PayloadError
-from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.outcome import FailureClass, failed
 from flows.payload.parse import parse
 from flows.report import page
 from flows.report.names import REPORT_KEY
@@ -189,7 +189,7 @@ async def tell_waiting(client: PrefectClient, flow_run: FlowRun, sentence: str) 
 
 async def reject(client: PrefectClient, flow_run: FlowRun, sentence: str) -> None:
     """End a run that can never start, with its report."""
-    outcome = Outcome(OutcomeName.REJECTED, FailureClass.LIMITS, sentence)
+    outcome = failed(FailureClass.LIMITS, sentence)
     await client.create_artifact(
         ArtifactCreate(
             key=REPORT_KEY,

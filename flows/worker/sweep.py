@@ -18,17 +18,10 @@ from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
 from flows.engine.docker.engine import DockerEngine
+from flows.outcome import ABANDONED, CANCELED
 from flows.report.names import FLOW_NAME
 from flows.runtime.cancellation import stop_of
-from flows.runtime.recovery import (
-    ABANDONED,
-    CANCELED,
-    let_go,
-    may_start_again,
-    read_run,
-    recover,
-    settle,
-)
+from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
 from flows.runtime.store import AttemptStore, Busy, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired

@@ -31,6 +31,14 @@ _REFUSALS = re.compile(
     re.IGNORECASE,
 )
 
+# What names a repository to git, or says how to use it: a hook of the caller's sets these. They are
+# those of `git rev-parse --local-env-vars`, of all its versions.
+_ABOUT_A_REPOSITORY = re.compile(
+    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|CONFIG|CONFIG_(COUNT|PARAMETERS|KEY_\d+|VALUE_\d+)|DIR"
+    r"|COMMON_DIR|OBJECT_DIRECTORY|WORK_TREE|IMPLICIT_WORK_TREE|INDEX_FILE|SHALLOW_FILE|GRAFT_FILE"
+    r"|NO_REPLACE_OBJECTS|REPLACE_REF_BASE|PREFIX|INTERNAL_SUPER_PREFIX|NAMESPACE|QUARANTINE_PATH)"
+)
+
 
 async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: bool = False) -> str:
     """Check `ref` (branch, tag or commit; default: the remote's HEAD) out; return the commit.
@@ -123,7 +131,7 @@ def _environment(remote: Remote, *, pinned: bool) -> Mapping[str, str]:
         header = f"Authorization: Basic {base64.b64encode(pair).decode()}"
         config[f"http.{remote.url}.extraHeader"] = header
     return {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if not _ABOUT_A_REPOSITORY.fullmatch(k)},
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": os.environ.get("GIT_ASKPASS", "true"),

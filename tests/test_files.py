@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from flows.workspace.listing import Entry, Listing, listing, write_whole
-from flows.workspace.log_file import HeldFile
-from flows.workspace.safe_open import folder_of, opened_at, opened_to_append
+from flows.workspace.log_file import LogFile
+from flows.workspace.safe_open import folder_of, new_file, opened_at, opened_to_append
 from tests.hosts import as_nobody, need_root, nobodys_folder
 
 
@@ -104,52 +104,46 @@ def folder_replaced_by_a_dangling_link(log: Path) -> None:
         folder_replaced_by_a_dangling_link,
     ],
 )
-def test_a_held_file_ends_up_whole_in_its_place(
-    job: Path, vandalise: Callable[[Path], None]
-) -> None:
+def test_a_log_ends_up_whole_in_its_place(job: Path, vandalise: Callable[[Path], None]) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
-    held = HeldFile(path, job)
-    held.write(b"before\n")
+    path.touch()
+    log = LogFile(job.parent / "live", path, job)
+    log.start_over()
+    log.write(b"before\n")
     vandalise(path)
-    held.write(b"after\n")
-    held.settle()
-    held.write(b"at the end\n")
-    assert held.tail(100) == b"before\nafter\nat the end\n"
-    held.close()
+    log.write(b"after\n")
+    log.move_to_artifacts()
+    log.write(b"at the end\n")
+    assert log.tail(100) == b"before\nafter\nat the end\n"
+    log.close()
     assert not path.is_symlink()
     assert not any(folder.is_symlink() for folder in path.parents if folder.is_relative_to(job))
     assert path.read_bytes() == b"before\nafter\nat the end\n"
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
+    assert sorted(os.listdir(job.parent)) == ["host", "job"]
 
 
 def test_a_folder_in_the_way_is_kept_beside(job: Path) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
-    held = HeldFile(path, job)
-    replaced_by_a_folder(path)
-    held.settle()
-    held.close()
+    (path / "sub").mkdir(parents=True)
+    (path / "sub" / "file").write_bytes(b"kept")
+    moved_log(job)
     (moved,) = path.parent.glob("runner.log.*")
     assert (moved / "sub" / "file").read_bytes() == b"kept"
 
 
 def test_a_folder_in_the_way_may_be_deeper_than_can_be_removed(job: Path, deep_tree: Path) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
-    held = HeldFile(path, job)
-    held.write(b"output")
-    path.unlink()
     deep_tree.rename(path)
-    held.settle()
-    held.close()
+    moved_log(job)
     assert path.read_bytes() == b"output"
 
 
-def test_an_untouched_file_is_left_as_it_is(job: Path) -> None:
-    path = job / "artifacts" / "logs" / "runner.log"
-    held = HeldFile(path, job)
-    number = path.stat().st_ino
-    held.settle()
-    held.close()
-    assert path.stat().st_ino == number
+def moved_log(job: Path) -> None:
+    log = LogFile(job.parent / "live", job / "artifacts" / "logs" / "runner.log", job)
+    log.write(b"output")
+    log.move_to_artifacts()
+    log.close()
 
 
 def a_device(log: Path) -> None:
@@ -177,66 +171,43 @@ def an_endless_one(log: Path) -> None:
         folder_removed,
     ],
 )
-def test_a_file_that_a_later_process_holds_is_none_that_a_container_put_there(
+def test_a_log_is_begun_anew_where_a_container_put_something_else(
     job: Path, vandalise: Callable[[Path], None]
 ) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
     path.touch()
     vandalise(path)
-    held = HeldFile(path, job)
-    assert (held.size_bytes, held.lines()) == (0, 0)
-    held.write(b"whole\n")
-    held.settle()
-    assert held.is_as_written()
-    held.close()
+    log = LogFile(job.parent / "live", path, job)
+    assert (log.size_bytes, log.lines()) == (0, 0)
+    log.write(b"whole\n")
+    log.move_to_artifacts()
+    log.close()
     assert path.read_bytes() == b"whole\n"
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
     assert sorted(os.listdir(job.parent)) == ["host", "job"]
 
 
-def test_a_held_file_does_not_go_through_a_folder_that_became_a_link_meanwhile(job: Path) -> None:
+def test_nothing_is_opened_in_a_folder_that_became_a_link_meanwhile(job: Path) -> None:
     path = job / "artifacts" / "logs" / "runner.log"
     with folder_of(path, job) as folder:
         shutil.rmtree(path.parents[1])
         path.parents[1].symlink_to(job.parent / "host")
         with pytest.raises(FileNotFoundError):
             opened_to_append("runner.log", folder)
+        with pytest.raises(FileNotFoundError):
+            new_file("runner.log", folder)
     assert (job.parent / "host" / "runner.log").read_bytes() == b"precious"
 
 
-def test_a_file_is_appended_to_when_held_again(job: Path) -> None:
+def test_a_log_is_appended_to_when_opened_again(job: Path) -> None:
     path = job / "artifacts" / "logs" / "execute.log"
-    for text in (b"one\n", b"two\n"):
-        held = HeldFile(path, job)
-        held.write(text)
-        held.close()
-    assert path.read_bytes() == b"one\ntwo\n"
-
-
-def test_a_file_as_it_was_written_is_known_from_one_that_was_not(job: Path) -> None:
-    path = job / "artifacts" / "logs" / "runner.log"
-    path.write_bytes(b"before")
-    held = HeldFile(path, job)
-    held.write(b"mine")
-    assert held.is_as_written()
-    held.write(b"")
-    held.write(b"too")
-    assert held.is_as_written()
-    path.write_bytes(b"beforeMinetoo")
-    assert not held.is_as_written()
-    held.close()
-
-
-def test_only_what_was_written_is_put_back(job: Path) -> None:
-    path = job / "artifacts" / "logs" / "runner.log"
-    held = HeldFile(path, job)
-    held.write(b"mine")
-    path.rename(job / "moved")
-    os.truncate(job / "moved", 8 * 1024**4)
-    held.settle()
-    assert held.is_as_written()
-    held.close()
-    assert path.read_bytes() == b"mine"
+    for text in (b"one\n", b"two\n", b"three\n"):
+        log = LogFile(job.parent / "live", path, job)
+        log.write(text)
+        if text == b"two\n":
+            log.move_to_artifacts()
+        log.close()
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
 
 
 @pytest.mark.parametrize("in_the_way", ["file", "folder", "link", "linked folder", "nothing"])
@@ -389,6 +360,6 @@ def test_the_lines_of_a_file_of_terabytes_are_counted_at_once(job: Path) -> None
     os.truncate(path, 8 * 1024**4)
     with path.open("ab") as file:
         file.write(b"three\n")
-    held = HeldFile(path, job)
-    assert held.lines() == 3
-    held.close()
+    log = LogFile(job.parent / "live", path, job)
+    assert log.lines() == 3
+    log.close()

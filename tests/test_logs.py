@@ -1,9 +1,7 @@
 """The container's output on its two ways, and the journal of the stages."""
 
 import logging
-import os
 import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +9,7 @@ from queue import Empty, SimpleQueue
 
 import pytest
 
+from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, RunnerLog, Teller
 from tests.hosts import disk
 
@@ -19,16 +18,35 @@ LIVE_BYTES = 4 * 1024**2
 RECORD_BYTES = 32 * 1024
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "artifacts" / "container" / "logs" / "runner.log"
+def made(root: Path) -> Workspace:
+    """A job's folder; the one attempt's artifacts go to `container`."""
+    job = Workspace(root, "7f1e")
+    job.folder.mkdir(parents=True)
+    return job
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+def job(tmp_path: Path) -> Workspace:
+    return made(tmp_path / "jobs")
+
+
+@pytest.fixture
+def path(job: Workspace) -> Path:
+    """Where the output is from the container's end on."""
+    return job.runner_log("container")
+
+
+@pytest.fixture
+def live(job: Workspace) -> Path:
+    """Where the output is while the container runs."""
+    return job.root / ".runs" / "7f1e.runner.log"
+
+
+@pytest.fixture
+def small_job(tmp_path: Path) -> Iterator[Workspace]:
+    """On a file system of 256 KiB."""
     with disk(tmp_path, "256k") as folder:
-        yield folder
+        yield made(folder)
 
 
 @pytest.mark.parametrize(
@@ -44,10 +62,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 def test_output_is_whole_in_the_file_and_readable_in_prefect(
-    path: Path, tmp_path: Path, chunks: list[bytes], text: str
+    job: Workspace, path: Path, chunks: list[bytes], text: str
 ) -> None:
     told: list[str] = []
-    with RunnerLog(path, tmp_path, told.append) as log:
+    with RunnerLog(job, "container", told.append) as log:
         for chunk in chunks:
             log.write(chunk)
         facts = log.facts()
@@ -58,18 +76,18 @@ def test_output_is_whole_in_the_file_and_readable_in_prefect(
     assert facts.tail.rstrip("\n") == text
 
 
-def test_a_silent_task_is_told_in_no_record(path: Path, tmp_path: Path) -> None:
+def test_a_silent_task_is_told_in_no_record(job: Workspace, path: Path) -> None:
     told: list[str] = []
-    with RunnerLog(path, tmp_path, told.append) as log:
+    with RunnerLog(job, "container", told.append) as log:
         facts = log.facts()
     assert told == []
     assert (facts.bytes, facts.tail, path.read_bytes()) == (0, "", b"")
 
 
-def test_a_flood_is_whole_in_the_file_and_bounded_in_prefect(path: Path, tmp_path: Path) -> None:
+def test_a_flood_is_whole_in_the_file_and_bounded_in_prefect(job: Workspace, path: Path) -> None:
     told: list[str] = []
     line = b"%015d\n"
-    with RunnerLog(path, tmp_path, told.append) as log:
+    with RunnerLog(job, "container", told.append) as log:
         for start in range(0, 2_000_000, 4000):
             log.write(b"".join(line % number for number in range(start, start + 4000)))
         facts = log.facts()
@@ -136,118 +154,129 @@ def test_a_slow_listener_holds_nobody_up() -> None:
     assert told[-1].endswith("xthe end")
 
 
-def test_a_task_that_removes_the_log_leaves_it_whole(path: Path, tmp_path: Path) -> None:
-    with RunnerLog(path, tmp_path, LOGGER.info) as log:
-        log.write(b"before\n")
-        path.unlink()
-        log.write(b"after\n")
-        facts = log.facts()
-    assert path.read_bytes() == b"before\nafter\n"
-    assert (facts.error, facts.tail) == (None, "before\nafter\n")
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"before\nand a line of the task's own\n", b"forged\n", b"\0" * 7]
-)
-def test_a_log_that_the_task_changed_is_not_called_complete(
-    path: Path, tmp_path: Path, content: bytes
+def test_a_log_is_out_of_the_containers_reach_until_it_has_stopped(
+    job: Workspace, path: Path, live: Path
 ) -> None:
-    with RunnerLog(path, tmp_path, LOGGER.info) as log:
+    with RunnerLog(job, "container", LOGGER.info) as log:
         log.write(b"before\n")
-        path.write_bytes(content)
-        facts = log.facts()
-    assert facts.error == "runner.log is not as written: the task changed it while it ran"
-
-
-def test_a_log_is_not_complete_whatever_time_the_task_gives_it(path: Path, tmp_path: Path) -> None:
-    with RunnerLog(path, tmp_path, LOGGER.info) as log:
-        log.write(b"before\n")
-        times = path.stat()
-        with path.open("r+b") as file:
-            file.write(b"B")
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert (live.read_bytes(), path.exists()) == (b"before\n", False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"forged")
         log.write(b"after\n")
+        assert log.so_far().tail == "before\nafter\n"
         facts = log.facts()
-    assert facts.error == "runner.log is not as written: the task changed it while it ran"
+    assert (path.read_bytes(), live.exists()) == (b"before\nafter\n", False)
+    assert (facts.error, facts.bytes, facts.tail) == (None, 13, "before\nafter\n")
 
 
-def test_a_log_that_the_task_moved_and_blew_up_is_whole_again(path: Path, tmp_path: Path) -> None:
-    with RunnerLog(path, tmp_path, LOGGER.info) as log:
-        log.write(b"before\n")
-        path.rename(tmp_path / "moved")
-        os.truncate(tmp_path / "moved", 8 * 1024**4)
-        facts = log.facts()
-    assert path.read_bytes() == b"before\n"
-    assert facts.error is None
-
-
-def test_a_hundred_megabytes_are_read_again_in_a_moment(path: Path, tmp_path: Path) -> None:
-    chunk = os.urandom(1024**2)
-    with RunnerLog(path, tmp_path, lambda record: None) as log:
-        for _ in range(100):
-            log.write(chunk)
-        began = time.process_time()
-        assert log.facts().error is None
-        assert time.process_time() - began < 2
-
-
-def test_a_full_disk_is_noted_and_the_output_still_drained(small_disk: Path) -> None:
+def test_a_log_whose_process_is_gone_is_begun_anew_and_not_told_twice(
+    job: Workspace, path: Path, live: Path
+) -> None:
+    with RunnerLog(job, "container", LOGGER.info) as log:
+        log.write(b"one\n")
+    assert (live.read_bytes(), path.exists()) == (b"one\n", False)
     told: list[str] = []
-    path = small_disk / "runner.log"
-    with RunnerLog(path, small_disk, told.append) as log:
+    with RunnerLog(job, "container", told.append, anew=True) as log:
+        log.write(b"one\ntwo\n")
+        facts = log.facts()
+    assert (path.read_bytes(), told) == (b"one\ntwo\n", ["two"])
+    assert (facts.bytes, facts.lines) == (8, 2)
+
+
+def test_a_log_whose_output_nobody_may_give_again_stays_as_it_is(
+    job: Workspace, path: Path
+) -> None:
+    with RunnerLog(job, "container", LOGGER.info) as log:
+        log.write(b"one\n***\n")
+    with RunnerLog(job, "container", LOGGER.info) as log:
+        facts = log.facts()
+    assert path.read_bytes() == b"one\n***\n"
+    assert (facts.bytes, facts.lines, facts.error) == (8, 2, None)
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["replayed", "kept"])
+def test_a_log_that_an_earlier_version_wrote_in_the_jobs_folder_is_gone_on_with(
+    job: Workspace, path: Path, *, anew: bool
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"one\n")
+    told: list[str] = []
+    with RunnerLog(job, "container", told.append, anew=anew) as log:
+        if anew:
+            log.write(b"one\n")
+        path.write_bytes(b"one\n")
+        if anew:
+            log.write(b"two\n")
+        facts = log.facts()
+    assert path.read_bytes() == (b"one\ntwo\n" if anew else b"one\n")
+    assert (facts.bytes, facts.lines, facts.error) == ((8, 2, None) if anew else (4, 1, None))
+    assert told == (["two"] if anew else [])
+
+
+def test_a_full_disk_is_noted_and_the_output_still_drained(small_job: Workspace) -> None:
+    told: list[str] = []
+    with RunnerLog(small_job, "container", told.append) as log:
         for _ in range(64):
             log.write(b"x" * 15_999 + b"\n")
         log.write(b"the end\n")
         facts = log.facts()
     assert facts.error == "runner.log is incomplete: No space left on device"
     assert facts.bytes == 64 * 16_000 + 8
-    assert 0 < path.stat().st_size <= 256 * 1024
+    assert 0 < small_job.runner_log("container").stat().st_size <= 256 * 1024
     assert told[-1].endswith("the end")
 
 
-def test_a_log_that_no_longer_fits_the_disk_is_noted(small_disk: Path) -> None:
-    path = small_disk / "runner.log"
-    with RunnerLog(path, small_disk, LOGGER.info) as log:
-        log.write(b"x" * 150_000)
-        path.unlink()
-        facts = log.facts()
-    assert facts.error == "runner.log is incomplete: No space left on device"
+@pytest.mark.parametrize("size", [10_000, 300_000], ids=["fits", "does not fit"])
+def test_a_log_is_copied_to_another_file_system(tmp_path: Path, size: int) -> None:
+    with disk(tmp_path, "256k") as folder:
+        job = Workspace(tmp_path, folder.name)
+        with RunnerLog(job, "container", LOGGER.info) as log:
+            log.write(b"x" * size)
+            facts = log.facts()
+            path, live = job.runner_log("container"), job.root / ".runs" / "disk.runner.log"
+            if size > 256 * 1024:
+                assert facts.error == "runner.log is incomplete: No space left on device"
+                assert (path.exists(), live.stat().st_size) == (False, size)
+            else:
+                assert (path.stat().st_size, facts.error, live.exists()) == (size, None, False)
+        assert list(path.parent.iterdir()) == ([path] if facts.error is None else [])
 
 
 def test_a_journal_keeps_time_and_tells_prefect(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    job: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER.name)
-    path = tmp_path / "artifacts" / "logs" / "execute.log"
-    for sentence in ("Prepared ü", "100% done"):
-        with Journal(path, tmp_path, LOGGER) as journal:
+    sentences = ["Prepared ü", "100% done", "Published"]
+    for sentence in sentences:
+        with Journal(job, LOGGER) as journal:
             journal.say(sentence)
-    lines = path.read_text().splitlines()
-    assert [line.partition(" ")[2] for line in lines] == ["Prepared ü", "100% done"]
+            assert job.execute_log.exists() is (sentence == "Published")
+            if sentence != "Prepared ü":
+                journal.move_to_artifacts()
+    lines = job.execute_log.read_text().splitlines()
+    assert [line.partition(" ")[2] for line in lines] == sentences
     assert all(datetime.fromisoformat(line.partition(" ")[0]).tzinfo for line in lines)
-    assert caplog.messages == ["Prepared ü", "100% done"]
+    assert caplog.messages == sentences
 
 
-def test_a_journal_that_the_task_changed_is_told_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "execute.log"
-    with Journal(path, tmp_path, LOGGER) as journal:
+def test_a_journal_is_out_of_the_tasks_reach_until_it_is_over(job: Workspace) -> None:
+    with Journal(job, LOGGER) as journal:
         journal.say("Running true")
-        path.write_bytes(path.read_bytes().replace(b"true", b"evil"))
-    assert caplog.messages[-1].startswith("execute.log is not as written: the task changed it")
+        job.execute_log.parent.mkdir(parents=True, exist_ok=True)
+        job.execute_log.write_text("evil")
+        journal.move_to_artifacts()
+    assert job.execute_log.read_text().endswith(" Running true\n")
 
 
 def test_a_journal_on_a_full_disk_still_tells_prefect(
-    small_disk: Path, caplog: pytest.LogCaptureFixture
+    small_job: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER.name)
-    path = small_disk / "execute.log"
-    with Journal(path, small_disk, LOGGER) as journal:
+    with Journal(small_job, LOGGER) as journal:
         with pytest.raises(OSError, match="No space left"):
-            (small_disk / "filler").write_bytes(b"x" * 10**6)
+            (small_job.root / "filler").write_bytes(b"x" * 10**6)
         journal.say("Ended succeeded")
-        path.unlink()
+        journal.move_to_artifacts()
     assert caplog.messages == [
         "Ended succeeded",
         "execute.log is incomplete: No space left on device",

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -56,12 +57,19 @@ class Weather:
         return self._jobs / run_id
 
     def output(self, run_id: str) -> str:
-        path = self.folder(run_id) / "artifacts/container/logs/runner.log"
-        return path.read_text() if path.exists() else ""
+        return self._log(run_id, "container/logs/runner.log")
 
     def journal(self, run_id: str) -> str:
         """What the stages did."""
-        return (self.folder(run_id) / "artifacts/logs/execute.log").read_text()
+        return self._log(run_id, "logs/execute.log")
+
+    def _log(self, run_id: str, path: str) -> str:
+        """It is in `.runs` as long as the container runs."""
+        live = self._jobs / ".runs" / f"{run_id}.{Path(path).name}"
+        for each in (live, self.folder(run_id) / "artifacts" / path):
+            with suppress(FileNotFoundError):
+                return each.read_text()
+        return ""
 
     def run_json(self, run_id: str, root: Path | None = None, folder: str = "artifacts") -> Any:
         """Of the newest attempt, or of the one whose results are in `folder`."""

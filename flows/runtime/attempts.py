@@ -246,11 +246,10 @@ async def _desk(
     attempt: Attempt, logger: Logger, secrets: Sequence[str], *, anew: bool
 ) -> AsyncIterator[_Desk]:
     workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
-    path = workspace.runner_log(spec.artifacts_subdir)
-    masker = Masker(secrets)
+    masker, subdir = Masker(secrets), spec.artifacts_subdir
     with (
-        Journal(workspace.execute_log, workspace.folder, logger) as journal,
-        RunnerLog(path, workspace.folder, logger.info, anew=anew, masker=masker) as runner_log,
+        Journal(workspace, logger) as journal,
+        RunnerLog(workspace, subdir, logger.info, anew=anew, masker=masker) as runner_log,
     ):
         yield _Desk(journal, runner_log, masker)
 
@@ -266,11 +265,11 @@ def _masked(outcome: Outcome, desk: _Desk) -> Outcome:
 
 async def _record(store: AttemptStore, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
     outcome = _masked(outcome, desk)
-    # Reads the whole file once more, to see that the task left it alone.
     log = await asyncio.to_thread(desk.runner_log.facts)
     if not outcome.log_complete and log.error is None:
         log = replace(log, error=_CUT)
     desk.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
+    desk.journal.move_to_artifacts()
     executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
     attempt = replace(attempt, executed=executed)
     store.put(attempt)

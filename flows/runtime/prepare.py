@@ -81,7 +81,9 @@ async def prepare_attempt(raw: object, store: AttemptStore, logger: Logger) -> A
         workspace.require_workdir(spec)
         ready_ns = workspace.now_ns()
     except BaseException:
-        if not earlier:
+        if earlier:
+            workspace.move_logs(spec.artifacts_subdir)
+        else:
             await asyncio.to_thread(workspace.remove)
         raise
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
@@ -122,7 +124,7 @@ async def _rename(name: str, logger: Logger) -> None:
 async def _checked_out(decided: _Decided, logger: Logger) -> str | None:
     """The commit, where there is a repository."""
     workspace, remote = decided.workspace, decided.remote
-    with Journal(workspace.execute_log, workspace.folder, logger) as journal:
+    with Journal(workspace, logger) as journal:
         journal.say(f"Prepared {workspace.folder}")
         if remote is None:
             return None

@@ -81,12 +81,15 @@ async def _written(
     """After the picture and `run.json` are in the job's folder; `started` is when publishing did,
     by the monotonic clock."""
     workspace, spec = prepared.workspace, prepared.spec
+    # An earlier process may have died before it did.
+    await asyncio.to_thread(workspace.move_logs, spec.artifacts_subdir)
     picture = await _picture(workspace, spec, executed.outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = run_json.build(prepared, executed, entries, round(time.monotonic() - started, 3))
     path = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
-    with Journal(workspace.execute_log, workspace.folder, logger) as journal:
+    with Journal(workspace, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")
+        journal.move_to_artifacts()
     return _Written(facts, path, picture)
 
 

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
@@ -11,12 +11,14 @@ from uuid import uuid4
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, is_folder, listing, write_whole
+from flows.workspace.log_file import LogFile, move_log
 from flows.workspace.safe_open import nameless_file
 from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.
 _BALLAST_BYTES = 256 * 1024
 REMOVED = ".removed-"
+RUNS_FOLDER = ".runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,19 @@ class Workspace:
         """How the run went."""
         return self.artifacts / artifacts_subdir / "metadata" / "run.json"
 
+    def log_file(self, path: Path) -> LogFile:
+        """The log that is at `path` once the container has stopped, opened. Raises `OSError`."""
+        return LogFile(self._record(path.name), path, self.folder)
+
+    def move_logs(self, artifacts_subdir: str) -> None:
+        """Rename the logs that an earlier process left in `.runs` into the artifacts.
+
+        For a container that has stopped. What cannot be moved stays there for the next call.
+        """
+        for path in (self.execute_log, self.runner_log(artifacts_subdir)):
+            with suppress(OSError):
+                move_log(self._record(path.name), path, self.folder)
+
     @property
     def mount(self) -> Mount:
         """How the container gets this folder, and no other job's."""
@@ -73,6 +88,8 @@ class Workspace:
         with self._explained("cannot make the job folder"):
             self._make_root()
             self._reserve()
+            self.move_logs(artifacts_subdir)
+            self._drop_logs()
             earlier = self._set_aside(earlier_attempt)
             self.folder.mkdir()
             for folder in (
@@ -144,13 +161,22 @@ class Workspace:
         """
         with self._explained("cannot remove the job folder"):
             self._ballast.unlink(missing_ok=True)
+            self._drop_logs()
             if os.path.lexists(self.folder):
                 self._discard(self.folder)
 
     @property
     def _ballast(self) -> Path:
         """Space that the container cannot fill, as it lies outside what it is shown."""
-        return self.root / ".runs" / f"{self.job_id}.ballast"
+        return self._record("ballast")
+
+    def _record(self, name: str) -> Path:
+        """A file about the job where no container reaches; it goes when the job is forgotten."""
+        return self.root / RUNS_FOLDER / f"{self.job_id}.{name}"
+
+    def _drop_logs(self) -> None:
+        for name in ("execute.log", "runner.log"):
+            self._record(name).unlink(missing_ok=True)
 
     def _make_root(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -234,6 +260,3 @@ def left_behind(root: Path) -> list[Path]:
 def _free(path: Path) -> Path:
     """`path`, or one like it that is not taken."""
     return path.with_name(f"{path.name}.{uuid4().hex[:8]}") if os.path.lexists(path) else path
-
-
-RUNS_FOLDER = ".runs"

@@ -9,11 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
 from flows.masking import Masker
-from flows.workspace.log_file import HeldFile
+from flows.workspace.folder import Workspace
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -26,8 +25,8 @@ _TOTAL_BYTES = 4 * 1024**2
 class Journal:
     """`execute.log`: what the stages did, a line each, told to Prefect as well."""
 
-    def __init__(self, path: Path, root: Path, logger: Logger) -> None:
-        self._file = HeldFile(path, root)
+    def __init__(self, workspace: Workspace, logger: Logger) -> None:
+        self._file = workspace.log_file(workspace.execute_log)
         self._logger = logger
 
     def say(self, sentence: str) -> None:
@@ -39,17 +38,16 @@ class Journal:
         except OSError as error:
             self._logger.warning("execute.log is incomplete: %s", error.strerror)
 
+    def move_to_artifacts(self) -> None:
+        """See `LogFile.move_to_artifacts`; where that fails, it is tried again at the next."""
+        # A disk that is full by now must not replace what the run came to.
+        with contextlib.suppress(OSError):
+            self._file.move_to_artifacts()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A disk that is full by now must not replace what the run came to.
-        with contextlib.suppress(OSError):
-            self._file.settle()
-            if not self._file.is_as_written():
-                self._logger.warning(
-                    "execute.log is not as written: the task changed it while it ran"
-                )
         self._file.close()
 
 
@@ -70,17 +68,17 @@ class RunnerLog:
 
     def __init__(
         self,
-        path: Path,
-        root: Path,
+        workspace: Workspace,
+        artifacts_subdir: str,
         tell: Callable[[str], None],
         *,
         anew: bool = False,
         masker: Masker | None = None,
     ) -> None:
         """With `anew`, all output comes once more: what is in the file is told already."""
-        self._file = HeldFile(path, root)
+        self._file = workspace.log_file(workspace.runner_log(artifacts_subdir))
         self._masked = (masker or Masker()).stream()
-        self._teller = Teller(tell, skip=self._file.empty() if anew else 0)
+        self._teller = Teller(tell, skip=self._file.start_over() if anew else 0)
         # Of what an earlier process wrote, and nobody can give again.
         self._bytes = self._file.size_bytes
         self._lines = self._file.lines()
@@ -109,17 +107,13 @@ class RunnerLog:
         return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
 
     def facts(self) -> LogFacts:
-        """What became of the output, once the container is gone; nothing is told after this.
-
-        Reads the whole log again, which takes seconds where it has gigabytes.
-        """
+        """What became of the output, which is in the artifacts after this; call it when the
+        container has stopped. Nothing is told after this."""
         self._let_go()
         self._teller.finish()
         with self._noted():
-            self._file.settle()
-            if self._error is None and not self._file.is_as_written():
-                self._error = "runner.log is not as written: the task changed it while it ran"
-        return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
+            self._file.move_to_artifacts()
+        return self.so_far()
 
     def _let_go(self) -> None:
         """Keep what was held back in case a secret followed."""
@@ -143,8 +137,6 @@ class RunnerLog:
     def __exit__(self, *_: object) -> None:
         self._let_go()
         self._teller.finish()
-        with self._noted():
-            self._file.settle()
         self._file.close()
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 _WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-_APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -52,12 +52,11 @@ def beside(name: str) -> str:
 
 
 def opened_to_append(name: str, folder: int) -> int:
-    """A descriptor of the file `name`, made where there is none; raises `OSError` for a link, a
-    pipe, a device or a folder, and waits for none of them."""
-    with suppress(FileNotFoundError):
-        # A device may do something when it is opened.
-        _require_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
-    descriptor = os.open(name, _APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666, dir_fd=folder)
+    """A descriptor of the existing file `name`; raises `OSError` for a link, a pipe, a device or a
+    folder, and waits for none of them."""
+    # A device may do something when it is opened.
+    _require_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    descriptor = os.open(name, APPEND | os.O_NONBLOCK, dir_fd=folder)
     try:
         _require_file(os.fstat(descriptor))
     except OSError:
@@ -68,13 +67,13 @@ def opened_to_append(name: str, folder: int) -> int:
 
 def new_file(name: str, folder: int) -> int:
     """A descriptor of a new file; raises `FileExistsError` where there is something."""
-    return os.open(name, _APPEND | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+    return os.open(name, APPEND | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
 
 
 def nameless_file(folder: Path) -> int:
     """A descriptor of a file that is in `folder`, whose disk it is on, under no name."""
     path = folder / f".{uuid4().hex}"
-    descriptor = os.open(path, _APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(path, APPEND | os.O_CREAT | os.O_EXCL, 0o600)
     path.unlink()
     return descriptor
 
@@ -122,6 +121,23 @@ def _is_open_to_us(folder: int) -> bool:
 def _require_file(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "it is no file")
+
+
+def move_into(source: Path, name: str, folder: int) -> None:
+    """Rename a file of the worker's own to `name` in `folder`, or copy it across file systems.
+
+    What is at `name` is replaced; a folder is kept under another name. Raises `OSError`; `source`
+    is then still there.
+    """
+    clear(name, folder)
+    try:
+        os.rename(source, name, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as file:
+            _copy(file, name, folder)
+        source.unlink()
 
 
 def keep(source: BinaryIO, path: Path, root: Path) -> None:

@@ -200,13 +200,14 @@ def _output(
     workspace: Workspace, spec: ContainerSpec, write: Write, masker: Masker
 ) -> Iterator[Sink]:
     """Takes the container's output, for a person and for `runner.log`."""
-    path = workspace.runner_log(spec.artifacts_subdir)
-    with RunnerLog(path, workspace.folder, lambda _: None, masker=masker) as log:
+    subdir = spec.artifacts_subdir
+    with RunnerLog(workspace, subdir, lambda _: None, masker=masker) as log:
         tee = _Tee(log, write, masker)
         try:
             yield tee
         finally:
             tee.end()
+            log.facts()
 
 
 @contextmanager

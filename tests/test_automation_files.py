@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.automations import AutomationRefused, read
-from flows.cli.exit_status import ExitStatus
+from flows.cli.automations import AutomationRefused, parse_automations
+from flows.cli.console import ExitStatus
 from scripts.stack import ROOT
 from tests.answering import Answering
 from tests.command import Here, Result, server_at
@@ -41,7 +41,7 @@ FOLDER = ROOT / "examples" / "automations"
 )
 def test_a_file_that_is_wrong_is_refused_with_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(AutomationRefused) as refused:
-        read("mine.yaml", text)
+        parse_automations("mine.yaml", text)
     lines = str(refused.value).splitlines()
     assert all(line.startswith("mine.yaml: ") for line in lines)
     assert any(sentence in line for line in lines)
@@ -50,7 +50,7 @@ def test_a_file_that_is_wrong_is_refused_with_a_sentence(text: str, sentence: st
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_each_automation_sends_to_the_block_of_the_documentation(path: Path) -> None:
-    (wanted,) = read(path.name, path.read_text())
+    (wanted,) = parse_automations(path.name, path.read_text())
     assert wanted.name == f"container-task-{path.stem}"
     assert wanted.blocks == {"container-task-alerts"}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from flows import cli
 from flows.cli import commands
-from flows.cli.exit_status import MEANINGS, ExitStatus
+from flows.cli.console import ExitStatus
 from flows.outcome import OutcomeName
 from flows.text import shown_lines
 from scripts.stack import ROOT
@@ -188,13 +189,12 @@ def test_every_outcome_has_an_exit_status_of_its_own() -> None:
     statuses = [ExitStatus[name.name] for name in OutcomeName]
     assert len(set(statuses)) == len(OutcomeName)
     assert ExitStatus.SUCCEEDED.value == 0
-    assert set(MEANINGS) == set(ExitStatus)
 
 
 def test_the_page_has_every_exit_status_and_every_command() -> None:
     page = (ROOT / "docs/cli.md").read_text()
-    for status, meaning in MEANINGS.items():
-        assert f"| {status.value} | {meaning} |" in page
+    told = re.findall(r"^\| (\d+) \| \w", page, re.MULTILINE)
+    assert sorted(map(int, told)) == sorted(ExitStatus)
     for name in commands.app:
         assert name.startswith("-") or f"\n| `container-task {name}" in page, name
 

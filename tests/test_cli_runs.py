@@ -18,11 +18,10 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
 
-from flows.cli import patience
-from flows.cli.console import CommandError, Output
-from flows.cli.exit_status import ExitStatus
+from flows.cli import prefect_api
+from flows.cli.console import CommandError, Console, ExitStatus
+from flows.cli.follow import watch
 from flows.cli.prefect_api import connected
-from flows.cli.submit import watched
 from scripts.stack import Stack
 from tests.answering import Answering
 from tests.command import COMMAND, Here, container_task, environment, server_at
@@ -368,14 +367,14 @@ def test_waiting_runs_say_what_they_wait_for(stack: Stack, here: Here, written: 
 def test_a_server_that_stays_away_ends_the_watching_with_the_way_back(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 5.0)
+    monkeypatch.setattr(prefect_api, "PATIENCE_SECONDS", 5.0)
     run = FlowRun(flow_id=uuid4(), state=Running())
     with (
         server_at("http://127.0.0.1:9/api"),
         connected() as client,
         pytest.raises(CommandError) as raised,
     ):
-        watched(client, Output(), run)
+        watch(client, Console(), run)
     assert raised.value.status == ExitStatus.UNREACHABLE
     assert "http://127.0.0.1:9/api does not answer" in str(raised.value)
     assert f"The run goes on. Watch it again with container-task logs -f {run.id}" in str(

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.cli.console import Output
+from flows.cli.console import Console
 from flows.cli.doctor import host as checkup_host
 from flows.cli.doctor import probe
 from flows.cli.doctor.calls import Call, Cause, refusal
@@ -89,7 +89,7 @@ def test_a_terminal_shows_each_finding_within_its_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    monkeypatch.setattr(Output, "is_terminal", True)
+    monkeypatch.setattr(Console, "is_terminal", True)
     out = Here(capsys)("doctor", "--only", "engine").out
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80

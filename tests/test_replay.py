@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.exit_status import ExitStatus
+from flows.cli.console import ExitStatus
 from flows.cli.replay.leftovers import LABEL_REPLAY
 from flows.cli.replay.recording import is_run_json, recording_of, recording_of_run_json
 from flows.cli.replay.replay import allowing

@@ -1,11 +1,14 @@
-"""The command `container-task`.
+"""The command `container-task`: submit, watch, look at, check and replay runs, and check a host.
 
-`commands` has its words and imports nothing heavy, so that help and `check` come at once; what a
-command does is in a module of its own: `checking`, `submitting`, `runs`, `replaying`, `checkups`,
-`automating`. They say everything through `console`, talk to Prefect's API through `api`, find runs
-with `finding`, follow them with `following`, which has `patience` with the API, and know how they
-ended by `endings`; `showing` and `looking` are the output of a replay and the ways to look into
-it. `exit_status` has the numbers that a shell gets.
+| module | what it has |
+| --- | --- |
+| `commands` | the words of the command line; nothing heavy is imported before a command is called |
+| `console` | standard output and error, JSON, and the exit statuses |
+| `prefect_api` | a client of Prefect's API, and a sentence for each of its failures |
+| `runs` | a flow run by its id, name or address, and its outcome, report and metadata |
+| `follow` | a run's log until the run is over |
+| `check`, `submit`, `status`, `automations` | what the commands of these names do |
+| `doctor`, `replay` | the commands of these names, each a package |
 """
 
 from flows.cli.commands import app, main, run

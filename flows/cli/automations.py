@@ -1,7 +1,7 @@
-"""Automations from files: Prefect's own fields, and a notification block by its name.
+"""`container-task deploy-automations`: Prefect's automations created or updated from YAML files.
 
 `prefect automation create` makes another automation each time, and knows a block by its id alone,
-which no two servers share. Here an automation is known by its name, and made or changed as needed.
+which no two servers share. Here an automation is known by its name, and a block by its own.
 """
 
 import asyncio
@@ -22,8 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows.cli.console import CommandError, Output
-from flows.cli.exit_status import ExitStatus
+from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.prefect_api import errors_told
 
 # In an action, in place of Prefect's `block_document_id`: the block's name, or its type and name.
@@ -33,13 +32,13 @@ _ANY_ID = UUID(int=0)
 _BLOCKS = TypeAdapter(list[BlockDocument])
 
 
-class AutomationRefused(Exception):
+class AutomationRefused(CommandError):
     """Automations cannot be deployed; `str()` has a sentence a line, each with its file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """An automation as its file says, which may name blocks that the server is to have."""
+class AutomationSpec:
+    """An automation as its file says: Prefect's fields, with names of blocks for their ids."""
 
     source: str
     fields: Mapping[str, Any]
@@ -51,10 +50,30 @@ class Wanted:
     @property
     def blocks(self) -> set[str]:
         """The blocks that its actions name."""
-        return {str(action[_BLOCK]) for action in _actions(self.fields) if _BLOCK in action}
+        actions = (each for key in _ACTIONS for each in self.fields.get(key) or ())
+        return {
+            str(each[_BLOCK]) for each in actions if isinstance(each, Mapping) and _BLOCK in each
+        }
+
+    def with_ids(self, ids: Mapping[str, UUID]) -> dict[str, Any]:
+        """The fields as Prefect knows them."""
+
+        def with_id(action: object) -> object:
+            if not isinstance(action, Mapping) or _BLOCK not in action:
+                return action
+            rest = {key: value for key, value in action.items() if key != _BLOCK}
+            return {**rest, f"{_BLOCK}_id": str(ids[str(action[_BLOCK])])}
+
+        found = ((key, self.fields.get(key)) for key in _ACTIONS)
+        lists = {key: list(map(with_id, each)) for key, each in found if isinstance(each, list)}
+        return {**self.fields, **lists}
+
+    def refusal(self, faults: Iterable[str]) -> AutomationRefused:
+        """An error with a line for each fault."""
+        return AutomationRefused("\n".join(f"{self.source}: {fault}" for fault in faults))
 
 
-def read(source: str, text: str) -> list[Wanted]:
+def parse_automations(source: str, text: str) -> list[AutomationSpec]:
     """The automations of a file, one a YAML document.
 
     Raises `AutomationRefused` for what is no automation, and for keys that would be ignored.
@@ -65,33 +84,26 @@ def read(source: str, text: str) -> list[Wanted]:
         raise AutomationRefused(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
     if not documents:
         raise AutomationRefused(f"{source}: holds no automation")
-    found = []
-    for document in documents:
-        if not isinstance(document, Mapping) or "trigger" not in document:
-            raise AutomationRefused(
-                f"{source}: is no automation, which has a name, a trigger and actions"
-            )
-        wanted = Wanted(source, document)
-        _judge(wanted)
-        found.append(wanted)
-    return found
+    return [_validated(source, document) for document in documents]
 
 
-def _judge(wanted: Wanted) -> None:
-    plain = _with_blocks(wanted, dict.fromkeys(wanted.blocks, _ANY_ID))
+def _validated(source: str, document: object) -> AutomationSpec:
+    if not isinstance(document, Mapping) or "trigger" not in document:
+        raise AutomationRefused(
+            f"{source}: is no automation, which has a name, a trigger and actions"
+        )
+    spec = AutomationSpec(source, document)
+    plain = spec.with_ids(dict.fromkeys(spec.blocks, _ANY_ID))
     try:
         known = AutomationCore.model_validate(plain).model_dump(mode="json")
     except ValidationError as error:
-        raise AutomationRefused(_lines(wanted, _faults(error.errors()))) from None
-    if ignored := list(_ignored(plain, known)):
-        raise AutomationRefused(
-            _lines(
-                wanted, [f"{key}: is not a key of Prefect's that exists here" for key in ignored]
-            )
-        )
+        raise spec.refusal(_sentences(error.errors())) from None
+    if ignored := list(_ignored_keys(plain, known)):
+        raise spec.refusal(f"{key}: is not a key of Prefect's that exists here" for key in ignored)
+    return spec
 
 
-def _faults(found: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _sentences(found: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What pydantic says is wrong, without what an action would lack if it were another."""
     faults = [(tuple(each["loc"]), each) for each in found]
     # Where an action's type is not this one; its third place is the name of the type.
@@ -105,60 +117,59 @@ def _faults(found: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{'.'.join(map(str, faults[0][0][:2]))}.type: takes {', '.join(kinds)}"
 
 
-def _lines(wanted: Wanted, faults: Iterable[str]) -> str:
-    return "\n".join(f"{wanted.source}: {fault}" for fault in faults)
-
-
-def _ignored(given: object, known: object, path: str = "") -> Iterator[str]:
+def _ignored_keys(given: object, known: object, path: str = "") -> Iterator[str]:
     """The keys that Prefect takes and forgets: a misspelt `within` would be its least value."""
     if isinstance(given, Mapping) and isinstance(known, Mapping):
         for key, value in given.items():
             where = f"{path}.{key}" if path else str(key)
             if key in known:
-                yield from _ignored(value, known[key], where)
+                yield from _ignored_keys(value, known[key], where)
             else:
                 yield where
     elif isinstance(given, list) and isinstance(known, list):
         for index, (one, other) in enumerate(zip(given, known, strict=False)):
-            yield from _ignored(one, other, f"{path}.{index}")
+            yield from _ignored_keys(one, other, f"{path}.{index}")
 
 
-async def deploy(client: PrefectClient, wanted: Sequence[Wanted]) -> AsyncIterator[tuple[str, str]]:
-    """Make what the server does not have and change what it has otherwise.
+async def deploy(
+    client: PrefectClient, specs: Sequence[AutomationSpec]
+) -> AsyncIterator[tuple[str, str]]:
+    """Create what the server does not have and update what it has otherwise.
 
     Yields what was done (`created`, `updated` or `unchanged`), and the name, for each.
 
     Nothing is touched unless all blocks are there and no two have one name: raises
     `AutomationRefused`.
     """
-    _require_names(wanted)
-    ids = {name: await _block_id(client, name, wanted) for name in _named(wanted)}
-    present = {each.name: await client.read_automations_by_name(each.name) for each in wanted}
+    _require_unique_names(specs)
+    ids = {block: await _block_id(client, block, specs) for block in _blocks(specs)}
+    present = {each.name: await client.read_automations_by_name(each.name) for each in specs}
     if several := [name for name, found in present.items() if len(found) > 1]:
         raise AutomationRefused(
             f"the server has several automations named {several[0]}: delete all of them but one"
         )
-    for each in wanted:
-        automation = AutomationCore.model_validate(_with_blocks(each, ids))
+    for each in specs:
+        new = AutomationCore.model_validate(each.with_ids(ids))
         old = next(iter(present[each.name]), None)
+        if old and "enabled" not in each.fields:
+            # Whoever paused it did so on purpose.
+            new = new.model_copy(update={"enabled": old.enabled})
         try:
-            yield await _put(client, each, automation, old), each.name
+            yield await _put(client, new, old), each.name
         except PrefectHTTPStatusError as error:
             if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
             # Templates, which the server alone can judge.
-            faults = [
-                {**fault, "loc": fault["loc"][1:]}
-                for fault in error.response.json()["exception_detail"]
-            ]
-            raise AutomationRefused(_lines(each, _faults(faults))) from None
+            found = error.response.json()["exception_detail"]
+            faults = ({**fault, "loc": fault["loc"][1:]} for fault in found)
+            raise each.refusal(_sentences(faults)) from None
 
 
-def _require_names(wanted: Iterable[Wanted]) -> None:
-    """Each its own: two of one name would be two automations, and no later deployment could tell
-    which of them is meant."""
+def _require_unique_names(specs: Iterable[AutomationSpec]) -> None:
+    """Two of one name would be two automations, and no later deployment could tell which of them
+    is meant."""
     sources: dict[str, str] = {}
-    for each in wanted:
+    for each in specs:
         if each.name in sources:
             raise AutomationRefused(
                 f"{each.source}: a second automation named {each.name!r}, beside the one in "
@@ -167,15 +178,14 @@ def _require_names(wanted: Iterable[Wanted]) -> None:
         sources[each.name] = each.source
 
 
-async def _put(
-    client: PrefectClient, wanted: Wanted, new: AutomationCore, old: Automation | None
-) -> str:
+def _blocks(specs: Iterable[AutomationSpec]) -> list[str]:
+    return sorted(set[str]().union(*(each.blocks for each in specs)))
+
+
+async def _put(client: PrefectClient, new: AutomationCore, old: Automation | None) -> str:
     if old is None:
         await client.create_automation(new)
         return "created"
-    if "enabled" not in wanted.fields:
-        # Whoever paused it did so on purpose.
-        new = new.model_copy(update={"enabled": old.enabled})
     if AutomationCore.model_validate(old.model_dump()) == new:
         return "unchanged"
     # Of a field that is not set, the server would keep what it has; an owner it takes not at all.
@@ -184,11 +194,7 @@ async def _put(
     return "updated"
 
 
-def _named(wanted: Iterable[Wanted]) -> list[str]:
-    return sorted({name for each in wanted for name in each.blocks})
-
-
-async def _block_id(client: PrefectClient, name: str, wanted: Iterable[Wanted]) -> UUID:
+async def _block_id(client: PrefectClient, name: str, specs: Iterable[AutomationSpec]) -> UUID:
     """The id of a notification block by its name, or by its type and name with a slash between."""
     kind, _, plain = name.rpartition("/")
     answer = await client.request(
@@ -204,7 +210,7 @@ async def _block_id(client: PrefectClient, name: str, wanted: Iterable[Wanted]) 
     found = {each.block_type.slug: each.id for each in blocks if each.block_type}
     if len(found) == 1:
         return found.popitem()[1]
-    source = next(each.source for each in wanted if name in each.blocks)
+    source = next(each.source for each in specs if name in each.blocks)
     if found:
         raise AutomationRefused(
             f"{source}: several blocks are named {plain}: write one of "
@@ -216,42 +222,19 @@ async def _block_id(client: PrefectClient, name: str, wanted: Iterable[Wanted]) 
     )
 
 
-def _actions(fields: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for key in _ACTIONS:
-        yield from filter(lambda each: isinstance(each, Mapping), fields.get(key) or ())
-
-
-def _with_blocks(wanted: Wanted, ids: Mapping[str, UUID]) -> dict[str, Any]:
-    """The fields as Prefect knows them."""
-
-    def resolved(action: object) -> object:
-        if not isinstance(action, Mapping) or _BLOCK not in action:
-            return action
-        rest = {key: value for key, value in action.items() if key != _BLOCK}
-        return {**rest, f"{_BLOCK}_id": str(ids[str(action[_BLOCK])])}
-
-    lists = {
-        key: wanted.fields[key] for key in _ACTIONS if isinstance(wanted.fields.get(key), list)
-    }
-    return {**wanted.fields, **{key: list(map(resolved, each)) for key, each in lists.items()}}
-
-
-def deployed(output: Output, names: Sequence[str]) -> int:
+def deploy_files(console: Console, names: Sequence[str]) -> int:
     """Deploy what the files say; a line for each automation."""
-    try:
-        wanted = [each for name in names for each in _read(name)]
-        if not wanted:
-            raise AutomationRefused("name files or folders of YAML, such as examples/automations")
-        with errors_told():
-            asyncio.run(_deploy(output, wanted))
-    except AutomationRefused as error:
-        raise CommandError(str(error)) from error
+    specs = [each for name in names for each in _read(name)]
+    if not specs:
+        raise AutomationRefused("name files or folders of YAML, such as examples/automations")
+    with errors_told():
+        asyncio.run(_deploy(console, specs))
     return ExitStatus.SUCCEEDED
 
 
-def _read(name: str) -> Iterator[Wanted]:
+def _read(name: str) -> Iterator[AutomationSpec]:
     if name == "-":
-        yield from read("standard input", sys.stdin.read())
+        yield from parse_automations("standard input", sys.stdin.read())
         return
     paths = sorted(Path(name).glob("*.yaml")) if Path(name).is_dir() else [Path(name)]
     if not paths:
@@ -261,11 +244,11 @@ def _read(name: str) -> Iterator[Wanted]:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise AutomationRefused(f"{path}: cannot be read: {error}") from None
-        yield from read(str(path), text)
+        yield from parse_automations(str(path), text)
 
 
-async def _deploy(output: Output, wanted: list[Wanted]) -> None:
+async def _deploy(console: Console, specs: list[AutomationSpec]) -> None:
     async with get_client() as client:
-        async for done, name in deploy(client, wanted):
-            output.line(f"{done} {name}")
-            output.record(done, name=name)
+        async for done, name in deploy(client, specs):
+            console.line(f"{done} {name}")
+            console.record(done, name=name)

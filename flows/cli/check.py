@@ -1,4 +1,4 @@
-"""`container-task check`: a payload judged, without Docker and without Prefect."""
+"""`container-task check`: a payload validated and compiled, without Docker and Prefect."""
 
 import json
 import sys
@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.cli.console import Output
-from flows.cli.exit_status import ExitStatus
+from flows.cli.console import Console, ExitStatus
 from flows.errors import Fault, PayloadError
 from flows.payload.compiler import compile_spec
 from flows.payload.models import TaskPayload
@@ -19,17 +18,17 @@ from flows.spec import JOB_ID_PLACEHOLDER, Run
 from flows.workspace.folder import Workspace
 
 
-def checked(output: Output, name: str) -> int:
+def check_payload(console: Console, name: str) -> int:
     """Print the canonical payload and the spec of the file `name`."""
-    output.document(_decided(judged(output, read_json(name))))
+    console.document(_compiled(require_runnable(console, read_json(name))))
     return ExitStatus.SUCCEEDED
 
 
-def judged(output: Output, raw: object) -> TaskPayload:
+def require_runnable(console: Console, raw: object) -> TaskPayload:
     """The payload, if this runner would run it. Raises `PayloadError` with every fault."""
     task = runnable(raw)
     for sentence in misplaced(task):
-        output.say(sentence)
+        console.say(sentence)
     return task
 
 
@@ -51,7 +50,7 @@ def read_json(name: str) -> object:
         raise PayloadError([Fault(name, "is not a payload: nested too deeply")]) from None
 
 
-def _decided(task: TaskPayload) -> dict[str, Any]:
+def _compiled(task: TaskPayload) -> dict[str, Any]:
     host = HostSettings.from_environment()
     run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
     spec = compile_spec(

@@ -1,4 +1,4 @@
-"""The words of the command line: what can be asked, and how. Nothing heavy is imported here.
+"""The command line, declared with cyclopts: commands, options and their help.
 
 Each command imports what does it when it is called: Prefect alone takes more than a second.
 """
@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from flows.cli.console import CommandError, Output, answered
-from flows.cli.exit_status import ExitStatus
+from flows.cli.console import CommandError, Console, ExitStatus, answer
 
 _NAME = "container-task"
 
@@ -73,13 +72,10 @@ def submit(
     --watch the log is shown as it comes and the exit status is that of the outcome. To interrupt
     the watching (Ctrl-C) leaves the run as it is, unless --cancel-on-interrupt is given.
     """
-    from flows.cli.submit import Submission, submitted
+    from flows.cli.submit import Submission, submit_payload
 
-    asked = Submission(payload, deployment, idempotency_key, tag)
-    return answered(
-        lambda out: submitted(out, asked, watch=watch, cancel_on_interrupt=cancel_on_interrupt),
-        as_json=json,
-    )
+    asked = Submission(payload, deployment, idempotency_key, tag, watch, cancel_on_interrupt)
+    return answer(lambda console: submit_payload(console, asked), as_json=json)
 
 
 @app.command
@@ -90,17 +86,17 @@ def check(payload: Payload, /, *, json: Json = False) -> int:
     line with its JSON path, or a variable of this host that has a wrong value. The spec is the
     one that this host's settings and the built-in policy give. With --json, faults are JSON too.
     """
-    from flows.cli.check import checked
+    from flows.cli.check import check_payload
 
-    return answered(lambda out: checked(out, payload), as_json=json)
+    return answer(lambda console: check_payload(console, payload), as_json=json)
 
 
 @app.command
 def status(run: Run, /, *, json: Json = False) -> int:
     """Tell how a run stands or how it ended, with its report."""
-    from flows.cli.runs import told
+    from flows.cli.status import show_status
 
-    return answered(lambda out: told(out, run), as_json=json)
+    return answer(lambda console: show_status(console, run), as_json=json)
 
 
 @app.command
@@ -118,9 +114,9 @@ def logs(
 
     With --follow, the exit status is that of the outcome. With --json, a line of JSON a record.
     """
-    from flows.cli.runs import logged
+    from flows.cli.status import show_logs
 
-    return answered(lambda out: logged(out, run, follow=follow), as_json=json)
+    return answer(lambda console: show_logs(console, run, follow=follow), as_json=json)
 
 
 @app.command(name="open")
@@ -135,9 +131,9 @@ def open_(
     json: Json = False,
 ) -> int:
     """Print a run's address in the UI, and show it in a browser where a terminal has one."""
-    from flows.cli.runs import opened
+    from flows.cli.status import open_page
 
-    return answered(lambda out: opened(out, run, browse=not print_only), as_json=json)
+    return answer(lambda console: open_page(console, run, browse=not print_only), as_json=json)
 
 
 @app.command
@@ -169,7 +165,7 @@ def replay(
     from flows.cli.replay.command import Wish, replayed
 
     wish = Wish(what, keep=keep, clean=clean, folder=folder)
-    return answered(lambda out: replayed(out, wish), as_json=json)
+    return answer(lambda console: replayed(console, wish), as_json=json)
 
 
 @app.command
@@ -200,7 +196,7 @@ def doctor(
     from flows.cli.doctor.command import Examination, examined
 
     asked = Examination(only, deployment, quiet_seconds)
-    return answered(lambda out: examined(out, asked), as_json=json)
+    return answer(lambda console: examined(console, asked), as_json=json)
 
 
 @app.command
@@ -218,9 +214,9 @@ def deploy_automations(
 
     An automation is known by its name, so the command can be given again.
     """
-    from flows.cli.automations import deployed
+    from flows.cli.automations import deploy_files
 
-    return answered(lambda out: deployed(out, files), as_json=json)
+    return answer(lambda console: deploy_files(console, files), as_json=json)
 
 
 def run(words: Sequence[str]) -> int:
@@ -228,12 +224,12 @@ def run(words: Sequence[str]) -> int:
     try:
         status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        Output(as_json="--json" in words).fail(CommandError(_sentence(error)))
+        Console(as_json="--json" in words).fail(CommandError(_usage(error)))
         return ExitStatus.BAD_INPUT
     return int(status or 0)
 
 
-def _sentence(error: CycloptsError) -> str:
+def _usage(error: CycloptsError) -> str:
     """What is wrong with the words, and where the right ones are."""
     what = " ".join(str(error).split())
     command = " ".join((_NAME, *(error.command_chain or ())))

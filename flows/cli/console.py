@@ -9,15 +9,33 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.exit_status import ExitStatus
 from flows.errors import ContainerTaskError, EngineUnavailable, Fault, PayloadError
 from flows.text import shown_lines
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    import rich.console
+
+
+class ExitStatus(IntEnum):
+    """Published in docs/cli.md: never change a number. Every outcome of a run has its name."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    UNREACHABLE = 3
+    UNKNOWN = 4
+    TIMED_OUT = 10
+    OUT_OF_MEMORY = 11
+    CANCELED = 12
+    REJECTED = 13
+    IMAGE_ERROR = 14
+    INFRASTRUCTURE = 15
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 class CommandError(Exception):
@@ -34,7 +52,7 @@ class CommandError(Exception):
         super().__init__(sentence)
 
 
-class Output:
+class Console:
     """Where one command prints. With `as_json`, standard output has JSON and nothing else."""
 
     def __init__(self, *, as_json: bool = False) -> None:
@@ -65,7 +83,7 @@ class Output:
         if self.as_json:
             self._write(json.dumps({"kind": kind, **values}))
 
-    def output(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """What a container or a stage said; colours reach a terminal that takes them."""
         if not self.as_json:
             self._write(shown_lines(text, colours=self.has_colours))
@@ -75,12 +93,12 @@ class Output:
         sys.stdout.flush()
         self._stderr.print(shown_lines(sentence), markup=False, highlight=False, soft_wrap=True)
 
-    def render(self, thing: "RenderableType") -> None:
+    def render(self, thing: "rich.console.RenderableType") -> None:
         """A part of the answer that Rich lays out."""
         self._stdout.print(thing, soft_wrap=not self.is_terminal)
 
     @contextmanager
-    def waiting(self, sentence: str) -> Iterator[Callable[[str], None]]:
+    def spinner(self, sentence: str) -> Iterator[Callable[[str], None]]:
         """A line that moves on a terminal while the block runs; the value changes what it says."""
         if not self._stderr.is_terminal:
             yield lambda _: None
@@ -117,55 +135,53 @@ class Output:
             sys.stderr.write(f"{shown_lines(str(sentence))}\n")
 
     @cached_property
-    def _stdout(self) -> "Console":
-        return _console(stderr=False)
+    def _stdout(self) -> "rich.console.Console":
+        return _rich_console(stderr=False)
 
     @cached_property
-    def _stderr(self) -> "Console":
-        return _console(stderr=True)
+    def _stderr(self) -> "rich.console.Console":
+        return _rich_console(stderr=True)
 
     def _write(self, text: str) -> None:
         if self._is_moving and self.is_terminal:
             from rich.text import Text
 
-            # Above the line that moves, which the console takes care of.
+            # Above the line that moves, which Rich takes care of.
             self._stderr.print(Text.from_ansi(text), soft_wrap=True)
             return
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
 
-def answered(command: Callable[[Output], int], *, as_json: bool = False) -> int:
+def answer(command: Callable[[Console], int], *, as_json: bool = False) -> int:
     """Carry a command out; the exit status, also where it ends in an error or an interrupt."""
-    output = Output(as_json=as_json)
+    console = Console(as_json=as_json)
     try:
-        return command(output)
+        return command(console)
     except CommandError as error:
-        output.fail(error)
-        return error.status
+        failure = error
     except PayloadError as error:
-        output.fail(CommandError(str(error), ExitStatus.BAD_INPUT, error.faults))
-        return ExitStatus.BAD_INPUT
+        failure = CommandError(str(error), faults=error.faults)
+    except EngineUnavailable as error:
+        failure = CommandError(str(error), ExitStatus.UNREACHABLE)
     except ContainerTaskError as error:
-        status = ExitStatus.BAD_INPUT
-        if isinstance(error, EngineUnavailable):
-            status = ExitStatus.UNREACHABLE
-        output.fail(CommandError(str(error), status))
-        return status
+        failure = CommandError(str(error))
     except KeyboardInterrupt:
-        output.say("Interrupted.")
+        console.say("Interrupted.")
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
         # Python's last flush would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.BROKEN_PIPE
+    console.fail(failure)
+    return failure.status
 
 
-def _console(*, stderr: bool) -> "Console":
+def _rich_console(*, stderr: bool) -> "rich.console.Console":
     # Rich takes as long to load as all of `check`.
-    from rich.console import Console
+    import rich.console
 
-    class Piped(Console):
+    class Piped(rich.console.Console):
         """Leaves a broken pipe to whoever answers, where Rich would end the process."""
 
         def on_broken_pipe(self) -> None:

@@ -1,4 +1,4 @@
-"""A run's log from its API: every record once, however late it comes, until the run is over."""
+"""Poll a flow run and its log until it is over; show each record once, however late it comes."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,18 +7,19 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
 from prefect.client.schemas.objects import FlowRun, Log, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelling
 from prefect.types import DateTime
 
-from flows.cli.console import CommandError, Output
-from flows.cli.exit_status import ExitStatus
-from flows.cli.outcomes import summary
-from flows.cli.patience import Patience
+from flows.cli.console import CommandError, Console, ExitStatus
+from flows.cli.prefect_api import api_url, retrying, run_url, unreachable
+from flows.cli.runs import outcome_name, summary
 
 _PAGE = 200
 _POLL_SECONDS = 0.5
@@ -32,13 +33,10 @@ _WORKER_SECONDS = 5.0
 
 
 class RunLog:
-    """The records of one run; `news` gives each once."""
+    """The records of one run; `news` gives each once. `read` is the client's `read_logs`."""
 
-    def __init__(
-        self, client: SyncPrefectClient, run_id: UUID, patiently: Patience | None = None
-    ) -> None:
-        self._client = client
-        self._patiently = patiently
+    def __init__(self, read: Callable[..., list[Log]], run_id: UUID) -> None:
+        self._read = read
         self._run_id = run_id
         self._seen: set[UUID] = set()
         self._newest: DateTime | None = None
@@ -46,115 +44,133 @@ class RunLog:
     def news(self, *, whole: bool = False) -> Iterator[Log]:
         """What has come since the last time; with `whole`, also what came with an old time."""
         since = None if whole or self._newest is None else self._newest - _OVERLAP
-        for log in self._read(since):
+        for log in self._since(since):
             if log.id not in self._seen:
                 self._seen.add(log.id)
                 self._newest = max(self._newest or log.timestamp, log.timestamp)
                 yield log
 
-    def _read(self, since: DateTime | None) -> Iterator[Log]:
+    def _since(self, since: DateTime | None) -> Iterator[Log]:
         wanted = LogFilter(
             flow_run_id=LogFilterFlowRunId(any_=[self._run_id]),
             timestamp=LogFilterTimestamp(after_=since) if since else None,
         )
         for offset in range(0, 10**9, _PAGE):
-            ask = partial(self._client.read_logs, wanted, _PAGE, offset, LogSort.TIMESTAMP_ASC)
-            page = self._patiently(ask) if self._patiently else ask()
+            page = self._read(wanted, _PAGE, offset, LogSort.TIMESTAMP_ASC)
             yield from page
             if len(page) < _PAGE:
                 return
 
 
-def follow(client: SyncPrefectClient, run: FlowRun, output: Output) -> FlowRun:
+def watch(
+    client: SyncPrefectClient, console: Console, run: FlowRun, *, cancel_on_interrupt: bool = False
+) -> int:
+    """Show the run's log until it is over, and how it ended; the exit status is the outcome's."""
+    goes_on = (
+        f"The run goes on. Watch it again with container-task logs -f {run.id}, end it with "
+        f"prefect flow-run cancel {run.id}."
+    )
+    try:
+        try:
+            ended = follow(client, run, console)
+        except KeyboardInterrupt:
+            if not cancel_on_interrupt:
+                raise CommandError(goes_on, ExitStatus.INTERRUPTED) from None
+            console.say("Cancelling the run; interrupt once more to leave it at that.")
+            client.set_flow_run_state(
+                run.id, Cancelling(message="Cancelled by container-task submit.")
+            )
+            ended = follow(client, run, console)
+    except httpx.HTTPError as error:
+        reason = unreachable(str(api_url()), error)
+        raise CommandError(f"{reason}. {goes_on}", ExitStatus.UNREACHABLE) from error
+    outcome = outcome_name(ended)
+    message = ended.state.message if ended.state else None
+    console.record("ended", outcome=outcome, message=message, url=run_url(run.id))
+    if not console.as_json:
+        console.say(summary(ended))
+    return ExitStatus[outcome.name] if outcome else ExitStatus.SUCCEEDED
+
+
+def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun:
     """Show the log until the run is over; the run as it ended.
 
     One whose process died is over when nobody has taken it up after a while.
     """
-    patiently = Patience(output)
-    log, deadline = RunLog(client, run.id, patiently), _Deadline()
-    waits = _Waits(client, output)
+    patiently = retrying(console)
+    log, reasons = RunLog(partial(patiently, client.read_logs), run.id), _Reasons(client, console)
+    quiet_since = time.monotonic()
     with (
         # Prefect's own retries would wait as long, and say nothing of it.
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-        nullcontext() if output.as_json else output.waiting(summary(run)) as show,
+        nullcontext() if console.as_json else console.spinner(summary(run)) as show,
     ):
         while True:
-            run = patiently(partial(_read_run, client, run.id))
+            run = patiently(_read_run, client, run.id)
             if show:
                 show(summary(run))
-            patiently(partial(waits.tell, run))
+            patiently(reasons.tell, run)
             news = list(log.news())
             for each in news:
-                told(output, each)
-            if deadline.has_passed(run, news):
+                show_record(console, each)
+            if news or run.state is None or not run.state.is_final():
+                quiet_since = time.monotonic()
+            if _is_over(run, news, time.monotonic() - quiet_since):
                 break
             time.sleep(_POLL_SECONDS)
         for each in log.news(whole=True):
-            told(output, each)
+            show_record(console, each)
     return run
 
 
-def told(output: Output, log: Log) -> None:
+def show_record(console: Console, log: Log) -> None:
     """Print one record."""
-    output.record("log", timestamp=log.timestamp.isoformat(), level=log.level, message=log.message)
-    output.output(log.message)
+    console.record("log", timestamp=log.timestamp.isoformat(), level=log.level, message=log.message)
+    console.log(log.message)
 
 
-class _Deadline:
-    """When nothing more is to be expected of a run that ended."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._quiet_since = clock()
-
-    def has_passed(self, run: FlowRun, news: list[Log]) -> bool:
-        state, now = run.state, self._clock()
-        if news or state is None or not state.is_final():
-            self._quiet_since = now
-        if state is None or not state.is_final():
-            return False
-        if state.is_crashed():
-            return now - self._quiet_since > _TAKEN_UP_SECONDS
-        last = f"Finished in state {state.name}"
-        return (
-            any(each.task_run_id is None and each.message.startswith(last) for each in news)
-            or now - self._quiet_since > _QUIET_SECONDS
-        )
+def _is_over(run: FlowRun, news: list[Log], quiet_seconds: float) -> bool:
+    """Whether nothing more is to be expected of the run."""
+    state = run.state
+    if state is None or not state.is_final():
+        return False
+    if state.is_crashed():
+        return quiet_seconds > _TAKEN_UP_SECONDS
+    last = f"Finished in state {state.name}"
+    is_told = any(each.task_run_id is None and each.message.startswith(last) for each in news)
+    return is_told or quiet_seconds > _QUIET_SECONDS
 
 
-class _Waits:
-    """Tells once why a run does not begin, where that is known."""
+class _Reasons:
+    """Why a run does not begin, each told once."""
 
-    def __init__(self, client: SyncPrefectClient, output: Output) -> None:
+    def __init__(self, client: SyncPrefectClient, console: Console) -> None:
         self._client = client
-        self._output = output
+        self._console = console
         self._began = time.monotonic()
         self._told: set[str] = set()
 
     def tell(self, run: FlowRun) -> None:
-        """Look at the run as it stands now."""
+        """Say what keeps the run, as it stands now, from its beginning."""
         if run.state is None or not run.state.is_scheduled():
             return
-        for tag in run.tags:
-            if tag.startswith("waiting for "):
-                self._say(f"The run is {tag}.")
-        is_late = time.monotonic() - self._began > _WORKER_SECONDS
-        if is_late and run.work_pool_name and not self._has_worker(run.work_pool_name):
-            self._say(
-                f"No worker of the pool {run.work_pool_name} is online, so the run waits: start "
-                f"one with prefect worker start --pool {run.work_pool_name}; container-task doctor "
-                "tells what else it needs."
+        for sentence in self._reasons(run):
+            if sentence not in self._told:
+                self._told.add(sentence)
+                self._console.say(sentence)
+
+    def _reasons(self, run: FlowRun) -> Iterator[str]:
+        yield from (f"The run is {tag}." for tag in run.tags if tag.startswith("waiting for "))
+        pool, is_late = run.work_pool_name, time.monotonic() - self._began > _WORKER_SECONDS
+        if is_late and pool and not self._has_worker(pool):
+            yield (
+                f"No worker of the pool {pool} is online, so the run waits: start one with prefect "
+                f"worker start --pool {pool}; container-task doctor tells what else it needs."
             )
-            self._began = float("inf")
 
     def _has_worker(self, pool: str) -> bool:
         workers = self._client.read_workers_for_work_pool(pool)
         return any(worker.status is WorkerStatus.ONLINE for worker in workers)
-
-    def _say(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
-            self._output.say(sentence)
 
 
 def _read_run(client: SyncPrefectClient, run_id: UUID) -> FlowRun:

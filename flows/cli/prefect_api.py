@@ -1,4 +1,4 @@
-"""Where Prefect's API is, and what its failures mean, as one sentence each."""
+"""A client of Prefect's API: its address, a sentence for each of its failures, and retries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,24 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.utilities.urls import url_for
 from pydantic import ValidationError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_delay,
+    wait_exponential,
+)
 
-from flows.cli.console import CommandError
-from flows.cli.exit_status import ExitStatus
+from flows.cli.console import CommandError, Console, ExitStatus
+
+PATIENCE_SECONDS = 90.0
+# Also of what stands before a server that is away.
+_AWAY = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 
 NO_SERVER = (
     "PREFECT_API_URL is not set, so there is no Prefect server to talk to: set it, such as with "
@@ -82,3 +97,25 @@ def connected() -> Iterator[SyncPrefectClient]:
     """A client of the API, whose errors are those of `errors_told`."""
     with errors_told(), get_client(sync_client=True) as client:
         yield client
+
+
+def retrying(console: Console) -> Retrying:
+    """Calls a function until the API answers, or for `PATIENCE_SECONDS`; says so once a call."""
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            console.say("Prefect's API does not answer; the run goes on, and this waits.")
+
+    return Retrying(
+        retry=retry_if_exception(_is_away),
+        wait=wait_exponential(multiplier=0.5, max=5),
+        stop=stop_after_delay(PATIENCE_SECONDS),
+        before_sleep=tell,
+        reraise=True,
+    )
+
+
+def _is_away(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _AWAY
+    return isinstance(error, httpx.TransportError)

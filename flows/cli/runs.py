@@ -1,87 +1,93 @@
-"""`container-task status`, `logs` and `open`: what is known of a run that was submitted."""
+"""Flow runs in Prefect's API: found by id, name or address, with their outcome and artifacts."""
 
 import json
-import os
-import sys
-import webbrowser
-from typing import Any
+import re
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterName,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import ArtifactSort
-from rich.markdown import Markdown
-from rich.text import Text
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.exceptions import ObjectNotFound
 
-from flows.cli.console import Output
-from flows.cli.exit_status import ExitStatus
-from flows.cli.find import find_run
-from flows.cli.follow import RunLog
-from flows.cli.follow import told as tell_record
-from flows.cli.outcomes import outcome_name, summary
-from flows.cli.prefect_api import connected, run_url
-from flows.cli.submit import watched
+from flows.cli.console import CommandError, ExitStatus
 from flows.outcome import OutcomeName
-from flows.report.names import METADATA_KEY, REPORT_KEY
-from flows.text import shown_lines
+from flows.report.names import FLOW_NAME, METADATA_KEY
+from flows.report.sentences import outcome_of_state
+
+_PAGE = 200
+# Of the newest runs; the API cannot look for the beginning of an id.
+_PAGES = 10
+_SHOWN = 5
+_BEGINNING = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
 
 
-def told(output: Output, name: str) -> int:
-    """How the run stands or ended: its state, and the report that it made of itself."""
-    with connected() as client:
-        run = find_run(client, name)
-        report, metadata = _artifact(client, run, REPORT_KEY), metadata_of(client, run)
-    if output.as_json:
-        output.document(_facts(run, report, metadata))
-        return ExitStatus.SUCCEEDED
-    output.render(_head(run))
-    if report is None:
-        return ExitStatus.SUCCEEDED
-    output.line()
-    if output.is_terminal:
-        output.render(Markdown(shown_lines(report), hyperlinks=False))
+def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
+    """The one run with this id, beginning of an id, name or address in the UI.
+
+    Raises `CommandError` where there is none, or several.
+    """
+    text = name.strip().rstrip("/").rpartition("/")[2] if "://" in name else name.strip()
+    if run_id := _uuid(text):
+        found = _by_id(client, run_id)
     else:
-        output.line(shown_lines(report.rstrip("\n")))
-    return ExitStatus.SUCCEEDED
+        found = _by_name(client, text)
+        if not found and _BEGINNING.fullmatch(text.lower()):
+            found = _by_beginning(client, text.lower())
+    if not found:
+        raise CommandError(
+            f"there is no run {name!r} on this server: give its id, the beginning of its id, or "
+            "its whole name, as prefect flow-run ls shows them",
+            ExitStatus.UNKNOWN,
+        )
+    if len(found) > 1:
+        ids = ", ".join(str(run.id) for run in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise CommandError(
+            f"{name!r} means {len(found)} runs, {ids}{more}: give the id of one", ExitStatus.UNKNOWN
+        )
+    return found[0]
 
 
-def logged(output: Output, name: str, *, follow: bool = False) -> int:
-    """Print the log, and with `follow` what comes until the run is over."""
-    with connected() as client:
-        run = find_run(client, name)
-        if follow:
-            return watched(client, output, run)
-        for record in RunLog(client, run.id).news():
-            tell_record(output, record)
-    return ExitStatus.SUCCEEDED
+def outcome_name(run: FlowRun) -> OutcomeName | None:
+    """The outcome of a run that is over; None of one that is not.
+
+    By its final state alone: files in its folder are the task's to write.
+    """
+    state = run.state
+    if state is None or not state.is_final():
+        return None
+    return outcome_of_state(state.type, state.name or "")
 
 
-def opened(output: Output, name: str, *, browse: bool = True) -> int:
-    """Print the address of the run's page, and start a browser where a person would see it."""
-    with connected() as client:
-        run = find_run(client, name)
-    address = run_url(run.id)
-    if output.as_json:
-        output.document({"id": str(run.id), "url": address})
-        return ExitStatus.SUCCEEDED
-    output.line(address)
-    if browse and output.is_terminal and _has_screen() and not webbrowser.open(address):
-        output.say("No browser could be started: open the address in one.")
-    return ExitStatus.SUCCEEDED
+def summary(run: FlowRun) -> str:
+    """The run's state and its sentence, on one line."""
+    state = run.state
+    if state is None:
+        return "has no state yet"
+    shown = str(outcome_name(run) or state.name or state.type)
+    waiting = [tag for tag in run.tags if tag.startswith("waiting for ")]
+    sentence = state.message or "; ".join(waiting)
+    return f"{shown}: {sentence}" if sentence else shown
 
 
 def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
     """`run.json` of the newest attempt, without its lists; empty where there is none."""
-    table = _artifact(client, run, METADATA_KEY)
+    table = newest_artifact(client, run, METADATA_KEY)
     rows = json.loads(table) if table else []
     return {str(row["key"]): str(row["value"]) for row in rows}
 
 
-def _artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
+def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
+    """The data of the run's newest artifact of this key."""
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[key])
@@ -92,51 +98,38 @@ def _artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
     return str(found[0].data) if found else None
 
 
-def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[str, Any]:
-    state = run.state
-    return {
-        "id": str(run.id),
-        "name": run.name,
-        "url": run_url(run.id),
-        "outcome": outcome_name(run),
-        "state": {"type": state.type.value, "name": state.name, "message": state.message}
-        if state
-        else None,
-        "createdAt": _time(run.created),
-        "startedAt": _time(run.start_time),
-        "finishedAt": _time(run.end_time),
-        "tags": run.tags,
-        "starts": run.run_count,
-        "run": metadata,
-        "report": report,
-    }
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
-def _head(run: FlowRun) -> Text:
-    outcome = outcome_name(run)
-    colour = {None: "yellow", OutcomeName.SUCCEEDED: "green"}.get(outcome, "red")
-    rows = [
-        ("Outcome" if outcome else "State", summary(run)),
-        ("Run", str(run.id)),
-        ("Name", run.name),
-        ("Submitted", _time(run.created)),
-        ("Started", _time(run.start_time)),
-        ("Finished", _time(run.end_time)),
-        ("Address", run_url(run.id)),
-    ]
-    lines = [
-        Text.assemble((f"{name:<11}", "bold"), (shown_lines(value), colour if number == 0 else ""))
-        for number, (name, value) in enumerate(rows)
-        if value is not None
-    ]
-    return Text("\n").join(lines)
+def _by_id(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:
+    try:
+        return [client.read_flow_run(run_id)]
+    except ObjectNotFound:
+        return []
 
 
-def _time(moment: Any) -> str | None:
-    return moment.isoformat(timespec="seconds") if moment else None
-
-
-def _has_screen() -> bool:
-    return sys.platform == "darwin" or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+def _by_name(client: SyncPrefectClient, name: str) -> list[FlowRun]:
+    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    return client.read_flow_runs(
+        flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE
     )
+
+
+def _by_beginning(client: SyncPrefectClient, beginning: str) -> list[FlowRun]:
+    flow = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
+    found: dict[UUID, FlowRun] = {}
+    for page in range(_PAGES):
+        runs = client.read_flow_runs(
+            flow_filter=flow,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=_PAGE,
+            offset=page * _PAGE,
+        )
+        found |= {run.id: run for run in runs if str(run.id).startswith(beginning)}
+        if len(runs) < _PAGE:
+            break
+    return list(found.values())

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli.console import Output
+from flows.cli.console import Console, ExitStatus
 from flows.cli.doctor.blocks import block_checks
 from flows.cli.doctor.checkup import Check, Finding, Level, carry_out
 from flows.cli.doctor.engine import EngineChecks
 from flows.cli.doctor.host import host_checks
 from flows.cli.doctor.server import PrefectChecks
-from flows.cli.exit_status import ExitStatus
 from flows.text import shown_lines
 
 _COLOURS = {
@@ -35,17 +34,17 @@ class Examination:
     quiet_seconds: float
 
 
-def examined(output: Output, asked: Examination) -> int:
+def examined(console: Console, asked: Examination) -> int:
     """Look, tell what was found, and how to mend each fault."""
     checks = chosen(asked)
-    with nullcontext() if output.as_json else output.waiting("Looking") as show:
+    with nullcontext() if console.as_json else console.spinner("Looking") as show:
 
         def tell(names: Sequence[str]) -> None:
             if show:
                 show(f"Looking at {', '.join(names)}")
 
         found = asyncio.run(carry_out(checks, tell))
-    _tell(output, found)
+    _tell(console, found)
     is_bad = any(each.level is Level.FAULT for _, each in found)
     return ExitStatus.FAILED if is_bad else ExitStatus.SUCCEEDED
 
@@ -73,9 +72,9 @@ def _needed(wanted: frozenset[str], needs: Mapping[str, Sequence[str]]) -> froze
     return found if found == wanted else _needed(found, needs)
 
 
-def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:
+def _tell(console: Console, found: Sequence[tuple[Check, Finding]]) -> None:
     faults = sum(each.level is Level.FAULT for _, each in found)
-    if output.as_json:
+    if console.as_json:
         told = [
             {
                 "name": each.name,
@@ -86,17 +85,17 @@ def _tell(output: Output, found: Sequence[tuple[Check, Finding]]) -> None:
             }
             for check, each in found
         ]
-        output.document({"healthy": not faults, "findings": told})
+        console.document({"healthy": not faults, "findings": told})
         return
     findings = [each for _, each in found]
-    if output.is_terminal:
-        output.render(_grid(findings))
+    if console.is_terminal:
+        console.render(_grid(findings))
     else:
-        _tell_by_line(output, findings)
-    output.line()
+        _tell_by_line(console, findings)
+    console.line()
     counts = Counter(each.level for each in findings)
-    output.line(_summary(counts))
-    output.line(_next(counts))
+    console.line(_summary(counts))
+    console.line(_next(counts))
 
 
 def _grid(found: Sequence[Finding]) -> Table:
@@ -113,13 +112,13 @@ def _grid(found: Sequence[Finding]) -> Table:
     return grid
 
 
-def _tell_by_line(output: Output, found: Sequence[Finding]) -> None:
+def _tell_by_line(console: Console, found: Sequence[Finding]) -> None:
     """For a pipe: a finding a line, and what to do on the next."""
     width = max(len(each.name) for each in found)
     for each in found:
-        output.line(f"{each.level:<10}{each.name:<{width}}  {shown_lines(each.says)}")
+        console.line(f"{each.level:<10}{each.name:<{width}}  {shown_lines(each.says)}")
         if each.mend:
-            output.line(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}")
+            console.line(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}")
 
 
 def _summary(counts: Mapping[Level, int]) -> str:

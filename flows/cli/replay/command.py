@@ -11,10 +11,7 @@ import httpx
 from prefect.exceptions import ObjectNotFound
 
 from flows.cli.check import read_json
-from flows.cli.console import CommandError, Output
-from flows.cli.exit_status import ExitStatus
-from flows.cli.find import find_run
-from flows.cli.outcomes import exit_status
+from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.prefect_api import api_url, connected
 from flows.cli.replay.leftovers import clean
 from flows.cli.replay.output import shown
@@ -28,7 +25,7 @@ from flows.cli.replay.recording import (
 )
 from flows.cli.replay.replay import KEPT_FOR, Replayed, replay
 from flows.cli.replay.shell import looks_at
-from flows.cli.runs import metadata_of
+from flows.cli.runs import find_run, metadata_of
 from flows.report.sentences import state_message
 from flows.settings import HostSettings
 from flows.spec import command_summary
@@ -46,21 +43,21 @@ class Wish:
     folder: Path | None = None
 
 
-def replayed(output: Output, wish: Wish) -> int:
+def replayed(console: Console, wish: Wish) -> int:
     """Run it again and tell how it ended; or remove what earlier replays kept."""
     host = HostSettings.from_environment()
     root, volume = _place(host, wish.folder)
     if wish.clean:
-        return _cleaned(output, root, volume, host, wish)
+        return _cleaned(console, root, volume, host, wish)
     if wish.what is None:
         raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
     answers = _api_answers()
-    recording = _recording(output, wish.what, has_api=answers)
+    recording = _recording(console, wish.what, has_api=answers)
     place = Place(root, volume, answers, os.environ)
-    with shown(output) as write:
-        ended = asyncio.run(replay(recording, place, write, output.say, keep=wish.keep))
-    _tell(output, recording, ended, wish)
-    return exit_status(ended.outcome.name)
+    with shown(console) as write:
+        ended = asyncio.run(replay(recording, place, write, console.say, keep=wish.keep))
+    _tell(console, recording, ended, wish)
+    return ExitStatus[ended.outcome.name.name]
 
 
 def _place(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
@@ -74,18 +71,18 @@ def _place(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
     return cache.absolute() / "container-task" / "replays", ""
 
 
-def _cleaned(output: Output, root: Path, volume: str, host: HostSettings, wish: Wish) -> int:
+def _cleaned(console: Console, root: Path, volume: str, host: HostSettings, wish: Wish) -> int:
     if wish.what is not None:
         raise CommandError("--clean removes what all replays kept: name no run with it")
     removed = asyncio.run(clean(root, volume, host))
-    if output.as_json:
-        output.document({"removed": removed})
+    if console.as_json:
+        console.document({"removed": removed})
     for sentence in removed or [f"nothing was kept in {root}"]:
-        output.line(f"{sentence[0].upper()}{sentence[1:]}.")
+        console.line(f"{sentence[0].upper()}{sentence[1:]}.")
     return ExitStatus.SUCCEEDED
 
 
-def _recording(output: Output, what: str, *, has_api: bool) -> Recording:
+def _recording(console: Console, what: str, *, has_api: bool) -> Recording:
     if what != "-" and not Path(what).is_file():
         return _of_run(what)
     raw = read_json(what)
@@ -94,7 +91,7 @@ def _recording(output: Output, what: str, *, has_api: bool) -> Recording:
     payload = _payload_of(str(raw["jobId"])) if has_api else None
     if payload is not None:
         return recording_of(payload, raw, str(raw["jobId"]))
-    output.say(
+    console.say(
         f"The run's payload cannot be had, so what run.json does not tell is left out: {UNTOLD}."
     )
     return recording_of_run_json(raw)
@@ -128,36 +125,36 @@ def _api_answers() -> bool:
         return False
 
 
-def _tell(output: Output, recording: Recording, ended: Replayed, wish: Wish) -> None:
-    _warn(output, recording, ended)
+def _tell(console: Console, recording: Recording, ended: Replayed, wish: Wish) -> None:
+    _warn(console, recording, ended)
     outcome = ended.outcome
     looks = looks_at(ended, wish.folder) if ended.is_kept else {}
     warning = _secrets_kept(ended)
-    if output.as_json:
-        output.document(_facts(ended) | {"look": looks, "warning": warning})
+    if console.as_json:
+        console.document(_facts(ended) | {"look": looks, "warning": warning})
         return
-    output.say(f"{outcome.name}: {state_message(outcome)}")
+    console.say(f"{outcome.name}: {state_message(outcome)}")
     if wish.keep and not ended.is_kept:
-        output.say("There is no container to keep, as none was made.")
+        console.say("There is no container to keep, as none was made.")
     if ended.is_kept:
         hours = KEPT_FOR.total_seconds() / 3600
-        output.say(f"Kept for {hours:.0f} hours or more. To look inside:")
+        console.say(f"Kept for {hours:.0f} hours or more. To look inside:")
         for what, command in looks.items():
-            output.say(f"  {what:<8} {command}")
+            console.say(f"  {what:<8} {command}")
     if warning:
-        output.say(warning)
+        console.say(warning)
 
 
-def _warn(output: Output, recording: Recording, ended: Replayed) -> None:
+def _warn(console: Console, recording: Recording, ended: Replayed) -> None:
     """Say what may have made it another run than the recorded one."""
     outcome = ended.outcome
     used = outcome.image.id if outcome.image else None
     if recording.image_id and used and used != recording.image_id:
-        output.say(
+        console.say(
             f"The image is another one than the run had: {used} in place of {recording.image_id}."
         )
     if outcome.error and "bind source path does not exist" in outcome.error:
-        output.say(
+        console.say(
             f"The engine does not see {ended.workspace.root}, as it is on another host: replay "
             "there, or name a folder that both see with --folder."
         )

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flows.cli.console import Output
+from flows.cli.console import Console
 from flows.text import shown_lines
 
 # Of a line that does not end: a terminal shows it in parts of so many characters.
@@ -13,9 +13,9 @@ _LONGEST = 64 * 1024
 
 
 @contextmanager
-def shown(output: Output) -> Iterator[Callable[[bytes], None]]:
+def shown(console: Console) -> Iterator[Callable[[bytes], None]]:
     """Takes the output as it comes. Where the answer is JSON, it is a remark."""
-    stream = sys.stderr if output.as_json else sys.stdout
+    stream = sys.stderr if console.as_json else sys.stdout
 
     def write(chunk: bytes) -> None:
         stream.buffer.write(chunk)
@@ -24,7 +24,7 @@ def shown(output: Output) -> Iterator[Callable[[bytes], None]]:
     if not stream.isatty():
         yield write
         return
-    lines = Lines(lambda text: write(shown_lines(text, colours=output.has_colours).encode()))
+    lines = Lines(lambda text: write(shown_lines(text, colours=console.has_colours).encode()))
     try:
         yield lines.write
     finally:

@@ -1,0 +1,111 @@
+"""`container-task status`, `logs` and `open`: what Prefect's API has of a run."""
+
+import os
+import sys
+import webbrowser
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+from rich.markdown import Markdown
+from rich.text import Text
+
+from flows.cli.console import Console, ExitStatus
+from flows.cli.follow import RunLog, show_record, watch
+from flows.cli.prefect_api import connected, run_url
+from flows.cli.runs import find_run, metadata_of, newest_artifact, outcome_name, summary
+from flows.outcome import OutcomeName
+from flows.report.names import REPORT_KEY
+from flows.text import shown_lines
+
+
+def show_status(console: Console, name: str) -> int:
+    """How the run stands or ended: its state, and the report that it made of itself."""
+    with connected() as client:
+        run = find_run(client, name)
+        report, metadata = newest_artifact(client, run, REPORT_KEY), metadata_of(client, run)
+    if console.as_json:
+        console.document(_facts(run, report, metadata))
+        return ExitStatus.SUCCEEDED
+    console.render(_head(run))
+    if report is not None:
+        console.line()
+        if console.is_terminal:
+            console.render(Markdown(shown_lines(report), hyperlinks=False))
+        else:
+            console.line(shown_lines(report.rstrip("\n")))
+    return ExitStatus.SUCCEEDED
+
+
+def show_logs(console: Console, name: str, *, follow: bool = False) -> int:
+    """Print the log, and with `follow` what comes until the run is over."""
+    with connected() as client:
+        run = find_run(client, name)
+        if follow:
+            return watch(client, console, run)
+        for record in RunLog(client.read_logs, run.id).news():
+            show_record(console, record)
+    return ExitStatus.SUCCEEDED
+
+
+def open_page(console: Console, name: str, *, browse: bool = True) -> int:
+    """Print the address of the run's page, and start a browser where a person would see it."""
+    with connected() as client:
+        run = find_run(client, name)
+    address = run_url(run.id)
+    if console.as_json:
+        console.document({"id": str(run.id), "url": address})
+        return ExitStatus.SUCCEEDED
+    console.line(address)
+    if browse and console.is_terminal and _has_screen() and not webbrowser.open(address):
+        console.say("No browser could be started: open the address in one.")
+    return ExitStatus.SUCCEEDED
+
+
+def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[str, Any]:
+    state = run.state
+    return {
+        "id": str(run.id),
+        "name": run.name,
+        "url": run_url(run.id),
+        "outcome": outcome_name(run),
+        "state": {"type": state.type.value, "name": state.name, "message": state.message}
+        if state
+        else None,
+        "createdAt": _time(run.created),
+        "startedAt": _time(run.start_time),
+        "finishedAt": _time(run.end_time),
+        "tags": run.tags,
+        "starts": run.run_count,
+        "run": metadata,
+        "report": report,
+    }
+
+
+def _head(run: FlowRun) -> Text:
+    outcome = outcome_name(run)
+    colour = {None: "yellow", OutcomeName.SUCCEEDED: "green"}.get(outcome, "red")
+    rows = [
+        ("Outcome" if outcome else "State", summary(run)),
+        ("Run", str(run.id)),
+        ("Name", run.name),
+        ("Submitted", _time(run.created)),
+        ("Started", _time(run.start_time)),
+        ("Finished", _time(run.end_time)),
+        ("Address", run_url(run.id)),
+    ]
+    lines = [
+        Text.assemble((f"{name:<11}", "bold"), (shown_lines(value), colour if number == 0 else ""))
+        for number, (name, value) in enumerate(rows)
+        if value is not None
+    ]
+    return Text("\n").join(lines)
+
+
+def _time(moment: Any) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None
+
+
+def _has_screen() -> bool:
+    return sys.platform == "darwin" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )

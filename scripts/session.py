@@ -4,7 +4,9 @@ import argparse
 import fcntl
 import json
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,16 +17,15 @@ from typing import Any
 
 import httpx
 
+from flows.outcome import OutcomeName
 from flows.payload.parse import parse
-from flows.report.sentences import outcome_of_state
 from flows.workspace.folder import Workspace
-from scripts.stack import DEPLOYMENT, FINAL, ROOT, Stack, StackError, end_group, free_port
+from scripts.stack import DEPLOYMENT, ROOT, Stack, StackError, end_group, free_port
 
 HOME = ROOT / ".run"
 KEPT = HOME / "kept.json"
+COMMAND = Path(sys.executable).with_name("container-task")
 _CANCEL_SECONDS = 60.0
-# The last records of a run reach the server after its final state.
-_QUIET_SECONDS = 1.5
 
 
 def main() -> int:
@@ -111,56 +112,61 @@ def _submit(stack: Stack, pids: Mapping[str, int], payload: Any) -> int:
     _say(f"prefect deployment run {DEPLOYMENT} --param payload=…")
     run_id = stack.submit(payload)
     try:
-        flow_run = follow(stack, pids, run_id)
+        ended = follow(stack, pids, run_id)
     except KeyboardInterrupt:
         _cancel(stack, run_id)
         raise
-    return _tell(stack, flow_run, artifacts_subdir)
+    return _tell(stack, run_id, ended, artifacts_subdir)
 
 
 def follow(stack: Stack, pids: Mapping[str, int], run_id: str) -> dict[str, Any]:
-    """Print the log of a flow run until it is over; return the flow run.
+    """Print what `container-task logs --follow` tells of a flow run until it is over; its last
+    record, which has outcome and message.
 
     Raises `StackError` when one of the processes `pids` has ended before.
     """
-    seen: set[str] = set()
-    quiet_since = time.monotonic()
-    while True:
-        for name, pid in pids.items():
-            if not _runs(name, pid):
-                raise StackError(f"The {name} ended before the run did; see {stack.log(name)}")
-        flow_run = stack.flow_run(run_id)
-        # Two processes write to the log: a record that comes late moves others to a higher offset.
-        records = stack.logs(run_id, max(0, len(seen) - 20))
-        fresh = [record for record in records if record["id"] not in seen]
-        for record in fresh:
-            seen.add(record["id"])
-            moment = datetime.fromisoformat(record["timestamp"]).astimezone()
-            print(f"{moment:%H:%M:%S} {record['message']}", flush=True)
-        if fresh or flow_run["state_type"] not in FINAL:
-            quiet_since = time.monotonic()
-        elif time.monotonic() - quiet_since > _QUIET_SECONDS:
-            return flow_run
-        time.sleep(0.5)
+    words = [str(COMMAND), "logs", "--follow", "--json", run_id]
+    ended: list[str] = []
+
+    def end_with_any() -> None:
+        while command.poll() is None:
+            ended.extend(name for name, pid in pids.items() if not _runs(name, pid))
+            if ended:
+                command.terminate()
+            time.sleep(0.5)
+
+    with subprocess.Popen(
+        words, env=stack.environment, stdout=subprocess.PIPE, text=True
+    ) as command:
+        threading.Thread(target=end_with_any, daemon=True).start()
+        try:
+            assert command.stdout is not None
+            record = {"error": "container-task logs ended before the run did"}
+            for record in map(json.loads, command.stdout):
+                if record.get("kind") == "log":
+                    moment = datetime.fromisoformat(record["timestamp"]).astimezone()
+                    print(f"{moment:%H:%M:%S} {record['message']}", flush=True)
+        finally:
+            command.terminate()
+    if ended:
+        raise StackError(f"The {ended[0]} ended before the run did; see {stack.log(ended[0])}")
+    if record.get("kind") != "ended":
+        raise StackError(record.get("error", str(record)))
+    return record
 
 
-def _tell(stack: Stack, flow_run: dict[str, Any], artifacts_subdir: str) -> int:
-    workspace = Workspace(stack.jobs, flow_run["id"])
+def _tell(stack: Stack, run_id: str, ended: Mapping[str, Any], artifacts_subdir: str) -> int:
+    workspace = Workspace(stack.jobs, run_id)
     run_json = workspace.run_json(artifacts_subdir)
     found = run_json.is_file()
     print()
-    print(f"Outcome   {_outcome(flow_run)}: {flow_run['state']['message']}")
+    print(f"Outcome   {ended['outcome']}: {ended['message']}")
     print(f"run.json  {run_json if found else 'none: the run ended before its container'}")
     if found:
         print(f"Output    {workspace.runner_log(artifacts_subdir)}")
         print(f"Stages    {workspace.execute_log}")
-    print(f"UI        {stack.address}/runs/flow-run/{flow_run['id']}")
-    return 0 if flow_run["state_type"] == "COMPLETED" else 1
-
-
-def _outcome(flow_run: dict[str, Any]) -> str:
-    """From the final state alone: files in the job's folder are the task's to write."""
-    return outcome_of_state(flow_run["state_type"], flow_run["state_name"])
+    print(f"UI        {ended['url']}")
+    return 0 if ended["outcome"] == OutcomeName.SUCCEEDED else 1
 
 
 def _cancel(stack: Stack, run_id: str) -> None:

@@ -12,12 +12,18 @@ from uuid import uuid4
 import pytest
 
 from flows.cli.console import Console
-from flows.cli.doctor import host as checkup_host
 from flows.cli.doctor import probe
 from flows.cli.doctor.calls import Call, Cause, refusal
-from flows.cli.doctor.checkup import Check, Finding, Level, Part, carry_out, ok
+from flows.cli.doctor.checkup import Check, Finding, Level, Part, ok, run_checks
 from flows.cli.doctor.command import Examination, chosen
-from flows.cli.doctor.engine import EngineChecks, judge_quiet, probed
+from flows.cli.doctor.engine import EngineChecks, check_tasks, quiet_finding
+from flows.cli.doctor.host import (
+    check_git,
+    check_room,
+    check_settings,
+    check_workdir,
+    room_finding,
+)
 from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
@@ -125,7 +131,7 @@ async def test_checks_run_together_and_none_holds_the_others_up() -> None:
         Check("last", Part.HOST, never, needs=("after",)),
     ]
     heard: list[Sequence[str]] = []
-    found = [each for _, each in await carry_out(checks, heard.append)]
+    found = [each for _, each in await run_checks(checks, heard.append)]
     levels = [each.level.value for each in found]
     assert levels == ["ok", "ok", "fault", "fault", "skipped", "skipped"]
     assert found[2].says == "gave no answer within 0 s"
@@ -151,7 +157,7 @@ async def test_what_another_part_keeps_from_being_looked_at_is_told_with_the_rea
 ) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
     checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1.0))
-    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    found = {each.name: each for _, each in await run_checks(checks, lambda _: None)}
     left_out = found["probe container"]
     assert left_out.level is Level.SKIPPED
     assert left_out.says.startswith("not looked at, because of settings: MOONMIND_WORKER_CPUS")
@@ -164,7 +170,7 @@ async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     checks = chosen(Examination((Part.PREFECT,), DEPLOYMENT, 1))
-    found = {each.name: each for _, each in await carry_out(checks, lambda _: None)}
+    found = {each.name: each for _, each in await run_checks(checks, lambda _: None)}
     assert "Docker Engine" not in found
     assert found["registries"].level is Level.SKIPPED
     assert found["registries"].says.startswith(
@@ -177,19 +183,19 @@ async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
 
 async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
-    found = only(await checkup_host.settings(), Level.FAULT)
+    found = only(await check_settings(), Level.FAULT)
     assert host_mistakes.SETTING.told_by(found)
 
 
 async def test_a_git_that_is_missing_or_old_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert_all_ok(await checkup_host.git())
+    assert_all_ok(await check_git())
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "cannot be run here" in only(await checkup_host.git(), Level.FAULT).says
+    assert "cannot be run here" in only(await check_git(), Level.FAULT).says
     (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.17.1\n")
     (tmp_path / "git").chmod(0o755)
-    found = only(await checkup_host.git(), Level.FAULT)
+    found = only(await check_git(), Level.FAULT)
     assert host_mistakes.OLD_GIT.told_by(found)
 
 
@@ -200,7 +206,7 @@ async def test_a_folder_that_everybody_shares_is_refused(
     shared.mkdir()
     shared.chmod(0o1777)
     monkeypatch.setenv("MOONMIND_WORKDIR", str(shared))
-    found = only(await checkup_host.workdir(), Level.FAULT)
+    found = only(await check_workdir(), Level.FAULT)
     assert f"{shared} is a folder that the users of the host share" in found.says
     assert "MOONMIND_WORKDIR" in found.mend
 
@@ -220,10 +226,10 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
-    found = only(await checkup_host.room(), Level.FAULT)
+    found = only(await check_room(), Level.FAULT)
     assert host_mistakes.FULL_DISK.told_by(found, {str(small_disk): "/work/agent_jobs"})
     (small_disk / "all").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
-    found = only(await checkup_host.workdir(), Level.FAULT)
+    found = only(await check_workdir(), Level.FAULT)
     assert "No space left on device" in found.says
 
 
@@ -238,7 +244,7 @@ async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
     ],
 )
 def test_room_is_judged_by_bytes_and_files(free_bytes: int, free_files: int, level: Level) -> None:
-    assert checkup_host.judge_room("disk", "/srv", free_bytes, free_files).level is level
+    assert room_finding("disk", "/srv", free_bytes, free_files).level is level
 
 
 # The engine.
@@ -251,7 +257,7 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
     with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 2))
-        assert_all_ok([each for _, each in await carry_out(checks, lambda _: None)])
+        assert_all_ok([each for _, each in await run_checks(checks, lambda _: None)])
     assert not host.exists()
 
 
@@ -385,13 +391,13 @@ async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
 def test_a_quiet_connection_is_judged_by_its_length_and_its_end(
     found: Quiet, level: Level, says: str
 ) -> None:
-    judged = judge_quiet(found, 75, "tcp://engine:2375")
+    judged = quiet_finding(found, 75, "tcp://engine:2375")
     assert judged.level is level
     assert says in judged.says
 
 
 def test_the_longest_common_time_out_is_told_to_be_the_longest_that_was_tried() -> None:
-    judged = judge_quiet(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
+    judged = quiet_finding(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
     assert judged.says == "one to tcp://engine:2375 lasted 661 s; longer was not tried"
 
 
@@ -413,7 +419,7 @@ async def test_a_workspace_that_the_engine_does_not_have_is_told(
     subprocess.run(["docker", "volume", "create", volume], check=True, capture_output=True)
     try:
         monkeypatch.setenv("MOONMIND_CONTAINER_WORKSPACE_VOLUME", volume)
-        found = only(await probed(), Level.FAULT)
+        found = only(await check_tasks(), Level.FAULT)
     finally:
         subprocess.run(["docker", "volume", "rm", volume], check=True, capture_output=True)
     assert found.name == probe.WORKSPACE
@@ -427,7 +433,7 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOONMIND_HELPER_IMAGE", "127.0.0.1:9/none:1")
-    found = only(await probed(), Level.FAULT)
+    found = only(await check_tasks(), Level.FAULT)
     assert found.name == probe.IMAGE
     assert "127.0.0.1:9/none:1" in found.says
     assert "MOONMIND_HELPER_IMAGE" in found.mend
@@ -436,12 +442,12 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
 def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
     outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
     where = "/work/agent_jobs"
-    other = probe.judge_workspace(outcome, probe.Seen({"word": ""}, None), words, where)
+    other = probe.workspace_finding(outcome, probe.Seen({"word": ""}, None), words, where)
     assert other.level is Level.FAULT
     assert host_mistakes.OTHER_FOLDER.told_by(other)
-    lost = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
+    lost = probe.workspace_finding(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
     assert "this process does not see in /jobs what a container wrote" in lost.says
-    same = probe.judge_workspace(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")
+    same = probe.workspace_finding(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")
     assert same.level is Level.OK
 
 
@@ -464,13 +470,13 @@ V2 = {
     ],
 )
 def test_limits_that_do_not_hold_are_named(told: dict[str, str], level: Level, says: str) -> None:
-    (found,) = probe.judge_limits(told)
+    found = probe.limits_finding(told)
     assert found.level is level
     assert says in found.says
     assert found.mend or level is Level.OK
 
 
 def test_an_engine_that_is_silent_about_memory_kills_is_told() -> None:
-    found = probe.judge_memory_kill(Outcome(OutcomeName.FAILED, exit_code=137))
+    found = probe.memory_kill_finding(Outcome(OutcomeName.FAILED, exit_code=137))
     assert found.level is Level.WARNING
     assert "ended failed" in found.says

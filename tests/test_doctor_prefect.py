@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,11 +16,10 @@ from prefect_docker import DockerRegistryCredentials
 
 from blocks.policy import ContainerPolicy
 from blocks.storage import ArtifactStorage
-from flows.cli.doctor import blocks as checkup_blocks
-from flows.cli.doctor import server as checkup_prefect
-from flows.cli.doctor.checkup import Finding, Level
-from flows.cli.doctor.engine import judge_clock
-from flows.cli.doctor.server import PrefectChecks
+from flows.cli.doctor.blocks import check_policy, check_registries, check_storage
+from flows.cli.doctor.checkup import Level
+from flows.cli.doctor.engine import clock_finding
+from flows.cli.doctor.server import check_api, check_clock, check_deployment, check_sweep
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.answering import Answering
@@ -43,37 +42,37 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 )
 def test_clocks_that_differ_are_told(apart: timedelta | None, level: Level, says: str) -> None:
     theirs = NOW + apart if apart is not None else None
-    found = judge_clock("clock", "the engine's host", theirs, NOW)
+    found = clock_finding("clock", "the engine's host", theirs, NOW)
     assert found.level is level
     assert says in found.says
 
 
 def test_a_wrong_clock_is_told_with_what_to_do() -> None:
-    found = judge_clock("clock", "the engine's host", NOW + timedelta(minutes=3), NOW)
+    found = clock_finding("clock", "the engine's host", NOW + timedelta(minutes=3), NOW)
     assert host_mistakes.CLOCK.told_by(found)
 
 
 async def test_a_server_with_a_wrong_clock_is_told() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(hours=1, seconds=30), usegmt=True)
     with Answering(200, "true", later) as server, server_at(server.url):
-        found = only(await checkup_prefect.clock(), Level.FAULT)
+        found = only(await check_clock(), Level.FAULT)
     assert re.search(r"the clock of Prefect's server is 36\d\d s ahead of this one's", found.says)
     assert "NTP" in found.mend
 
 
 async def test_no_server_and_one_that_is_away_are_told() -> None:
     with server_at(None):
-        found = only(await checkup_prefect.api(), Level.FAULT)
+        found = only(await check_api(), Level.FAULT)
     assert found.says.startswith("PREFECT_API_URL is not set")
     with server_at("http://127.0.0.1:9/api"):
-        found = only(await checkup_prefect.api(), Level.FAULT)
+        found = only(await check_api(), Level.FAULT)
     real = "http://127.0.0.1:9/api"
     assert host_mistakes.NO_API.told_by(found, {real: "http://prefect.example.org/api"})
 
 
 async def test_a_log_in_that_the_api_refuses_is_told() -> None:
     with Answering(401, "{}") as server, server_at(server.url):
-        found = only(await checkup_prefect.api(), Level.FAULT)
+        found = only(await check_api(), Level.FAULT)
         assert host_mistakes.LOG_IN.told_by(found, {server.url: "http://prefect.example.org/api"})
 
 
@@ -83,18 +82,14 @@ def served(stack: Stack) -> Iterator[Stack]:
         yield stack
 
 
-async def way(deployment: str) -> Sequence[Finding]:
-    return await PrefectChecks(deployment).way()
-
-
 @pytest.mark.server
 async def test_the_way_of_a_run_is_told_where_it_is_open(served: Stack) -> None:
-    assert_all_ok(await way(DEPLOYMENT))
+    assert_all_ok(await check_deployment(DEPLOYMENT))
 
 
 @pytest.mark.server
 async def test_a_deployment_that_is_missing_is_told(served: Stack) -> None:
-    found = only(await way("container-task/none"), Level.FAULT)
+    found = only(await check_deployment("container-task/none"), Level.FAULT)
     assert host_mistakes.NO_DEPLOYMENT.told_by(found)
 
 
@@ -110,14 +105,14 @@ def lonely(served: Stack) -> Iterator[str]:
 async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
     served: Stack, lonely: str
 ) -> None:
-    found = only(await way(lonely), Level.WARNING)
+    found = only(await check_deployment(lonely), Level.WARNING)
     assert host_mistakes.NO_WORKER.told_by(found)
     for change, says, mend in (
         ({"is_paused": True}, "is paused", "prefect work-pool resume lonely"),
         ({"is_paused": False, "concurrency_limit": 0}, "limit of 0", "clear-concurrency-limit"),
     ):
         served.api("PATCH", "/work_pools/lonely", **change).raise_for_status()
-        found = only(await way(lonely), Level.FAULT)
+        found = only(await check_deployment(lonely), Level.FAULT)
         assert says in found.says
         assert mend in found.mend
 
@@ -127,7 +122,7 @@ async def test_a_pool_that_was_deleted_is_told(served: Stack) -> None:
     served.create_pool("gone")
     deployment = served.deploy_to("gone")
     served.api("DELETE", "/work_pools/gone").raise_for_status()
-    found = only(await way(deployment), Level.FAULT)
+    found = only(await check_deployment(deployment), Level.FAULT)
     assert found.says == f"{deployment} has no work pool, or it was deleted"
     assert "prefect work-pool create POOL --type container-task" in found.mend
 
@@ -135,7 +130,7 @@ async def test_a_pool_that_was_deleted_is_told(served: Stack) -> None:
 @pytest.mark.server
 async def test_an_address_that_does_not_end_in_api_is_told(stack: Stack) -> None:
     with server_at(stack.address):
-        found = only(await checkup_prefect.api(), Level.FAULT)
+        found = only(await check_api(), Level.FAULT)
     assert "failed with 404" in found.says
     assert "see whether PREFECT_API_URL ends in /api" in found.mend
 
@@ -144,7 +139,7 @@ async def test_an_address_that_does_not_end_in_api_is_told(stack: Stack) -> None
 async def test_a_pool_of_another_type_is_told(served: Stack) -> None:
     served.create_pool("cloudy", "kubernetes")
     try:
-        found = only(await way(served.deploy_to("cloudy")), Level.FAULT)
+        found = only(await check_deployment(served.deploy_to("cloudy")), Level.FAULT)
     finally:
         served.api("DELETE", "/work_pools/cloudy")
     assert host_mistakes.OTHER_TYPE.told_by(found)
@@ -155,17 +150,17 @@ async def test_a_queue_that_is_paused_is_told(served: Stack, lonely: str) -> Non
     queue = served.api("GET", "/work_pools/lonely/queues/default").json()
     change = {"is_paused": True, "name": queue["name"]}
     served.api("PATCH", "/work_pools/lonely/queues/default", **change).raise_for_status()
-    found = only(await way(lonely), Level.FAULT)
+    found = only(await check_deployment(lonely), Level.FAULT)
     assert host_mistakes.PAUSED.told_by(found)
 
 
 @pytest.mark.server
 async def test_a_sweep_that_nobody_does_is_told(served: Stack) -> None:
-    assert_all_ok(await checkup_prefect.sweep())
+    assert_all_ok(await check_sweep())
     sweep = served.api("GET", "/deployments/name/reap-orphans/docker").json()
     served.api("POST", f"/deployments/{sweep['id']}/pause_deployment").raise_for_status()
     try:
-        found = only(await checkup_prefect.sweep(), Level.WARNING)
+        found = only(await check_sweep(), Level.WARNING)
         assert "has no active schedule" in found.says
     finally:
         served.api("POST", f"/deployments/{sweep['id']}/resume_deployment").raise_for_status()
@@ -201,21 +196,21 @@ class Shelf(WritableFileSystem):
 
 
 async def test_blocks_that_are_not_there_are_no_fault(prefect_api: None) -> None:
-    assert_all_ok(await checkup_blocks.policy())
-    assert_all_ok(await checkup_blocks.storage())
-    assert_all_ok(await checkup_blocks.registries())
+    assert_all_ok(await check_policy())
+    assert_all_ok(await check_storage())
+    assert_all_ok(await check_registries())
 
 
 async def test_the_rules_in_force_are_told(saved: Callable[..., Awaitable[None]]) -> None:
     await saved(ContainerPolicy(allowed_images=["gcc:*"]))
-    assert "images: gcc:*" in only(await checkup_blocks.policy(), Level.OK).says
+    assert "images: gcc:*" in only(await check_policy(), Level.OK).says
 
 
 async def test_a_storage_that_takes_files_is_left_as_it_was(
     saved: Callable[..., Awaitable[None]], tmp_path: Path
 ) -> None:
     await saved(ArtifactStorage(url=f"file://{tmp_path}"))
-    assert_all_ok(await checkup_blocks.storage())
+    assert_all_ok(await check_storage())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,7 +220,7 @@ async def test_a_storage_that_takes_no_files_is_told(
     # Not even root makes a folder in a file.
     (tmp_path / "file").write_text("")
     await saved(ArtifactStorage(url=f"file://{tmp_path}/file/results"))
-    found = only(await checkup_blocks.storage(), Level.FAULT)
+    found = only(await check_storage(), Level.FAULT)
     assert host_mistakes.NO_STORAGE.told_by(found, {f"{tmp_path}/file/results": "/mnt/results"})
 
 
@@ -235,7 +230,7 @@ async def test_a_block_that_removes_nothing_keeps_one_file_however_often_it_is_t
     await saved(Shelf(folder=str(tmp_path)), "mine")
     await saved(ArtifactStorage(block="shelf/mine"))
     for _ in range(2):
-        found = only(await checkup_blocks.storage(), Level.OK)
+        found = only(await check_storage(), Level.OK)
     assert found.says.endswith(
         "; moonmind-doctor.txt stays there, as a block cannot be asked to remove it"
     )
@@ -258,7 +253,7 @@ async def test_half_a_file_that_was_written_does_not_stay(
 ) -> None:
     register_implementation("full", Full, clobber=True)
     await saved(ArtifactStorage(url="full://disk"))
-    found = only(await checkup_blocks.storage(), Level.FAULT)
+    found = only(await check_storage(), Level.FAULT)
     assert "No space left on device" in found.says
     assert Full.store == {}
 
@@ -278,7 +273,7 @@ async def test_a_storage_that_lets_nobody_remove_files_takes_them_all_the_same(
 ) -> None:
     register_implementation("keeping", Keeping, clobber=True)
     await saved(ArtifactStorage(url="keeping://safe"))
-    found = only(await checkup_blocks.storage(), Level.OK)
+    found = only(await check_storage(), Level.OK)
     assert "moonmind-doctor.txt stays there, as it could not be removed (Perm" in found.says
 
 
@@ -286,7 +281,7 @@ async def test_a_storage_of_an_unknown_protocol_is_told(
     saved: Callable[..., Awaitable[None]],
 ) -> None:
     await saved(ArtifactStorage(url="nonsense://bucket"))
-    found = only(await checkup_blocks.storage(), Level.FAULT)
+    found = only(await check_storage(), Level.FAULT)
     assert "the protocol nonsense of nonsense://bucket" in found.says
 
 
@@ -298,12 +293,12 @@ async def test_a_log_in_is_tried_and_a_wrong_one_told_without_its_password(
         username=USER, password=PASSWORD, registry_url=private_registry.host
     )
     await saved(good, "good")
-    assert_all_ok(await checkup_blocks.registries())
+    assert_all_ok(await check_registries())
     bad = DockerRegistryCredentials(
         username=USER, password="wrong-horse", registry_url=private_registry.host
     )
     await saved(bad, "bad")
-    found = only(await checkup_blocks.registries(), Level.FAULT)
+    found = only(await check_registries(), Level.FAULT)
     assert f"the log-in of {USER} to {private_registry.host}, in the block bad, is refused" in (
         found.says
     )
@@ -323,6 +318,6 @@ async def test_a_log_in_that_a_proxy_lets_nobody_try_is_no_fault(
     await saved(credentials, "good")
     with haproxy_at() as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
-        found = only(await checkup_blocks.registries(), Level.WARNING)
+        found = only(await check_registries(), Level.WARNING)
     assert "could not be tried" in found.says
     assert "without a proxy" in found.mend

@@ -114,11 +114,11 @@ def test_the_output_of_a_flood_is_whole_on_disk_and_bounded_in_the_ui(weather: W
 
 def test_whoever_follows_a_run_is_told_of_its_workers_death(processes: Weather) -> None:
     stack = processes.stack
-    pids = {"processes": stack.process("processes").pid, "server": stack.process("server").pid}
+    pids = {"worker": stack.process("processes").pid, "server": stack.process("server").pid}
     run_id = processes.submit(waiting("seq 1 10000; echo went on"))
     until(lambda: WAITS in logs(stack, run_id))
     processes.kill_worker()
-    with pytest.raises(StackError, match=r"processes ended before the run did; see .*\.log"):
+    with pytest.raises(StackError, match=r"worker ended before the run did; see .*\.log"):
         follow(stack, pids, run_id)
     (processes.folder(run_id) / "artifacts/container/go").touch()
     assert processes.end(run_id)["state_type"] == "COMPLETED"

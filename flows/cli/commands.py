@@ -193,10 +193,10 @@ def doctor(
     failed, 1 where one did. It removes what it makes, but for moonmind-doctor.txt where a storage
     lets nobody remove files.
     """
-    from flows.cli.doctor.command import Examination, examined
+    from flows.cli.doctor.command import Examination, examine
 
     asked = Examination(only, deployment, quiet_seconds)
-    return answer(lambda console: examined(console, asked), as_json=json)
+    return answer(lambda console: examine(console, asked), as_json=json)
 
 
 @app.command

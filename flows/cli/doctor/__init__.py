@@ -1,1 +1,11 @@
-"""."""
+"""`container-task doctor`: checks of a host, its engine and its Prefect server before it gets work.
+
+| module | what it has |
+| --- | --- |
+| `command` | which checks are carried out, and how their findings are printed |
+| `checkup` | a check, a finding, and the loop that runs checks side by side |
+| `host` | settings, git, the job folders and their disk |
+| `engine`, `probe` | the Docker Engine, what stands before it, and two small tasks run on it |
+| `server` | Prefect's API, the deployment, its pool, workers and queue, and the sweep |
+| `blocks` | the policy, the storage and the registry log-ins saved in Prefect |
+"""

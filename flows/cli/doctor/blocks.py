@@ -1,4 +1,4 @@
-"""Checks of the blocks that an operator keeps: that they can be read, and that they work."""
+"""Checks of Prefect blocks: the policy, the artifact storage and the registry log-ins."""
 
 import io
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ _UI = "correct the block under Blocks in the UI, or delete it"
 
 
 def block_checks() -> list[Check]:
-    """What is looked at."""
+    """The checks of blocks, of the part `prefect`."""
     return [
-        Check(POLICY, Part.PREFECT, policy, (API,)),
-        Check(STORAGE, Part.PREFECT, storage, (API,), 60),
-        Check(REGISTRIES, Part.PREFECT, registries, (API, ENGINE), 60),
+        Check(POLICY, Part.PREFECT, check_policy, (API,)),
+        Check(STORAGE, Part.PREFECT, check_storage, (API,), 60),
+        Check(REGISTRIES, Part.PREFECT, check_registries, (API, ENGINE), 60),
     ]
 
 
-async def policy() -> Sequence[Finding]:
+async def check_policy() -> Sequence[Finding]:
     """Whether the policy in force can be read."""
     try:
         found = await ContainerPolicy.in_force()
@@ -43,7 +43,7 @@ async def policy() -> Sequence[Finding]:
     return [ok(POLICY, f"images: {images}; networks: {', '.join(rules.allowed_networks)}")]
 
 
-async def storage() -> Sequence[Finding]:
+async def check_storage() -> Sequence[Finding]:
     """Whether the place for results takes a small file, and shows it."""
     try:
         block = await ArtifactStorage.in_force()
@@ -56,7 +56,7 @@ async def storage() -> Sequence[Finding]:
     except StorageError as error:
         return [fault(STORAGE, str(error), "correct the block moonmind-artifact-storage/default")]
     try:
-        return [await in_thread(lambda: _tried(store))]
+        return [await in_thread(lambda: _put_and_remove(store))]
     except Exception as error:  # noqa: BLE001 - of a storage comes almost anything
         says = f"{store.address} does not take files ({explain(error, store.secrets)})"
         mend = "see whether it exists, and whether the block's credentials may write there"
@@ -65,25 +65,25 @@ async def storage() -> Sequence[Finding]:
         await in_thread(store.close)
 
 
-def _tried(store: Store) -> Finding:
+def _put_and_remove(store: Store) -> Finding:
     data = uuid4().hex.encode()
     try:
         # Another doctor may remove it in between, but hardly twice.
-        is_there = any(_is_put(store, data) for _ in range(2))
+        is_stored = any(_put(store, data) for _ in range(2))
     finally:
-        left = _left(store)
-    if not is_there:
+        left = _remove(store)
+    if not is_stored:
         mend = "see whether the address is the one that is meant, and who else writes there"
         return fault(STORAGE, f"{store.address} does not have what was just put there", mend)
     return ok(STORAGE, f"{store.address} takes files{left}")
 
 
-def _is_put(store: Store, data: bytes) -> bool:
+def _put(store: Store, data: bytes) -> bool:
     store.put(_KEY, HashingReader(io.BytesIO(data), len(data), lambda: False))
     return store.has(_KEY, len(data))
 
 
-def _left(store: Store) -> str:
+def _remove(store: Store) -> str:
     """What stays behind, if anything; uploads never remove, so it need not be allowed."""
     try:
         is_gone = store.remove(_KEY)
@@ -95,7 +95,7 @@ def _left(store: Store) -> str:
     return "" if is_gone else f"; {_KEY} stays there, as a block cannot be asked to remove it"
 
 
-async def registries() -> Sequence[Finding]:
+async def check_registries() -> Sequence[Finding]:
     """Whether each saved log-in is one that its registry takes."""
     try:
         saved = await saved_logins()
@@ -103,10 +103,10 @@ async def registries() -> Sequence[Finding]:
         return [fault(REGISTRIES, str(error), _UI)]
     if not saved:
         return [ok(REGISTRIES, "no log-in is saved")]
-    return [await _login(name, login) for name, login in saved]
+    return [await _login_finding(name, login) for name, login in saved]
 
 
-async def _login(name: str, login: Login | CredentialsUnreadable) -> Finding:
+async def _login_finding(name: str, login: Login | CredentialsUnreadable) -> Finding:
     if isinstance(login, CredentialsUnreadable):
         return fault(REGISTRIES, str(login), _UI)
     who = f"the log-in of {login.username} to {login.registry}, in the block {name},"

@@ -1,4 +1,4 @@
-"""Checks of a host before it gets work: what one finds, and how many are carried out at a time.
+"""Checks as data, and asyncio tasks that run them side by side, each after those that it needs.
 
 A check never raises and never hangs: whatever it meets becomes a finding.
 """
@@ -42,9 +42,6 @@ class Finding:
     mend: str = ""
 
 
-Look = Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
-
-
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing to look at, within `seconds`; left out where one that it `needs` has a fault.
@@ -54,7 +51,7 @@ class Check:
 
     name: str
     part: Part
-    look: Look
+    look: Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
     needs: tuple[str, ...] = ()
     seconds: float = _SECONDS
     is_silent: bool = False
@@ -75,44 +72,46 @@ def fault(name: str, says: str, mend: str) -> Finding:
     return Finding(name, Level.FAULT, says, mend)
 
 
-def halves(sentence: str) -> tuple[str, str]:
+def skipped(name: str, says: str, mend: str = "") -> Finding:
+    """It was not looked at."""
+    return Finding(name, Level.SKIPPED, says, mend)
+
+
+def split_advice(sentence: str) -> tuple[str, str]:
     """What an error's sentence says is so, and what to do, which it tells after a semicolon."""
     says, _, mend = sentence.rpartition("; ")
     return (says, mend) if says else (sentence, "")
 
 
-async def carry_out(
+async def run_checks(
     checks: Sequence[Check], tell: Callable[[Sequence[str]], None]
 ) -> list[tuple[Check, Finding]]:
     """Everything that the checks find, in their order; `tell` hears which are still at it."""
     silent = {check.name for check in checks if check.is_silent}
     running: dict[str, asyncio.Task[Sequence[Finding]]] = {}
 
-    async def one(check: Check) -> Sequence[Finding]:
+    async def run(check: Check) -> Sequence[Finding]:
         for need in check.needs:
             for each in await running[need]:
                 if each.level in (Level.FAULT, Level.SKIPPED):
-                    return [_skipped(check.name, need, each if need in silent else None)]
-        return await _bounded(check)
+                    says = f"not looked at, because of {need}"
+                    if need in silent:
+                        return [skipped(check.name, f"{says}: {each.says}", each.mend)]
+                    return [skipped(check.name, says)]
+        return await _within_limits(check)
 
     for check in checks:
-        running[check.name] = asyncio.create_task(one(check))
+        running[check.name] = asyncio.create_task(run(check))
     left = set(running.values())
     while left:
         tell([name for name, task in running.items() if task in left])
         _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-    told = (check for check in checks if not check.is_silent)
-    return [(check, each) for check in told for each in running[check.name].result()]
+    loud = (check for check in checks if not check.is_silent)
+    return [(check, each) for check in loud for each in running[check.name].result()]
 
 
-def _skipped(name: str, need: str, untold: Finding | None) -> Finding:
-    says = f"not looked at, because of {need}"
-    if untold is None:
-        return Finding(name, Level.SKIPPED, says)
-    return Finding(name, Level.SKIPPED, f"{says}: {untold.says}", untold.mend)
-
-
-async def _bounded(check: Check) -> Sequence[Finding]:
+async def _within_limits(check: Check) -> Sequence[Finding]:
+    """What a check finds; a fault where it takes too long or raises."""
     try:
         async with asyncio.timeout(check.seconds):
             return await check.look()
@@ -120,7 +119,7 @@ async def _bounded(check: Check) -> Sequence[Finding]:
         says = f"gave no answer within {check.seconds:.0f} s"
         return [fault(check.name, says, "see whether what it looks at hangs, and look again")]
     except ContainerTaskError as error:
-        says, mend = halves(str(error))
+        says, mend = split_advice(str(error))
         return [fault(check.name, says, mend or _LOOK)]
     except Exception as error:  # noqa: BLE001 - one check must not keep the others from telling
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]

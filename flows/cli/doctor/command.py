@@ -1,4 +1,4 @@
-"""`container-task doctor`: the checks chosen, carried out at a time, and what they found."""
+"""`container-task doctor`: choose the checks, run them, print their findings."""
 
 import asyncio
 from collections import Counter
@@ -11,10 +11,10 @@ from rich.text import Text
 
 from flows.cli.console import Console, ExitStatus
 from flows.cli.doctor.blocks import block_checks
-from flows.cli.doctor.checkup import Check, Finding, Level, carry_out
+from flows.cli.doctor.checkup import Check, Finding, Level, run_checks
 from flows.cli.doctor.engine import EngineChecks
 from flows.cli.doctor.host import host_checks
-from flows.cli.doctor.server import PrefectChecks
+from flows.cli.doctor.server import server_checks
 from flows.text import shown_lines
 
 _COLOURS = {
@@ -34,7 +34,7 @@ class Examination:
     quiet_seconds: float
 
 
-def examined(console: Console, asked: Examination) -> int:
+def examine(console: Console, asked: Examination) -> int:
     """Look, tell what was found, and how to mend each fault."""
     checks = chosen(asked)
     with nullcontext() if console.as_json else console.spinner("Looking") as show:
@@ -43,10 +43,16 @@ def examined(console: Console, asked: Examination) -> int:
             if show:
                 show(f"Looking at {', '.join(names)}")
 
-        found = asyncio.run(carry_out(checks, tell))
-    _tell(console, found)
-    is_bad = any(each.level is Level.FAULT for _, each in found)
-    return ExitStatus.FAILED if is_bad else ExitStatus.SUCCEEDED
+        found = asyncio.run(run_checks(checks, tell))
+    findings = [each for _, each in found]
+    counts = Counter(each.level for each in findings)
+    if console.as_json:
+        told = [{"name": each.name, "part": check.part, **_facts(each)} for check, each in found]
+        console.document({"healthy": not counts[Level.FAULT], "findings": told})
+    else:
+        _print(console, findings)
+        console.line(f"\n{_summary(counts)}\n{_advice(counts)}")
+    return ExitStatus.FAILED if counts[Level.FAULT] else ExitStatus.SUCCEEDED
 
 
 def chosen(asked: Examination) -> list[Check]:
@@ -54,7 +60,7 @@ def chosen(asked: Examination) -> list[Check]:
     checks = [
         *host_checks(),
         *EngineChecks(asked.quiet_seconds).checks(),
-        *PrefectChecks(asked.deployment).checks(),
+        *server_checks(asked.deployment),
         *block_checks(),
     ]
     wanted = frozenset(check.name for check in checks if not asked.only or check.part in asked.only)
@@ -72,34 +78,24 @@ def _needed(wanted: frozenset[str], needs: Mapping[str, Sequence[str]]) -> froze
     return found if found == wanted else _needed(found, needs)
 
 
-def _tell(console: Console, found: Sequence[tuple[Check, Finding]]) -> None:
-    faults = sum(each.level is Level.FAULT for _, each in found)
-    if console.as_json:
-        told = [
-            {
-                "name": each.name,
-                "part": check.part,
-                "level": each.level,
-                "says": each.says,
-                "mend": each.mend,
-            }
-            for check, each in found
-        ]
-        console.document({"healthy": not faults, "findings": told})
-        return
-    findings = [each for _, each in found]
+def _facts(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level, "says": finding.says, "mend": finding.mend}
+
+
+def _print(console: Console, found: Sequence[Finding]) -> None:
+    """A table on a terminal; into a pipe a finding a line, and what to do on the next."""
     if console.is_terminal:
-        console.render(_grid(findings))
-    else:
-        _tell_by_line(console, findings)
-    console.line()
-    counts = Counter(each.level for each in findings)
-    console.line(_summary(counts))
-    console.line(_next(counts))
+        console.render(_grid(found))
+        return
+    width = max(len(each.name) for each in found)
+    for each in found:
+        console.line(f"{each.level:<10}{each.name:<{width}}  {shown_lines(each.says)}")
+        if each.mend:
+            console.line(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}")
 
 
 def _grid(found: Sequence[Finding]) -> Table:
-    """For a person: nothing is wider than the terminal, and each column keeps to itself."""
+    """Nothing is wider than the terminal, and each column keeps to itself."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(max_width=16)
@@ -112,15 +108,6 @@ def _grid(found: Sequence[Finding]) -> Table:
     return grid
 
 
-def _tell_by_line(console: Console, found: Sequence[Finding]) -> None:
-    """For a pipe: a finding a line, and what to do on the next."""
-    width = max(len(each.name) for each in found)
-    for each in found:
-        console.line(f"{each.level:<10}{each.name:<{width}}  {shown_lines(each.says)}")
-        if each.mend:
-            console.line(f"{'':10}{'':{width}}  → {shown_lines(each.mend)}")
-
-
 def _summary(counts: Mapping[Level, int]) -> str:
     told = [
         _count(counts[Level.FAULT], "fault"),
@@ -131,7 +118,7 @@ def _summary(counts: Mapping[Level, int]) -> str:
     return f"{', '.join(told)}."
 
 
-def _next(counts: Mapping[Level, int]) -> str:
+def _advice(counts: Mapping[Level, int]) -> str:
     if counts[Level.FAULT]:
         return "Mend the faults, from the top, and look again."
     if counts[Level.SKIPPED]:

@@ -12,8 +12,8 @@ from prefect.logging import disable_run_logger
 
 from flows.cli.doctor import probe
 from flows.cli.doctor.calls import CALLS, judge_calls
-from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, halves, ok, warning
-from flows.cli.doctor.host import SETTINGS, WORKDIR, judge_room, leaving_nothing
+from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, split_advice, warning
+from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.probe import Pong, Quiet, ping, quiet, refused_calls
 from flows.engine.images.pull import Supply
@@ -58,7 +58,7 @@ class EngineChecks:
             Check(CLOCK, Part.ENGINE, self.clock, needs),
             Check(CALLS, Part.ENGINE, self.calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, probed, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
+            Check(PROBE, Part.ENGINE, check_tasks, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
         ]
 
     async def engine(self) -> Sequence[Finding]:
@@ -67,7 +67,7 @@ class EngineChecks:
             self.pong = pong = await in_thread(ping)
         except EngineError as error:
             mend = "start the engine, or name the right one in DOCKER_HOST"
-            says, advice = halves(str(error))
+            says, advice = split_advice(str(error))
             return [fault(ENGINE, says, f"{mend}; {advice}" if advice else mend)]
         says = f"{pong.server}, API {pong.api_version}, at {pong.address}"
         if tuple(map(int, pong.api_version.split("."))) < _OLDEST_API:
@@ -77,7 +77,7 @@ class EngineChecks:
     async def clock(self) -> Sequence[Finding]:
         """Whether the engine's host and this one agree on the time."""
         assert self.pong is not None
-        return [judge_clock(CLOCK, "the engine's host", self.pong.now, self.pong.asked_at)]
+        return [clock_finding(CLOCK, "the engine's host", self.pong.now, self.pong.asked_at)]
 
     async def calls(self) -> Sequence[Finding]:
         """Whether everything that runs ask of an engine gets through to it."""
@@ -92,7 +92,7 @@ class EngineChecks:
             return [ok(QUIET, "nothing stands before a socket of this host: none was tried")]
         # The engine's clock tells in whole seconds.
         found = await in_thread(lambda: quiet(self._now() + 1, self.quiet_seconds))
-        return [judge_quiet(found, self.quiet_seconds, self.pong.address)]
+        return [quiet_finding(found, self.quiet_seconds, self.pong.address)]
 
     def _now(self) -> float:
         """By the engine's clock, as far as it told."""
@@ -102,7 +102,7 @@ class EngineChecks:
         return (now + (self.pong.now - self.pong.asked_at)).timestamp()
 
 
-def judge_quiet(found: Quiet, wanted_seconds: float, address: str) -> Finding:
+def quiet_finding(found: Quiet, wanted_seconds: float, address: str) -> Finding:
     """What so long a connection means; some proxies forget one without telling either end."""
     lasted = f"{found.seconds:.0f} s"
     if found.is_ended and found.seconds >= wanted_seconds - 2:
@@ -119,7 +119,7 @@ def judge_quiet(found: Quiet, wanted_seconds: float, address: str) -> Finding:
     return warning(QUIET, says, mend)
 
 
-def judge_clock(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:
+def clock_finding(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:
     """What the difference between two clocks means; theirs tells whole seconds."""
     if theirs is None:
         return Finding(name, Level.SKIPPED, f"{whose} tells no time")
@@ -132,46 +132,46 @@ def judge_clock(name: str, whose: str, theirs: datetime | None, ours: datetime) 
     return fault(name, says, mend)
 
 
-async def probed() -> Sequence[Finding]:
+async def check_tasks() -> Sequence[Finding]:
     """Run two small tasks as any task is run, in folders of their own."""
     host = HostSettings.from_environment()
-    with leaving_nothing(host.workdir), disable_run_logger():
+    with without_leftovers(host.workdir), disable_run_logger():
         found = await _looked(host)
         if found[0].level is Level.FAULT:
             return found
-        return [*found, probe.judge_memory_kill(await _greedy(host))]
+        return [*found, probe.memory_kill_finding(await _greedy(host))]
 
 
 async def _looked(host: HostSettings) -> list[Finding]:
     words = uuid4().hex, uuid4().hex
-    payload = probe.looking(host.helper_image, words[1])
+    payload = probe.limits_task(host.helper_image, words[1])
     spec, workspace = _decided(host, payload)
     output = _Kept()
     try:
         await asyncio.to_thread(_fill, workspace, spec, words[0])
         outcome, kept = await _run(spec, workspace, output)
-        told = probe.told(output.text)
+        told = probe.answers(output.text)
         answer = await asyncio.to_thread(_read, workspace.repo / "answer")
     finally:
         await asyncio.to_thread(workspace.remove)
-    image = probe.judge_image(outcome, host.helper_image)
+    image = probe.image_finding(outcome, host.helper_image)
     if image.level is Level.FAULT:
         return [image]
     where = f"{host.workdir} ({host.workspace_volume or 'bind mount'})"
     seen = probe.Seen(told, answer)
-    same = probe.judge_workspace(outcome, seen, words, where)
+    same = probe.workspace_finding(outcome, seen, words, where)
     if same.level is Level.FAULT:
         return [same, image]
     if kept:
         mend = "see MOONMIND_HELPER_IMAGE and files of any owner in docs/operating.md"
         same = warning(probe.WORKSPACE, kept, mend)
     free_bytes = int(told.get("disk_kib") or 0) * 1024
-    room = judge_room(ROOM, "the disk of the engine's images and containers", free_bytes)
-    return [same, image, *probe.judge_limits(told), room]
+    room = room_finding(ROOM, "the disk of the engine's images and containers", free_bytes)
+    return [same, image, probe.limits_finding(told), room]
 
 
 async def _greedy(host: HostSettings) -> Outcome:
-    spec, workspace = _decided(host, probe.greedy(host.helper_image))
+    spec, workspace = _decided(host, probe.memory_task(host.helper_image))
     try:
         await asyncio.to_thread(_fill, workspace, spec, "")
         return (await _run(spec, workspace, _Kept()))[0]

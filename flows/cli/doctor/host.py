@@ -1,4 +1,4 @@
-"""Checks of this host: its settings, git, the folder for jobs and the room in it."""
+"""Checks of this host: `MOONMIND_*` variables, git, the job folders and their disk."""
 
 import asyncio
 import os
@@ -25,16 +25,16 @@ _FEW_FILES = 10_000
 
 
 def host_checks() -> list[Check]:
-    """What is looked at on this host itself."""
+    """The checks of the part `host`."""
     return [
-        Check(SETTINGS, Part.HOST, settings),
-        Check(GIT, Part.HOST, git),
-        Check(WORKDIR, Part.HOST, workdir, needs=(SETTINGS,)),
-        Check(ROOM, Part.HOST, room, needs=(SETTINGS,)),
+        Check(SETTINGS, Part.HOST, check_settings),
+        Check(GIT, Part.HOST, check_git),
+        Check(WORKDIR, Part.HOST, check_workdir, needs=(SETTINGS,)),
+        Check(ROOM, Part.HOST, check_room, needs=(SETTINGS,)),
     ]
 
 
-async def settings() -> Sequence[Finding]:
+async def check_settings() -> Sequence[Finding]:
     """Whether every `MOONMIND_*` variable has a value that it takes."""
     try:
         host = HostSettings.from_environment()
@@ -45,7 +45,7 @@ async def settings() -> Sequence[Finding]:
     return [ok(SETTINGS, f"jobs in {host.workdir}, shown to containers by {how}")]
 
 
-async def git() -> Sequence[Finding]:
+async def check_git() -> Sequence[Finding]:
     """Whether there is a git that can check repositories out."""
     mend = "install git 2.31 or newer for the worker"
     try:
@@ -62,13 +62,13 @@ async def git() -> Sequence[Finding]:
     return [fault(GIT, f"{said or 'what is named git'} is too old for this runner", mend)]
 
 
-async def workdir() -> Sequence[Finding]:
+async def check_workdir() -> Sequence[Finding]:
     """Whether a job's folder can be made and removed."""
     host = HostSettings.from_environment()
     workspace = Workspace(host.workdir, str(uuid4()), host.workspace_volume)
 
     def make() -> None:
-        with leaving_nothing(host.workdir):
+        with without_leftovers(host.workdir):
             try:
                 workspace.create("container")
             finally:
@@ -82,14 +82,16 @@ async def workdir() -> Sequence[Finding]:
     return [ok(WORKDIR, f"{host.workdir} takes them")]
 
 
-async def room() -> Sequence[Finding]:
+async def check_room() -> Sequence[Finding]:
     """How much fits on the disk of the job folders."""
     root = HostSettings.from_environment().workdir
     there = next(each for each in (root, *root.parents) if each.exists())
-    return [judge_room(ROOM, str(root), shutil.disk_usage(there).free, os.statvfs(there).f_favail)]
+    return [
+        room_finding(ROOM, str(root), shutil.disk_usage(there).free, os.statvfs(there).f_favail)
+    ]
 
 
-def judge_room(name: str, where: str, free_bytes: int, free_files: int | None = None) -> Finding:
+def room_finding(name: str, where: str, free_bytes: int, free_files: int | None = None) -> Finding:
     """What so much free space means."""
     mend = "make room there: remove old job folders (docs/storage.md) or unused images"
     says = f"{size(free_bytes)} are free at {where}"
@@ -104,7 +106,7 @@ def judge_room(name: str, where: str, free_bytes: int, free_files: int | None = 
 
 
 @contextmanager
-def leaving_nothing(root: Path) -> Iterator[None]:
+def without_leftovers(root: Path) -> Iterator[None]:
     """Remove the folders that the block makes down to `root`, where nobody uses them."""
     made = [each for each in (root / RUNS_FOLDER, root, *root.parents) if not each.exists()]
     try:

@@ -1,4 +1,4 @@
-"""Two small tasks that try an engine out, and what their ends say of it. Pure.
+"""The payloads of two small tasks that try an engine out, and findings from how they ended.
 
 The first reads a word that the worker wrote and writes one back, and tells which limits it is
 under; the second wants more memory than it may have.
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.cli.doctor.checkup import Finding, fault, halves, ok, warning
+from flows.cli.doctor.checkup import Finding, fault, ok, split_advice, warning
 from flows.outcome import Outcome, OutcomeName
 
 WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
@@ -21,13 +21,22 @@ WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
 _MEMORY_BYTES = 32 * 1024**2
 _CPUS = 0.5
 _PIDS = 64
-_SCRIPT = """
+# Where a container finds its limits of memory, swap, CPU and processes, by the version of cgroup.
+_CGROUP_FILES = {
+    2: ("memory.max", "memory.swap.max", "cpu.max", "pids.max"),
+    1: (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.memsw.limit_in_bytes",
+        "cpu/cpu.cfs_quota_us",
+        "pids/pids.max",
+    ),
+}
+_SCRIPT = f"""
 echo "word=$(cat word)"
 echo "$ANSWER" > answer
-echo "disk_kib=$(df -Pk / | tail -n 1 | awk '{print $4}')"
+echo "disk_kib=$(df -Pk / | tail -n 1 | awk '{{print $4}}')"
 cd /sys/fs/cgroup
-for file in memory.max memory.swap.max cpu.max pids.max memory/memory.limit_in_bytes \
-    memory/memory.memsw.limit_in_bytes cpu/cpu.cfs_quota_us pids/pids.max; do
+for file in {" ".join(name for names in _CGROUP_FILES.values() for name in names)}; do
   if [ -r "$file" ]; then echo "$file=$(cat "$file")"; fi
 done
 """
@@ -41,25 +50,25 @@ class Seen:
     answer: str | None
 
 
-def looking(image: str, answer: str) -> dict[str, Any]:
+def limits_task(image: str, answer: str) -> dict[str, Any]:
     """The payload of the first task."""
     limits = {"memory": _MEMORY_BYTES, "cpus": _CPUS, "pids": _PIDS}
-    return _payload(image, ["sh", "-c", _SCRIPT], env={"ANSWER": answer}, resources=limits)
+    return _task(image, ["sh", "-c", _SCRIPT], env={"ANSWER": answer}, resources=limits)
 
 
-def greedy(image: str) -> dict[str, Any]:
+def memory_task(image: str) -> dict[str, Any]:
     """The payload of the second: dd makes its buffer in memory."""
     command = ["dd", "if=/dev/zero", "of=/dev/null", f"bs={4 * _MEMORY_BYTES}", "count=1"]
-    return _payload(image, command, resources={"memory": _MEMORY_BYTES})
+    return _task(image, command, resources={"memory": _MEMORY_BYTES})
 
 
-def told(output: str) -> dict[str, str]:
+def answers(output: str) -> dict[str, str]:
     """The lines `name=value` of its output."""
     pairs = (line.partition("=") for line in output.splitlines())
     return {name: value for name, found, value in pairs if found}
 
 
-def judge_workspace(outcome: Outcome, seen: Seen, words: tuple[str, str], where: str) -> Finding:
+def workspace_finding(outcome: Outcome, seen: Seen, words: tuple[str, str], where: str) -> Finding:
     """Whether container and worker saw the same folder; `words` are what each was to read."""
     mend = (
         "run the worker on the engine's host with MOONMIND_WORKDIR at the same path on both, or "
@@ -76,44 +85,30 @@ def judge_workspace(outcome: Outcome, seen: Seen, words: tuple[str, str], where:
     return ok(WORKSPACE, f"{where} is the same folder for a container and for this process")
 
 
-def judge_limits(told: Mapping[str, str]) -> list[Finding]:
+def limits_finding(told: Mapping[str, str]) -> Finding:
     """Which limits the kernel of the engine's host holds a container to."""
     version = 2 if "memory.max" in told else 1
-    memory, swap, cpu, pids = (
-        ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
-        if version == 2
-        else (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.memsw.limit_in_bytes",
-            "cpu/cpu.cfs_quota_us",
-            "pids/pids.max",
-        )
-    )
-    quota = str(round(_CPUS * 100_000))
-    missing = [
-        name
-        for name, is_so in (
-            ("memory", told.get(memory) == str(_MEMORY_BYTES)),
-            ("CPU", told.get(cpu, "").split(" ")[0] == quota),
-            ("processes", told.get(pids) == str(_PIDS)),
-        )
-        if not is_so
-    ]
-    if missing:
+    memory, swap, cpu, pids = (told.get(name, "").split(" ")[0] for name in _CGROUP_FILES[version])
+    limits = {
+        "memory": memory == str(_MEMORY_BYTES),
+        "CPU": cpu == str(round(_CPUS * 100_000)),
+        "processes": pids == str(_PIDS),
+    }
+    if missing := [name for name, is_held in limits.items() if not is_held]:
+        says = f"cgroup v{version} of the engine's host holds no container to: {', '.join(missing)}"
         mend = (
             "give the engine these cgroup controllers: a rootless one needs them delegated by "
             "systemd, some kernels need cgroup_enable=memory on their command line"
         )
-        says = f"cgroup v{version} of the engine's host holds no container to: {', '.join(missing)}"
-        return [fault(LIMITS, says, mend)]
-    if told.get(swap) != ("0" if version == 2 else str(_MEMORY_BYTES)):
+        return fault(LIMITS, says, mend)
+    if swap != ("0" if version == 2 else str(_MEMORY_BYTES)):
         says = f"cgroup v{version} limits memory, but not swap: a task may swap beyond its limit"
         mend = "boot the engine's host with swapaccount=1, or without swap"
-        return [warning(LIMITS, says, mend)]
-    return [ok(LIMITS, f"memory, swap, CPU and processes hold, by cgroup v{version}")]
+        return warning(LIMITS, says, mend)
+    return ok(LIMITS, f"memory, swap, CPU and processes hold, by cgroup v{version}")
 
 
-def judge_memory_kill(outcome: Outcome) -> Finding:
+def memory_kill_finding(outcome: Outcome) -> Finding:
     """Whether the engine tells of a task that wanted too much memory."""
     if outcome.name is OutcomeName.OUT_OF_MEMORY:
         return ok(MEMORY_KILLS, "the engine tells of them")
@@ -122,15 +117,15 @@ def judge_memory_kill(outcome: Outcome) -> Finding:
     return warning(MEMORY_KILLS, says, mend)
 
 
-def judge_image(outcome: Outcome, image: str) -> Finding:
+def image_finding(outcome: Outcome, image: str) -> Finding:
     """Whether the image of the runner's own containers can be had."""
     if outcome.name is OutcomeName.IMAGE_ERROR:
-        says, advice = halves(str(outcome.error))
+        says, advice = split_advice(str(outcome.error))
         mend = "load it there, or name one that is there, with a shell, in MOONMIND_HELPER_IMAGE"
         return fault(IMAGE, says, f"{advice}; or {mend}" if advice else mend)
     return ok(IMAGE, f"{image} is there")
 
 
-def _payload(image: str, command: Sequence[str], **container: Any) -> dict[str, Any]:
+def _task(image: str, command: Sequence[str], **container: Any) -> dict[str, Any]:
     settings = {"enabled": True, "image": image, "command": list(command), "timeoutSeconds": 30}
     return {"task": {"container": {**settings, "pullTimeoutSeconds": 60, **container}}}

@@ -30,19 +30,13 @@ Run = Annotated[
     str,
     Parameter(help="A run: its id, the beginning of its id, its name, or its address in the UI."),
 ]
-Json = Annotated[
-    bool,
-    Parameter(
-        name="--json",
-        negative=(),
-        show_default=False,
-        help="Print JSON, and nothing else, on standard output.",
-    ),
-]
 
 
-def _flag(words: str) -> Parameter:
-    return Parameter(negative=(), show_default=False, help=words)
+def _flag(words: str, *names: str) -> Parameter:
+    return Parameter(name=names or None, negative=(), show_default=False, help=words)
+
+
+Json = Annotated[bool, _flag("Print JSON, and nothing else, on standard output.", "--json")]
 
 
 @app.command
@@ -60,10 +54,7 @@ def submit(
     deployment: Annotated[
         str, Parameter(help="The deployment that runs it.")
     ] = "container-task/docker",
-    tag: Annotated[
-        tuple[str, ...],
-        Parameter(help="A tag for the run; may be given again.", negative=(), show_default=False),
-    ] = (),
+    tag: Annotated[tuple[str, ...], _flag("A tag for the run; may be given again.")] = (),
     json: Json = False,
 ) -> int:
     """Start a run for a payload, and print its id, name and address.
@@ -104,10 +95,7 @@ def logs(
     run: Run,
     /,
     *,
-    follow: Annotated[
-        bool,
-        Parameter(alias="-f", negative=(), show_default=False, help="Go on until the run is over."),
-    ] = False,
+    follow: Annotated[bool, _flag("Go on until the run is over.", "--follow", "-f")] = False,
     json: Json = False,
 ) -> int:
     """Print a run's log: what its stages did, and its container's output.
@@ -124,10 +112,7 @@ def open_(
     run: Run,
     /,
     *,
-    print_only: Annotated[
-        bool,
-        Parameter(name="--print", negative=(), show_default=False, help="Start no browser."),
-    ] = False,
+    print_only: Annotated[bool, _flag("Start no browser.", "--print")] = False,
     json: Json = False,
 ) -> int:
     """Print a run's address in the UI, and show it in a browser where a terminal has one."""
@@ -162,10 +147,10 @@ def replay(
     as it comes; neither Prefect's server nor its workers take notice. Values of secrets come from
     their Prefect blocks, or from this environment. The exit status is that of the outcome.
     """
-    from flows.cli.replay.command import Wish, replayed
+    from flows.cli.replay.command import ReplayOptions, replay_run
 
-    wish = Wish(what, keep=keep, clean=clean, folder=folder)
-    return answer(lambda console: replayed(console, wish), as_json=json)
+    options = ReplayOptions(keep=keep, clean=clean, folder=folder)
+    return answer(lambda console: replay_run(console, what, options), as_json=json)
 
 
 @app.command

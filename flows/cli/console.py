@@ -1,9 +1,10 @@
-"""What the command prints: answers on standard output, everything else on standard error.
+"""Standard output for answers, standard error for everything else, and the exit statuses.
 
 Colours and moving lines are for terminals alone, and NO_COLOR is respected. What a container wrote
 is made harmless before a terminal sees it.
 """
 
+import codecs
 import json
 import os
 import sys
@@ -18,6 +19,10 @@ from flows.text import shown_lines
 
 if TYPE_CHECKING:
     import rich.console
+
+
+# Of a line that does not end: a terminal shows it in parts of so many characters.
+_LONGEST = 64 * 1024
 
 
 class ExitStatus(IntEnum):
@@ -98,6 +103,25 @@ class Console:
         self._stdout.print(thing, soft_wrap=not self.is_terminal)
 
     @contextmanager
+    def raw(self) -> Iterator[Callable[[bytes], None]]:
+        """Takes a container's output as it comes: whole into a pipe or a file, and line by line
+        onto a terminal. Where the answer is JSON, it is a remark."""
+        stream = sys.stderr if self.as_json else sys.stdout
+
+        def write(chunk: bytes) -> None:
+            stream.buffer.write(chunk)
+            stream.buffer.flush()
+
+        if not stream.isatty():
+            yield write
+            return
+        lines = _Lines(lambda text: write(shown_lines(text, colours=self.has_colours).encode()))
+        try:
+            yield lines.write
+        finally:
+            lines.end()
+
+    @contextmanager
     def spinner(self, sentence: str) -> Iterator[Callable[[str], None]]:
         """A line that moves on a terminal while the block runs; the value changes what it says."""
         if not self._stderr.is_terminal:
@@ -151,6 +175,31 @@ class Console:
             return
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+
+class _Lines:
+    """Whole lines of a stream that comes in pieces, as an escape that is cut is none."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._decoded = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = ""
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes, and show the lines that they end."""
+        self._pending += self._decoded.decode(chunk)
+        lines, end, rest = self._pending.rpartition("\n")
+        if len(rest) > _LONGEST:
+            lines, end, rest = self._pending, "\n", ""
+        self._pending = rest
+        if end:
+            self._show(f"{lines}\n")
+
+    def end(self) -> None:
+        """Show what did not end in a line of its own."""
+        rest, self._pending = self._pending + self._decoded.decode(b"", final=True), ""
+        if rest:
+            self._show(f"{rest}\n")
 
 
 def answer(command: Callable[[Console], int], *, as_json: bool = False) -> int:

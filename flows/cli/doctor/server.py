@@ -136,14 +136,13 @@ async def _pool_findings(client: PrefectClient, found: DeploymentResponse) -> li
 
 def _pool_finding(pool: WorkPool) -> Finding:
     """Whether a pool gives its work to workers that can do it."""
+    which, command = f"the pool {pool.name}", f"work-pool {{}} {pool.name}"
     if pool.type not in _KINDS:
-        says = f"the pool {pool.name} is of the type {pool.type}, whose workers run no such tasks"
+        says = f"{which} is of the type {pool.type}, whose workers run no such tasks"
         mend = f"delete it, and create it anew with --type {ContainerTaskWorker.type}"
         return fault(POOL, says, mend)
-    if stopped := _if_stopped(POOL, f"the pool {pool.name}", pool, f"work-pool {{}} {pool.name}"):
-        return stopped
-    limit = f", at most {pool.concurrency_limit} runs" if pool.concurrency_limit else ""
-    return ok(POOL, f"{pool.name}, of the type {pool.type}{limit}")
+    says = f"{pool.name}, of the type {pool.type}"
+    return _stopped(POOL, which, pool, command) or ok(POOL, says + _limit(pool))
 
 
 def _workers_finding(pool: str, online: Sequence[str]) -> Finding:
@@ -161,13 +160,15 @@ async def _queue_finding(client: PrefectClient, pool: str, name: str) -> Finding
         mend = f"create it: prefect work-queue create {name} --pool {pool}"
         return fault(QUEUE, f"there is no queue {name} in the pool {pool}", mend)
     which, command = f"the queue {name} of the pool {pool}", f"work-queue {{}} {name} --pool {pool}"
-    if stopped := _if_stopped(QUEUE, which, queue, command):
-        return stopped
-    limit = f", at most {queue.concurrency_limit} runs" if queue.concurrency_limit else ""
-    return ok(QUEUE, f"{name} of {pool}{limit}")
+    says = f"{name} of {pool}{_limit(queue)}"
+    return _stopped(QUEUE, which, queue, command) or ok(QUEUE, says)
 
 
-def _if_stopped(name: str, which: str, what: WorkPool | WorkQueue, command: str) -> Finding | None:
+def _limit(what: WorkPool | WorkQueue) -> str:
+    return f", at most {what.concurrency_limit} runs" if what.concurrency_limit else ""
+
+
+def _stopped(name: str, which: str, what: WorkPool | WorkQueue, command: str) -> Finding | None:
     """Why nothing comes out of it; None where something does."""
     if what.is_paused:
         mend = f"resume it: prefect {command.format('resume')}"

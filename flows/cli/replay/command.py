@@ -1,4 +1,4 @@
-"""`container-task replay`: a run once more, on this machine, with a look inside on demand."""
+"""`container-task replay`: choose what was recorded, run it again, and print how it ended."""
 
 import asyncio
 import os
@@ -14,7 +14,6 @@ from flows.cli.check import read_json
 from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.prefect_api import api_url, connected
 from flows.cli.replay.leftovers import clean
-from flows.cli.replay.output import shown
 from flows.cli.replay.place import Place
 from flows.cli.replay.recording import (
     UNTOLD,
@@ -34,33 +33,40 @@ _HEALTH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be replayed, and how."""
+class ReplayOptions:
+    """The options of the command; `folder` is where replays have their folders."""
 
-    what: str | None
     keep: bool = False
     clean: bool = False
     folder: Path | None = None
 
 
-def replayed(console: Console, wish: Wish) -> int:
+def replay_run(console: Console, what: str | None, options: ReplayOptions) -> int:
     """Run it again and tell how it ended; or remove what earlier replays kept."""
     host = HostSettings.from_environment()
-    root, volume = _place(host, wish.folder)
-    if wish.clean:
-        return _cleaned(console, root, volume, host, wish)
-    if wish.what is None:
+    root, volume = _folder_and_volume(host, options.folder)
+    if options.clean:
+        if what is not None:
+            raise CommandError("--clean removes what all replays kept: name no run with it")
+        removed = asyncio.run(clean(root, volume, host))
+        if console.as_json:
+            console.document({"removed": removed})
+        for sentence in removed or [f"nothing was kept in {root}"]:
+            console.line(f"{sentence[0].upper()}{sentence[1:]}.")
+        return ExitStatus.SUCCEEDED
+    if what is None:
         raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
-    answers = _api_answers()
-    recording = _recording(console, wish.what, has_api=answers)
-    place = Place(root, volume, answers, os.environ)
-    with shown(console) as write:
-        ended = asyncio.run(replay(recording, place, write, console.say, keep=wish.keep))
-    _tell(console, recording, ended, wish)
+    has_api = _api_answers()
+    recording = _recording(console, what, has_api=has_api)
+    place = Place(root, volume, has_api, os.environ)
+    with console.raw() as write:
+        ended = asyncio.run(replay(recording, place, write, console.say, keep=options.keep))
+    _warn(console, recording, ended)
+    _print(console, ended, options)
     return ExitStatus[ended.outcome.name.name]
 
 
-def _place(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
+def _folder_and_volume(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
     """The folder for replays, and the volume that it lies in."""
     if folder is not None:
         return folder.expanduser().absolute(), ""
@@ -71,20 +77,24 @@ def _place(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
     return cache.absolute() / "container-task" / "replays", ""
 
 
-def _cleaned(console: Console, root: Path, volume: str, host: HostSettings, wish: Wish) -> int:
-    if wish.what is not None:
-        raise CommandError("--clean removes what all replays kept: name no run with it")
-    removed = asyncio.run(clean(root, volume, host))
-    if console.as_json:
-        console.document({"removed": removed})
-    for sentence in removed or [f"nothing was kept in {root}"]:
-        console.line(f"{sentence[0].upper()}{sentence[1:]}.")
-    return ExitStatus.SUCCEEDED
+def _api_answers() -> bool:
+    """Whether there is a server whose blocks can be read."""
+    url = api_url()
+    try:
+        return bool(url) and httpx.get(f"{url}/health", timeout=_HEALTH_SECONDS).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _recording(console: Console, what: str, *, has_api: bool) -> Recording:
+    """Of a file with a `run.json` or a payload, or of a run on the server."""
     if what != "-" and not Path(what).is_file():
-        return _of_run(what)
+        if not api_url() and ("/" in what or what.endswith(".json")):
+            raise CommandError(f"there is no file {what}: name a run.json, a payload, or a run")
+        with connected() as client:
+            run = find_run(client, what)
+            payload = run.parameters.get("payload")
+            return recording_of(payload, metadata_of(client, run), str(run.id))
     raw = read_json(what)
     if not is_run_json(raw) or not isinstance(raw, Mapping):
         return recording_of(raw, {}, None)
@@ -97,14 +107,6 @@ def _recording(console: Console, what: str, *, has_api: bool) -> Recording:
     return recording_of_run_json(raw)
 
 
-def _of_run(name: str) -> Recording:
-    if not api_url() and ("/" in name or name.endswith(".json")):
-        raise CommandError(f"there is no file {name}: name a run.json, a payload, or a run")
-    with connected() as client:
-        run = find_run(client, name)
-        return recording_of(run.parameters.get("payload"), metadata_of(client, run), str(run.id))
-
-
 def _payload_of(run_id: str) -> Any:
     """What the run of a run.json was submitted with; None where this server does not know it."""
     try:
@@ -112,37 +114,6 @@ def _payload_of(run_id: str) -> Any:
             return client.read_flow_run(run_id).parameters.get("payload")  # type: ignore[arg-type]
     except (ObjectNotFound, CommandError):
         return None
-
-
-def _api_answers() -> bool:
-    """Whether there is a server whose blocks can be read."""
-    url = api_url()
-    if url is None:
-        return False
-    try:
-        return httpx.get(f"{url}/health", timeout=_HEALTH_SECONDS).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _tell(console: Console, recording: Recording, ended: Replayed, wish: Wish) -> None:
-    _warn(console, recording, ended)
-    outcome = ended.outcome
-    looks = looks_at(ended, wish.folder) if ended.is_kept else {}
-    warning = _secrets_kept(ended)
-    if console.as_json:
-        console.document(_facts(ended) | {"look": looks, "warning": warning})
-        return
-    console.say(f"{outcome.name}: {state_message(outcome)}")
-    if wish.keep and not ended.is_kept:
-        console.say("There is no container to keep, as none was made.")
-    if ended.is_kept:
-        hours = KEPT_FOR.total_seconds() / 3600
-        console.say(f"Kept for {hours:.0f} hours or more. To look inside:")
-        for what, command in looks.items():
-            console.say(f"  {what:<8} {command}")
-    if warning:
-        console.say(warning)
 
 
 def _warn(console: Console, recording: Recording, ended: Replayed) -> None:
@@ -160,26 +131,36 @@ def _warn(console: Console, recording: Recording, ended: Replayed) -> None:
         )
 
 
-def _secrets_kept(ended: Replayed) -> str | None:
-    """What to know of a kept container that was given secrets."""
-    if not ended.is_kept or not ended.hidden:
-        return None
-    return (
-        f"The kept container still holds {', '.join(ended.hidden)} for anyone who may use this "
-        "engine (docker inspect), and so does the image that a shell is made of while it is open: "
-        "push it nowhere, and remove what was kept when you are done."
-    )
-
-
-def _facts(ended: Replayed) -> dict[str, Any]:
+def _print(console: Console, ended: Replayed, options: ReplayOptions) -> None:
     outcome, spec = ended.outcome, ended.spec
-    return {
-        "outcome": outcome.name,
-        "exitCode": outcome.exit_code,
-        "message": state_message(outcome),
-        "image": spec.image,
-        "imageId": outcome.image.id if outcome.image else None,
-        "command": command_summary(spec.command),
-        "container": spec.name if ended.is_kept else None,
-        "folder": str(ended.workspace.folder) if ended.is_kept else None,
-    }
+    looks = looks_at(ended, options.folder) if ended.is_kept else {}
+    warning = None
+    if ended.is_kept and ended.hidden:
+        warning = (
+            f"The kept container still holds {', '.join(ended.hidden)} for anyone who may use this "
+            "engine (docker inspect), and so does the image that a shell is made of while it is "
+            "open: push it nowhere, and remove what was kept when you are done."
+        )
+    if console.as_json:
+        facts = {
+            "outcome": outcome.name,
+            "exitCode": outcome.exit_code,
+            "message": state_message(outcome),
+            "image": spec.image,
+            "imageId": outcome.image.id if outcome.image else None,
+            "command": command_summary(spec.command),
+            "container": spec.name if ended.is_kept else None,
+            "folder": str(ended.workspace.folder) if ended.is_kept else None,
+        }
+        console.document({**facts, "look": looks, "warning": warning})
+        return
+    console.say(f"{outcome.name}: {state_message(outcome)}")
+    if options.keep and not ended.is_kept:
+        console.say("There is no container to keep, as none was made.")
+    if ended.is_kept:
+        hours = KEPT_FOR.total_seconds() / 3600
+        console.say(f"Kept for {hours:.0f} hours or more. To look inside:")
+        for what, command in looks.items():
+            console.say(f"  {what:<8} {command}")
+    if warning:
+        console.say(warning)

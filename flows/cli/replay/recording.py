@@ -1,4 +1,4 @@
-"""What is known of a run that is to be repeated: from its payload, or from its `run.json`. Pure."""
+"""A run that is to be repeated: its payload with image digest and commit, or its `run.json`."""
 
 import copy
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from flows.spec import JOB_ID_PLACEHOLDER
 
 # What a run.json does not tell.
 UNTOLD = "environment, secrets (*** in the command), entrypoint, user, network and caches"
+_ASKED = ("path", "required", "type")
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
     """A payload, and what its run made of it: the image's digest and id, and the commit.
 
-    `job_id` is the run's, where there was one; `is_partial` where the payload is put together from
-    a `run.json`.
+    `job_id` is the run's, where there was one.
     """
 
     payload: Mapping[str, Any]
@@ -26,7 +26,6 @@ class Recording:
     image_id: str | None = None
     commit: str | None = None
     timeout_seconds: int | None = None
-    is_partial: bool = False
 
     def pinned(self) -> dict[str, Any]:
         """The payload for the very same image and commit, where they are known."""
@@ -90,16 +89,7 @@ def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
             "container": {key: value for key, value in container.items() if value is not None},
         },
     }
-    found = recording_of(payload, facts, job_id)
-    return Recording(
-        payload,
-        job_id,
-        found.image_digest,
-        found.image_id,
-        found.commit,
-        found.timeout_seconds,
-        is_partial=True,
-    )
+    return recording_of(payload, facts, job_id)
 
 
 def _resources(limits: object) -> dict[str, Any] | None:
@@ -120,12 +110,8 @@ def _outputs(reported: object) -> list[dict[str, Any]] | None:
     """The outputs that were asked for, without what became of them."""
     if not isinstance(reported, list):
         return None
-    asked = ("path", "required", "type")
-    return [
-        {key: each[key] for key in asked if key in each}
-        for each in reported
-        if isinstance(each, Mapping)
-    ]
+    outputs = (each for each in reported if isinstance(each, Mapping))
+    return [{key: each[key] for key in _ASKED if key in each} for each in outputs]
 
 
 def _text(value: object) -> str | None:

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.cli.console import CommandError, Console, ExitStatus
-from flows.cli.prefect_api import errors_told
+from flows.cli.prefect_api import api_errors
 
 # In an action, in place of Prefect's `block_document_id`: the block's name, or its type and name.
 _BLOCK = "block_document"
@@ -155,7 +155,7 @@ async def deploy(
             # Whoever paused it did so on purpose.
             new = new.model_copy(update={"enabled": old.enabled})
         try:
-            yield await _put(client, new, old), each.name
+            yield await _create_or_update(client, new, old), each.name
         except PrefectHTTPStatusError as error:
             if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
@@ -182,7 +182,9 @@ def _blocks(specs: Iterable[AutomationSpec]) -> list[str]:
     return sorted(set[str]().union(*(each.blocks for each in specs)))
 
 
-async def _put(client: PrefectClient, new: AutomationCore, old: Automation | None) -> str:
+async def _create_or_update(
+    client: PrefectClient, new: AutomationCore, old: Automation | None
+) -> str:
     if old is None:
         await client.create_automation(new)
         return "created"
@@ -224,15 +226,15 @@ async def _block_id(client: PrefectClient, name: str, specs: Iterable[Automation
 
 def deploy_files(console: Console, names: Sequence[str]) -> int:
     """Deploy what the files say; a line for each automation."""
-    specs = [each for name in names for each in _read(name)]
+    specs = [each for name in names for each in _parse_files(name)]
     if not specs:
         raise AutomationRefused("name files or folders of YAML, such as examples/automations")
-    with errors_told():
-        asyncio.run(_deploy(console, specs))
+    with api_errors():
+        asyncio.run(_deploy_and_tell(console, specs))
     return ExitStatus.SUCCEEDED
 
 
-def _read(name: str) -> Iterator[AutomationSpec]:
+def _parse_files(name: str) -> Iterator[AutomationSpec]:
     if name == "-":
         yield from parse_automations("standard input", sys.stdin.read())
         return
@@ -247,7 +249,7 @@ def _read(name: str) -> Iterator[AutomationSpec]:
         yield from parse_automations(str(path), text)
 
 
-async def _deploy(console: Console, specs: list[AutomationSpec]) -> None:
+async def _deploy_and_tell(console: Console, specs: list[AutomationSpec]) -> None:
     async with get_client() as client:
         async for done, name in deploy(client, specs):
             console.line(f"{done} {name}")

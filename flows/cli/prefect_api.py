@@ -48,6 +48,7 @@ def run_url(run_id: object) -> str:
 
 def unreachable(url: str, error: Exception) -> str:
     """Why the API gave no answer that is one, and what to do."""
+    said = _detail(error)
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -56,21 +57,21 @@ def unreachable(url: str, error: Exception) -> str:
                 "PREFECT_API_AUTH_STRING to user:password, or PREFECT_API_KEY for Prefect Cloud"
             )
         return (
-            f"Prefect's API at {url} failed with {status}: {_said(error)}; look into the server's "
-            "log, and see whether PREFECT_API_URL ends in /api"
+            f"Prefect's API at {url} failed with {status}: {said}; look into the server's log, and "
+            "see whether PREFECT_API_URL ends in /api"
         )
     if isinstance(error, httpx.TransportError):
         return (
-            f"Prefect's API at {url} does not answer ({_said(error)}): check that the server runs "
-            "and that PREFECT_API_URL names it"
+            f"Prefect's API at {url} does not answer ({said}): check that the server runs and that "
+            "PREFECT_API_URL names it"
         )
     return (
-        f"what answers at {url} is no API of Prefect's ({_said(error)}): check PREFECT_API_URL, "
-        "which ends in /api"
+        f"what answers at {url} is no API of Prefect's ({said}): check PREFECT_API_URL, which ends "
+        "in /api"
     )
 
 
-def _said(error: Exception) -> str:
+def _detail(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "its answer has another shape"
     if isinstance(error, PrefectHTTPStatusError):
@@ -79,8 +80,8 @@ def _said(error: Exception) -> str:
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """From its block comes a `CommandError` for whatever the API does wrong; `ObjectNotFound` is
+def api_errors() -> Iterator[None]:
+    """Raises a `CommandError` for whatever the API does wrong in the block; `ObjectNotFound` is
     the caller's to explain."""
     url = api_url()
     if url is None:
@@ -94,8 +95,8 @@ def errors_told() -> Iterator[None]:
 
 @contextmanager
 def connected() -> Iterator[SyncPrefectClient]:
-    """A client of the API, whose errors are those of `errors_told`."""
-    with errors_told(), get_client(sync_client=True) as client:
+    """A client of the API, whose errors are those of `api_errors`."""
+    with api_errors(), get_client(sync_client=True) as client:
         yield client
 
 

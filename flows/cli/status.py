@@ -71,9 +71,9 @@ def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[s
         "state": {"type": state.type.value, "name": state.name, "message": state.message}
         if state
         else None,
-        "createdAt": _time(run.created),
-        "startedAt": _time(run.start_time),
-        "finishedAt": _time(run.end_time),
+        "createdAt": _iso(run.created),
+        "startedAt": _iso(run.start_time),
+        "finishedAt": _iso(run.end_time),
         "tags": run.tags,
         "starts": run.run_count,
         "run": metadata,
@@ -88,9 +88,9 @@ def _head(run: FlowRun) -> Text:
         ("Outcome" if outcome else "State", summary(run)),
         ("Run", str(run.id)),
         ("Name", run.name),
-        ("Submitted", _time(run.created)),
-        ("Started", _time(run.start_time)),
-        ("Finished", _time(run.end_time)),
+        ("Submitted", _iso(run.created)),
+        ("Started", _iso(run.start_time)),
+        ("Finished", _iso(run.end_time)),
         ("Address", run_url(run.id)),
     ]
     lines = [
@@ -101,7 +101,7 @@ def _head(run: FlowRun) -> Text:
     return Text("\n").join(lines)
 
 
-def _time(moment: Any) -> str | None:
+def _iso(moment: Any) -> str | None:
     return moment.isoformat(timespec="seconds") if moment else None
 
 

@@ -221,7 +221,9 @@ def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
 
 
 def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, written: Any) -> None:
-    process = started(stack, "submit", written(shell("echo begun; sleep 60")), "--watch")
+    process = started(
+        stack, "submit", written(shell("echo begun; sleep 60", stopGraceSeconds=1)), "--watch"
+    )
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -238,7 +240,12 @@ def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, writte
 def test_an_interrupt_cancels_the_run_where_that_is_asked_for(
     stack: Stack, written: Any, inherited: signal.Handlers
 ) -> None:
-    words = ("submit", written(shell("echo begun; sleep 60")), "--watch", "--cancel-on-interrupt")
+    words = (
+        "submit",
+        written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
+        "--watch",
+        "--cancel-on-interrupt",
+    )
     process = started(stack, *words, on_interrupt=inherited)
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)

@@ -29,7 +29,13 @@ def test_clean_leaves_what_runs_and_what_another_folder_has(
 ) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     process = subprocess.Popen(
-        [COMMAND, "replay", written(shell("echo begun; sleep 60")), "--folder", str(other)],
+        [
+            COMMAND,
+            "replay",
+            written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
+            "--folder",
+            str(other),
+        ],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,7 +57,13 @@ def test_clean_leaves_what_runs_and_what_another_folder_has(
 def test_what_a_killed_replay_left_is_cleaned(here: Here, written: Any, tmp_path: Path) -> None:
     folder = tmp_path / "replays"
     process = subprocess.Popen(
-        [COMMAND, "replay", written(shell("echo begun; sleep 60")), "--folder", str(folder)],
+        [
+            COMMAND,
+            "replay",
+            written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
+            "--folder",
+            str(folder),
+        ],
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,

@@ -7,6 +7,7 @@ Glue that Prefect can show. What a task means is decided in `flows.spec`, how it
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -35,11 +36,9 @@ from flows.payload.parse import PAYLOAD, secrets_of
 from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
 from flows.report.sentences import stage_name, state_message, state_name
-from flows.runtime.attempts import (
-    execute_attempt,
-    finish_attempt,
-)
-from flows.runtime.cancellation import Interrupt, Stop, Why, stop_of
+from flows.runtime.attempts import execute_attempt, finish_attempt
+from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Job, injectable, injected
 from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
@@ -53,6 +52,7 @@ T = TypeVar("T")
 _ASK_SECONDS = 20.0
 
 
+@injectable
 @flow(
     name=FLOW_NAME,
     flow_run_name=lambda: run_name(runtime.flow_run.parameters.get("payload")),
@@ -72,87 +72,99 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     Args:
         payload: Which image and command to run, and in what surroundings.
     """
+    raw: object = payload
+    raw = None if raw is PydanticUndefined else raw
     try:
         host = HostSettings.from_environment()
         store = AttemptStore(host.workdir, str(runtime.flow_run.id))
-        given: object = payload
-        return await _until_stopped(None if given is PydanticUndefined else given, store)
+        job = Job(store, get_run_logger(), injected().open_engine, secrets_of(raw))
+        return await _until_canceled(job, raw)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))
 
 
-async def _until_stopped(payload: object, store: AttemptStore) -> State[Any]:
-    """The run's state, also where a worker that carries it in its own process stops it."""
-    stop = stop_of(store.job_id) or Stop()
+async def _until_canceled(job: Job, payload: object) -> State[Any]:
+    """The run's state, also where the worker in whose process it runs ends it."""
+    cancellation = injected().cancellation or Cancellation()
     try:
-        return await stop.reaches(_in_turn(payload, store))
+        return await cancellation.cancels(_in_turn(job, payload))
     except asyncio.CancelledError:
-        if stop.why is None:
+        if cancellation.reason is None:
             raise
-        if stop.why is Why.HAND_OVER:
+        if cancellation.reason is Reason.HAND_OVER:
             return AwaitingRetry(message="Its worker stopped; the next one takes over.")
-        return await _canceled_state(store)
+        return await _canceled_state(job)
 
 
-async def _canceled_state(store: AttemptStore) -> State[Any]:
+async def _canceled_state(job: Job) -> State[Any]:
     """The state of a run that was stopped on somebody's word, whatever it was doing."""
-    logger, context = get_run_logger(), FlowRunContext.get()
+    context = FlowRunContext.get()
     try:
-        await settle(store, CANCELED, logger, context.flow_run if context else None)
+        await settle(job, CANCELED, context.flow_run if context else None)
     except Exception as error:  # noqa: BLE001 - canceled it is; the sweep tells what is missing
-        logger.warning("What is left of the run is for the sweep: %s", error)
-    attempt = store.last()
+        job.logger.warning("What is left of the run is for the sweep: %s", error)
+    attempt = job.store.last()
     if attempt is None or attempt.executed is None:
         return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
     return Cancelled(message=state_message(attempt.outcome))
 
 
-async def _in_turn(payload: object, store: AttemptStore) -> State[Any]:
-    async with store.held_in_turn():
-        return await _attempts(payload, store)
+async def _in_turn(job: Job, payload: object) -> State[Any]:
+    async with job.store.held_in_turn():
+        return await _ended_before(job) or await _attempts(job, payload)
 
 
-async def _attempts(payload: object, store: AttemptStore) -> State[Any]:
+async def _ended_before(job: Job) -> State[Any] | None:
+    """The state of a run whose earlier process died, or is about to tell, between the end and its
+    state; None where there is something to do."""
+    newest, attempts = job.store.last(), job.store.attempts()
+    if newest is None or not newest.published or is_retried(attempts, newest.prepared.retry):
+        return None
+    return None if await _is_asked_for_again() else _final_state(newest.outcome, newest)
+
+
+async def _attempts(job: Job, payload: object) -> State[Any]:
     """One attempt after another, as long as the payload's retry rules allow."""
-    newest, known = store.last(), store.attempts()
-    is_done = newest and newest.published and not is_retried(known, newest.prepared.retry)
-    if newest is not None and is_done and not await _is_asked_for_again():
-        # An earlier process died, or is about to tell, between the end and its state.
-        return _final_state(newest.outcome, newest)
     while True:
-        attempt = await _result(prepare(payload, store))
+        attempt = await _attempt(job, payload)
         if isinstance(attempt, Outcome):
             return _final_state(attempt)
-        if attempt.executed is None:
-            attempt = await _executed(attempt, store)
-        # Prefect's types know no `return_state` of an async task.
-        published: State[Attempt] = await publish(attempt, store, return_state=True)  # type: ignore[misc]
-        if published.is_completed():
-            attempt = await published.aresult()
-        else:
-            # The outcome stands, whatever became of its publication.
-            get_run_logger().warning("The results could not be published: %s", published.message)
-            store.close(attempt)
-        attempts = store.attempts()
+        attempts = job.store.attempts()
         if not is_retried(attempts, attempt.prepared.retry):
             return _final_state(attempt.outcome, attempt)
         seconds = backoff_seconds(attempts)
-        get_run_logger().info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
+        job.logger.info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
         await asyncio.sleep(seconds)
 
 
+async def _attempt(job: Job, payload: object) -> Attempt | Outcome:
+    """One attempt through its three stages; the outcome alone where it could not be prepared."""
+    attempt = await _result(prepare(payload, job))
+    if isinstance(attempt, Outcome):
+        return attempt
+    if attempt.executed is None:
+        attempt = await _executed(attempt, job)
+    # Prefect's types know no `return_state` of an async task.
+    published: State[Attempt] = await publish(attempt, job, return_state=True)  # type: ignore[misc]
+    if published.is_completed():
+        return await published.aresult()
+    # The outcome stands, whatever became of its publication.
+    job.logger.warning("The results could not be published: %s", published.message)
+    return job.store.close(attempt)
+
+
 @task(name="prepare", task_run_name="prepare", cache_policy=NO_CACHE, persist_result=False)
-async def prepare(payload: object, store: AttemptStore) -> Attempt | Outcome:
+async def prepare(payload: object, job: Job) -> Attempt | Outcome:
     """Judge the payload, decide what will run, make the job's folder and checkout.
 
     An attempt that an earlier process left unfinished is taken up as it is. Returns the outcome
     instead where the run ends here.
     """
-    unfinished = store.last()
+    unfinished = job.store.last()
     if unfinished is not None and not unfinished.published and _may_go_on(unfinished):
         return unfinished
     try:
-        return await prepare_attempt(payload, store, get_run_logger())
+        return await prepare_attempt(payload, _in_task(job))
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
@@ -169,34 +181,27 @@ async def prepare(payload: object, store: AttemptStore) -> Attempt | Outcome:
     on_completion=[tell_finished],
     on_failure=[tell_finished],
 )
-async def execute(attempt: Attempt, store: AttemptStore) -> Attempt:
+async def execute(attempt: Attempt, job: Job) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
-    spec = attempt.prepared.spec
+    job, spec = _in_task(job), attempt.prepared.spec
     flow_gives_up_at = time.monotonic() + flow_seconds(spec) - 1
 
-    async def who_cancels() -> StoppedBy | None:
-        return None if time.monotonic() > flow_gives_up_at else await _canceled()
+    async def meaning() -> Reason:
+        # What is over time, the flow finishes.
+        return Reason.HAND_OVER if time.monotonic() > flow_gives_up_at else await _why_cancelled()
 
-    interrupt = Interrupt(who_cancels)
+    cancellation = Cancellation(meaning)
     limit = asyncio.get_running_loop().call_later(
-        execute_seconds(spec), interrupt.request, StoppedBy.DEADLINE
+        execute_seconds(spec), cancellation.request, Reason.DEADLINE
     )
     try:
-        executed = await execute_attempt(
-            store,
-            attempt,
-            get_run_logger(),
-            secrets=secrets_of(_raw_payload()),
-            interrupt=interrupt,
-        )
+        executed = await execute_attempt(job, attempt, cancellation)
     finally:
         limit.cancel()
     if executed.outcome.name is OutcomeName.CANCELED:
         # The cancellation was held back for the container's sake. What is due to the user is
         # delivered here: Prefect runs no further stage.
-        await publish_attempt(
-            store, executed, get_run_logger(), upload_seconds=UPLOAD_CANCELED_SECONDS
-        )
+        await publish_attempt(job, executed, upload_seconds=UPLOAD_CANCELED_SECONDS)
         raise asyncio.CancelledError
     return _named(executed, executed.outcome)
 
@@ -208,29 +213,29 @@ async def execute(attempt: Attempt, store: AttemptStore) -> Attempt:
     persist_result=False,
     timeout_seconds=PUBLISH_SECONDS,
 )
-async def publish(attempt: Attempt, store: AttemptStore) -> Attempt:
+async def publish(attempt: Attempt, job: Job) -> Attempt:
     """Write `run.json` and the artifacts that the Prefect UI shows."""
-    return await publish_attempt(store, attempt, get_run_logger())
+    return await publish_attempt(_in_task(job), attempt)
 
 
-async def _executed(attempt: Attempt, store: AttemptStore) -> Attempt:
+async def _executed(attempt: Attempt, job: Job) -> Attempt:
     """The attempt with its outcome, also where the execute task outlives its own limit."""
     try:
         async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
-            return await _result(execute(attempt, store))
+            return await _result(execute(attempt, job))
     except TimeoutError:
-        newest, secrets = store.last() or attempt, secrets_of(_raw_payload())
-        return await finish_attempt(store, newest, get_run_logger(), OVERDUE, secrets=secrets)
+        return await finish_attempt(job, job.store.last() or attempt, OVERDUE)
+
+
+def _in_task(job: Job) -> Job:
+    """The same job, as a task's own logger tells of it."""
+    return replace(job, logger=get_run_logger())
 
 
 def _may_go_on(unfinished: Attempt) -> bool:
     """Whether an attempt can be taken up. One that an earlier version decided, without noting the
     policy, and that never began, is decided anew."""
     return unfinished.began or unfinished.prepared.policy is not None
-
-
-def _raw_payload() -> object:
-    return runtime.flow_run.parameters.get("payload")
 
 
 async def _is_asked_for_again() -> bool:
@@ -240,25 +245,25 @@ async def _is_asked_for_again() -> bool:
     return any(state.is_final() and not state.is_crashed() for state in states)
 
 
-async def _canceled() -> StoppedBy | None:
-    """Whether a run that is told to end was canceled, or leaves its container to be adopted.
+async def _why_cancelled() -> Reason:
+    """Whether a run that asyncio cancels was canceled, or leaves its container to be adopted.
 
     A run that nobody would start again was; so was one that somebody cancelled. One whose worker
     shuts down leaves it.
     """
     if runtime.flow_run.id is None or runtime.deployment.id is None:
-        return StoppedBy.CANCEL
-    stop = stop_of(str(runtime.flow_run.id))
-    if stop is not None and stop.why is not None:
-        return StoppedBy.CANCEL if stop.why is Why.CANCEL else None
+        return Reason.CANCEL
+    cancellation = injected().cancellation
+    if cancellation is not None and cancellation.reason is not None:
+        return cancellation.reason
     try:
         async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
             state = (await client.read_flow_run(runtime.flow_run.id)).state
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
         get_run_logger().warning("Could not ask whether the run was cancelled: %s", error)
-        return None
+        return Reason.HAND_OVER
     is_canceled = state is not None and (state.is_cancelling() or state.is_cancelled())
-    return StoppedBy.CANCEL if is_canceled else None
+    return Reason.CANCEL if is_canceled else Reason.HAND_OVER
 
 
 def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:

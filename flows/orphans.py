@@ -10,11 +10,13 @@ host can tell of is left to it.
 from prefect import flow, get_client, get_run_logger
 
 from flows.engine.docker.engine import DockerEngine
+from flows.runtime.context import injectable, injected
 from flows.settings import HostSettings
 from flows.worker.cleanup import tidy
 from flows.worker.sweep import sweep
 
 
+@injectable
 @flow(name="reap-orphans", persist_result=False)
 async def reap_orphans(dry_run: bool = False) -> list[str]:
     """End or restart runs whose process died on this host, and remove what nobody owns.
@@ -26,6 +28,7 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
         What was done, or would be, a sentence each.
     """
     async with get_client() as client, DockerEngine() as engine:
-        host, logger = HostSettings(), get_run_logger()
-        done = await sweep(client, host, engine, logger, dry_run=dry_run)
-        return done + await tidy(client, host, engine, logger, dry_run=dry_run)
+        looking = client, HostSettings(), engine, get_run_logger()
+        is_carried = injected().is_carried
+        done = await sweep(*looking, dry_run=dry_run, is_carried=is_carried)
+        return done + await tidy(*looking, dry_run=dry_run, is_carried=is_carried)

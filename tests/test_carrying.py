@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Scheduled
 
 from flows.payload.parse import parse
-from flows.runtime.cancellation import Stop, Why, carry, put_down
-from flows.runtime.store import AttemptStore, known_jobs
+from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.store import known_jobs
 from flows.settings import HostSettings
 from flows.worker.in_process import BrokenOff, Carrier, NotOurs
 
@@ -54,7 +54,7 @@ async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
     client: PrefectClient, carrier: Carrier
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
-    await carrier.carry(client, run, Stop(), LOGGER)
+    await carrier.carry(client, run, Cancellation(), LOGGER)
     assert await final(client, run.id) == "Rejected"
 
 
@@ -62,11 +62,10 @@ async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_can
     client: PrefectClient, carrier: Carrier
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
-    stop = carry(str(run.id))
-    stop.request(Why.CANCEL)
+    cancellation = Cancellation()
+    cancellation.request(Reason.CANCEL)
     await client.set_flow_run_state(run.id, Cancelling(), force=True)
-    await carrier.carry(client, run, stop, LOGGER)
-    put_down(str(run.id))
+    await carrier.carry(client, run, cancellation, LOGGER)
     assert await final(client, run.id) == "Cancelled"
 
 
@@ -75,14 +74,14 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
 
-    async def cancelled_meanwhile(payload: object, store: AttemptStore, logger: object) -> None:
+    async def cancelled_meanwhile(payload: object, job: object) -> None:
         async with get_client() as another:
             await another.set_flow_run_state(run.id, Cancelling(), force=True)
         parse(payload)
 
     monkeypatch.setattr("flows.container_task.prepare_attempt", cancelled_meanwhile)
     monkeypatch.setattr("flows.container_task._final_state", lambda _: Completed())
-    await carrier.carry(client, run, Stop(), LOGGER)
+    await carrier.carry(client, run, Cancellation(), LOGGER)
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert (state.name, state.message) == (
@@ -98,7 +97,7 @@ async def test_a_deployment_that_was_deleted_names_no_flow(
     assert run.deployment_id is not None
     await client.delete_deployment(run.deployment_id)
     with pytest.raises(NotOurs, match="was deleted"):
-        await carrier.carry(client, run, Stop(), LOGGER)
+        await carrier.carry(client, run, Cancellation(), LOGGER)
 
 
 async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
@@ -107,10 +106,10 @@ async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
     run = await submitted(client, "flows.container_task.container_task")
     await client.delete_flow_run(run.id)
     with pytest.raises(BrokenOff, match="not found"):
-        await carrier.carry(client, run, Stop(), LOGGER)
+        await carrier.carry(client, run, Cancellation(), LOGGER)
     assert str(run.id) in known_jobs(HostSettings().workdir), "noted before the flow's first step"
     after = await submitted(client, "flows.container_task.container_task")
-    await carrier.carry(client, after, Stop(), LOGGER)
+    await carrier.carry(client, after, Cancellation(), LOGGER)
     assert await final(client, after.id) == "Rejected"
 
 
@@ -118,5 +117,6 @@ async def test_a_run_without_a_deployment_is_not_ours(
     client: PrefectClient, carrier: Carrier
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
+    without = run.model_copy(update={"deployment_id": None})
     with pytest.raises(NotOurs, match="no deployment"):
-        await carrier.carry(client, run.model_copy(update={"deployment_id": None}), Stop(), LOGGER)
+        await carrier.carry(client, without, Cancellation(), LOGGER)

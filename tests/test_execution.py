@@ -12,7 +12,7 @@ from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, contain
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.runtime.cancellation import Interrupt
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.execution import Notes, run
 from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine
@@ -107,49 +107,46 @@ async def test_a_missing_working_directory_fails_before_the_start() -> None:
     assert "start" not in engine.calls
 
 
-async def begun(engine: FakeEngine, task: ContainerSpec, interrupt: Interrupt) -> Any:
+async def begun(engine: FakeEngine, task: ContainerSpec, cancellation: Cancellation) -> Any:
     """A run that waits for its container."""
-    running = asyncio.create_task(run(engine, task, Nowhere(), interrupt=interrupt))
+    running = asyncio.create_task(run(engine, task, Nowhere(), cancellation=cancellation))
     while "wait" not in engine.calls:
         await asyncio.sleep(0)
     return running
 
 
 @pytest.mark.parametrize(
-    ("why", "name"),
-    [
-        (StoppedBy.CANCEL, OutcomeName.CANCELED),
-        (StoppedBy.DEADLINE, OutcomeName.TIMED_OUT),
-    ],
+    ("reason", "name"),
+    [(Reason.CANCEL, OutcomeName.CANCELED), (Reason.DEADLINE, OutcomeName.TIMED_OUT)],
 )
 async def test_a_run_that_is_interrupted_stops_its_container_and_says_why(
-    why: StoppedBy, name: OutcomeName
+    reason: Reason, name: OutcomeName
 ) -> None:
-    engine, interrupt = busybox(), Interrupt()
-    running = await begun(engine, spec("sleep", "60"), interrupt)
-    interrupt.request(why)
-    interrupt.request(StoppedBy.OUTSIDE)
+    engine, cancellation = busybox(), Cancellation()
+    running = await begun(engine, spec("sleep", "60"), cancellation)
+    cancellation.request(reason)
+    cancellation.request(Reason.HAND_OVER)
     outcome = await running
-    assert (outcome.name, outcome.stopped_by) == (name, why)
+    assert (outcome.name, outcome.stopped_by) == (name, reason.stopped_by)
     assert outcome.exit_code == 143
     assert engine.containers == {}
 
 
 async def test_a_run_that_is_cancelled_stops_its_container() -> None:
     engine = busybox()
-    running = await begun(engine, spec("sleep", "60"), Interrupt())
+    running = await begun(engine, spec("sleep", "60"), Cancellation())
     running.cancel()
     outcome = await running
     assert (outcome.name, outcome.exit_code) == (OutcomeName.CANCELED, 143)
     assert engine.containers == {}
 
 
-@pytest.mark.parametrize("why", [StoppedBy.CANCEL, StoppedBy.DEADLINE])
-async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(why: StoppedBy) -> None:
-    engine, interrupt = busybox(), Interrupt()
-    interrupt.request(why)
-    outcome = await run(engine, spec("sleep", "60"), Nowhere(), interrupt=interrupt)
-    assert (outcome.timed_out, outcome.exit_code) == (why is StoppedBy.DEADLINE, None)
+@pytest.mark.parametrize("reason", [Reason.CANCEL, Reason.DEADLINE])
+async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(reason: Reason) -> None:
+    engine, cancellation = busybox(), Cancellation()
+    cancellation.request(reason)
+    outcome = await run(engine, spec("sleep", "60"), Nowhere(), cancellation=cancellation)
+    assert (outcome.timed_out, outcome.exit_code) == (reason is Reason.DEADLINE, None)
     assert "before its container ran" in (outcome.error or "")
     assert "create" not in engine.calls
 
@@ -162,11 +159,11 @@ async def test_a_pull_has_a_limit_of_its_own() -> None:
 
 
 async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> None:
-    async def nobody_cancelled() -> None:
-        return None
+    async def hands_over() -> Reason:
+        return Reason.HAND_OVER
 
     engine, task = busybox(), spec("sleep", "0.2")
-    running = await begun(engine, task, Interrupt(nobody_cancelled))
+    running = await begun(engine, task, Cancellation(hands_over))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

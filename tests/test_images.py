@@ -22,12 +22,12 @@ from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply, Teller
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
-from flows.outcome import OutcomeName, StoppedBy
+from flows.outcome import OutcomeName
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
-from flows.runtime.cancellation import Interrupt
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port
@@ -269,7 +269,7 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
     registry: Registry, proxy: FaultyProxy, any_engine: DockerEngine, tmp_path: Path, part: str
 ) -> None:
     engine = any_engine
-    spec, interrupt = spec_of(new_image(registry, proxy.host)), Interrupt()
+    spec, cancellation = spec_of(new_image(registry, proxy.host)), Cancellation()
     asked = len(proxy.requests)
 
     def pulling() -> list[str]:
@@ -277,12 +277,14 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
 
     with proxy.failing(on(part, Answer(held=True))):
         running = asyncio.create_task(
-            execution.run(engine, spec, Nowhere(), interrupt=interrupt, supply=supply_of(tmp_path))
+            execution.run(
+                engine, spec, Nowhere(), cancellation=cancellation, supply=supply_of(tmp_path)
+            )
         )
         await until(lambda: any(part in path for _, path in proxy.requests[asked:]))
         assert pulling()
         started = time.monotonic()
-        interrupt.request(StoppedBy.CANCEL)
+        cancellation.request(Reason.CANCEL)
         outcome = await running
         assert outcome.name is OutcomeName.CANCELED
         assert time.monotonic() - started < 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.engine.docker.engine import DockerEngine
-from flows.runtime.cancellation import Interrupt
+from flows.runtime.cancellation import Cancellation
 from flows.spec import execute_seconds, flow_seconds
 from tests.runs import Runner, shell
 from tests.specs import compiled
@@ -35,7 +35,7 @@ async def test_whichever_limit_fires_the_outcome_is_timed_out_with_the_real_exit
     # The engine's deadline never comes; and for the flow's, nor does the stage's own.
     monkeypatch.setattr(DockerEngine, "wait", _never)
     if fires == "flow":
-        monkeypatch.setattr(Interrupt, "request", lambda self, why: None)
+        monkeypatch.setattr(Cancellation, "request", lambda self, reason: None)
     script = "trap 'echo got it; exit 9' TERM; echo up; while true; do sleep 0.1; done"
     task = shell(script, timeoutSeconds=1, pullTimeoutSeconds=1, stopGraceSeconds=2)
     run = await runner(task)

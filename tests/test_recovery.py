@@ -13,6 +13,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
 
 from flows.container_task import container_task
+from flows.runtime.context import Job
 from flows.runtime.recovery import let_go, recover
 from flows.runtime.store import AttemptStore
 from tests.runs import Finished, Runner, left_on_engine, shell
@@ -64,7 +65,7 @@ async def test_a_run_that_somebody_else_has_put_back_into_its_queue_is_left_alon
         run = await client.create_flow_run_from_deployment(deployment, parameters={"payload": TASK})
     store = inherit(jobs_folder, done, str(run.id))
     before = store.attempts()
-    await recover(run.id, store, LOGGER)
+    await recover(run.id, Job(store, LOGGER))
     assert store.attempts() == before
     async with get_client() as client:
         state = (await client.read_flow_run(run.id)).state
@@ -94,7 +95,7 @@ async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
     newest = store.last()
     assert newest is not None
     store.put(replace(newest, began=True, executed=None, published=False))
-    await let_go(store)
+    await let_go(Job(store, LOGGER))
     assert await taken_up(store, job_id) == "Failed"
     assert [each.prepared.spec.attempt for each in store.attempts()] == [1, 2]
     (first, second) = store.attempts()

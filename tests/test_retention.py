@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,12 @@ async def swept(
     may_go: Callable[[AttemptStore], Awaitable[bool]] = yes,
     dry_run: bool = False,
 ) -> list[str]:
-    return [line async for line in remove_due(root, rules, NOW, may_go, dry_run=dry_run)]
+    return [
+        line
+        async for line in remove_due(
+            root, partial(AttemptStore, root), rules, NOW, may_go, dry_run=dry_run
+        )
+    ]
 
 
 def folders(root: Path) -> set[str]:

@@ -6,8 +6,6 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from flows.engine.docker.engine import DockerEngine
-from flows.engine.selection import engines_from, open_engine
 from flows.outcome import OutcomeName
 from flows.testing import ContainerTaskRun, FakeEngine, Process, TaskResult, Terminated
 from tests.runs import payload, shell
@@ -175,18 +173,11 @@ def test_a_payload_that_is_rejected_has_no_run(container_task_run: ContainerTask
     ]
 
 
-async def test_another_engine_is_taken_in_its_block_alone() -> None:
-    fake = FakeEngine()
-
-    class Opened:
-        async def __aenter__(self) -> FakeEngine:
-            return fake
-
-        async def __aexit__(self, *_: object) -> None:
-            """Nothing to close."""
-
-    with engines_from(lambda _: Opened()):
-        async with open_engine() as engine:
-            assert engine is fake
-    async with open_engine() as engine:
-        assert isinstance(engine, DockerEngine)
+def test_a_run_has_the_engine_that_it_is_given_and_another_run_its_own(
+    container_task_run: ContainerTaskRun,
+) -> None:
+    first, second = FakeEngine(), FakeEngine(images=())
+    container_task_run(payload("x"), first).assert_outcome("succeeded")
+    container_task_run(payload("x"), second).assert_outcome("image-error")
+    assert "create" in first.calls
+    assert "create" not in second.calls

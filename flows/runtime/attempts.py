@@ -17,7 +17,6 @@ from flows.engine.images.auth import Login
 from flows.engine.images.lock import Turns
 from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply
-from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
@@ -26,8 +25,9 @@ from flows.report.progress import COLLECTING, RunProgress
 from flows.report.progress_artifact import PROGRESS_KEY, PrefectTeller, ProgressArtifact
 from flows.report.sentences import state_message
 from flows.runtime import collect, execution
-from flows.runtime.cancellation import Interrupt
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import reclaim
+from flows.runtime.context import Job
 from flows.runtime.ending import finish
 from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
@@ -83,23 +83,18 @@ class _Notes(execution.Notes):
 
 
 async def execute_attempt(
-    store: AttemptStore,
-    attempt: Attempt,
-    logger: Logger,
-    *,
-    secrets: Sequence[str] = (),
-    interrupt: Interrupt | None = None,
+    job: Job, attempt: Attempt, cancellation: Cancellation | None = None
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the attempt store when this returns. `interrupt` ends it early; `secrets` are
-    masked in the output, as are the values of the spec's own.
+    The outcome is in the attempt store when this returns. `cancellation` ends it early. The values
+    of the spec's own secrets are masked in the output, as are the job's.
     """
-    spec, policy = attempt.prepared.spec, attempt.prepared.policy
-    async with open_engine(policy) as engine:
+    spec, store, logger = attempt.prepared.spec, job.store, job.logger
+    async with job.open_engine(attempt.prepared.policy) as engine:
         adopt = attempt.began and await execution.patiently(engine.find, spec)
         variables, refusal = await _variables(engine, attempt, adopt=adopt)
-        secrets = *secrets, *variables.values()
+        secrets = *(job.secrets or ()), *variables.values()
         async with _desk(attempt, logger, secrets, anew=adopt) as desk:
             if refusal is not None:
                 return await _record(store, attempt, refusal, desk)
@@ -110,8 +105,8 @@ async def execute_attempt(
             words = command_summary(attempt.prepared.shown.command)
             summary = f"{words} in {spec.image} as {spec.name}"
             desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
-            if interrupt is not None and attempt.stopping is not None:
-                interrupt.request(attempt.stopping)
+            if cancellation is not None and attempt.stopping is not None:
+                cancellation.request(Reason(attempt.stopping))
             say = desk.journal.say
             verdict = partial(collect.verdict, engine, store, attempt.prepared, desk.masker, logger)
             async with (
@@ -129,7 +124,7 @@ async def execute_attempt(
                     spec,
                     desk.runner_log,
                     adopt=adopt,
-                    interrupt=interrupt,
+                    cancellation=cancellation,
                     notes=notes,
                     supply=supply,
                     secrets=variables,
@@ -179,20 +174,13 @@ def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]
     )
 
 
-async def finish_attempt(
-    store: AttemptStore,
-    attempt: Attempt,
-    logger: Logger,
-    unfinished: Outcome,
-    *,
-    secrets: Sequence[str] | None,
-) -> Attempt:
+async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:
     """End an attempt that nobody will go on with; see `flows.runtime.ending`.
 
-    Where nobody knows the `secrets` any more (None), its log stays as it is, masked.
+    Where nobody knows its secrets any more, its log stays as it is, masked.
     """
-    spec = attempt.prepared.spec
-    async with open_engine() as engine:
+    spec, store, logger, secrets = attempt.prepared.spec, job.store, job.logger, job.secrets
+    async with job.open_engine(None) as engine:
         anew = secrets is not None and await _is_there(engine, spec)
         variables = await engine.secrets(spec) if anew else {}
         masked = *(secrets or ()), *variables.values()
@@ -228,11 +216,11 @@ async def _is_there(engine: Engine, spec: ContainerSpec) -> bool:
         return False
 
 
-async def prepare_again(workspace: Workspace, spec: ContainerSpec, logger: Logger) -> None:
+async def prepare_again(job: Job, workspace: Workspace, spec: ContainerSpec) -> None:
     """See to it that what an earlier attempt left can be set aside and removed."""
-    async with open_engine() as engine:
+    async with job.open_engine(None) as engine:
         if kept := await reclaim(engine, workspace, spec):
-            logger.warning("Of an earlier attempt, %s", kept)
+            job.logger.warning("Of an earlier attempt, %s", kept)
 
 
 async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:

@@ -35,7 +35,7 @@ from flows.outcome import (
     missing_workdir,
     outcome_of,
 )
-from flows.runtime.cancellation import Interrupt, Interrupted
+from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
@@ -82,7 +82,7 @@ async def run(
     sink: Sink,
     *,
     adopt: bool = False,
-    interrupt: Interrupt | None = None,
+    cancellation: Cancellation | None = None,
     notes: Notes | None = None,
     supply: Supply | None = None,
     secrets: Mapping[str, str] | None = None,
@@ -91,7 +91,7 @@ async def run(
     """Run the container of `spec` to its end and leave nothing of it behind.
 
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
-    output comes whole, its time limit counts from its own start. `interrupt` ends it early; the
+    output comes whole, its time limit counts from its own start. `cancellation` ends it early; the
     image is pulled with `supply`; `secrets` has the values of `spec.secrets`. A container that ran
     has its outcome from `verdict`, before it is noted.
 
@@ -101,23 +101,23 @@ async def run(
     stages: dict[str, float] = {}
     image: Image | None = None
     begun = adopt
-    interrupt, notes = interrupt or Interrupt(), notes or Notes()
+    cancellation, notes = cancellation or Cancellation(), notes or Notes()
     try:
         if not adopt:
             with _timed(stages, "pull"):
-                image = await interrupt.unless_requested(_pull(engine, spec, supply))
+                image = await cancellation.unless_requested(_pull(engine, spec, supply))
             notes.begins()
             begun = True
             with _timed(stages, "create"):
-                await _whole(engine.create(spec, image, secrets or {}), interrupt)
-        outcome = await _watch(engine, spec, sink, stages, interrupt, notes, adopt=adopt)
+                await _whole(engine.create(spec, image, secrets or {}), cancellation)
+        outcome = await _watch(engine, spec, sink, stages, cancellation, notes, adopt=adopt)
         with _timed(stages, "collect"):
             notes.collects()
             outcome = await with_verdict(outcome, verdict)
     except (EngineError, Rejected) as error:
         outcome = outcome_of(error)
-    except Interrupted as interrupted:
-        outcome = ended_early(interrupted.why)
+    except CancellationRequested as requested:
+        outcome = ended_early(requested.reason.stopped_by)
     except Exception:
         await destroy(engine, spec)
         raise
@@ -148,7 +148,7 @@ async def _watch(
     spec: ContainerSpec,
     sink: Sink,
     stages: dict[str, float],
-    interrupt: Interrupt,
+    cancellation: Cancellation,
     notes: Notes,
     *,
     adopt: bool,
@@ -162,17 +162,17 @@ async def _watch(
             engine.measured(spec) as measured,
         ):
             try:
-                seconds = await interrupt.unless_requested(_begin(engine, spec, adopt=adopt))
+                seconds = await cancellation.unless_requested(_begin(engine, spec, adopt=adopt))
                 notes.runs(seconds, measured)
-                stopped, back_at = await interrupt.unless_requested(_wait(engine, spec, seconds))
+                stopped, back_at = await cancellation.unless_requested(_wait(engine, spec, seconds))
                 stopped_by = StoppedBy.CONTAINER if stopped else StoppedBy.DEADLINE
-            except Interrupted as interrupted:
-                stopped_by = interrupted.why
+            except CancellationRequested as requested:
+                stopped_by = requested.reason.stopped_by
             if stopped_by is not StoppedBy.CONTAINER:
                 notes.stops(stopped_by)
                 await to_the_end(engine.stop(spec))
                 if (await engine.inspect(spec)).started_at is None:
-                    raise Interrupted(stopped_by)
+                    raise CancellationRequested(Reason(stopped_by))
     outcome = await judged(engine, spec, stopped_by, back_at, watched=not adopt)
     return replace(
         outcome,
@@ -288,12 +288,12 @@ async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False)
     return None
 
 
-async def _whole(step: Coroutine[Any, Any, T], interrupt: Interrupt) -> T:
+async def _whole(step: Coroutine[Any, Any, T], cancellation: Cancellation) -> T:
     """Wait for a step that must not be left half-done, for a moment also when told to end."""
     running = apart(step)
     try:
-        return await interrupt.unless_requested(_shielded(running))
-    except (Interrupted, asyncio.CancelledError):
+        return await cancellation.unless_requested(_shielded(running))
+    except (CancellationRequested, asyncio.CancelledError):
         await asyncio.wait([running], timeout=_HALF_DONE_SECONDS)
         raise
 

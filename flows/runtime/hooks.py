@@ -11,6 +11,7 @@ from prefect.logging.loggers import flow_run_logger
 
 from flows.outcome import ABANDONED, CANCELED
 from flows.report.events import emit_finished, emit_started
+from flows.runtime.context import Job, injected
 from flows.runtime.recovery import may_start_again, recover_soon, settle
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
@@ -36,7 +37,7 @@ def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
 
 async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
     """The run was cancelled; its process may have been killed before it was done."""
-    await settle(_store(flow_run.id), CANCELED, flow_run_logger(flow_run), flow_run)
+    await settle(_job(flow, flow_run), CANCELED, flow_run)
 
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
@@ -48,7 +49,12 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     if starts_again:
         recover_soon(flow_run.id)
     elif now.state is not None and now.state.is_final():
-        await settle(_store(flow_run.id), ABANDONED, flow_run_logger(flow_run), now)
+        await settle(_job(flow, flow_run), ABANDONED, now)
+
+
+def _job(flow: object, flow_run: FlowRun) -> Job:
+    open_engine = injected(flow).open_engine
+    return Job(_store(flow_run.id), flow_run_logger(flow_run), open_engine)
 
 
 def _store(flow_run_id: object) -> AttemptStore:

@@ -21,6 +21,7 @@ from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
+from flows.runtime.context import Job
 from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.secrets import container_secrets, with_credentials
 from flows.runtime.store import AttemptStore
@@ -63,18 +64,18 @@ class _Decided:
         )
 
 
-async def prepare_attempt(raw: object, store: AttemptStore, logger: Logger) -> Attempt:
+async def prepare_attempt(raw: object, job: Job) -> Attempt:
     """Decide what the next attempt runs, and make its folder and checkout.
 
     Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
     """
-    started = time.monotonic()
-    decided = await _decided(raw, store)
+    started, logger = time.monotonic(), job.logger
+    decided = await _decided(raw, job.store)
     for sentence in misplaced(decided.payload):
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
     if earlier:
-        await prepare_again(workspace, spec, logger)
+        await prepare_again(job, workspace, spec)
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         commit = await _checked_out(decided, logger)
@@ -88,7 +89,7 @@ async def prepare_attempt(raw: object, store: AttemptStore, logger: Logger) -> A
         raise
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
-    store.put(attempt)
+    job.store.put(attempt)
     if names_secrets(decided.payload):
         await _rename(run_name(raw, decided.masker), logger)
     return attempt

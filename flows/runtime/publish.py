@@ -10,7 +10,6 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 
 from flows.attempt import Attempt, Executed, Prepared
-from flows.engine.selection import open_engine
 from flows.outcome import Outcome
 from flows.outputs.upload import begin_delivery, deliver
 from flows.report import page, run_json
@@ -19,7 +18,7 @@ from flows.report.chart import usage_svg
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
 from flows.runtime.attempts import with_files_back
-from flows.runtime.store import AttemptStore
+from flows.runtime.context import Job
 from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
@@ -35,7 +34,7 @@ class _Written:
 
 
 async def publish_attempt(
-    store: AttemptStore, attempt: Attempt, logger: Logger, *, upload_seconds: float = UPLOAD_SECONDS
+    job: Job, attempt: Attempt, *, upload_seconds: float = UPLOAD_SECONDS
 ) -> Attempt:
     """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
 
@@ -44,14 +43,14 @@ async def publish_attempt(
     """
     if attempt.executed is None:
         raise ValueError("only an executed attempt has results")
-    began, spec = time.monotonic(), attempt.prepared.spec
+    began, spec, logger = time.monotonic(), attempt.prepared.spec, job.logger
     async with RunProgress.after(spec, attempt.executed, logger.warning) as progress:
         progress.goes_on(PUBLISHING)
-        executed = await _with_files_back(attempt.prepared, attempt.executed)
+        executed = await _with_files_back(job, attempt.prepared, attempt.executed)
         attempt = replace(attempt, executed=executed)
         started = time.monotonic()
         newest = max(
-            (each.prepared.spec.attempt for each in store.attempts()), default=spec.attempt
+            (each.prepared.spec.attempt for each in job.store.attempts()), default=spec.attempt
         )
         delivery = await begin_delivery(attempt, newest, logger)
         written = await _written(attempt.prepared, executed, started, logger)
@@ -61,17 +60,17 @@ async def publish_attempt(
         attempt = replace(attempt, upload=upload)
     async with get_client() as client:
         await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
-        history = [each.outcome for each in store.attempts() if each.executed]
+        history = [each.outcome for each in job.store.attempts() if each.executed]
         await _show(client, attempt, executed, written, history)
-    return store.close(attempt)
+    return job.store.close(attempt)
 
 
-async def _with_files_back(prepared: Prepared, executed: Executed) -> Executed:
+async def _with_files_back(job: Job, prepared: Prepared, executed: Executed) -> Executed:
     """After the files are in this worker's hands: an earlier process may have died before."""
     outcome = executed.outcome
     if outcome.results is not None and not outcome.cleanup_error:
         return executed
-    async with open_engine() as engine:
+    async with job.open_engine(None) as engine:
         return replace(executed, outcome=await with_files_back(engine, prepared, outcome))
 
 

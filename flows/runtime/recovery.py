@@ -22,7 +22,6 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempt import Executed
-from flows.engine.selection import open_engine
 from flows.errors import PayloadError
 from flows.outcome import ABANDONED, TAKEN, Outcome
 from flows.outputs.upload_journal import UploadJournal
@@ -30,38 +29,36 @@ from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
 from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
+from flows.runtime.context import Job
 from flows.runtime.publish import publish_attempt
 from flows.runtime.store import AttemptStore, Busy
 from flows.settings import HostSettings
 from flows.spec import UPLOAD_CANCELED_SECONDS
-from flows.workspace.logs import LogFacts, Logger
+from flows.workspace.logs import LogFacts
 
 _MOMENT_SECONDS = 5.0
 
 
-async def settle(
-    store: AttemptStore, unfinished: Outcome, logger: Logger, flow_run: FlowRun | None
-) -> None:
+async def settle(job: Job, unfinished: Outcome, flow_run: FlowRun | None) -> None:
     """End the newest attempt if it has not ended, and tell what has not been told of it.
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
     secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
+    job = replace(job, secrets=secrets)
     try:
-        with store.held():
-            attempt = store.last()
+        with job.store.held():
+            attempt = job.store.last()
             if attempt is None:
                 return
             if attempt.executed is None:
-                attempt = await finish_attempt(store, attempt, logger, unfinished, secrets=secrets)
+                attempt = await finish_attempt(job, attempt, unfinished)
             emit_started(attempt)
             emit_finished(attempt)
             if not attempt.published:
-                await publish_attempt(
-                    store, attempt, logger, upload_seconds=UPLOAD_CANCELED_SECONDS
-                )
+                await publish_attempt(job, attempt, upload_seconds=UPLOAD_CANCELED_SECONDS)
     except Busy:
-        logger.info("Another process still works on this job; it will end it")
+        job.logger.info("Another process still works on this job; it will end it")
 
 
 async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
@@ -72,33 +69,33 @@ async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
         return None
 
 
-async def let_go(store: AttemptStore) -> None:
+async def let_go(job: Job) -> None:
     """Remove what is left here of a run that another host carries now, which tells of it."""
     try:
-        with store.held():
-            attempt = store.last()
+        with job.store.held():
+            attempt = job.store.last()
             if attempt is None:
                 return
             spec, now = attempt.prepared.spec, datetime.now(UTC)
-            async with open_engine() as engine:
+            async with job.open_engine(None) as engine:
                 await engine.destroy(spec)
             # The other host's results are the run's.
             UploadJournal(attempt.prepared.workspace.root, spec.job_id, spec.attempt).close()
             log = LogFacts(0, 0, 0, None, "")
             executed = attempt.executed or Executed(TAKEN, log, attempt.started_at, now)
-            store.close(replace(attempt, executed=executed))
+            job.store.close(replace(attempt, executed=executed))
     except Busy:
         return
 
 
-async def recover(flow_run_id: UUID, store: AttemptStore, logger: Logger) -> None:
+async def recover(flow_run_id: UUID, job: Job) -> None:
     """Start a crashed run again, so that it adopts its container; or settle it.
 
     How often is `task.container.retry.infrastructure`, counted in crashes of the flow run.
     """
     try:
         # Under the lock, so that of two that see the same crash the second sees it dealt with.
-        with store.held():
+        with job.store.held():
             async with get_client() as client:
                 flow_run = await client.read_flow_run(flow_run_id)
                 if await may_start_again(client, flow_run):
@@ -107,7 +104,7 @@ async def recover(flow_run_id: UUID, store: AttemptStore, logger: Logger) -> Non
     except Busy:
         return
     if flow_run.state is not None and flow_run.state.is_final():
-        await settle(store, ABANDONED, logger, flow_run)
+        await settle(job, ABANDONED, flow_run)
 
 
 def recover_soon(flow_run_id: UUID) -> None:
@@ -159,7 +156,8 @@ async def _recover_later(flow_run_id: UUID) -> None:
     await asyncio.sleep(_MOMENT_SECONDS)
     async with get_client() as client:
         logger = flow_run_logger(await client.read_flow_run(flow_run_id))
-    await recover(flow_run_id, AttemptStore(HostSettings().workdir, str(flow_run_id)), logger)
+    store = AttemptStore(HostSettings().workdir, str(flow_run_id))
+    await recover(flow_run_id, Job(store, logger))
 
 
 if __name__ == "__main__":

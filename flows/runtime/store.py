@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import glob
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,16 +24,28 @@ from flows.workspace.folder import RUNS_FOLDER
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _RETRY_SECONDS = 0.2
 
+# Whether this process runs a job, by its id, and may be about to tell its end.
+IsCarried = Callable[[str], bool]
+
+
+def carries_nothing(job_id: str) -> bool:
+    """For a process that runs no job but the one that it asks for."""
+    return False
+
 
 class Busy(Exception):
-    """Another process works on this job."""
+    """Another process works on this job, or this one runs it elsewhere."""
 
 
 class AttemptStore:
-    """The attempts of one job, oldest first; what is written survives the process."""
+    """The attempts of one job, oldest first, in a file that is written with fsync and rename.
 
-    def __init__(self, root: Path, job_id: str) -> None:
+    Whoever looks after a job from outside of its run names what the process runs: `is_carried`.
+    """
+
+    def __init__(self, root: Path, job_id: str, is_carried: IsCarried = carries_nothing) -> None:
         self.job_id = job_id
+        self._is_carried = is_carried
         self._file = root / RUNS_FOLDER / f"{job_id}.json"
         self._lock = root / RUNS_FOLDER / f"{job_id}.lock"
         self._over = root / RUNS_FOLDER / f"{job_id}.over"
@@ -100,11 +112,13 @@ class AttemptStore:
 
     @contextmanager
     def held(self, *, make: bool = False) -> Iterator[None]:
-        """Hold the job's lock for the block; raises `Busy` at once where another process does.
+        """Hold the job's lock (flock) for the block; raises `Busy` at once where it is held.
 
         Without `make`, a job that nobody on this host ever worked on gets no lock, for it would
         be taken for one of this host; there is nobody to keep out.
         """
+        if self._is_carried(self.job_id):
+            raise Busy(f"this process runs {self.job_id}")
         try:
             if make:
                 self._lock.parent.mkdir(parents=True, exist_ok=True)

@@ -18,11 +18,11 @@ from prefect.events.filters import EventFilter, EventOrder, EventResourceFilter
 from flows.attempt import Attempt
 from flows.container_task import container_task
 from flows.engine.contract import Engine
-from flows.engine.selection import engines_from
 from flows.outcome import Outcome, OutcomeName
 from flows.report.events import FINISHED, STARTED
 from flows.report.run_json import RunReport
 from flows.report.sentences import state_name
+from flows.runtime.context import Dependencies
 from flows.runtime.store import AttemptStore
 from flows.testing.result import TaskResult
 
@@ -39,8 +39,10 @@ async def run_task(
 
     Raises what the flow itself may raise, which is a fault of this package and no outcome.
     """
-    with nullcontext() if engine == "docker" else engines_from(lambda _: nullcontext(engine)):
-        state: State[Any] = await container_task(payload, return_state=True)
+    flow = container_task
+    if engine != "docker":
+        flow = flow.bind(Dependencies(open_engine=lambda _: nullcontext(engine)))
+    state: State[Any] = await flow(payload, return_state=True)
     job_id = str(state.state_details.flow_run_id)
     store, folder = AttemptStore(workdir, job_id), workdir / job_id
     attempt = store.last()

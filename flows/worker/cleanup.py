@@ -5,6 +5,7 @@ Apart from the rest of the sweep: a storage that hangs must keep no run from bei
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 
 from prefect.client.orchestration import PrefectClient
 
@@ -12,7 +13,7 @@ from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.engine.docker.engine import DockerEngine
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
-from flows.runtime.store import AttemptStore
+from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
 from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.worker.retention import Rules, remove_due, rules_of
@@ -27,9 +28,11 @@ async def tidy(
     logger: Logger,
     *,
     dry_run: bool = False,
+    is_carried: IsCarried = carries_nothing,
 ) -> list[str]:
     """Look after what runs left on this host's disk; a sentence for each thing done."""
-    done = [each async for each in _sweep_storage(client, host, logger, dry_run=dry_run)]
+    swept = _sweep_storage(client, host, is_carried, logger, dry_run=dry_run)
+    done = [each async for each in swept]
     if not dry_run:
         done += await remove_left_behind(engine, host)
     return told(done, logger, dry_run=dry_run)
@@ -43,7 +46,12 @@ def told(done: list[str], logger: Logger, *, dry_run: bool) -> list[str]:
 
 
 async def _sweep_storage(
-    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+    client: PrefectClient,
+    host: HostSettings,
+    is_carried: IsCarried,
+    logger: Logger,
+    *,
+    dry_run: bool,
 ) -> AsyncIterator[str]:
     """Finish uploads, and remove what has been kept long enough."""
     root, storage = host.workdir, None
@@ -51,14 +59,15 @@ async def _sweep_storage(
         storage = await ArtifactStorage.in_force()
     except StorageUnreadable as error:
         yield f"results are neither uploaded nor removed: {error}"
-    async for sentence in finish_uploads(client, root, storage, logger, dry_run=dry_run):
+    stores = partial(AttemptStore, root, is_carried=is_carried)
+    async for sentence in finish_uploads(client, root, stores, storage, logger, dry_run=dry_run):
         yield sentence
 
     async def may_go(store: AttemptStore) -> bool:
         return await _may_go(client, store)
 
     rules, now = rules_of(storage) if storage else Rules(), datetime.now(UTC)
-    async for sentence in remove_due(root, rules, now, may_go, dry_run=dry_run):
+    async for sentence in remove_due(root, stores, rules, now, may_go, dry_run=dry_run):
         yield sentence
 
 

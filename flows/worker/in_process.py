@@ -21,8 +21,9 @@ from prefect.states import Cancelled
 
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
-from flows.runtime.cancellation import Stop, Why
-from flows.runtime.store import AttemptStore
+from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Dependencies, InjectedFlow
+from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
 
@@ -44,19 +45,24 @@ class BrokenOff(Exception):
 class Carrier:
     """Runs flows of this package; one object serves a worker for its life."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_carried: IsCarried = carries_nothing) -> None:
+        """`is_carried` tells flows which jobs the worker runs."""
+        self._is_carried = is_carried
         self._lanes = Lanes()
         self._flows: dict[UUID, Flow[..., Any]] = {}
 
     async def carry(
-        self, client: PrefectClient, flow_run: FlowRun, stop: Stop, logger: Logger
+        self, client: PrefectClient, flow_run: FlowRun, cancellation: Cancellation, logger: Logger
     ) -> None:
-        """Run the flow to its end, whatever it is.
+        """Run the flow to its end, whatever it is; `cancellation` ends it early.
 
         A caller that is cancelled returns once the run has ended or is handed over, at the latest
         after 20 s. Raises `NotOurs`, also for a deployment that was deleted, and `BrokenOff`.
         """
         flow = await self._flow(client, flow_run)
+        if isinstance(flow, InjectedFlow):
+            more = Dependencies(cancellation=cancellation, is_carried=self._is_carried)
+            flow = flow.bind(more)
         if flow.name == FLOW_NAME:
             _note_taken(flow_run, logger)
         # Prefect's engine gives every run of a deployment a thread, a loop and a connection to
@@ -74,7 +80,7 @@ class Carrier:
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([running], timeout=_DRAIN_SECONDS)
-                stop.request(Why.HAND_OVER)
+                cancellation.request(Reason.HAND_OVER)
                 await asyncio.wait([running], timeout=_LET_GO_SECONDS)
             raise
         error = None if running.cancelled() else running.exception()
@@ -86,7 +92,7 @@ class Carrier:
         if error is None and running.result().is_cancelling():
             # The server takes no other end of a run that somebody cancels.
             await _see_cancelled(client, flow_run.id, _AS_IT_ENDED)
-        elif stop.why is Why.CANCEL:
+        elif cancellation.reason is Reason.CANCEL:
             message = ended_early(StoppedBy.CANCEL).error or ""
             await _see_cancelled(client, flow_run.id, message)
 

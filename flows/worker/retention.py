@@ -16,7 +16,6 @@ from uuid import uuid4
 
 from blocks.storage import ArtifactStorage
 from flows.outputs.upload_journal import pending_uploads
-from flows.runtime.cancellation import stop_of
 from flows.runtime.store import AttemptStore, Busy, known_jobs
 from flows.workspace.folder import REMOVED, RUNS_FOLDER
 from flows.workspace.tree import Tree, remove_tree, walk
@@ -73,6 +72,7 @@ def due(jobs: Sequence[Kept], rules: Rules, now: datetime) -> Iterator[tuple[Kep
 
 async def remove_due(
     root: Path,
+    stores: Callable[[str], AttemptStore],
     rules: Rules,
     now: datetime,
     may_go: Callable[[AttemptStore], Awaitable[bool]],
@@ -87,12 +87,12 @@ async def remove_due(
     if rules.keep_all:
         return
     until = time.monotonic() + _SWEEP_SECONDS
-    jobs = await asyncio.to_thread(_over, root, rules, until)
+    jobs = await asyncio.to_thread(_over, root, stores, rules, until)
     removed = 0
     for job, why in due(jobs, rules, now):
         if removed >= _MOST_REMOVALS or time.monotonic() > until:
             break
-        store = AttemptStore(root, job.job_id)
+        store = stores(job.job_id)
         try:
             with store.held():
                 if not _is_told(store) or not await may_go(store):
@@ -108,13 +108,15 @@ async def remove_due(
         yield f"{job.job_id}: removed its folder, as {why}"
 
 
-def _over(root: Path, rules: Rules, until: float) -> list[Kept]:
+def _over(
+    root: Path, stores: Callable[[str], AttemptStore], rules: Rules, until: float
+) -> list[Kept]:
     pending = {job_id for job_id, _ in pending_uploads(root)}
     jobs = []
     for job_id in known_jobs(root):
-        if job_id in pending or stop_of(job_id):
+        if job_id in pending:
             continue
-        store = AttemptStore(root, job_id)
+        store = stores(job_id)
         try:
             with store.held():
                 ended_at = store.last_written

@@ -1,8 +1,9 @@
 """."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -20,9 +21,9 @@ from prefect.types import DateTime
 from flows.engine.docker.engine import DockerEngine
 from flows.outcome import ABANDONED, CANCELED
 from flows.report.names import FLOW_NAME
-from flows.runtime.cancellation import stop_of
+from flows.runtime.context import Job
 from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
-from flows.runtime.store import AttemptStore, Busy, open_jobs
+from flows.runtime.store import AttemptStore, Busy, IsCarried, carries_nothing, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.worker.cleanup import told
@@ -39,6 +40,8 @@ _TAKEN = timedelta(minutes=3)
 
 _RECENT = timedelta(days=1)
 
+Stores = Callable[[str], AttemptStore]
+
 
 async def sweep(
     client: PrefectClient,
@@ -47,23 +50,25 @@ async def sweep(
     logger: Logger,
     *,
     dry_run: bool = False,
+    is_carried: IsCarried = carries_nothing,
 ) -> list[str]:
     """Look after runs and the engine: the part of `reap_orphans` that somebody waits for."""
+    stores: Stores = partial(AttemptStore, host.workdir, is_carried=is_carried)
     done: list[str] = []
-    async for sentence in _sweep_runs(client, host, logger, dry_run=dry_run):
+    async for sentence in _sweep_runs(client, host, stores, logger, dry_run=dry_run):
         done.append(sentence)
-    async for sentence in _sweep_unbegun(client, host, logger, dry_run=dry_run):
+    async for sentence in _sweep_unbegun(client, stores, logger, dry_run=dry_run):
         done.append(sentence)
-    async for sentence in _sweep_engine(client, host, engine, dry_run=dry_run):
+    async for sentence in _sweep_engine(client, stores, engine, dry_run=dry_run):
         done.append(sentence)
     return told(done, logger, dry_run=dry_run)
 
 
 async def _sweep_runs(
-    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+    client: PrefectClient, host: HostSettings, stores: Stores, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
     for job_id in open_jobs(host.workdir):
-        store = AttemptStore(host.workdir, job_id)
+        store = stores(job_id)
         if _is_held(store):
             continue
         try:
@@ -72,7 +77,7 @@ async def _sweep_runs(
             what = _left_behind(store) if is_elsewhere else _orphaned(run, store)
             if what is not None and not dry_run:
                 if is_elsewhere:
-                    await let_go(store)
+                    await let_go(Job(store, logger))
                 else:
                     await _end_or_restart(client, run, store, logger)
             elif what is None and not dry_run:
@@ -84,7 +89,7 @@ async def _sweep_runs(
 
 
 async def _sweep_unbegun(
-    client: PrefectClient, host: HostSettings, logger: Logger, *, dry_run: bool
+    client: PrefectClient, stores: Stores, logger: Logger, *, dry_run: bool
 ) -> AsyncIterator[str]:
     """Put runs back into their queue that died, or whose worker did, before they began."""
     types = [StateType.PENDING, StateType.CRASHED]
@@ -97,7 +102,7 @@ async def _sweep_unbegun(
         ),
     )
     for run in runs:
-        store = AttemptStore(host.workdir, str(run.id))
+        store = stores(str(run.id))
         if run.state is None or _is_held(store):
             continue
         age = datetime.now(UTC) - run.state.timestamp
@@ -110,7 +115,7 @@ async def _sweep_unbegun(
                 # Told as a crash, and counted as one: what never begins is not tried for ever.
                 lost: State[None] = Crashed(message="Its worker died before it began.")
                 await client.set_flow_run_state(run.id, lost)
-            await recover(run.id, store, logger)
+            await recover(run.id, Job(store, logger))
         yield f"{run.id}: it died before its container began"
 
 
@@ -163,9 +168,9 @@ async def _end_or_restart(
 ) -> None:
     state = run.state if run else None
     if run is None or state is None:
-        await settle(store, ABANDONED, logger, run)
+        await settle(Job(store, logger), ABANDONED, run)
     elif state.is_cancelled() or state.is_cancelling():
-        await settle(store, CANCELED, logger, run)
+        await settle(Job(store, logger), CANCELED, run)
         canceled: State[None] = Cancelled(message=CANCELED.error)
         if state.is_cancelling():
             await client.set_flow_run_state(run.id, canceled)
@@ -173,16 +178,16 @@ async def _end_or_restart(
         crashed: State[None] = Crashed(message="Its process died; nothing on its host runs it.")
         if not state.is_final():
             await client.set_flow_run_state(run.id, crashed)
-        await recover(run.id, store, logger)
+        await recover(run.id, Job(store, logger))
 
 
 async def _sweep_engine(
-    client: PrefectClient, host: HostSettings, engine: DockerEngine, *, dry_run: bool
+    client: PrefectClient, stores: Stores, engine: DockerEngine, *, dry_run: bool
 ) -> AsyncIterator[str]:
     now = datetime.now(UTC)
     # Containers first: a volume in use cannot be removed.
     for owned in await engine.owned():
-        store = AttemptStore(host.workdir, owned.job_id)
+        store = stores(owned.job_id)
         if _is_held(store):
             continue
         if not is_expired(owned.labels, now) and not await _is_over(client, owned, store):
@@ -203,9 +208,6 @@ async def _is_over(client: PrefectClient, owned: Owned, store: AttemptStore) -> 
 
 
 def _is_held(store: AttemptStore) -> bool:
-    if stop_of(store.job_id):
-        # This process carries it, and may be about to tell its end.
-        return True
     try:
         with store.held():
             return False

@@ -1,7 +1,7 @@
 """Retry uploads that are not complete: each sweep, with pauses that double and longer limits."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ from flows.errors import StorageError
 from flows.outputs.upload import FilesGone, files_of, upload
 from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.report.artifacts import files_artifact
-from flows.runtime.cancellation import stop_of
 from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS
 from flows.workspace.logs import Logger
@@ -28,6 +27,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 async def finish_uploads(
     client: PrefectClient,
     root: Path,
+    stores: Callable[[str], AttemptStore],
     storage: ArtifactStorage | None,
     logger: Logger,
     *,
@@ -41,11 +41,8 @@ async def finish_uploads(
     for job_id, number in pending_uploads(root):
         if storage is None or time.monotonic() > until:
             return
-        store, journal = AttemptStore(root, job_id), UploadJournal(root, job_id, number)
+        store, journal = stores(job_id), UploadJournal(root, job_id, number)
         try:
-            # A worker that carries the run in this process may be about to tell its end.
-            if stop_of(job_id):
-                continue
             with store.held():
                 done = await _finish(client, storage, store, journal, logger, dry_run=dry_run)
         except Busy:

@@ -36,7 +36,7 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import HostMisconfigured
-from flows.runtime.cancellation import Stop, Why, carried_jobs, carry, put_down, stop_of
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.settings import HostSettings
 from flows.units import Resources
 from flows.worker.admission import Admitted, admit, capacity
@@ -75,7 +75,9 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             # The command that starts it would show a traceback of anything else.
             raise SystemExit(str(error)) from None
         self._backlog = Backlog(self._host)
-        self._carrier = Carrier()
+        # Of each run that this process carries, from its claim until its end is told.
+        self._cancellations: dict[UUID, Cancellation] = {}
+        self._carrier = Carrier(self._is_carried)
         self._total = Resources()
         self._used = Resources()
         self._is_serving = False
@@ -101,12 +103,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         """Carry one flow run to its end."""
         if task_status is not None:
             task_status.started(self._host.worker)
-        stop = carry(str(flow_run.id))
+        cancellation = self._cancellations[flow_run.id] = Cancellation()
         try:
             logger = self.get_flow_run_logger(flow_run)
-            await self._carrier.carry(self.client, flow_run, stop, logger)
+            await self._carrier.carry(self.client, flow_run, cancellation, logger)
         finally:
-            put_down(str(flow_run.id))
+            del self._cancellations[flow_run.id]
         return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -201,7 +203,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
         async def look() -> None:
             async with DockerEngine() as engine:
-                await sweep(self.client, self._host, engine, self._logger)
+                looking = self.client, self._host, engine, self._logger
+                await sweep(*looking, is_carried=self._is_carried)
             async for told in take_over(self.client, pool, self._host.worker, self.name, silence):
                 self._logger.info(told)
 
@@ -212,7 +215,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
         async def look() -> None:
             async with DockerEngine() as engine:
-                await tidy(self.client, self._host, engine, self._logger)
+                looking = self.client, self._host, engine, self._logger
+                await tidy(*looking, is_carried=self._is_carried)
 
         await self._every_minute("tidy up", look)
 
@@ -263,7 +267,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._last_polled_time = now("UTC")
         found = WorkerFlowRunResponse.model_validate_list(response.json())
         self._backlog.replace(
-            each.flow_run for each in found if stop_of(str(each.flow_run.id)) is None
+            each.flow_run for each in found if each.flow_run.id not in self._cancellations
         )
         return len(found) == most
 
@@ -273,7 +277,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
     async def _begin(self, run_id: UUID) -> FlowRun | None:
         """Claim a run; None where another worker was faster."""
         flow_run, needs, _ = taken = self._backlog.take(run_id)
-        stop = carry(str(run_id))
+        cancellation = self._cancellations[run_id] = Cancellation()
         self._used += needs
         if self._limiter:
             self._limiter.acquire_on_behalf_of_nowait(run_id)
@@ -282,18 +286,18 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         except PrefectSignal:
             is_ours = False
         if is_ours and self._runs_task_group is not None:
-            self._runs_task_group.start_soon(self._carry, taken, stop)
+            self._runs_task_group.start_soon(self._carry, taken, cancellation)
             return flow_run
         self._put_down(flow_run, needs)
         return None
 
     def _put_down(self, flow_run: FlowRun, needs: Resources) -> None:
-        put_down(str(flow_run.id))
+        del self._cancellations[flow_run.id]
         self._used -= needs
         self._release_limit_slot(flow_run.id)
         self._wake(news=False)
 
-    async def _carry(self, taken: Taken, stop: Stop) -> None:
+    async def _carry(self, taken: Taken, cancellation: Cancellation) -> None:
         flow_run, needs, told = taken
         logger, client = self.get_flow_run_logger(flow_run), self.client
         try:
@@ -302,7 +306,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
                 words = (self.name, self._host.worker)
                 note = partial(note_taken, client, flow_run, *words, was_told=bool(told))
                 self._runs_task_group.start_soon(self._write, flow_run, note)
-            await self._carrier.carry(client, flow_run, stop, logger)
+            await self._carrier.carry(client, flow_run, cancellation, logger)
         except NotOurs as error:
             await self._write(flow_run, partial(reject, client, flow_run, str(error)))
         except Exception as error:
@@ -339,14 +343,17 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     def _cancel(self, flow_run_id: UUID) -> None:
         """Somebody cancels a run; one that this process carries is stopped."""
-        if stop := stop_of(str(flow_run_id)):
-            stop.request(Why.CANCEL)
+        if cancellation := self._cancellations.get(flow_run_id):
+            cancellation.request(Reason.CANCEL)
+
+    def _is_carried(self, job_id: str) -> bool:
+        return job_id in map(str, list(self._cancellations))
 
     async def _cancel_what_is_cancelling(self) -> None:
-        if not (jobs := carried_jobs()):
+        if not self._cancellations:
             return
         wanted = FlowRunFilter(
-            id=FlowRunFilterId(any_=[UUID(job) for job in jobs]),
+            id=FlowRunFilterId(any_=list(self._cancellations)),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
         )
         for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):

@@ -24,7 +24,7 @@ from flows.engine.contract import Sink
 from flows.engine.docker.engine import DockerEngine
 from flows.errors import EngineError
 from flows.masking import Masker
-from flows.outcome import Outcome, StoppedBy
+from flows.outcome import Outcome
 from flows.payload.compiler import compile_spec
 from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
@@ -33,7 +33,7 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
 from flows.runtime import collect, execution
-from flows.runtime.cancellation import Interrupt
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
@@ -116,12 +116,12 @@ async def replay(
         try:
             prepared = await _prepared(workspace, spec, remote, payload, policy, say)
             async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
-                with _output(workspace, spec, write, masker) as sink, _interrupts(say) as interrupt:
+                with _output(workspace, spec, write, masker) as sink, _ctrl_c(say) as cancellation:
                     outcome = await execution.run(
                         engine,
                         spec,
                         sink,
-                        interrupt=interrupt,
+                        cancellation=cancellation,
                         notes=notes,
                         supply=supply_of(place, say),
                         secrets=values,
@@ -211,17 +211,17 @@ def _output(
 
 
 @contextmanager
-def _interrupts(say: Say) -> Iterator[Interrupt]:
+def _ctrl_c(say: Say) -> Iterator[Cancellation]:
     """Ctrl-C stops the container as a cancellation does."""
-    loop, interrupt = asyncio.get_running_loop(), Interrupt()
+    loop, cancellation = asyncio.get_running_loop(), Cancellation()
 
     def stop() -> None:
         say("Stopping the container.")
-        interrupt.request(StoppedBy.CANCEL)
+        cancellation.request(Reason.CANCEL)
 
     loop.add_signal_handler(signal.SIGINT, stop)
     try:
-        yield interrupt
+        yield cancellation
     finally:
         loop.remove_signal_handler(signal.SIGINT)
 

@@ -1,0 +1,71 @@
+"""Dependency injection into Prefect flows, and what every step of one job needs.
+
+Prefect calls a flow with its parameters alone. `InjectedFlow.bind` makes a copy that has more: its
+run finds that in Prefect's `FlowRunContext`, its hooks in the flow that Prefect calls them with.
+"""
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import ParamSpec, Self, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+
+from flows.engine.selection import OpenEngine, open_engine
+from flows.runtime.cancellation import Cancellation
+from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
+from flows.workspace.logs import Logger
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the process that runs a flow gives it: the engine of the run's container, how the
+    process ends the run, and which jobs it runs besides."""
+
+    open_engine: OpenEngine = open_engine
+    cancellation: Cancellation | None = None
+    is_carried: IsCarried = carries_nothing
+
+
+class InjectedFlow(Flow[P, R]):
+    """A flow to which the process that runs it may bind what Prefect has no parameter for.
+
+    Made by `injectable`.
+    """
+
+    dependencies = Dependencies()
+
+    def bind(self, dependencies: Dependencies) -> Self:
+        """A copy of the flow whose runs have these."""
+        bound = copy(self)
+        bound.dependencies = dependencies
+        return bound
+
+
+def injectable(flow: Flow[P, R]) -> InjectedFlow[P, R]:
+    """The decorator, above Prefect's own `@flow`."""
+    made: InjectedFlow[P, R] = InjectedFlow.__new__(InjectedFlow)
+    vars(made).update(vars(flow))
+    return made
+
+
+def injected(flow: object = None) -> Dependencies:
+    """What was bound to `flow`, or to that of the run that calls this."""
+    if flow is None and (context := FlowRunContext.get()) is not None:
+        flow = context.flow
+    return flow.dependencies if isinstance(flow, InjectedFlow) else Dependencies()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every step of one job needs. `secrets` are those that its payload shows, to be masked
+    in the output; None where nobody knows them any more."""
+
+    store: AttemptStore
+    logger: Logger
+    open_engine: OpenEngine = open_engine
+    secrets: Sequence[str] | None = ()

@@ -6,6 +6,9 @@ set -euo pipefail
 ROOT=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 # 1 when ensure_engine started the Docker Engine, which then stays.
 export ENGINE_STARTED=0
+# A hook's would lead every git that is started from here to the repository that is being pushed.
+# shellcheck disable=SC2046
+if command -v git >/dev/null; then unset $(git rev-parse --local-env-vars); fi
 
 say() { printf '==> %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }

@@ -47,14 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # What is made once a process, and takes long. Tests that run flows in processes of their own mostly
 # wait for them: they have a stack to themselves.
 _SHARED = ("processes", "stack", "container_task_api")
+# A run in a process of its own loads Prefect twice; a browser loads the whole UI for each page.
+_TAKES_MINUTES = {"processes", "page", "sessions"}
 
 
 def _group(items: list[pytest.Item]) -> None:
     """Give what shares a server to one process, first of all, and each other file to one."""
 
     def group(item: pytest.Item) -> str:
-        asks_for = {*getattr(item, "fixturenames", ()), *_parameters(item)}
-        return next(filter(asks_for.__contains__, _SHARED), item.path.stem)
+        return next(filter(_asks_for(item).__contains__, _SHARED), item.path.stem)
 
     def rank(item: pytest.Item) -> tuple[bool, bool]:
         return group(item) not in _SHARED, item.get_closest_marker("server") is None
@@ -62,16 +63,16 @@ def _group(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
-        if group(item) == "processes":
-            # Each of their runs loads Prefect twice.
+        if _TAKES_MINUTES & _asks_for(item):
             item.add_marker(pytest.mark.thorough)
 
 
-def _parameters(item: pytest.Item) -> list[object]:
+def _asks_for(item: pytest.Item) -> set[str]:
+    """Its fixtures; a parameter may name one, too."""
     callspec = getattr(item, "callspec", None)
-    return (
-        [value for value in callspec.params.values() if isinstance(value, str)] if callspec else []
-    )
+    parameters = callspec.params.values() if callspec else ()
+    named = (each for each in parameters if isinstance(each, str))
+    return {*getattr(item, "fixturenames", ()), *named}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,6 @@ from prefect.settings import (
     PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.engine.contract import Engine
 from flows.testing.fake_engine import FakeEngine
@@ -62,6 +61,9 @@ def container_task_api() -> Iterator[None]:
 
     Where your tests have one already, override this fixture with one that depends on yours.
     """
+    # It loads Prefect's server, which costs seconds in whichever process imports it.
+    from prefect.testing.utilities import prefect_test_harness
+
     with temporary_settings(_SERVER), prefect_test_harness(server_startup_timeout=120):
         yield
 

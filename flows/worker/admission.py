@@ -1,4 +1,4 @@
-"""Which of the waiting tasks may start on this host now, from figures alone.
+"""Admission control: which queued tasks may start on this host now, by CPUs and memory.
 
 What a task declares in `container.resources` is set aside for it while it runs; one that declares
 nothing takes nothing. Tasks start in the order of their queue; a small one may pass a large one
@@ -7,8 +7,9 @@ that waits for room, until the large one has waited for long enough to have room
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from uuid import UUID
 
 from flows.engine.docker.engine import DockerEngine
@@ -22,63 +23,79 @@ PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A task in the queue: what it declares, and for how long it waited for that.
+class QueuedTask:
+    """What a task in the queue declares, and for how long it has waited for that.
 
-    `missing` are capabilities that this host lacks; `goes_on`, that its container runs here
-    already, so that there is nothing to make room for; `elsewhere`, the host where it may.
+    `missing` are capabilities that this host lacks; `runs_here`, that its container runs here
+    already, so that there is nothing to make room for; `other_host`, where it may run already.
     """
 
     id: UUID
     needs: Resources = NOTHING
     missing: tuple[str, ...] = ()
-    goes_on: bool = False
-    elsewhere: str | None = None
-    seconds: float = 0.0
+    runs_here: bool = False
+    other_host: str | None = None
+    waited_seconds: float = 0.0
+
+
+class Decision(Enum):
+    """What becomes of a task now."""
+
+    START = auto()
+    WAIT = auto()
+    REJECT = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """What may start now; why the others may not, and which never can, a sentence each."""
+class Admission:
+    """A decision on a task, in a sentence where it is not started, and what is set aside for it."""
 
-    start: tuple[UUID, ...]
-    waits: Mapping[UUID, str]
-    never: Mapping[UUID, str]
+    decision: Decision
+    sentence: str = ""
+    reserved: Resources = NOTHING
 
 
 def admit(
-    waiting: Iterable[Waiting], total: Resources, used: Resources, host: str, slots: int
-) -> Admitted:
-    """Decide on every waiting task, in the order of the queue; at most `slots` may start.
+    tasks: Iterable[QueuedTask], total: Resources, used: Resources, host: str, slots: int
+) -> dict[UUID, Admission]:
+    """Decide on every task, in the order of the queue; at most `slots` may start.
 
-    A task that waits for a slot alone has no sentence: it is its turn that has not come.
+    A task that waits for a slot alone is left out: it is its turn that has not come.
     """
     free = total - used
-    start: list[UUID] = []
-    waits: dict[UUID, str] = {}
-    never: dict[UUID, str] = {}
-    for task in sorted(waiting, key=lambda task: not task.goes_on):
-        if task.goes_on:
-            if len(start) < slots:
-                start.append(task.id)
-                free -= task.needs
-        elif task.elsewhere:
-            waits[task.id] = f"waiting for {task.elsewhere}, where its container may still run"
-        elif task.missing:
-            waits[task.id] = f"waiting for a worker with the capability {', '.join(task.missing)}"
-        elif too_much := total.lacks(task.needs):
-            never[task.id] = (
-                f"task.container.resources asks for {too_much}, and {host} has {total} for tasks: "
-                "ask for less, or send the task to a larger host's queue"
-            )
-        elif lacking := free.lacks(task.needs):
-            waits[task.id] = f"waiting for {lacking} on {host}"
-            if task.seconds >= PATIENCE_SECONDS:
-                free -= task.needs
-        elif len(start) < slots:
-            start.append(task.id)
-            free -= task.needs
-    return Admitted(tuple(start), waits, never)
+    decisions: dict[UUID, Admission] = {}
+    for task in sorted(tasks, key=lambda task: not task.runs_here):
+        decided = _decide(task, total, free, host)
+        if decided.decision is Decision.START:
+            if not slots:
+                continue
+            slots -= 1
+        free -= decided.reserved
+        decisions[task.id] = decided
+    return decisions
+
+
+def _decide(task: QueuedTask, total: Resources, free: Resources, host: str) -> Admission:
+    if task.runs_here:
+        return Admission(Decision.START, reserved=task.needs)
+    if task.other_host:
+        return _wait(f"{task.other_host}, where its container may still run")
+    if task.missing:
+        return _wait(f"a worker with the capability {', '.join(task.missing)}")
+    if too_much := total.lacks(task.needs):
+        return Admission(
+            Decision.REJECT,
+            f"task.container.resources asks for {too_much}, and {host} has {total} for tasks: "
+            "ask for less, or send the task to a larger host's queue",
+        )
+    if lacking := free.lacks(task.needs):
+        is_kept = task.waited_seconds >= PATIENCE_SECONDS
+        return _wait(f"{lacking} on {host}", task.needs if is_kept else NOTHING)
+    return Admission(Decision.START, reserved=task.needs)
+
+
+def _wait(what: str, reserved: Resources = NOTHING) -> Admission:
+    return Admission(Decision.WAIT, f"waiting for {what}", reserved)
 
 
 _ENGINE_AWAY_SECONDS = 5.0

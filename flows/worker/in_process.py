@@ -1,4 +1,4 @@
-"""Carry flow runs in this process: one thread each, stopped by request, handed over at the end."""
+"""Run flows in this process: a thread and an event loop each, handed over when the worker ends."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -42,16 +43,16 @@ class BrokenOff(Exception):
     """A run ended without an end; `str()` says how."""
 
 
-class Carrier:
-    """Runs flows of this package; one object serves a worker for its life."""
+class InProcessRunner:
+    """Runs flows of this package, each run in a thread of its own; serves a worker for its life."""
 
     def __init__(self, is_carried: IsCarried = carries_nothing) -> None:
         """`is_carried` tells flows which jobs the worker runs."""
         self._is_carried = is_carried
-        self._lanes = Lanes()
+        self._threads = RunThreads()
         self._flows: dict[UUID, Flow[..., Any]] = {}
 
-    async def carry(
+    async def run(
         self, client: PrefectClient, flow_run: FlowRun, cancellation: Cancellation, logger: Logger
     ) -> None:
         """Run the flow to its end, whatever it is; `cancellation` ends it early.
@@ -61,44 +62,22 @@ class Carrier:
         """
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
-            more = Dependencies(cancellation=cancellation, is_carried=self._is_carried)
-            flow = flow.bind(more)
+            flow = flow.bind(Dependencies(cancellation=cancellation, is_carried=self._is_carried))
         if flow.name == FLOW_NAME:
             _note_taken(flow_run, logger)
-        # Prefect's engine gives every run of a deployment a thread, a loop and a connection to
-        # hear of its suspension, and waits for them. It reads the run once more before it runs
-        # the flow, which therefore knows its deployment.
-        plain = flow_run.model_copy(update={"deployment_id": None})
-
-        async def work() -> State[Any]:
-            return await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc, no-any-return]
-
-        running = asyncio.ensure_future(self._lanes.carry(work))
-        try:
-            # Not the run itself: however that ends, it is no end of this worker.
-            await asyncio.wait([running])
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([running], timeout=_DRAIN_SECONDS)
-                cancellation.request(Reason.HAND_OVER)
-                await asyncio.wait([running], timeout=_LET_GO_SECONDS)
-            raise
-        error = None if running.cancelled() else running.exception()
-        if isinstance(error, PrefectSignal):
-            # The server let the run go no further.
-            logger.info("The run ends here: %s", error)
-        elif error is not None or running.cancelled():
-            raise BrokenOff(f"the run broke off: {error!r}") from error
-        if error is None and running.result().is_cancelling():
+        running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))
+        await _ended_or_handed_over(running, cancellation)
+        state = _end_of(running, logger)
+        if state is not None and state.is_cancelling():
             # The server takes no other end of a run that somebody cancels.
-            await _see_cancelled(client, flow_run.id, _AS_IT_ENDED)
+            await _end_cancelling(client, flow_run.id, _AS_IT_ENDED)
         elif cancellation.reason is Reason.CANCEL:
             message = ended_early(StoppedBy.CANCEL).error or ""
-            await _see_cancelled(client, flow_run.id, message)
+            await _end_cancelling(client, flow_run.id, message)
 
     def close(self) -> None:
-        """End the threads that carry nothing."""
-        self._lanes.close()
+        """End the idle threads."""
+        self._threads.close()
 
     async def _flow(self, client: PrefectClient, flow_run: FlowRun) -> Flow[..., Any]:
         deployment_id = flow_run.deployment_id
@@ -133,8 +112,41 @@ def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
         logger.warning("Could not note that the run is on this host: %s", error)
 
 
-async def _see_cancelled(client: PrefectClient, run_id: UUID, message: str) -> None:
-    """End a run as cancelled that was, too late or too early for its flow to do it."""
+async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
+    # Prefect's engine gives every run of a deployment a thread, a loop and a connection to hear
+    # of its suspension, and waits for them. It reads the run once more before it runs the flow,
+    # which therefore knows its deployment.
+    plain = flow_run.model_copy(update={"deployment_id": None})
+    return await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc, no-any-return]
+
+
+async def _ended_or_handed_over(
+    running: asyncio.Future[State[Any]], cancellation: Cancellation
+) -> None:
+    """Wait for a run. However it ends, that is no end of this worker."""
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([running], timeout=_DRAIN_SECONDS)
+            cancellation.request(Reason.HAND_OVER)
+            await asyncio.wait([running], timeout=_LET_GO_SECONDS)
+        raise
+
+
+def _end_of(running: asyncio.Future[State[Any]], logger: Logger) -> State[Any] | None:
+    """The final state; None where the server let the run go no further. Raises `BrokenOff`."""
+    error = None if running.cancelled() else running.exception()
+    if isinstance(error, PrefectSignal):
+        logger.info("The run ends here: %s", error)
+        return None
+    if error is not None or running.cancelled():
+        raise BrokenOff(f"the run broke off: {error!r}") from error
+    return running.result()
+
+
+async def _end_cancelling(client: PrefectClient, run_id: UUID, message: str) -> None:
+    """Set a run to Cancelled that still is Cancelling, as its flow came too late to do it."""
     state = (await client.read_flow_run(run_id)).state
     if state is not None and state.is_cancelling():
         await client.set_flow_run_state(run_id, Cancelled(message=message))
@@ -148,43 +160,43 @@ _Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
 _IDLE = 8
 
 
-class Lanes:
-    """Carries coroutines, each in a thread and loop where no other runs. Used from one loop."""
+class RunThreads:
+    """Pool of threads, each with an event loop for one coroutine at a time. Used from one loop."""
 
     def __init__(self) -> None:
-        self._idle: list[_Lane] = []
-        self._lock = threading.Lock()
-        self._shared: contextvars.Context | None = None
+        self._idle: list[_RunThread] = []
+        self._context_lock = threading.Lock()
+        self._shared_context: contextvars.Context | None = None
 
-    async def carry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work()`. A caller that is cancelled leaves it running."""
-        lane = self._idle.pop() if self._idle else _Lane(self._context)
-        done = lane.begin(work)
-        done.add_done_callback(lambda _: self._give_back(lane))
+        thread = self._idle.pop() if self._idle else _RunThread(self._context)
+        done = thread.start(work)
+        done.add_done_callback(lambda _: self._put_back(thread))
         return await asyncio.shield(asyncio.wrap_future(done))
 
     def close(self) -> None:
-        """End the lanes that carry nothing."""
+        """End the threads that run nothing."""
         while self._idle:
             self._idle.pop().end()
 
     def _context(self) -> contextvars.Context:
-        """A context in which Prefect finds the blocking client. Called in a lane's thread."""
-        with self._lock:
-            if self._shared is None:
+        """A context in which Prefect finds the blocking client. Called in a pool's thread."""
+        with self._context_lock:
+            if self._shared_context is None:
                 shared = contextvars.copy_context()
                 shared.run(SyncClientContext().__enter__)
-                self._shared = shared
-            return self._shared.copy()
+                self._shared_context = shared
+            return self._shared_context.copy()
 
-    def _give_back(self, lane: "_Lane") -> None:
-        if lane.is_broken or len(self._idle) >= _IDLE:
-            lane.end()
+    def _put_back(self, thread: "_RunThread") -> None:
+        if thread.is_broken or len(self._idle) >= _IDLE:
+            thread.end()
         else:
-            self._idle.append(lane)
+            self._idle.append(thread)
 
 
-class _Lane:
+class _RunThread:
     def __init__(self, context: Callable[[], contextvars.Context]) -> None:
         self.is_broken = False
         self._context = context
@@ -192,7 +204,7 @@ class _Lane:
         # A daemon: a run that will not end must not keep its worker.
         threading.Thread(target=self._work, daemon=True, name="flow run").start()
 
-    def begin(self, work: Callable[[], Coroutine[Any, Any, T]]) -> "Future[T]":
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> "Future[T]":
         done: Future[T] = Future()
         self._jobs.set_result((work, done))
         return done

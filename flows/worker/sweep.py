@@ -27,7 +27,7 @@ from flows.runtime.store import AttemptStore, Busy, IsCarried, carries_nothing, 
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.worker.cleanup import told
-from flows.worker.takeover import host_of
+from flows.worker.run_notes import host_of
 from flows.workspace.logs import Logger
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.

@@ -23,10 +23,8 @@ from prefect.states import Crashed
 
 from flows.report.names import FLOW_NAME
 from flows.runtime.recovery import attempts_elsewhere, may_start_again, start_again
+from flows.worker.run_notes import HOST_LABEL, host_of, worker_of
 
-# Labels of a flow run: who carries it.
-HOST_LABEL = "moonmind.host"
-WORKER_LABEL = "prefect.worker.name"
 # The most that the server gives at a time.
 _PAGE = 200
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
@@ -61,11 +59,6 @@ class Silence:
         return is_same and now - first >= self._seconds
 
 
-def host_of(run: FlowRun) -> str | None:
-    """The host that carries the run, or did last; None where no host does."""
-    return str((run.labels or {}).get(HOST_LABEL) or "") or None
-
-
 async def take_over(
     client: PrefectClient, pool: str, host: str, worker: str, silence: Silence
 ) -> AsyncIterator[str]:
@@ -82,15 +75,11 @@ async def take_over(
         name = host_of(run)
         if run.work_pool_name != pool or name is None or name == host:
             continue
-        known = _worker_of(run)
+        known = worker_of(run)
         if known not in heartbeats and silence.covers(known, None):
             silent.add(known)
         if known in silent and await _start_elsewhere(client, run, name):
             yield f"{run.id}: its host {name} is silent"
-
-
-def _worker_of(run: FlowRun) -> str:
-    return str((run.labels or {}).get(WORKER_LABEL))
 
 
 async def _running(client: PrefectClient) -> list[FlowRun]:
@@ -121,7 +110,7 @@ async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime
 async def _start_elsewhere(client: PrefectClient, judged: FlowRun, name: str) -> bool:
     """Whether the run was still as it was judged, that host's, and is not any more."""
     run = await client.read_flow_run(judged.id)
-    if (run.state_id, _worker_of(run)) != (judged.state_id, _worker_of(judged)):
+    if (run.state_id, worker_of(run)) != (judged.state_id, worker_of(judged)):
         return False
     crashed: State[None] = Crashed(message=f"Its host {name} is silent; another takes over.")
     await client.set_flow_run_state(run.id, crashed)

@@ -15,7 +15,7 @@ from flows.payload.parse import parse
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import known_jobs
 from flows.settings import HostSettings
-from flows.worker.in_process import BrokenOff, Carrier, NotOurs
+from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs
 
 LOGGER = logging.getLogger(__name__)
 # Refused by the flow, so that it needs no engine.
@@ -29,10 +29,10 @@ async def client(prefect_api: None) -> AsyncIterator[PrefectClient]:
 
 
 @pytest.fixture
-async def carrier() -> AsyncIterator[Carrier]:
-    carrier = Carrier()
-    yield carrier
-    carrier.close()
+async def in_process() -> AsyncIterator[InProcessRunner]:
+    runner = InProcessRunner()
+    yield runner
+    runner.close()
 
 
 async def submitted(client: PrefectClient, entrypoint: str) -> FlowRun:
@@ -51,26 +51,26 @@ async def final(client: PrefectClient, run_id: UUID) -> str:
 
 
 async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
-    client: PrefectClient, carrier: Carrier
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
-    await carrier.carry(client, run, Cancellation(), LOGGER)
+    await in_process.run(client, run, Cancellation(), LOGGER)
     assert await final(client, run.id) == "Rejected"
 
 
 async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_cancelling(
-    client: PrefectClient, carrier: Carrier
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
     cancellation = Cancellation()
     cancellation.request(Reason.CANCEL)
     await client.set_flow_run_state(run.id, Cancelling(), force=True)
-    await carrier.carry(client, run, cancellation, LOGGER)
+    await in_process.run(client, run, cancellation, LOGGER)
     assert await final(client, run.id) == "Cancelled"
 
 
 async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
-    client: PrefectClient, carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, in_process: InProcessRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
 
@@ -81,7 +81,7 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 
     monkeypatch.setattr("flows.container_task.prepare_attempt", cancelled_meanwhile)
     monkeypatch.setattr("flows.container_task._final_state", lambda _: Completed())
-    await carrier.carry(client, run, Cancellation(), LOGGER)
+    await in_process.run(client, run, Cancellation(), LOGGER)
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert (state.name, state.message) == (
@@ -91,32 +91,33 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 
 
 async def test_a_deployment_that_was_deleted_names_no_flow(
-    client: PrefectClient, carrier: Carrier
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
     assert run.deployment_id is not None
     await client.delete_deployment(run.deployment_id)
     with pytest.raises(NotOurs, match="was deleted"):
-        await carrier.carry(client, run, Cancellation(), LOGGER)
+        await in_process.run(client, run, Cancellation(), LOGGER)
 
 
 async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
-    client: PrefectClient, carrier: Carrier
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
     await client.delete_flow_run(run.id)
     with pytest.raises(BrokenOff, match="not found"):
-        await carrier.carry(client, run, Cancellation(), LOGGER)
+        await in_process.run(client, run, Cancellation(), LOGGER)
     assert str(run.id) in known_jobs(HostSettings().workdir), "noted before the flow's first step"
     after = await submitted(client, "flows.container_task.container_task")
-    await carrier.carry(client, after, Cancellation(), LOGGER)
+    await in_process.run(client, after, Cancellation(), LOGGER)
     assert await final(client, after.id) == "Rejected"
 
 
 async def test_a_run_without_a_deployment_is_not_ours(
-    client: PrefectClient, carrier: Carrier
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client, "flows.container_task.container_task")
-    without = run.model_copy(update={"deployment_id": None})
     with pytest.raises(NotOurs, match="no deployment"):
-        await carrier.carry(client, without, Cancellation(), LOGGER)
+        await in_process.run(
+            client, run.model_copy(update={"deployment_id": None}), Cancellation(), LOGGER
+        )

@@ -1,0 +1,117 @@
+"""What a worker does beside its claim loop: SIGTERM, its pool's events, the sweep, the tidying."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
+from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
+
+from flows.engine.docker.engine import DockerEngine
+from flows.runtime.store import IsCarried
+from flows.settings import HostSettings
+from flows.worker.cleanup import tidy
+from flows.worker.sweep import sweep
+from flows.worker.takeover import Silence, take_over
+from flows.workspace.logs import Logger
+
+_CANCELLING = "prefect.flow-run.Cancelling"
+_WORK = [
+    "prefect.flow-run.Scheduled",
+    "prefect.flow-run.AwaitingRetry",
+    "prefect.work-pool.ready",
+]
+_SWEEP_SECONDS = 60.0
+
+
+def cancel_on_sigterm(logger: Logger) -> None:
+    """Have SIGTERM cancel the calling task; a second one ends the process at once.
+
+    Prefect's own handler sends a SIGINT, which a process that was started in the background of a
+    shell ignores.
+    """
+    loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        logger.info("Told to stop: taking no more runs, handing over what goes on")
+        if serving is not None:
+            serving.cancel()
+
+    # Only the main thread hears signals.
+    with contextlib.suppress(ValueError, RuntimeError):
+        loop.add_signal_handler(signal.SIGTERM, end)
+
+
+async def follow_pool(
+    pool_id: UUID, on_work: Callable[[], None], on_cancel: Callable[[UUID], None]
+) -> None:
+    """Subscribe to the pool's events by websocket, until cancelled; connect again after a break."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=[*_WORK, _CANCELLING]),
+        any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
+    )
+
+    async def follow() -> None:
+        async with get_events_subscriber(filter=wanted) as events:
+            async for event in events:
+                if event.event == _CANCELLING:
+                    on_cancel(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
+                else:
+                    on_work()
+        raise ConnectionError("the server closed the event stream")
+
+    retrying = AsyncRetrying(
+        wait=wait_exponential(multiplier=0.5, max=10),
+        before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
+    )
+    await retrying(follow)
+
+
+async def sweep_every_minute(
+    client: PrefectClient,
+    host: HostSettings,
+    is_carried: IsCarried,
+    logger: Logger,
+    pool: str,
+    worker: str,
+) -> None:
+    """Take up what earlier workers of this host left, and look after it from then on.
+
+    The scheduled sweep looks after one host a minute, whichever has its turn.
+    """
+    silence = Silence(host.patience_seconds)
+
+    async def look() -> None:
+        async with DockerEngine() as engine:
+            await sweep(client, host, engine, logger, is_carried=is_carried)
+        async for sentence in take_over(client, pool, host.worker, worker, silence):
+            logger.info(sentence)
+
+    await _every_minute("sweep", look, logger)
+
+
+async def tidy_every_minute(
+    client: PrefectClient, host: HostSettings, is_carried: IsCarried, logger: Logger
+) -> None:
+    """Finish uploads, and remove what has been kept long enough."""
+
+    async def look() -> None:
+        async with DockerEngine() as engine:
+            await tidy(client, host, engine, logger, is_carried=is_carried)
+
+    await _every_minute("tidy up", look, logger)
+
+
+async def _every_minute(doing: str, look: Callable[[], Awaitable[None]], logger: Logger) -> None:
+    while True:
+        try:
+            await look()
+        except Exception as error:  # noqa: BLE001 - the next one comes within a minute
+            logger.warning("Could not %s: %s", doing, error)
+        await asyncio.sleep(_SWEEP_SECONDS)

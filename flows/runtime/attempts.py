@@ -10,14 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from blocks.registries import CredentialsUnreadable, login_to
 from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
-from flows.engine.images.lock import Turns
-from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply
-from flows.errors import ContainerTaskError, EngineError, EngineUnavailable
+from flows.errors import ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
@@ -31,9 +28,10 @@ from flows.runtime.context import Job
 from flows.runtime.ending import finish
 from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
+from flows.runtime.surroundings import pull_options, registry_login
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.workspace.folder import RUNS_FOLDER, Workspace
+from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger, RunnerLog
 
 _CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
@@ -114,7 +112,7 @@ async def execute_attempt(
                 RunProgress(spec, say) as run_progress,
             ):
                 notes = _Notes(store, attempt, desk, run_progress)
-                supply = _supply(PrefectTeller(pull_progress, say), desk.runner_log, secrets)
+                supply = _pull_options(PrefectTeller(pull_progress, say), desk.runner_log, secrets)
                 if adopt:
                     with suppress(EngineError):
                         # For the log's sake alone: the image is judged, the container runs.
@@ -151,27 +149,17 @@ async def _variables(
         return {}, outcome_of(error)
 
 
-def _supply(teller: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:
-    """What an image is pulled with on this host."""
-    host = HostSettings.from_environment()
+def _pull_options(observer: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:
+    """What an image is pulled with; the password of a registry is masked from there on."""
 
     async def login(registry: str) -> Login | None:
-        try:
-            found = await login_to(registry)
-        except CredentialsUnreadable as error:
-            raise EngineUnavailable(str(error)) from error
+        found = await registry_login(registry)
         if found is not None:
-            teller.masker = Masker([*secrets, found.password])
-            runner_log.mask_with(teller.masker)
+            observer.masker = Masker([*secrets, found.password])
+            runner_log.mask_with(observer.masker)
         return found
 
-    return Supply(
-        teller=teller,
-        login_to=login,
-        turns=Turns(host.workdir / RUNS_FOLDER / "pulls"),
-        private=PrivateImages(host.workdir / RUNS_FOLDER / "private-images"),
-        inactivity_seconds=host.pull_inactivity_seconds,
-    )
+    return pull_options(observer, login, HostSettings.from_environment())
 
 
 async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:

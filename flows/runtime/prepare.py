@@ -9,9 +9,7 @@ from uuid import UUID
 
 from prefect import get_client, runtime
 
-from blocks.policy import ContainerPolicy, PolicyUnreadable
 from flows.attempt import Attempt, Prepared, RetryRules
-from flows.errors import HostMisconfigured
 from flows.masking import Masker
 from flows.payload.compiler import compile_spec
 from flows.payload.container import Retry
@@ -23,12 +21,12 @@ from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
 from flows.runtime.context import Job
 from flows.runtime.recovery import attempts_elsewhere
-from flows.runtime.secrets import container_secrets, with_credentials
+from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
+from flows.runtime.surroundings import check_out, policy_in_force, remote_of
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
-from flows.workspace.git import checkout
 from flows.workspace.logs import Journal, Logger
 
 
@@ -99,7 +97,7 @@ async def _decided(raw: object, store: AttemptStore) -> _Decided:
     payload = runnable(raw)
     host = HostSettings.from_environment()
     host.require_capabilities(payload)
-    policy = await _policy()
+    policy = await policy_in_force()
     earlier = await _earlier_attempts(store)
     run = Run(store.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
@@ -108,7 +106,7 @@ async def _decided(raw: object, store: AttemptStore) -> _Decided:
     )
     # A block that is missing is found here.
     variables = await container_secrets(spec.secrets)
-    remote = await _remote(payload)
+    remote = await remote_of(payload)
     masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
     return _Decided(payload, policy, workspace, spec, remote, masker, earlier)
 
@@ -129,18 +127,9 @@ async def _checked_out(decided: _Decided, logger: Logger) -> str | None:
         journal.say(f"Prepared {workspace.folder}")
         if remote is None:
             return None
-        pinned = "*" not in decided.policy.allowed_repositories
-        ref = decided.payload.task.git.starting_branch
-        commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
+        commit = await check_out(decided.payload, remote, decided.policy, workspace)
         journal.say(f"Checked out {remote.display} at {commit}")
         return commit
-
-
-async def _policy() -> Policy:
-    try:
-        return (await ContainerPolicy.in_force()).plain()
-    except PolicyUnreadable as error:
-        raise HostMisconfigured(str(error)) from error
 
 
 async def _earlier_attempts(store: AttemptStore) -> int:
@@ -152,15 +141,6 @@ async def _earlier_attempts(store: AttemptStore) -> int:
     async with get_client() as client:
         elsewhere = await attempts_elsewhere(client, UUID(str(runtime.flow_run.id)), known)
     return max(here, elsewhere)
-
-
-async def _remote(payload: TaskPayload) -> Remote | None:
-    """The repository, with its credentials."""
-    if payload.repository is None:
-        return None
-    remote = Remote.parse(payload.repository)
-    block = payload.auth.repo_auth_ref if payload.auth else None
-    return await with_credentials(remote, block) if block else remote
 
 
 def _rules(retry: Retry) -> RetryRules:

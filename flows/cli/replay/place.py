@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.policy import ContainerPolicy, PolicyUnreadable
-from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import Supply, Teller
-from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
+from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
-from flows.runtime.secrets import container_secrets, with_credentials
+from flows.runtime import surroundings
+from flows.runtime.secrets import container_secrets
 
 Say = Callable[[str], None]
 
@@ -43,24 +42,14 @@ def supply_of(place: Place, say: Say) -> Supply:
     """What the image is pulled with."""
 
     async def login(registry: str) -> Login | None:
-        if not place.has_blocks:
-            return None
-        try:
-            return await login_to(registry)
-        except CredentialsUnreadable as error:
-            raise EngineUnavailable(str(error)) from error
+        return await surroundings.registry_login(registry) if place.has_blocks else None
 
     return Supply(teller=_Sayer(say), login_to=login)
 
 
 async def policy_of(place: Place) -> Policy:
     """The rules of the server, or the built-in ones."""
-    if not place.has_blocks:
-        return Policy()
-    try:
-        return (await ContainerPolicy.in_force()).plain()
-    except PolicyUnreadable as error:
-        raise HostMisconfigured(str(error)) from error
+    return await surroundings.policy_in_force() if place.has_blocks else Policy()
 
 
 async def secret_values(names: Mapping[str, str], place: Place) -> dict[str, str]:
@@ -95,13 +84,8 @@ async def _from_block(variable: str, block: str) -> str | None:
 
 async def remote_of(payload: TaskPayload, place: Place, say: Say) -> Remote | None:
     """The repository, with its credentials where they can be had."""
-    if payload.repository is None:
-        return None
-    remote = Remote.parse(payload.repository)
-    block = payload.auth.repo_auth_ref if payload.auth else None
-    if not block:
-        return remote
-    if place.has_blocks:
-        return await with_credentials(remote, block)
-    say(f"The block {block} cannot be read here: git uses the credentials of this user.")
-    return remote
+    block = payload.auth.repo_auth_ref if payload.auth and payload.repository else None
+    if block and not place.has_blocks:
+        say(f"The block {block} cannot be read here: git uses the credentials of this user.")
+        payload = payload.model_copy(update={"auth": None})
+    return await surroundings.remote_of(payload)

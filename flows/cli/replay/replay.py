@@ -35,10 +35,10 @@ from flows.payload.repository import Remote
 from flows.runtime import collect, execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import AttemptStore
+from flows.runtime.surroundings import check_out
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
 from flows.workspace.folder import Workspace
-from flows.workspace.git import checkout
 from flows.workspace.logs import RunnerLog
 
 _LOGGER = logging.getLogger(__name__)
@@ -176,9 +176,7 @@ async def _prepared(
     commit = None
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
-        pinned = "*" not in policy.allowed_repositories
-        ref = payload.task.git.starting_branch
-        commit = await checkout(remote, ref, workspace.repo, pinned=pinned)
+        commit = await check_out(payload, remote, policy, workspace)
         say(f"Checked out {remote.display} at {commit}.")
     ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)

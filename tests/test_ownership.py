@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine.chown import Found, Owner, Reclaim, look, outside, reclaim_of
+from flows.engine.chown import Owner, Reclaim, outside, reclaim_of
 from flows.engine.contract import Engine
 from flows.engine.docker.chown import reclaim_arguments
 from flows.engine.docker.engine import DockerEngine
@@ -22,7 +22,8 @@ from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine
 from flows.workspace.folder import Workspace
-from flows.workspace.tree import remove_tree
+from flows.workspace.permissions import Ownership, ownership
+from flows.workspace.tree import MAX_DEPTH, remove_tree
 from tests.hosts import NOBODY, as_nobody, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine
 from tests.specs import BIND, IMAGE, NOW, VOLUME, compiled
@@ -63,27 +64,37 @@ def nobodys() -> Iterator[Workspace]:
 
 @pytest.mark.parametrize(
     ("mode", "found"),
-    [(0o644, Found.OURS), (0o400, Found.OURS), (0o200, Found.FOREIGN), (0o4755, Found.FOREIGN)],
+    [
+        (0o644, Ownership.OURS),
+        (0o400, Ownership.OURS),
+        (0o200, Ownership.FOREIGN),
+        (0o4755, Ownership.FOREIGN),
+    ],
 )
 def test_a_file_is_the_workers_that_it_may_read_and_that_gives_nobody_rights(
-    tmp_path: Path, mode: int, found: Found
+    tmp_path: Path, mode: int, found: Ownership
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
     (tmp_path / "folder" / "file").chmod(mode)
-    assert look(tmp_path, ME) is found
+    assert ownership(tmp_path, ME) is found
 
 
 @pytest.mark.parametrize(
     ("mode", "found"),
-    [(0o2755, Found.OURS), (0o700, Found.OURS), (0o555, Found.FOREIGN), (0, Found.FOREIGN)],
+    [
+        (0o2755, Ownership.OURS),
+        (0o700, Ownership.OURS),
+        (0o555, Ownership.FOREIGN),
+        (0, Ownership.FOREIGN),
+    ],
 )
 def test_a_folder_is_the_workers_that_it_may_write_in(
-    tmp_path: Path, mode: int, found: Found
+    tmp_path: Path, mode: int, found: Ownership
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder").chmod(mode)
-    assert look(tmp_path, ME) is found
+    assert ownership(tmp_path, ME) is found
 
 
 def test_what_nobody_reads_or_must_own_to_remove_does_not_count(tmp_path: Path) -> None:
@@ -92,22 +103,24 @@ def test_what_nobody_reads_or_must_own_to_remove_does_not_count(tmp_path: Path) 
     (tmp_path / "link").symlink_to("/etc/shadow")
     for name in ("pipe", "link"):
         os.chown(tmp_path / name, 1234, 1234, follow_symlinks=False)
-    assert look(tmp_path, ME) is Found.OURS
+    assert ownership(tmp_path, ME) is Ownership.OURS
     (tmp_path / "file").touch()
     os.chown(tmp_path / "file", 1234, -1)
-    assert look(tmp_path, ME) is Found.FOREIGN
+    assert ownership(tmp_path, ME) is Ownership.FOREIGN
 
 
 def test_a_look_ends_where_there_is_too_much_and_where_it_is_too_deep(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / str(number)).touch()
-    assert look(tmp_path, ME, limit=5) is Found.OURS
-    assert look(tmp_path, ME, limit=4) is Found.UNSEEN
-    assert look(tmp_path / "nowhere", ME) is Found.OURS
+    assert ownership(tmp_path, ME, limit=5) is Ownership.OURS
+    assert ownership(tmp_path, ME, limit=4) is Ownership.UNSEEN
+    assert ownership(tmp_path / "nowhere", ME) is Ownership.OURS
     (tmp_path / "0").unlink()
     (tmp_path / "0").mkdir()
     deep(tmp_path / "0", "n" * 250, 20)
-    assert look(tmp_path, ME) is Found.UNSEEN
+    assert ownership(tmp_path, ME) is Ownership.OURS
+    deep(tmp_path / "0", "n", MAX_DEPTH)
+    assert ownership(tmp_path, ME) is Ownership.UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -259,7 +272,7 @@ async def test_the_helper_works_in_other_images_and_tells_what_it_cannot(
     async with DockerEngine() as engine:
         if sentence is None:
             await engine.reclaim(decided)
-            assert look(tmp_path / "job", owner.uid) is Found.OURS
+            assert ownership(tmp_path / "job", owner.uid) is Ownership.OURS
         else:
             with pytest.raises(EngineError, match=sentence):
                 await engine.reclaim(decided)
@@ -299,5 +312,5 @@ async def test_many_files_are_given_back_within_seconds() -> None:
         began = time.monotonic()
         async with DockerEngine() as engine:
             await engine.reclaim(reclaim_in(folder / "job"))
-        assert look(folder / "job", 12345) is Found.OURS
+        assert ownership(folder / "job", 12345) is Ownership.OURS
         assert time.monotonic() - began < 60

@@ -1,22 +1,19 @@
-"""Whose the files in a job's folder are, and what is done about those that are not the worker's.
+"""The container that chowns a job's folder to the worker, decided before it exists.
 
 A container may write as any user. A worker that is not root can then neither read nor remove what
-it left, so a small container of the runner's own gives the folder back. Pure but for the look.
+it left, so a small container of the runner's own gives the folder back.
 """
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
 from pathlib import Path
 from typing import Literal, Self
 
 from flows.spec import LABEL_EXPIRES_AT, LABEL_JOB_ID, Mount
 
-# To look at as many takes a second or so; for folders with more it is not worth it.
-_LOOKED_AT = 100_000
 # Two hundred thousand files take two.
 RECLAIM_SECONDS = 120.0
 _EXPIRES_AFTER = timedelta(hours=1)
@@ -43,14 +40,6 @@ cd "$3" || exit 1
 problems=$( (eval "$walk") 2>&1 | tail -c 300)
 [ -z "$problems" ] || { echo "$problems"; exit 1; }
 """
-
-
-class Found(Enum):
-    """What a look into a folder told."""
-
-    OURS = "everything there is the worker's, and nothing shut to it"
-    FOREIGN = "something there is not"
-    UNSEEN = "there is more than was looked at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +95,6 @@ def reclaim_of(
     return Reclaim(f"{name}-files", image, mount, owner, {**labels, **times})
 
 
-def look(folder: Path, user: int, limit: int = _LOOKED_AT) -> Found:
-    """Whether all in `folder` is `user`'s and open to it; nothing there is nobody else's.
-
-    Links and special files do not count: whoever has their folder can remove them, and nobody
-    reads them.
-    """
-    if not os.path.lexists(folder):
-        return Found.OURS
-    try:
-        if not _is_ours(os.lstat(folder), user):
-            return Found.FOREIGN
-        for number, child in enumerate(_below(folder)):
-            if number == limit:
-                return Found.UNSEEN
-            if not _is_ours(child.stat(follow_symlinks=False), user):
-                return Found.FOREIGN
-    except PermissionError:
-        return Found.FOREIGN
-    except OSError:
-        # Deeper than paths are long.
-        return Found.UNSEEN
-    return Found.OURS
-
-
 def outside(number: int, table: str) -> int:
     """What the user or group `number` is called in the namespace around this process's own.
 
@@ -140,25 +105,6 @@ def outside(number: int, table: str) -> int:
         if inner <= number < inner + count:
             return number - inner + outer
     return number
-
-
-def _below(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    pending = [os.fspath(folder)]
-    while pending:
-        with os.scandir(pending.pop()) as scan:
-            for child in scan:
-                yield child
-                if child.is_dir(follow_symlinks=False):
-                    pending.append(child.path)
-
-
-def _is_ours(found: os.stat_result, user: int) -> bool:
-    mode = found.st_mode
-    if stat.S_ISDIR(mode):
-        return found.st_uid == user and mode & 0o700 == 0o700
-    if stat.S_ISREG(mode):
-        return found.st_uid == user and mode & 0o400 != 0 and not mode & 0o6000
-    return True
 
 
 def _table(kind: str) -> str:

@@ -24,8 +24,8 @@ from flows.outputs.upload_plan import printable
 from flows.results import OutputResult, OutputRow, Reason
 from flows.spec import ARTIFACT_DIR, ContainerSpec, Output
 from flows.workspace.folder import Workspace
-from flows.workspace.listing import MAX_HASHED_BYTES, write_whole
-from flows.workspace.safe_open import keep
+from flows.workspace.listing import MAX_HASHED_BYTES
+from flows.workspace.safe_open import link_or_copy, write_whole
 from flows.workspace.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 
 # The parts of a path below a folder.
@@ -250,7 +250,8 @@ class _Collector:
             try:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 if in_checkout:
-                    keep(file, self._workspace.artifacts.joinpath(*place), self._workspace.folder)
+                    path = self._workspace.artifacts.joinpath(*place)
+                    link_or_copy(file, path, self._workspace.folder)
             except OSError as error:
                 raise _Rejection("not-kept", error) from None
         self._bytes_left -= thing.size_bytes

@@ -18,8 +18,8 @@ from flows.outputs.upload_plan import plan
 from flows.outputs.uploader import Uploader
 from flows.threads import in_thread
 from flows.workspace.folder import Workspace
-from flows.workspace.listing import is_folder
 from flows.workspace.logs import Logger
+from flows.workspace.safe_open import is_folder
 from flows.workspace.tree import Tree, walk
 
 # For a store to close its connections.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.attempt import Prepared
-from flows.engine.chown import RECLAIM_SECONDS, Found, Owner, Reclaim, look, reclaim_of
+from flows.engine.chown import RECLAIM_SECONDS, Owner, Reclaim, reclaim_of
 from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
@@ -27,6 +27,7 @@ from flows.text import one_line
 from flows.threads import to_the_end
 from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
 from flows.workspace.logs import Logger
+from flows.workspace.permissions import Ownership, ownership
 from flows.workspace.tree import remove_tree
 
 # A worker may be restarted just then; to end a second time there is hardly chance.
@@ -115,7 +116,7 @@ async def _reclaim(
     engine: Engine, folder: Path, mount: Mount, name: str, labels: Mapping[str, str]
 ) -> str | None:
     user = os.geteuid()
-    if user == 0 or await asyncio.to_thread(look, folder, user) is Found.OURS:
+    if user == 0 or await asyncio.to_thread(ownership, folder, user) is Ownership.OURS:
         return None
     image = HostSettings.from_environment().helper_image
     owner = Owner.in_folder(folder.parent)
@@ -128,7 +129,7 @@ async def _reclaim(
         return _sentence(folder, str(error))
     except TimeoutError:
         return _sentence(folder, f"it took longer than {_LIMIT_SECONDS:.0f} s")
-    if await asyncio.to_thread(look, folder, user) is Found.FOREIGN:
+    if await asyncio.to_thread(ownership, folder, user) is Ownership.FOREIGN:
         return _sentence(folder, "it had no effect; see whether its file system has owners")
     return None
 

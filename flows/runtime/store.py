@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from flows.attempt import Attempt
 from flows.errors import WorkspaceError
 from flows.workspace.folder import RUNS_FOLDER
+from flows.workspace.safe_open import replacing
 
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _RETRY_SECONDS = 0.2
@@ -77,12 +78,8 @@ class AttemptStore:
                 raise WorkspaceError(f"cannot write {self._file}: {error.strerror}") from error
 
     def _write(self, data: bytes) -> None:
-        partial = self._file.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(str(self._file), durable=True) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._file)
 
     def close(self, attempt: Attempt) -> Attempt:
         """Note that everything about the attempt has been told."""

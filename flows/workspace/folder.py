@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.spec import JOB_ROOT, ContainerSpec, Mount
-from flows.workspace.listing import Listing, is_folder, listing, write_whole
+from flows.workspace.listing import Listing, listing
 from flows.workspace.log_file import LogFile, move_log
-from flows.workspace.safe_open import nameless_file
+from flows.workspace.safe_open import is_folder, write_whole
 from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.
@@ -122,12 +123,11 @@ class Workspace:
     def now_ns(self) -> int:
         """The time by the clock of the file system, which a server may keep. Raises
         `WorkspaceError`."""
-        with self._explained("cannot make a file beside the job folder"):
-            descriptor = nameless_file(self.root)
-            try:
-                return os.fstat(descriptor).st_ctime_ns
-            finally:
-                os.close(descriptor)
+        with (
+            self._explained("cannot make a file beside the job folder"),
+            TemporaryFile(dir=self.root) as file,
+        ):
+            return os.fstat(file.fileno()).st_ctime_ns
 
     def listing(self) -> Listing:
         """What the run left in `artifacts/`, but for the files this runner still writes."""

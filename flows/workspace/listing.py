@@ -1,24 +1,22 @@
-"""Read and write in a folder that a stranger's container has had to itself.
-
-Whatever it left there (links out of the folder, pipes, devices, names of any kind), nothing here
-follows a link or waits on a pipe. For containers that are gone: nobody else is writing any more.
-"""
+"""List a folder that a stranger's container filled, with the sizes and checksums of its files."""
 
 import hashlib
 import os
-import stat
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flows.workspace.safe_open import beside, clear, folder_of, new_file, opened_at
+from flows.workspace.tree import Descent, Found, Scan, Tree, walk
 
 # What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
 # nothing to make. 20 GiB are half a minute of hashing.
 MAX_HASHED_BYTES = 20 * 1024**3
 MAX_ENTRIES = 100_000
+# As long as the kernel's own; a deep tree of long names would otherwise be listed in gigabytes.
+_MAX_PATH_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +40,6 @@ class Listing:
     left_out: int = 0
 
 
-class _HashBudget:
-    """Which files are still hashed: those that fit in what earlier ones left of the bytes."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._left = size_bytes
-
-    def covers(self, size_bytes: int) -> bool:
-        if size_bytes > self._left:
-            return False
-        self._left -= size_bytes
-        return True
-
-
 def listing(
     root: Path, max_entries: int = MAX_ENTRIES, max_hashed_bytes: int = MAX_HASHED_BYTES
 ) -> Listing:
@@ -64,112 +49,73 @@ def listing(
     that its path is longer than the system takes. Folders count for `max_entries`; of one that
     has more than what is left of it, the system chooses which are listed.
     """
-    budget = _HashBudget(max_hashed_bytes)
     # The container has no say about what leads to the folder, and every say about what is there.
-    top = os.path.join(os.path.realpath(root.parent), root.name)
-    entries, pending, left_out = [], [top], 0
-    while pending:
-        folder = pending.pop()
+    tree, bound = Tree(root.parent, (root.name,)), _MostEntries(max_entries)
+    entries: list[Entry] = []
+
+    def enters(parts: tuple[str, ...]) -> bool:
+        fits = len(os.fsencode("/".join(parts))) < _MAX_PATH_BYTES
+        if not fits:
+            entries.append(Entry(_shown(parts), "other", 0, None))
+        return fits
+
+    with closing(_Hasher(tree, max_hashed_bytes)) as hasher:
         try:
-            children, more = _children(folder, max_entries)
+            for found in walk(tree, enters, bound):
+                entries.append(_entry(found, hasher))
         except OSError:
-            entries.append(Entry(_shown(top, folder), "other", 0, None))
-            continue
-        max_entries -= len(children)
-        left_out += more
-        for name, found in children:
-            path = os.path.join(folder, name)
-            if found is not None and stat.S_ISDIR(found.st_mode):
-                pending.append(path)
-            else:
-                entries.append(_entry(top, path, found, budget))
-    return Listing(tuple(entries), left_out)
+            entries.append(Entry(".", "other", 0, None))
+    return Listing(tuple(entries), bound.left_out)
 
 
-def write_whole(path: Path, root: Path, data: bytes) -> None:
-    """Write `data` to a new file at `path`, below `root`: all of it, or none.
+class _MostEntries:
+    """Of a folder, what is left of so many names, sorted; counts the others."""
 
-    A file or link in the way is replaced; a folder in the way is kept under another name. Raises
-    `OSError`; what was at `path` is then still there.
-    """
-    with folder_of(path, root, clearing=True) as folder:
-        if _is_folder_at(path.name, folder):
-            clear(path.name, folder)
-        draft = beside(f".{path.name}")
-        try:
-            with open(new_file(draft, folder), "wb") as file:
-                file.write(data)
-            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(draft, dir_fd=folder)
-            raise
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self.left_out = 0
+
+    def each(self, scan: Scan) -> Sequence["os.DirEntry[str]"]:
+        children = sorted(islice(scan, self._left), key=lambda child: child.name)
+        self._left -= len(children)
+        self.left_out += sum(1 for _ in scan)
+        return children
 
 
-def _is_folder_at(name: str, folder: int) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+class _Hasher:
+    """The sha256 of each file that fits in what earlier ones left of a number of bytes."""
 
+    def __init__(self, tree: Tree, size_bytes: int) -> None:
+        self._descent = Descent(tree)
+        self._left = size_bytes
 
-def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder itself, not a link to one."""
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def _children(folder: str, limit: int) -> tuple[list[tuple[str, os.stat_result | None]], int]:
-    """At most `limit` of what is in `folder`, by name, and how many more there are."""
-    descriptor = opened_at(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with os.scandir(descriptor) as scan:
-            children = sorted(islice(scan, limit), key=lambda child: child.name)
-            more = sum(1 for _ in scan)
-            return [(child.name, _stat(child)) for child in children], more
-    finally:
-        os.close(descriptor)
-
-
-def _stat(child: "os.DirEntry[str]") -> os.stat_result | None:
-    try:
-        return child.stat(follow_symlinks=False)
-    except OSError:
-        return None
-
-
-def _entry(top: str, path: str, found: os.stat_result | None, budget: _HashBudget) -> Entry:
-    shown = _shown(top, path)
-    if found is not None and stat.S_ISREG(found.st_mode):
-        sha256 = _sha256(path, found.st_size) if budget.covers(found.st_size) else None
-        return Entry(shown, "file", found.st_size, sha256)
-    is_link = found is not None and stat.S_ISLNK(found.st_mode)
-    return Entry(shown, "symlink" if is_link else "other", 0, None)
-
-
-def _sha256(path: str, size_bytes: int) -> str | None:
-    """The digest of a file of that size; None for what is no such file any more, or forbidden."""
-    try:
-        descriptor = opened_at(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    digest = hashlib.sha256()
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != size_bytes:
+    def sha256(self, found: Found) -> str | None:
+        """None also for a file that has another size by now, or is forbidden."""
+        left = found.size_bytes
+        if left > self._left:
             return None
-        while size_bytes > 0 and (chunk := file.read(min(size_bytes, 1024**2))):
-            digest.update(chunk)
-            size_bytes -= len(chunk)
-    return None if size_bytes else digest.hexdigest()
+        self._left -= left
+        with suppress(OSError), open(self._descent.file(found.parts), "rb") as file:
+            if os.fstat(file.fileno()).st_size != left:
+                return None
+            digest = hashlib.sha256()
+            while left > 0 and (chunk := file.read(min(left, 1024**2))):
+                digest.update(chunk)
+                left -= len(chunk)
+            return None if left else digest.hexdigest()
+        return None
+
+    def close(self) -> None:
+        self._descent.close()
 
 
-def _shown(top: str, path: str) -> str:
-    return _printable(os.path.relpath(path, top))
+def _entry(found: Found, hasher: _Hasher) -> Entry:
+    path = _shown(found.parts)
+    if found.kind == "file":
+        return Entry(path, "file", found.size_bytes, hasher.sha256(found))
+    return Entry(path, "symlink" if found.kind == "symlink" else "other", 0, None)
 
 
-def _printable(path: str) -> str:
+def _shown(parts: tuple[str, ...]) -> str:
     """File names are bytes; those that are no UTF-8 are shown with escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode("/".join(parts)).decode("utf-8", "backslashreplace")

@@ -89,6 +89,5 @@ def move_log(live: Path, path: Path, root: Path) -> bool:
     """Rename the log at `live`, if there is one, to `path` below `root`; see `LogFile`."""
     if not live.exists():
         return False
-    with folder_of(path, root, clearing=True) as folder:
-        move_into(live, path.name, folder)
+    move_into(live, path, root)
     return True

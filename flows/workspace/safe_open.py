@@ -1,7 +1,7 @@
-"""Reach into a folder that a stranger's container has to itself, or has had.
+"""Open and replace files in a folder that a stranger's container has to itself, or has had.
 
-By descriptors, a folder at a time: no link on the way is followed, not even one that was put there
-a moment ago.
+By openat with O_NOFOLLOW, a folder at a time: no link on the way is followed, not even one that
+was put there a moment ago.
 """
 
 import errno
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
 
 
@@ -25,7 +25,7 @@ def folder_of(path: Path, root: Path, *, clearing: bool = False) -> Iterator[int
     Folders that are missing on the way are made. With `clearing`, what is no folder there, or none
     that this process may write in, makes room for one: see `clear`.
     """
-    folder = os.open(root, _WAY)
+    folder = os.open(root, _FOLDER)
     try:
         for part in path.relative_to(root).parts[:-1]:
             below = (_usable if clearing else _entered)(part, folder)
@@ -37,18 +37,26 @@ def folder_of(path: Path, root: Path, *, clearing: bool = False) -> Iterator[int
 
 
 def clear(name: str, folder: int) -> None:
-    """Remove what is at `name`; a folder is kept under another name."""
-    with suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            # Not removed: it may be deeper than this process can go.
-            os.rename(name, beside(name), src_dir_fd=folder, dst_dir_fd=folder)
-        else:
+    """Unlink what is at `name`; a folder is renamed, for it may be deeper than one can remove."""
+    if is_folder(name, folder):
+        move_aside(name, folder)
+    else:
+        with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
 
 
-def beside(name: str) -> str:
-    """A name like `name` that nothing has."""
-    return f"{name}.{uuid4().hex[:8]}"
+def move_aside(name: str, folder: int) -> None:
+    """Rename what is at `name`, if anything is, to a name like it that nothing has."""
+    with suppress(FileNotFoundError):
+        os.rename(name, _free_name(name), src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def is_folder(path: Path | str, folder: int | None = None) -> bool:
+    """Whether `path` is a folder itself, by lstat, not a link to one."""
+    try:
+        return stat.S_ISDIR(os.stat(path, dir_fd=folder, follow_symlinks=False).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def opened_to_append(name: str, folder: int) -> int:
@@ -65,88 +73,70 @@ def opened_to_append(name: str, folder: int) -> int:
     return descriptor
 
 
-def new_file(name: str, folder: int) -> int:
-    """A descriptor of a new file; raises `FileExistsError` where there is something."""
-    return os.open(name, APPEND | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+@contextmanager
+def replacing(name: str, folder: int | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A new file that is renamed to `name` when the block ends well, after an fsync if `durable`.
 
-
-def nameless_file(folder: Path) -> int:
-    """A descriptor of a file that is in `folder`, whose disk it is on, under no name."""
-    path = folder / f".{uuid4().hex}"
-    descriptor = os.open(path, APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-    path.unlink()
-    return descriptor
-
-
-def opened_at(path: str, flags: int) -> int:
-    """A descriptor of what is at the absolute `path` and was got to over no link.
-
-    Raises `OSError`. A folder on the way may be exchanged for a link at any time; where the kernel
-    came out afterwards stands.
+    Raises `OSError`, for instance where a folder is in the way; what was at `name` is then still
+    there, and nothing else.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW)
+    draft = _free_name(name)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    descriptor = os.open(draft, flags, 0o666, dir_fd=folder)
     try:
-        if os.readlink(f"/proc/self/fd/{descriptor}") != path:
-            raise OSError(errno.ELOOP, "a link leads there", path)
-    except OSError:
-        os.close(descriptor)
+        with open(descriptor, "wb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=folder)
         raise
-    return descriptor
 
 
-def _entered(name: str, parent: int) -> int:
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-    return os.open(name, _WAY, dir_fd=parent)
+def write_whole(path: Path, root: Path, data: bytes) -> None:
+    """Write `data` to a new file at `path`, below `root`, and rename it: all of it, or none.
+
+    A file or link in the way is replaced; a folder in the way is kept under another name. Raises
+    `OSError`; what was at `path` is then still there.
+    """
+    with folder_of(path, root, clearing=True) as folder:
+        if is_folder(path.name, folder):
+            move_aside(path.name, folder)
+        with replacing(path.name, folder) as file:
+            file.write(data)
 
 
-def _usable(name: str, parent: int) -> int:
-    with suppress(NotADirectoryError):
-        folder = _entered(name, parent)
-        if _is_open_to_us(folder):
-            return folder
-        os.close(folder)
-    clear(name, parent)
-    return _entered(name, parent)
+def move_into(source: Path, path: Path, root: Path) -> None:
+    """Rename a file of the worker's own to `path`, below `root`, or copy it across file systems.
 
-
-def _is_open_to_us(folder: int) -> bool:
-    with suppress(PermissionError):
-        if os.fstat(folder).st_mode & 0o700 != 0o700:
-            # By this way, as a descriptor for the way alone changes no mode itself.
-            os.chmod(f"/proc/self/fd/{folder}", 0o777)
-    return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
-
-
-def _require_file(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no file")
-
-
-def move_into(source: Path, name: str, folder: int) -> None:
-    """Rename a file of the worker's own to `name` in `folder`, or copy it across file systems.
-
-    What is at `name` is replaced; a folder is kept under another name. Raises `OSError`; `source`
+    What is at `path` is replaced; a folder is kept under another name. Raises `OSError`; `source`
     is then still there.
     """
-    clear(name, folder)
-    try:
-        os.rename(source, name, dst_dir_fd=folder)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with source.open("rb") as file:
-            _copy(file, name, folder)
-        source.unlink()
-
-
-def keep(source: BinaryIO, path: Path, root: Path) -> None:
-    """Have the open file `source` at `path`, below `root`, too. Raises `OSError`."""
     with folder_of(path, root, clearing=True) as folder:
-        if _is_there(source, path.name, folder):
+        clear(path.name, folder)
+        try:
+            os.rename(source, path.name, dst_dir_fd=folder)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with source.open("rb") as file:
+                _copy(file, path.name, folder)
+            source.unlink()
+
+
+def link_or_copy(source: BinaryIO, path: Path, root: Path) -> None:
+    """Hard-link an open file to `path`, below `root`, or copy it across file systems.
+
+    What is at `path` is kept under another name, unless it is that file or its copy. Raises
+    `OSError`.
+    """
+    with folder_of(path, root, clearing=True) as folder:
+        if _is_linked_or_copied(source, path.name, folder):
             return
-        with suppress(FileNotFoundError):
-            os.rename(path.name, beside(path.name), src_dir_fd=folder, dst_dir_fd=folder)
+        move_aside(path.name, folder)
         try:
             # What was opened, whatever has its name by now.
             os.link(f"/proc/self/fd/{source.fileno()}", path.name, dst_dir_fd=folder)
@@ -155,8 +145,8 @@ def keep(source: BinaryIO, path: Path, root: Path) -> None:
             _copy(source, path.name, folder)
 
 
-def _is_there(source: BinaryIO, name: str, folder: int) -> bool:
-    """Whether an earlier process did it: a copy has the time of its source to the nanosecond."""
+def _is_linked_or_copied(source: BinaryIO, name: str, folder: int) -> bool:
+    """A copy has the time of its source to the nanosecond."""
     try:
         there = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -170,16 +160,44 @@ def _marks(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _copy(source: BinaryIO, name: str, folder: int) -> None:
-    draft = beside(f".{name[:100]}")
-    try:
-        with open(new_file(draft, folder), "wb") as file:
-            source.seek(0)
-            shutil.copyfileobj(source, file, 1024**2)
-            file.flush()
-            found = os.fstat(source.fileno())
-            os.utime(file.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
-        os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(draft, dir_fd=folder)
-        raise
+    with replacing(name, folder) as copy:
+        source.seek(0)
+        shutil.copyfileobj(source, copy, 1024**2)
+        copy.flush()
+        found = os.fstat(source.fileno())
+        os.utime(copy.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def _free_name(name: str) -> str:
+    """A name like `name`, which may be as long as names can be, that nothing has."""
+    folder, last = os.path.split(name)
+    return os.path.join(folder, f"{last[:60]}.{uuid4().hex[:8]}")
+
+
+def _entered(name: str, parent: int) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def _usable(name: str, parent: int) -> int:
+    with suppress(NotADirectoryError):
+        folder = _entered(name, parent)
+        if _may_write_in(folder):
+            return folder
+        os.close(folder)
+    clear(name, parent)
+    return _entered(name, parent)
+
+
+def _may_write_in(folder: int) -> bool:
+    with suppress(PermissionError):
+        if os.fstat(folder).st_mode & 0o700 != 0o700:
+            # By this way, as a descriptor for the way alone changes no mode itself.
+            os.chmod(f"/proc/self/fd/{folder}", 0o777)
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
+
+
+def _require_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no file")

@@ -1,27 +1,28 @@
-"""Walk and open a folder that a stranger's container filled, without ever leaving it.
+"""Walk, open and remove what is in a folder that a stranger's container filled, and never leave it.
 
-Every folder on the way is opened by its name in the one before, and none through a link. For
+Every folder on the way is opened by openat with O_NOFOLLOW, by its name in the one before. For
 containers that have stopped: nobody else is writing any more.
 """
 
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 MAX_DEPTH = 1000
 # A name takes some 400 bytes while its folder waits to be entered.
 _MAX_WAITING = 100_000
-# What is open of the way to a folder. A walk that comes back further up goes there from the top.
+# Descriptors of a folder and those above it. A walk that comes back further up goes from the top.
 _KEPT_OPEN = 64
-_WAY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 Kind = Literal["file", "symlink", "device", "fifo", "socket", "folder"]
+Scan = Iterator["os.DirEntry[str]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,12 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One thing in a tree, by its names below it.
+    """One thing in a tree, by its names below it, with what lstat says of it.
 
     A folder is found only where its inside cannot be had: forbidden to this process, too deep, or
     one of too many that wait to be entered. `disk_bytes` is what it occupies, which for a sparse
-    file is less than `size_bytes`; `changed_ns` is when it was last changed, its names and owner
-    included, which no program can set.
+    file is less than `size_bytes`; `changed_ns` is its ctime: when it was last changed, its names
+    and owner included, which no program can set.
     """
 
     parts: tuple[str, ...]
@@ -53,52 +54,64 @@ class TooMuch(Exception):
     """A walk came to its bounds; `str()` completes "a folder which …"."""
 
 
+class Scanned(Protocol):
+    """Which names of a folder a walk comes to, and in which order."""
+
+    def each(self, scan: Scan) -> Iterable["os.DirEntry[str]"]:
+        """Those of one folder, from its scandir."""
+
+
 @dataclass(slots=True)
 class Bounds:
-    """What walks may still cost together: so many looks at a name, and time until `until`, by
+    """What walks may still cost together: so many names, and time until `until`, by
     `time.monotonic`."""
 
     looks_left: int
     until: float
 
-    def look(self) -> None:
-        """Look at one more; raises `TooMuch`."""
-        self.looks_left -= 1
-        if self.looks_left < 0:
-            raise TooMuch("has more files and folders than are looked at")
-        if time.monotonic() > self.until:
-            raise TooMuch("takes too long to look through")
+    def each(self, scan: Scan) -> Scan:
+        """All of them; raises `TooMuch` at the bounds."""
+        for child in scan:
+            self.looks_left -= 1
+            if self.looks_left < 0:
+                raise TooMuch("has more files and folders than are looked at")
+            if time.monotonic() > self.until:
+                raise TooMuch("takes too long to look through")
+            yield child
+
+
+class _All:
+    def each(self, scan: Scan) -> Scan:
+        return scan
 
 
 def walk(
     tree: Tree,
-    enters: Callable[[tuple[str, ...]], bool] | None = None,
-    bounds: Bounds | None = None,
+    enters: Callable[[tuple[str, ...]], bool] = lambda _: True,
+    bounds: Scanned | None = None,
 ) -> Iterator[Found]:
-    """Everything in `tree` but the folders, a folder after the other.
+    """Everything in `tree` but the folders that it `enters`, a folder after the other.
 
-    Where `enters` is given, only in folders of which it says so. Raises `OSError` where there is
-    no such tree, and `TooMuch` at the `bounds`, for which folders count as well.
+    Raises `OSError` where there is no such tree, and what the `bounds` raise.
     """
-    with closing(_Way(tree)) as way:
-        way.to(())
+    each = (bounds or _All()).each
+    with closing(Descent(tree)) as descent:
+        descent.folder(())
         # By the folder above, which is one for all in it: a path is as long as its folder is deep.
-        pending: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
-        while pending:
-            above, name = pending.pop()
+        waiting: list[tuple[tuple[str, ...], tuple[str, ...]]] = [((), ())]
+        while waiting:
+            above, name = waiting.pop()
             parts = above + name
             try:
-                with os.scandir(way.to(parts)) as scan:
-                    for child in scan:
-                        if bounds is not None:
-                            bounds.look()
+                with os.scandir(descent.folder(parts)) as scan:
+                    for child in each(scan):
                         path = (*parts, child.name)
                         if not child.is_dir(follow_symlinks=False):
                             yield _found(path, child)
-                        elif enters is not None and not enters(path):
+                        elif not enters(path):
                             continue
-                        elif len(path) < MAX_DEPTH and len(pending) < _MAX_WAITING:
-                            pending.append((parts, (child.name,)))
+                        elif len(path) < MAX_DEPTH and len(waiting) < _MAX_WAITING:
+                            waiting.append((parts, (child.name,)))
                         else:
                             yield Found(path, "folder")
             except OSError:
@@ -106,34 +119,23 @@ def walk(
 
 
 def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
-    """A descriptor of a regular file in the tree, for reading.
-
-    Raises `OSError`, also where it is something else by now.
-    """
-    with closing(_Way(tree)) as way:
-        folder = way.to(parts[:-1])
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(parts[-1], flags, dir_fd=folder)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("it is no regular file any more")
-    return descriptor
+    """A descriptor of a regular file in the tree, for reading. Raises `OSError`."""
+    with closing(Descent(tree)) as descent:
+        return descent.file(parts)
 
 
 def is_there(tree: Tree) -> bool:
     """Whether the tree's top is a folder, and got to over no link."""
-    try:
-        with closing(_Way(tree)) as way:
-            way.to(())
-            return True
-    except OSError:
-        return False
+    with suppress(OSError), closing(Descent(tree)) as descent:
+        descent.folder(())
+        return True
+    return False
 
 
-class _Way:
-    """The folder of a tree that was come to last, and some above it, open.
+class Descent:
+    """Descriptors of the folder of a tree that was opened last, and of some above it.
 
-    The next one of a walk is mostly in one of these: it costs a step, however deep it is.
+    The next one of a walk is mostly in one of these: it costs one openat, however deep it is.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -142,8 +144,8 @@ class _Way:
         # The last is that of `_parts`, and each before it the one above.
         self._open: list[int] = []
 
-    def to(self, parts: tuple[str, ...]) -> int:
-        """A descriptor of the folder, until the next is gone to. Raises `OSError`."""
+    def folder(self, parts: tuple[str, ...]) -> int:
+        """A descriptor of the folder, open until the next is asked for. Raises `OSError`."""
         above = parts[:-1]
         if self._parts[: len(above)] == above:
             self._leave(len(self._parts) - len(above))
@@ -157,13 +159,23 @@ class _Way:
         self._parts = parts
         return self._open[-1]
 
+    def file(self, parts: tuple[str, ...]) -> int:
+        """A descriptor of a regular file, for reading. Raises `OSError`, also for what is none by
+        now: nothing waits on a pipe."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(parts[-1], flags, dir_fd=self.folder(parts[:-1]))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError("it is no regular file any more")
+        return descriptor
+
     def close(self) -> None:
-        """Leave the tree."""
+        """Close what is open."""
         self._leave(len(self._open))
         self._parts = ()
 
     def _from_top(self, parts: tuple[str, ...]) -> None:
-        self._open.append(os.open(self._tree.root, _WAY))
+        self._open.append(os.open(self._tree.root, _FOLDER))
         try:
             for name in self._tree.inner:
                 self._enter(name)
@@ -176,7 +188,7 @@ class _Way:
             raise
 
     def _enter(self, name: str) -> None:
-        self._open.append(os.open(name, _WAY, dir_fd=self._open[-1]))
+        self._open.append(os.open(name, _FOLDER, dir_fd=self._open[-1]))
         if len(self._open) > _KEPT_OPEN:
             self._drop_first()
 

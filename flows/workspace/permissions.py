@@ -1,0 +1,74 @@
+"""Whether all files in a job's folder belong to the worker, by lstat of each."""
+
+import os
+import stat
+from enum import Enum
+from pathlib import Path
+
+from flows.workspace.tree import Scan, Tree, walk
+
+# To look at as many takes a second or so; for folders with more it is not worth it.
+_LOOKED_AT = 100_000
+
+
+class Ownership(Enum):
+    """Whose the files in a folder are."""
+
+    OURS = "everything there is the worker's, and nothing shut to it"
+    FOREIGN = "something there is not"
+    UNSEEN = "there is more than was looked at"
+
+
+def ownership(folder: Path, user: int, limit: int = _LOOKED_AT) -> Ownership:
+    """Whether all in `folder` is `user`'s and open to it; nothing there is nobody else's.
+
+    Links and special files do not count: whoever has their folder can remove them, and nobody
+    reads them.
+    """
+    if not os.path.lexists(folder):
+        return Ownership.OURS
+    if not _is_ours(os.lstat(folder), user):
+        return Ownership.FOREIGN
+    try:
+        unseen = any(
+            each.kind == "folder" for each in walk(Tree(folder), bounds=_Look(user, limit))
+        )
+    except _Seen as seen:
+        return seen.ownership
+    except OSError:
+        unseen = True
+    return Ownership.UNSEEN if unseen else Ownership.OURS
+
+
+class _Seen(Exception):
+    """The look is over."""
+
+    def __init__(self, ownership: Ownership) -> None:
+        super().__init__(ownership)
+        self.ownership = ownership
+
+
+class _Look:
+    """Ends a walk at the first thing that is not the user's, and after so many that are."""
+
+    def __init__(self, user: int, limit: int) -> None:
+        self._user = user
+        self._left = limit
+
+    def each(self, scan: Scan) -> Scan:
+        for child in scan:
+            self._left -= 1
+            if self._left < 0:
+                raise _Seen(Ownership.UNSEEN)
+            if not _is_ours(child.stat(follow_symlinks=False), self._user):
+                raise _Seen(Ownership.FOREIGN)
+            yield child
+
+
+def _is_ours(found: os.stat_result, user: int) -> bool:
+    mode = found.st_mode
+    if stat.S_ISDIR(mode):
+        return found.st_uid == user and mode & 0o700 == 0o700
+    if stat.S_ISREG(mode):
+        return found.st_uid == user and mode & 0o400 != 0 and not mode & 0o6000
+    return True

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 import pytest
 
 from flows.workspace.folder import Workspace
-from flows.workspace.logs import Journal, RunnerLog, Teller
+from flows.workspace.logs import Journal, LiveOutput, RunnerLog
 from tests.hosts import disk
 
 LOGGER = logging.getLogger("tests.journal")
@@ -107,33 +107,33 @@ def test_a_flood_is_whole_in_the_file_and_bounded_in_prefect(job: Workspace, pat
 
 def test_a_task_that_never_stops_printing_is_told_in_bounds_and_then_its_end() -> None:
     told: SimpleQueue[str] = SimpleQueue()
-    teller = Teller(told.put, every_seconds=0.001)
+    live_output = LiveOutput(told.put, every_seconds=0.001)
     chunk, told_bytes = b"x" * 15_999 + b"\n", 0
     while told_bytes < LIVE_BYTES:
-        teller.write(chunk)
+        live_output.write(chunk)
         told_bytes += len(told.get(timeout=30)) + 1
     for _ in range(1000):
-        teller.write(chunk)
+        live_output.write(chunk)
     with pytest.raises(Empty):
         told.get(timeout=0.2)
-    teller.write(b"the end\n")
-    teller.finish()
+    live_output.write(b"the end\n")
+    live_output.finish()
     last = told.get(timeout=30)
     assert last.endswith("x\nthe end")
     assert len(last) < RECORD_BYTES + 100
     assert told.empty()
-    assert teller.dropped > 1000 * len(chunk) - RECORD_BYTES
+    assert live_output.dropped > 1000 * len(chunk) - RECORD_BYTES
 
 
 def test_output_is_told_while_the_task_runs() -> None:
     told: SimpleQueue[str] = SimpleQueue()
-    teller = Teller(told.put, every_seconds=0.01)
-    teller.write(b"first\n")
+    live_output = LiveOutput(told.put, every_seconds=0.01)
+    live_output.write(b"first\n")
     assert told.get(timeout=30) == "first"
-    teller.write(b"a prompt without an end> ")
+    live_output.write(b"a prompt without an end> ")
     assert told.get(timeout=30) == "a prompt without an end> "
-    teller.finish()
-    teller.finish()
+    live_output.finish()
+    live_output.finish()
     assert told.empty()
 
 
@@ -145,12 +145,12 @@ def test_a_slow_listener_holds_nobody_up() -> None:
         listening.wait(30)
         told.append(record)
 
-    teller = Teller(slow, every_seconds=0.001)
+    live_output = LiveOutput(slow, every_seconds=0.001)
     for _ in range(1000):
-        teller.write(b"x" * 10_000)
-    teller.write(b"the end")
+        live_output.write(b"x" * 10_000)
+    live_output.write(b"the end")
     listening.set()
-    teller.finish()
+    live_output.finish()
     assert told[-1].endswith("xthe end")
 
 

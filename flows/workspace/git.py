@@ -1,4 +1,4 @@
-"""Get a ref of a repository into a folder, through the git command.
+"""`git fetch` and `git checkout` of one ref into the job's folder.
 
 Credentials travel in the environment of the git process only: not in its arguments, which anyone
 on the host can list, and not in `.git/config`, which the container can read.
@@ -6,11 +6,11 @@ on the host can list, and not in `.git/config`, which the container can read.
 
 import asyncio
 import base64
-import contextlib
 import os
 import re
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flows.errors import RepositoryRejected, WorkspaceError
@@ -48,7 +48,7 @@ async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: boo
     missing or may not be read, and `WorkspaceError` where the remote cannot be reached or the
     local side failed.
     """
-    git = _Git(folder, remote, pinned=pinned or bool(remote.username or remote.password))
+    git = _GitCommand(folder, remote, pinned=pinned or bool(remote.username or remote.password))
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
     try:
@@ -64,13 +64,13 @@ async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: boo
     return (await git("rev-parse", "HEAD")).strip()
 
 
-class _Git:
+class _GitCommand:
     """Runs git in one folder for one remote, and explains its failures without its secrets."""
 
     def __init__(self, folder: Path, remote: Remote, *, pinned: bool) -> None:
         self._folder = folder
-        self._pinned = pinned
         self._remote = remote
+        self._environment = _environment(remote, pinned=pinned)
         self._masker = Masker(remote.secrets)
 
     async def __call__(self, *arguments: str) -> str:
@@ -78,7 +78,7 @@ class _Git:
             "git",
             *arguments,
             cwd=self._folder,
-            env=_environment(self._remote, pinned=self._pinned),
+            env=self._environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -93,7 +93,7 @@ class _Git:
                 f"fetching {self._remote.display} took longer than {CLONE_TIMEOUT_SECONDS} s"
             ) from None
         finally:
-            _end(process)
+            _kill(process)
         if process.returncode:
             raise self._failure(err.decode("utf-8", "replace"))
         return out.decode("utf-8", "replace")
@@ -111,34 +111,36 @@ class _Git:
         return WorkspaceError(f"{where} cannot be fetched: {said}")
 
 
-def _end(process: asyncio.subprocess.Process) -> None:
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL to git and its children, where it has not ended."""
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(remote: Remote, *, pinned: bool) -> Mapping[str, str]:
     config = {
-        # What it asks for first may by default be answered by another host.
-        **({"http.followRedirects": "false"} if pinned else {}),
         "http.lowSpeedLimit": "1000",
         "http.lowSpeedTime": str(_STALLED_SECONDS),
         "advice.detachedHead": "false",
         "gc.auto": "0",
     }
+    if pinned:
+        # What it asks for first may by default be answered by another host.
+        config["http.followRedirects"] = "false"
     if remote.url.startswith("http") and (remote.username or remote.password):
         pair = f"{remote.username}:{remote.password}".encode()
         header = f"Authorization: Basic {base64.b64encode(pair).decode()}"
         config[f"http.{remote.url}.extraHeader"] = header
+    callers = {k: v for k, v in os.environ.items() if not _ABOUT_A_REPOSITORY.fullmatch(k)}
+    ssh = f"ssh -oBatchMode=yes -oConnectTimeout={_STALLED_SECONDS}"
     return {
-        **{k: v for k, v in os.environ.items() if not _ABOUT_A_REPOSITORY.fullmatch(k)},
+        "GIT_ASKPASS": "true",
+        "GIT_SSH_COMMAND": ssh,
+        **callers,
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": os.environ.get("GIT_ASKPASS", "true"),
         "GIT_ALLOW_PROTOCOL": "http:https:ssh:git",
-        "GIT_SSH_COMMAND": os.environ.get(
-            "GIT_SSH_COMMAND", f"ssh -oBatchMode=yes -oConnectTimeout={_STALLED_SECONDS}"
-        ),
         "GIT_CONFIG_COUNT": str(len(config)),
         **{f"GIT_CONFIG_KEY_{i}": key for i, key in enumerate(config)},
         **{f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(config.values())},

@@ -1,12 +1,12 @@
-"""Where a run writes what happened: the container's output, and the journal of the stages.
+"""`runner.log`, the container's output, and `execute.log`, what the stages did.
 
-Container output goes two ways: whole and unchanged to `runner.log`, in readable doses to Prefect.
+Container output goes two ways: whole to the file, in at most a record a second to Prefect's log.
 """
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -20,17 +20,18 @@ Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 # prints without end costs its server a bounded amount. The file has everything.
 _RECORD_BYTES = 16 * 1024
 _TOTAL_BYTES = 4 * 1024**2
+_TAIL_BYTES = 4096
 
 
 class Journal:
-    """`execute.log`: what the stages did, a line each, told to Prefect as well."""
+    """`execute.log`: what the stages did, a line each, and in Prefect's log as well."""
 
     def __init__(self, workspace: Workspace, logger: Logger) -> None:
         self._file = workspace.log_file(workspace.execute_log)
         self._logger = logger
 
     def say(self, sentence: str) -> None:
-        """Note one sentence, with the time; a full disk is told to Prefect and not raised."""
+        """Log one sentence, with the time; a full disk is logged and not raised."""
         self._logger.info(sentence)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
@@ -39,9 +40,9 @@ class Journal:
             self._logger.warning("execute.log is incomplete: %s", error.strerror)
 
     def move_to_artifacts(self) -> None:
-        """See `LogFile.move_to_artifacts`; where that fails, it is tried again at the next."""
+        """See `LogFile.move_to_artifacts`; where that fails, the file stays where it is."""
         # A disk that is full by now must not replace what the run came to.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._file.move_to_artifacts()
 
     def __enter__(self) -> Self:
@@ -53,7 +54,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """What became of the output: `bytes` seen in all, `dropped_from_ui` of them not told to
+    """What became of the output: `bytes` seen in all, `dropped_from_ui` of them not logged in
     Prefect, `error` (one sentence) where `runner.log` is not whole, and the last lines."""
 
     bytes: int
@@ -64,21 +65,21 @@ class LogFacts:
 
 
 class RunnerLog:
-    """`runner.log`: a sink for the container's output that also feeds a `Teller`."""
+    """`runner.log`: takes the container's output, masks it, and hands it to a `LiveOutput` too."""
 
     def __init__(
         self,
         workspace: Workspace,
         artifacts_subdir: str,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         *,
         anew: bool = False,
         masker: Masker | None = None,
     ) -> None:
-        """With `anew`, all output comes once more: what is in the file is told already."""
+        """With `anew`, all output comes once more: what is in the file was shown before."""
         self._file = workspace.log_file(workspace.runner_log(artifacts_subdir))
         self._masked = (masker or Masker()).stream()
-        self._teller = Teller(tell, skip=self._file.start_over() if anew else 0)
+        self._live = LiveOutput(show, skip=self._file.start_over() if anew else 0)
         # Of what an earlier process wrote, and nobody can give again.
         self._bytes = self._file.size_bytes
         self._lines = self._file.lines()
@@ -86,77 +87,75 @@ class RunnerLog:
 
     def mask_with(self, masker: Masker) -> None:
         """Mask by `masker` from here on; before the first output, no secret can be cut in two."""
-        self._let_go()
+        self._take(self._masked.end())
         self._masked = masker.stream()
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""
-        if shown := self._masked.feed(chunk):
-            self._keep(shown)
-
-    def _keep(self, chunk: bytes) -> None:
-        self._bytes += len(chunk)
-        self._lines += chunk.count(b"\n")
-        self._teller.write(chunk)
-        if self._error is None:
-            with self._noted():
-                self._file.write(chunk)
+        self._take(self._masked.feed(chunk))
 
     def so_far(self) -> LogFacts:
         """What is known before the container is gone."""
-        return LogFacts(self._bytes, self._lines, self._teller.dropped, self._error, self._tail())
+        text = _readable(self._file.tail(_TAIL_BYTES))
+        if self._bytes > _TAIL_BYTES:
+            text = text.partition("\n")[2] or text
+        return LogFacts(self._bytes, self._lines, self._live.dropped, self._error, text)
 
     def facts(self) -> LogFacts:
         """What became of the output, which is in the artifacts after this; call it when the
-        container has stopped. Nothing is told after this."""
-        self._let_go()
-        self._teller.finish()
+        container has stopped. Nothing is shown after this."""
+        self._end()
         with self._noted():
             self._file.move_to_artifacts()
         return self.so_far()
 
-    def _let_go(self) -> None:
-        """Keep what was held back in case a secret followed."""
-        if rest := self._masked.end():
-            self._keep(rest)
+    def __enter__(self) -> Self:
+        return self
 
-    @contextlib.contextmanager
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        self._file.close()
+
+    def _end(self) -> None:
+        """Take what was held back in case a secret followed."""
+        self._take(self._masked.end())
+        self._live.finish()
+
+    def _take(self, chunk: bytes) -> None:
+        if not chunk:
+            return
+        self._bytes += len(chunk)
+        self._lines += chunk.count(b"\n")
+        self._live.write(chunk)
+        if self._error is None:
+            with self._noted():
+                self._file.write(chunk)
+
+    @contextmanager
     def _noted(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             self._error = self._error or f"runner.log is incomplete: {error.strerror}"
 
-    def _tail(self, limit: int = 4096) -> str:
-        text = _readable(self._file.tail(limit))
-        return text.partition("\n")[2] or text if self._bytes > limit else text
 
-    def __enter__(self) -> Self:
-        return self
+class LiveOutput:
+    """Shows output in one record a second, leaving out what nobody could read.
 
-    def __exit__(self, *_: object) -> None:
-        self._let_go()
-        self._teller.finish()
-        self._file.close()
-
-
-class Teller:
-    """Passes text on in one record a second, leaving out what nobody could read.
-
-    Each record shows the newest output of its second and counts what it leaves out. After the
-    total is spent only the very end is told, when `finish` is called.
+    Each record has the newest output of its second and counts what it leaves out. After the total
+    is spent only the very end is shown, when `finish` is called.
     """
 
     def __init__(
-        self, tell: Callable[[str], None], every_seconds: float = 1.0, skip: int = 0
+        self, show: Callable[[str], None], every_seconds: float = 1.0, skip: int = 0
     ) -> None:
-        """The first `skip` bytes are left out: somebody told them before."""
-        self._tell = tell
+        """The first `skip` bytes are left out: they were shown before."""
+        self._show = show
         self._skip = skip
         self._every_seconds = every_seconds
         self._newest = bytearray()
         self._left_out = 0
-        self._told = 0
+        self._shown = 0
         self.dropped = 0
         self._lock = threading.Lock()
         self._finished = threading.Event()
@@ -166,22 +165,22 @@ class Teller:
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; never blocks for longer than a copy."""
         with self._lock:
-            untold = chunk[self._skip :]
-            self._skip -= len(chunk) - len(untold)
-            self._newest += untold
+            fresh = chunk[self._skip :]
+            self._skip -= len(chunk) - len(fresh)
+            self._newest += fresh
             surplus = len(self._newest) - _RECORD_BYTES
             if surplus > _RECORD_BYTES:
                 self._left_out += surplus
                 del self._newest[:surplus]
 
     def finish(self) -> None:
-        """Tell what is still untold, and stop. Safe to call twice."""
+        """Show what is left, and stop. Safe to call twice."""
         self._finished.set()
         self._thread.join()
 
     def _work(self) -> None:
         while not self._finished.wait(self._every_seconds):
-            if self._told < _TOTAL_BYTES:
+            if self._shown < _TOTAL_BYTES:
                 self._flush(whole_lines=True)
         self._flush(whole_lines=False)
 
@@ -194,10 +193,10 @@ class Teller:
             self._left_out = 0
         if not record:
             return
-        self._told += len(record)
+        self._shown += len(record)
         self.dropped += left_out
         note = f"[{left_out} bytes left out here; runner.log has them]\n" if left_out else ""
-        self._tell(note + _readable(record).rstrip("\n"))
+        self._show(note + _readable(record).rstrip("\n"))
 
 
 def _readable(output: bytes) -> str:

@@ -146,17 +146,17 @@ class Descent:
 
     def folder(self, parts: tuple[str, ...]) -> int:
         """A descriptor of the folder, open until the next is asked for. Raises `OSError`."""
-        above = parts[:-1]
-        if self._parts[: len(above)] == above:
-            self._leave(len(self._parts) - len(above))
-        else:
-            self.close()
+        while self._open and parts[: len(self._parts)] != self._parts:
+            os.close(self._open.pop())
+            self._parts = self._parts[:-1]
         if not self._open:
-            self._from_top(above)
-        self._parts = above
-        if parts:
-            self._enter(parts[-1])
-        self._parts = parts
+            self._parts = ()
+            self._open.append(self._open_top())
+        for name in parts[len(self._parts) :]:
+            self._open.append(os.open(name, _FOLDER, dir_fd=self._open[-1]))
+            self._parts = (*self._parts, name)
+            if len(self._open) > _KEPT_OPEN:
+                os.close(self._open.pop(0))
         return self._open[-1]
 
     def file(self, parts: tuple[str, ...]) -> int:
@@ -170,34 +170,19 @@ class Descent:
         return descriptor
 
     def close(self) -> None:
-        """Close what is open."""
-        self._leave(len(self._open))
-        self._parts = ()
-
-    def _from_top(self, parts: tuple[str, ...]) -> None:
-        self._open.append(os.open(self._tree.root, _FOLDER))
-        try:
-            for name in self._tree.inner:
-                self._enter(name)
-            while len(self._open) > 1:
-                self._drop_first()
-            for name in parts:
-                self._enter(name)
-        except OSError:
-            self.close()
-            raise
-
-    def _enter(self, name: str) -> None:
-        self._open.append(os.open(name, _FOLDER, dir_fd=self._open[-1]))
-        if len(self._open) > _KEPT_OPEN:
-            self._drop_first()
-
-    def _drop_first(self) -> None:
-        os.close(self._open.pop(0))
-
-    def _leave(self, count: int) -> None:
-        for _ in range(min(count, len(self._open))):
+        """Close them all."""
+        while self._open:
             os.close(self._open.pop())
+
+    def _open_top(self) -> int:
+        folder = os.open(self._tree.root, _FOLDER)
+        for name in self._tree.inner:
+            try:
+                below = os.open(name, _FOLDER, dir_fd=folder)
+            finally:
+                os.close(folder)
+            folder = below
+        return folder
 
 
 def _found(path: tuple[str, ...], child: "os.DirEntry[str]") -> Found:

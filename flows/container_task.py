@@ -32,7 +32,7 @@ from flows.outcome import (
     outcome_of,
 )
 from flows.payload.models import TaskPayload
-from flows.payload.parse import PAYLOAD, secrets_of
+from flows.payload.parse import PAYLOAD, parsed_if_valid, secrets_of
 from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
 from flows.report.sentences import stage_name, state_message, state_name
@@ -73,7 +73,7 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
         payload: Which image and command to run, and in what surroundings.
     """
     raw: object = payload
-    raw = None if raw is PydanticUndefined else raw
+    raw = parsed_if_valid(None if raw is PydanticUndefined else raw)
     try:
         host = HostSettings.from_environment()
         store = AttemptStore(host.workdir, str(runtime.flow_run.id))

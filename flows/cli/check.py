@@ -12,7 +12,6 @@ from flows.payload.compiler import compile_spec
 from flows.payload.models import TaskPayload
 from flows.payload.parse import misplaced, runnable
 from flows.payload.policy import Policy
-from flows.payload.repository import Remote
 from flows.settings import HostSettings
 from flows.spec import JOB_ID_PLACEHOLDER, Run
 from flows.workspace.folder import Workspace
@@ -61,6 +60,6 @@ def _compiled(task: TaskPayload) -> dict[str, Any]:
         default_timeout_seconds=host.timeout_seconds,
     )
     canonical = task.canonical()
-    if task.repository:
-        canonical["repository"] = Remote.parse(task.repository).display
+    if task.remote:
+        canonical["repository"] = task.remote.display
     return {"payload": canonical, "spec": spec.as_json()}

@@ -10,7 +10,6 @@ from flows.payload.container import Container
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
-from flows.payload.repository import Remote
 from flows.spec import (
     JOB_ID_PLACEHOLDER,
     JOB_ROOT,
@@ -49,7 +48,7 @@ def compile_spec(
         raise ValueError("only a payload with an enabled container compiles")
     require_allowed(payload, policy)
     job_dir, limits = f"{JOB_ROOT}/{run.job_id}", container.resources
-    repository = Remote.parse(payload.repository).display if payload.repository else ""
+    repository = payload.remote.display if payload.remote else ""
     caches = (Mount("cache", volume.name, volume.target) for volume in container.cache_volumes)
     spec = ContainerSpec(
         job_id=run.job_id,

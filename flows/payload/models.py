@@ -5,6 +5,7 @@ for true), lists every fault at once, and never looks at the host. Unknown keys 
 `task.container`, where a misspelt limit must not be ignored, and kept everywhere else.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,6 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
+from flows.payload.repository import Remote
+
+REPO_AUTH = "auth.repoAuthRef"
 
 
 class Git(PayloadModel):
@@ -128,6 +132,20 @@ class TaskPayload(PayloadModel):
         # The model is frozen for everybody else; here it is still being made.
         object.__setattr__(self, "required_capabilities", tuple(dict.fromkeys(derived)))
         return self
+
+    @property
+    def remote(self) -> Remote | None:
+        """The repository's address, with the credentials that its URL carries."""
+        return Remote.parse(self.repository) if self.repository else None
+
+    @property
+    def secret_blocks(self) -> Mapping[str, str]:
+        """The name of a Secret block for each JSON path that names one."""
+        secrets = self.task.container.secrets
+        blocks = {f"task.container.secrets.{key}": block for key, block in secrets.items()}
+        if self.auth and self.auth.repo_auth_ref:
+            blocks[REPO_AUTH] = self.auth.repo_auth_ref
+        return blocks
 
     def canonical(self) -> dict[str, Any]:
         """The payload as plain JSON values, defaults filled in: `parse(canonical())` equals it."""

@@ -11,7 +11,6 @@ from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
 from flows.payload.models import TaskPayload
-from flows.payload.repository import Remote
 from flows.payload.validation import accepted, faults_of, json_faults, keys_in
 
 # The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
@@ -75,19 +74,19 @@ def misplaced(payload: TaskPayload) -> list[str]:
     ]
 
 
+def parsed_if_valid(raw: object) -> object:
+    """The payload where it is acceptable, so that nobody parses it again; `raw` where it is not."""
+    try:
+        return parse(raw)
+    except PayloadError:
+        return raw
+
+
 def secrets_of(raw: object) -> tuple[str, ...]:
     """The values in a payload that no log may show; none where it is not acceptable."""
-    try:
-        repository = parse(raw).repository
-    except PayloadError:
-        return ()
-    return Remote.parse(repository).secrets if repository else ()
-
-
-def names_secrets(payload: TaskPayload) -> bool:
-    """Whether values belong to it that only its run will read."""
-    has_credentials = payload.auth is not None and payload.auth.repo_auth_ref is not None
-    return bool(payload.task.container.secrets) or has_credentials
+    payload = parsed_if_valid(raw)
+    remote = payload.remote if isinstance(payload, TaskPayload) else None
+    return remote.secrets if remote else ()
 
 
 def require_runnable(payload: TaskPayload) -> None:

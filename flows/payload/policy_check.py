@@ -1,26 +1,20 @@
 """Whether a policy allows a task: pure, every fault at once, each with the rule and its remedy."""
 
 import math
-import posixpath
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from flows.errors import Fault, PolicyRefused
+from flows.payload.container import Container
 from flows.payload.image_reference import ImageName
-from flows.payload.repository import Remote
+from flows.payload.models import TaskPayload
+from flows.payload.policy import Policy
 from flows.units import memory_bytes
-
-if TYPE_CHECKING:
-    from flows.payload.container import Container
-    from flows.payload.models import TaskPayload
-    from flows.payload.policy import Policy
 
 _BLOCK = "the block moonmind-container-policy/default"
 
 
-def require_allowed(payload: "TaskPayload", policy: "Policy") -> None:
+def require_allowed(payload: TaskPayload, policy: Policy) -> None:
     """Raise `PolicyRefused` with every rule of `policy` that forbids this task."""
     container = payload.task.container
     faults = [
@@ -49,35 +43,23 @@ def _matches(spelling: str, glob: str) -> bool:
     return fnmatchcase(host, glob_host) and fnmatchcase(path, glob_path)
 
 
-def image_is_allowed(image: str, policy: "Policy") -> bool:
+def image_is_allowed(image: str, policy: Policy) -> bool:
     """Whether tasks may run the image of this name."""
     return is_allowed(ImageName.parse(image).spellings(), policy.allowed_images)
 
 
-def user_is_allowed(user: str | None, policy: "Policy") -> bool:
+def user_is_allowed(user: str | None, policy: Policy) -> bool:
     """Whether a container may run as this user; None is whoever the image names."""
     if "*" in policy.allowed_users or (user is not None and user == policy.user):
         return True
     return user is not None and is_allowed([user], policy.allowed_users)
 
 
-def repository_address(remote: Remote) -> str | None:
-    """Host and path of a repository for a glob to match; None for one that hides its path."""
-    url = remote.url if "://" in remote.url else "ssh://" + remote.url.replace(":", "/", 1)
-    parts = urlsplit(url)
-    path = unquote(parts.path)
-    if posixpath.normpath(path) != path.rstrip("/") or "%" in path or "\\" in path:
-        # Not as it seems: what the server makes of it is anybody's guess.
-        return None
-    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-    return host + path.rstrip("/").removesuffix(".git")
-
-
-def _image_faults(container: "Container", policy: "Policy") -> Iterator[Fault]:
+def _image_faults(container: Container, policy: Policy) -> Iterator[Fault]:
     path, image = "task.container.image", container.image or ""
     if not image_is_allowed(image, policy):
         yield _not_among(path, image, "allowed_images", policy.allowed_images)
-    if policy.require_digest and not ImageName.parse(image).digest:
+    if policy.require_digest and "@" not in image:
         yield Fault(
             path,
             f"{image} has no digest, and the container policy requires one (require_digest): "
@@ -85,17 +67,16 @@ def _image_faults(container: "Container", policy: "Policy") -> Iterator[Fault]:
         )
 
 
-def _repository_faults(payload: "TaskPayload", policy: "Policy") -> Iterator[Fault]:
+def _repository_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
     globs = policy.allowed_repositories
-    if payload.repository is None or "*" in globs:
+    remote = payload.remote
+    if remote is None or "*" in globs:
         return
-    remote = Remote.parse(payload.repository)
-    address = repository_address(remote)
-    if address is None or not is_allowed([address], globs):
+    if remote.address is None or not is_allowed([remote.address], globs):
         yield _not_among("repository", remote.display, "allowed_repositories", globs)
 
 
-def _named_faults(payload: "TaskPayload", policy: "Policy") -> Iterator[Fault]:
+def _named_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
     container = payload.task.container
     # What the policy itself names needs no leave of it.
     network = container.network or policy.network
@@ -106,12 +87,12 @@ def _named_faults(payload: "TaskPayload", policy: "Policy") -> Iterator[Fault]:
     if not user_is_allowed(user, policy):
         named, globs = user or "the image's own user", policy.allowed_users
         yield _not_among("task.container.user", named, "allowed_users", globs)
-    for path, name in _secrets(payload):
+    for path, name in payload.secret_blocks.items():
         if not is_allowed([name], policy.allowed_secrets):
             yield _not_among(path, name, "allowed_secrets", policy.allowed_secrets)
 
 
-def _ceiling_faults(container: "Container", policy: "Policy") -> Iterator[Fault]:
+def _ceiling_faults(container: Container, policy: Policy) -> Iterator[Fault]:
     limits = container.resources
     memory = memory_bytes(limits.memory) if limits.memory else None
     gpus = math.inf if limits.gpus == "all" else limits.gpus
@@ -130,14 +111,6 @@ def _ceiling_faults(container: "Container", policy: "Policy") -> Iterator[Fault]
                 f"is above the ceiling of the container policy ({rule}: {shown}): ask for less, "
                 f"or have an operator change {rule} in {_BLOCK}",
             )
-
-
-def _secrets(payload: "TaskPayload") -> Iterator[tuple[str, str]]:
-    """Every Secret block that the task names, with its path."""
-    for variable, block in payload.task.container.secrets.items():
-        yield f"task.container.secrets.{variable}", block
-    if payload.auth and payload.auth.repo_auth_ref:
-        yield "auth.repoAuthRef", payload.auth.repo_auth_ref
 
 
 def _not_among(path: str, value: str, rule: str, globs: list[str]) -> Fault:

@@ -1,5 +1,6 @@
 """Where a repository is: the address git is given, apart from the credentials it may carry."""
 
+import posixpath
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -36,6 +37,18 @@ class Remote:
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
         )
+
+    @property
+    def address(self) -> str | None:
+        """Host and path, for a glob to match; None where the path hides what it is."""
+        url = self.url if "://" in self.url else "ssh://" + self.url.replace(":", "/", 1)
+        parts = urlsplit(url)
+        path = unquote(parts.path)
+        if posixpath.normpath(path) != path.rstrip("/") or "%" in path or "\\" in path:
+            # Not as it seems: what the server makes of it is anybody's guess.
+            return None
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+        return host + path.rstrip("/").removesuffix(".git")
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -3,8 +3,7 @@ payload whatever, and the keys of its artifacts."""
 
 from flows.errors import PayloadError
 from flows.masking import Masker
-from flows.payload.models import TaskPayload
-from flows.payload.parse import names_secrets, parse, secrets_of
+from flows.payload.parse import parse
 from flows.payload.repository import Remote
 from flows.spec import command_summary
 
@@ -32,18 +31,17 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     container = payload.task.container
     if container.image is None or container.command is None:
         return "no container task"
-    parts = [*_repository(payload), _image(container.image)]
-    if masker is not None or not names_secrets(payload):
-        known = masker or Masker(secrets_of(raw))
+    remote = payload.remote
+    parts = [*([_repository(remote)] if remote else []), _image(container.image)]
+    if masker is not None or not payload.secret_blocks:
+        known = masker or Masker(remote.secrets if remote else ())
         parts.append(command_summary(known.words(container.command), _COMMAND_LENGTH))
     return " · ".join(parts)
 
 
-def _repository(payload: TaskPayload) -> list[str]:
-    if not payload.repository:
-        return []
-    path = Remote.parse(payload.repository).display.rstrip("/").removesuffix(".git")
-    return ["/".join(path.replace(":", "/").split("/")[-2:])]
+def _repository(remote: Remote) -> str:
+    path = remote.display.rstrip("/").removesuffix(".git")
+    return "/".join(path.replace(":", "/").split("/")[-2:])
 
 
 def _image(image: str) -> str:

@@ -14,7 +14,7 @@ from flows.masking import Masker
 from flows.payload.compiler import compile_spec
 from flows.payload.container import Retry
 from flows.payload.models import TaskPayload
-from flows.payload.parse import misplaced, names_secrets, runnable
+from flows.payload.parse import misplaced, runnable
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.report.names import run_name
@@ -88,8 +88,8 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     job.store.put(attempt)
-    if names_secrets(decided.payload):
-        await _rename(run_name(raw, decided.masker), logger)
+    if decided.payload.secret_blocks:
+        await _rename(run_name(decided.payload, decided.masker), logger)
     return attempt
 
 

@@ -15,10 +15,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.payload import fields
-from flows.payload.policy_check import repository_address
+from flows.payload.models import REPO_AUTH
 from flows.payload.repository import Remote
-
-REPO_AUTH = "auth.repoAuthRef"
 
 
 async def container_secrets(names: Mapping[str, str]) -> dict[str, str]:
@@ -56,7 +54,7 @@ async def with_credentials(remote: Remote, block: str) -> Remote:
             f"names the block {block}, whose value is not a URL such as "
             "https://user:token@github.com: correct it under Blocks in the UI"
         )
-    if repository_address(remote) is None or not _covers(given, urlsplit(remote.url)):
+    if remote.address is None or not _covers(given, urlsplit(remote.url)):
         raise _refusal(
             f"names the block {block}, whose credentials are not for {remote.display}: name the "
             "block that is for its host"

@@ -13,7 +13,7 @@ from flows.engine.images.lock import Turns
 from flows.engine.images.private import PrivateImages
 from flows.engine.images.pull import Supply, Teller
 from flows.errors import EngineUnavailable, HostMisconfigured
-from flows.payload.models import TaskPayload
+from flows.payload.models import REPO_AUTH, TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.runtime.secrets import with_credentials
@@ -35,11 +35,8 @@ async def remote_of(payload: TaskPayload) -> Remote | None:
 
     Raises what `flows.runtime.secrets.with_credentials` raises.
     """
-    if payload.repository is None:
-        return None
-    remote = Remote.parse(payload.repository)
-    block = payload.auth.repo_auth_ref if payload.auth else None
-    return await with_credentials(remote, block) if block else remote
+    remote, block = payload.remote, payload.secret_blocks.get(REPO_AUTH)
+    return await with_credentials(remote, block) if remote and block else remote
 
 
 async def check_out(

@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import Supply, Teller
 from flows.errors import Fault, HostMisconfigured, PayloadError
-from flows.payload.models import TaskPayload
+from flows.payload.models import REPO_AUTH, TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
 from flows.runtime import surroundings
@@ -84,8 +84,8 @@ async def _from_block(variable: str, block: str) -> str | None:
 
 async def remote_of(payload: TaskPayload, place: Place, say: Say) -> Remote | None:
     """The repository, with its credentials where they can be had."""
-    block = payload.auth.repo_auth_ref if payload.auth and payload.repository else None
-    if block and not place.has_blocks:
+    block = payload.secret_blocks.get(REPO_AUTH)
+    if payload.repository and block and not place.has_blocks:
         say(f"The block {block} cannot be read here: git uses the credentials of this user.")
         payload = payload.model_copy(update={"auth": None})
     return await surroundings.remote_of(payload)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from flows.errors import PolicyRefused
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.payload.policy_check import repository_address, require_allowed
+from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
 from tests.strategies import enabled
 
@@ -116,7 +116,7 @@ def test_a_task_without_a_repository_is_allowed_wherever_repositories_are_limite
     ],
 )
 def test_a_repository_has_one_address_in_every_spelling(repository: str, address: str) -> None:
-    assert repository_address(Remote.parse(repository)) == address
+    assert Remote.parse(repository).address == address
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The sweep: adopt or reap what died without a word.
+"""The flow `reap-orphans`: a sweep and a tidying of one host.
 
 Runs on a schedule, on the host of the worker that takes it. Three questions, each with its own
 evidence: a job of this host whose lock is free has no process any more, whatever its run's state
@@ -9,10 +9,10 @@ host can tell of is left to it.
 
 from prefect import flow, get_client, get_run_logger
 
-from flows.engine.docker.engine import DockerEngine
 from flows.runtime.context import injectable, injected
 from flows.settings import HostSettings
 from flows.worker.cleanup import tidy
+from flows.worker.host import SweptHost
 from flows.worker.sweep import sweep
 
 
@@ -27,8 +27,7 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
     Returns:
         What was done, or would be, a sentence each.
     """
-    async with get_client() as client, DockerEngine() as engine:
-        looking = client, HostSettings(), engine, get_run_logger()
+    async with get_client() as client:
         is_carried = injected().is_carried
-        done = await sweep(*looking, dry_run=dry_run, is_carried=is_carried)
-        return done + await tidy(*looking, dry_run=dry_run, is_carried=is_carried)
+        host = SweptHost(client, HostSettings(), get_run_logger(), is_carried, dry_run)
+        return await sweep(host) + await tidy(host)

@@ -1,24 +1,27 @@
 """The sweep, in this process, among objects that are ours, expired, foreign or somebody's else."""
 
+import logging
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.objects import State
-from prefect.states import Crashed, Pending, Running
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
 from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
-from flows.spec import is_expired
+from flows.worker.host import SweptHost
+from flows.worker.sweep import sweep
 from tests.runs import BUSYBOX, Runner, shell
 
 pytestmark = pytest.mark.docker
+LOGGER = logging.getLogger(__name__)
 NOW = datetime.now(UTC)
 # The clock of the sweep that is tested: what is past its date for that is not so for the sweeps of
 # workers that other tests run on the same engine.
@@ -51,16 +54,45 @@ def engine_objects() -> Iterator[dict[str, str]]:
     subprocess.run(["docker", "rm", "--force", *found.values()], capture_output=True, check=False)
 
 
+async def swept(ahead: timedelta = timedelta(0), dry_run: bool = False) -> list[str]:
+    """What a sweep does whose clock is ahead of the others'."""
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + ahead
+
+    async with get_client() as client:
+        return await sweep(SweptHost(client, HostSettings(), LOGGER, dry_run=dry_run, now=clock))
+
+
+@pytest.fixture
+async def client(prefect_api: None) -> AsyncIterator[PrefectClient]:
+    async with get_client() as client:
+        yield client
+
+
+async def submitted(client: PrefectClient, *states: StateType) -> FlowRun:
+    """A run of a deployment that went through these states."""
+    flow_id = await client.create_flow(container_task)
+    deployment = await client.create_deployment(flow_id, name=f"swept-{uuid4()}")
+    run = await client.create_flow_run_from_deployment(deployment)
+    for kind in states:
+        state: State[None] = State(type=kind)
+        await client.set_flow_run_state(run.id, state, force=True)
+    return run
+
+
+async def is_scheduled(client: PrefectClient, run: FlowRun) -> bool:
+    state = (await client.read_flow_run(run.id)).state
+    return state is not None and state.is_scheduled()
+
+
 async def test_the_sweep_removes_what_is_expired_and_leaves_what_may_be_anothers(
-    prefect_api: None, engine_objects: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    prefect_api: None, engine_objects: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(
-        "flows.worker.sweep.is_expired", lambda labels, now: is_expired(labels, now + AHEAD)
-    )
-    told = await reap_orphans(dry_run=True)
+    told = await swept(AHEAD, dry_run=True)
     assert any("removed the container" in line for line in told)
     assert exists(engine_objects["expired"]), "a dry run removes nothing"
-    await reap_orphans()
+    await swept(AHEAD)
     assert {name: exists(found) for name, found in engine_objects.items()} == {
         "expired": False,
         "elsewhere": True,
@@ -82,62 +114,33 @@ async def test_a_sweep_asks_once_for_a_run_that_is_over_until_it_is_started_agai
         assert job_id in open_jobs(jobs_folder)
 
 
-async def test_a_run_that_its_worker_took_and_never_began_is_put_back_into_its_queue(
-    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_run_that_its_worker_claimed_and_never_began_is_put_back_into_its_queue(
+    client: PrefectClient,
 ) -> None:
-    async with get_client() as client:
-        flow_id = await client.create_flow(container_task)
-        deployment = await client.create_deployment(flow_id, name=f"taken-{uuid4()}")
-        run = await client.create_flow_run_from_deployment(deployment)
-        pending: State[None] = Pending()
-        await client.set_flow_run_state(run.id, pending, force=True)
-        assert not [line for line in await reap_orphans() if str(run.id) in line], (
-            "it may begin yet"
-        )
-        monkeypatch.setattr("flows.worker.sweep._TAKEN", timedelta(0))
-        assert f"{run.id}: it died before its container began" in await reap_orphans()
-        state = (await client.read_flow_run(run.id)).state
-        assert state is not None
-        assert state.is_scheduled()
+    run = await submitted(client, StateType.PENDING)
+    told = f"{run.id}: it died before its container began"
+    assert told not in await swept(), "it may begin yet"
+    assert told in await swept(timedelta(minutes=3))
+    assert await is_scheduled(client, run)
 
 
 async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_again(
-    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient,
 ) -> None:
-    async with get_client() as client:
-        flow_id = await client.create_flow(container_task)
-        deployment = await client.create_deployment(flow_id, name=f"begun-{uuid4()}")
-        run = await client.create_flow_run_from_deployment(deployment)
-        AttemptStore(HostSettings().workdir, str(run.id)).note_taken()
-        state: State[None]
-        for state in (Pending(), Running()):
-            await client.set_flow_run_state(run.id, state, force=True)
-        assert not [line for line in await reap_orphans() if str(run.id) in line], (
-            "it may take its first step yet"
-        )
-        monkeypatch.setattr("flows.worker.sweep._STARTING", timedelta(0))
-        assert f"{run.id}: its process died" in await reap_orphans()
-        now = (await client.read_flow_run(run.id)).state
-    assert now is not None
-    assert now.is_scheduled()
+    run = await submitted(client, StateType.PENDING, StateType.RUNNING)
+    AttemptStore(HostSettings().workdir, str(run.id)).note_taken()
+    told = f"{run.id}: its process died"
+    assert told not in await swept(), "it may take its first step yet"
+    assert told in await swept(timedelta(seconds=20))
+    assert await is_scheduled(client, run)
 
 
 @pytest.mark.parametrize(("crashes", "again"), [(1, True), (2, True), (3, False)])
 async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_as_any_other(
-    prefect_api: None, monkeypatch: pytest.MonkeyPatch, crashes: int, again: bool
+    client: PrefectClient, crashes: int, again: bool
 ) -> None:
-    monkeypatch.setattr("flows.worker.sweep._STARTING", timedelta(0))
-    async with get_client() as client:
-        flow_id = await client.create_flow(container_task)
-        deployment = await client.create_deployment(flow_id, name=f"crashed-{uuid4()}")
-        run = await client.create_flow_run_from_deployment(deployment)
-        for _ in range(crashes):
-            state: State[None]
-            for state in (Pending(), Crashed()):
-                await client.set_flow_run_state(run.id, state, force=True)
-        told = f"{run.id}: it died before its container began" in await reap_orphans()
-        state_now = (await client.read_flow_run(run.id)).state
-    assert told is again
+    run = await submitted(client, *[StateType.PENDING, StateType.CRASHED] * crashes)
+    told = await swept(timedelta(seconds=20))
+    assert (f"{run.id}: it died before its container began" in told) is again
     assert str(run.id) not in known_jobs(HostSettings().workdir), "it may run on another host"
-    assert state_now is not None
-    assert state_now.is_scheduled() is again
+    assert await is_scheduled(client, run) is again

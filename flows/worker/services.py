@@ -5,17 +5,15 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
-from flows.engine.docker.engine import DockerEngine
-from flows.runtime.store import IsCarried
-from flows.settings import HostSettings
 from flows.worker.cleanup import tidy
+from flows.worker.host import SweptHost
 from flows.worker.sweep import sweep
 from flows.worker.takeover import Silence, take_over
 from flows.workspace.logs import Logger
@@ -73,42 +71,27 @@ async def follow_pool(
     await retrying(follow)
 
 
-async def sweep_every_minute(
-    client: PrefectClient,
-    host: HostSettings,
-    is_carried: IsCarried,
-    logger: Logger,
-    pool: str,
-    worker: str,
-) -> None:
+async def sweep_every_minute(host: SweptHost, pool: str, worker: str) -> None:
     """Take up what earlier workers of this host left, and look after it from then on.
 
     The scheduled sweep looks after one host a minute, whichever has its turn.
     """
-    silence = Silence(host.patience_seconds)
+    silence, name = Silence(host.settings.patience_seconds), host.settings.worker
 
-    async def look() -> None:
-        async with DockerEngine() as engine:
-            await sweep(client, host, engine, logger, is_carried=is_carried)
-        async for sentence in take_over(client, pool, host.worker, worker, silence):
-            logger.info(sentence)
+    async def sweep_and_take_over() -> None:
+        await sweep(host)
+        async for sentence in take_over(host.client, pool, name, worker, silence):
+            host.logger.info(sentence)
 
-    await _every_minute("sweep", look, logger)
+    await _every_minute("sweep", sweep_and_take_over, host.logger)
 
 
-async def tidy_every_minute(
-    client: PrefectClient, host: HostSettings, is_carried: IsCarried, logger: Logger
-) -> None:
+async def tidy_every_minute(host: SweptHost) -> None:
     """Finish uploads, and remove what has been kept long enough."""
-
-    async def look() -> None:
-        async with DockerEngine() as engine:
-            await tidy(client, host, engine, logger, is_carried=is_carried)
-
-    await _every_minute("tidy up", look, logger)
+    await _every_minute("tidy up", partial(tidy, host), host.logger)
 
 
-async def _every_minute(doing: str, look: Callable[[], Awaitable[None]], logger: Logger) -> None:
+async def _every_minute(doing: str, look: Callable[[], Awaitable[object]], logger: Logger) -> None:
     while True:
         try:
             await look()

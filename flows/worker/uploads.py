@@ -1,12 +1,9 @@
 """Retry uploads that are not complete: each sweep, with pauses that double and longer limits."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-from prefect.client.orchestration import PrefectClient
+from datetime import datetime, timedelta
 
 from blocks.storage import ArtifactStorage
 from flows.attempt import Upload
@@ -16,7 +13,7 @@ from flows.outputs.upload_journal import UploadJournal, pending_uploads
 from flows.report.artifacts import files_artifact
 from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS
-from flows.workspace.logs import Logger
+from flows.worker.host import SweptHost
 
 # Before a sweep begins with no further job.
 _SWEEP_SECONDS = 60.0
@@ -24,27 +21,19 @@ _FIRST_TRY = timedelta(seconds=60)
 _LONGEST_PAUSE = timedelta(hours=1)
 
 
-async def finish_uploads(
-    client: PrefectClient,
-    root: Path,
-    stores: Callable[[str], AttemptStore],
-    storage: ArtifactStorage | None,
-    logger: Logger,
-    *,
-    dry_run: bool,
-) -> AsyncIterator[str]:
+async def finish_uploads(host: SweptHost, storage: ArtifactStorage | None) -> AsyncIterator[str]:
     """Go on with the uploads of published attempts; a sentence for each.
 
     With no `storage` it is not known where to: all stay pending. Begins none after a minute.
     """
-    until = time.monotonic() + _SWEEP_SECONDS
+    until, root = time.monotonic() + _SWEEP_SECONDS, host.settings.workdir
     for job_id, number in pending_uploads(root):
         if storage is None or time.monotonic() > until:
             return
-        store, journal = stores(job_id), UploadJournal(root, job_id, number)
+        store, journal = host.store(job_id), UploadJournal(root, job_id, number)
         try:
             with store.held():
-                done = await _finish(client, storage, store, journal, logger, dry_run=dry_run)
+                done = await _finish(host, storage, store, journal)
         except Busy:
             continue
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
@@ -54,13 +43,7 @@ async def finish_uploads(
 
 
 async def _finish(
-    client: PrefectClient,
-    storage: ArtifactStorage,
-    store: AttemptStore,
-    journal: UploadJournal,
-    logger: Logger,
-    *,
-    dry_run: bool,
+    host: SweptHost, storage: ArtifactStorage, store: AttemptStore, journal: UploadJournal
 ) -> str | None:
     attempts = {each.prepared.spec.attempt: each for each in store.attempts()}
     number, attempt = journal.attempt, attempts.get(journal.attempt)
@@ -69,9 +52,9 @@ async def _finish(
         return f"forgot the upload of attempt {number}, of which nothing else is known"
     known = journal.read()
     # Whoever publishes it sees to it.
-    if not attempt.published or not is_due(known.tries, known.last_try, datetime.now(UTC)):
+    if not attempt.published or not is_due(known.tries, known.last_try, host.now()):
         return None
-    if dry_run:
+    if host.dry_run:
         return f"uploaded the files of attempt {number}"
     if not storage.is_remote:
         journal.close()
@@ -80,7 +63,7 @@ async def _finish(
     try:
         files = files_of(attempt.prepared.workspace, number, max(attempts))
         seconds = allowance(known.tries, UPLOAD_SECONDS)
-        address = await upload(storage, journal, files, logger, seconds)
+        address = await upload(storage, journal, files, host.logger, seconds)
     except FilesGone as error:
         journal.close()
         store.put(replace(attempt, upload=Upload(storage.url or "", str(error))))
@@ -89,7 +72,7 @@ async def _finish(
         return f"the files of attempt {number} are still not uploaded: {error}"
     done = replace(attempt, upload=Upload(address))
     store.put(done)
-    await client.create_artifact(files_artifact(done))
+    await host.client.create_artifact(files_artifact(done))
     return f"uploaded the files of attempt {number} to {address}"
 
 

@@ -38,6 +38,7 @@ from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker import services
 from flows.worker.admission import Admission, Decision, admit, capacity
+from flows.worker.host import SweptHost
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
 from flows.worker.run_notes import label_host, reject, tag_waiting
@@ -106,8 +107,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         """Run one flow run to its end. Prefect calls it for flows submitted to the object alone."""
         if task_status is not None:
             task_status.started(self._host.worker)
-        logger = self.get_flow_run_logger(flow_run)
-        await self._runner.run(self.client, flow_run, Cancellation(), logger)
+        cancellation, logger = Cancellation(), self.get_flow_run_logger(flow_run)
+        await self._runner.run(self.client, flow_run, cancellation, logger)
         return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -142,12 +143,13 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if self._work_pool is None or self._is_serving:
             return
         self._is_serving = True
-        pool, this_host = self._work_pool, (self.client, self._host, self._is_running, self._logger)
+        pool = self._work_pool
+        host = SweptHost(self.client, self._host, self._logger, self._is_running)
         for service in (
             partial(services.follow_pool, pool.id, self._wake, self._cancel),
             self._start_when_woken,
-            partial(services.sweep_every_minute, *this_host, pool.name, self.name),
-            partial(services.tidy_every_minute, *this_host),
+            partial(services.sweep_every_minute, host, pool.name, self.name),
+            partial(services.tidy_every_minute, host),
         ):
             self._spawn(self._serve, service)
 
@@ -263,8 +265,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         flow_run, client = claimed.queued.flow_run, self.client
         logger = self.get_flow_run_logger(flow_run)
         # Nothing of the run waits for its labels.
-        labels = (self.name, self._host.worker, claimed.queued.is_blocked)
-        self._spawn(label_host, client, flow_run, *labels)
+        whose = (self.name, self._host.worker)
+        self._spawn(label_host, client, flow_run, *whose, claimed.queued.is_blocked)
         try:
             await self._runner.run(client, flow_run, claimed.cancellation, logger)
         except NotOurs as error:

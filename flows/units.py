@@ -1,5 +1,6 @@
 """Amounts of bytes, of time and of processors, as people read them."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -78,10 +79,17 @@ def _bytes(number: int) -> str:
     return f"{size:.4g} GiB"
 
 
+_AMOUNT = re.compile(r"(\d{1,19})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
-def memory_bytes(value: str) -> int:
+def canonical_amount(text: str) -> str | None:
+    """A whole number with at most one unit letter, as Docker writes it: `16g` for `16 GiB`."""
+    found = _AMOUNT.fullmatch(text.strip())
+    return f"{int(found[1])}{(found[2] or '').lower()}" if found else None
+
+
+def memory_bytes(amount: str) -> int:
     """Bytes of a canonical amount."""
-    number, unit = value.rstrip("kmgt"), value.lstrip("0123456789")
+    number, unit = amount.rstrip("kmgt"), amount.lstrip("0123456789")
     return int(number) * _UNITS[unit]

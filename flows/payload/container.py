@@ -31,10 +31,11 @@ _GPUS: dict[str, Any] = {
 }
 
 
-class Resources(PayloadModel):
+class ResourceLimits(PayloadModel):
     """Hard limits of the container."""
 
-    model_config = ConfigDict(extra="forbid")
+    # The schema's titles are what the form shows.
+    model_config = ConfigDict(extra="forbid", title="Resources")
 
     cpus: Annotated[float, Field(strict=True)] | None = Field(
         default=None, ge=0.01, le=4096, allow_inf_nan=False, title="CPUs",
@@ -107,10 +108,10 @@ class CacheVolume(PayloadModel):
     )  # fmt: skip
 
 
-class Output(PayloadModel):
+class OutputPattern(PayloadModel):
     """Files that the task is to leave."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", title="Output")
 
     path: Annotated[str, Field(strict=True), AfterValidator(fields.output_path)] = Field(
         title="Files", examples=["build/**/*.zip", "$ARTIFACT_DIR/coverage/"],
@@ -162,8 +163,8 @@ class Container(PayloadModel):
         "program, then each of its arguments. Nothing splits them, and no shell sees them: for a "
         "script, name the shell. They replace the image's command; the image's entrypoint stays.",
     )  # fmt: skip
-    resources: Resources = Field(
-        default_factory=Resources, title="Limits",
+    resources: ResourceLimits = Field(
+        default_factory=ResourceLimits, title="Limits",
         description="Hard limits for processors, memory and the like.",
     )  # fmt: skip
     timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
@@ -195,7 +196,7 @@ class Container(PayloadModel):
         description="An array of volumes, each with `name` and `target`. They outlive the run, "
         "as package caches do.",
     )  # fmt: skip
-    outputs: Annotated[tuple[Output, ...], AfterValidator(fields.outputs)] = Field(
+    outputs: Annotated[tuple[OutputPattern, ...], AfterValidator(fields.outputs)] = Field(
         default=(), title="Outputs",
         examples=[[{"path": "build/**/*.zip", "required": True}]],
         json_schema_extra={"maxItems": fields.MAX_OUTPUTS},

@@ -1,8 +1,8 @@
-"""The value rules of a payload: each returns the value in canonical form, or raises ValueError.
+"""Pydantic validators of a payload's values: each returns the canonical form, or raises ValueError.
 
 The message of the error completes the sentence "<JSON path> …".
-Sources: the image grammar is distribution's `reference`, volume names are Docker's restricted
-names, refs follow git-check-ref-format(1), an argument's length is Linux's MAX_ARG_STRLEN.
+Sources: volume names are Docker's restricted names, refs follow git-check-ref-format(1), an
+argument's length is Linux's MAX_ARG_STRLEN.
 """
 
 import re
@@ -11,38 +11,26 @@ from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
+from flows.payload.image_reference import IMAGE_ID, IMAGE_NAME, PLATFORM
 from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
-from flows.units import _UNITS
+from flows.units import canonical_amount, memory_bytes
 
 T = TypeVar("T")
 
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
 MAX_OUTPUTS = 100
 
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = (
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
-)
-_IMAGE = re.compile(
-    rf"(?:{_HOST}(?::\d{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
-    r"(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",
-    re.ASCII,
-)
-_IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
 _VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
 _MAX_ID = 2**31 - 1
 _BLOCK = re.compile(r"[a-z0-9][a-z0-9-]{0,126}")
-_MEMORY = re.compile(r"(\d{1,19})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
 _SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
 _SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
-
-_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
 
 # Enough for any build, and a bound on what it costs to match a tree of files.
 _MAX_GLOB = 500
@@ -54,27 +42,24 @@ _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
 
 
+def is_true(value: object) -> bool:
+    """Whether `flag` accepts `value` as true."""
+    return _word(value) in _TRUE
+
+
 def flag(value: object) -> bool:
     """true, false, and what canonical payloads write for them."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | str):
-        word = str(value).strip().lower()
-        if word in _TRUE or word in _FALSE:
-            return word in _TRUE
-    raise ValueError(f"is {_short(value)}, neither true nor false")
+    if _word(value) not in _TRUE | _FALSE:
+        raise ValueError(f"is {_short(value)}, neither true nor false")
+    return is_true(value)
 
 
-def is_true(value: object) -> bool:
-    """Whether `flag` would accept `value` as true."""
-    try:
-        return flag(value)
-    except ValueError:
-        return False
+def _word(value: object) -> str:
+    return str(value).strip().lower() if isinstance(value, int | str) else ""
 
 
 def keyword(value: object) -> str:
-    """A word compared without regard to case."""
+    """Lower-case."""
     if not isinstance(value, str) or not value.strip() or _has_control(value):
         raise ValueError(f"is {_short(value)}, not a word")
     return value.strip().lower()
@@ -88,9 +73,9 @@ def capabilities(value: object) -> tuple[str, ...]:
 
 
 def image(value: str) -> str:
-    if len(value) > 500 or not _IMAGE.fullmatch(value):
+    if len(value) > 500 or not IMAGE_NAME.fullmatch(value):
         raise ValueError(f"is {_short(value)}, not an image name{_image_hint(value)}")
-    if _IMAGE_ID.fullmatch(value):
+    if IMAGE_ID.fullmatch(value):
         raise ValueError("is an image id, which a registry cannot serve")
     return value
 
@@ -99,17 +84,16 @@ def _image_hint(value: str) -> str:
     scheme, found, _ = value.partition("://")
     if found:
         return f": leave '{scheme}://' out"
-    if _IMAGE.fullmatch(value.lower()):
+    if IMAGE_NAME.fullmatch(value.lower()):
         return ": what stands before the tag is lower-case"
     return ""
 
 
 def platform(value: str) -> str:
     """Lower-case, as the engine writes it."""
-    name = value.lower()
-    if len(name) > 60 or not _PLATFORM.fullmatch(name):
+    if len(value) > 60 or not PLATFORM.fullmatch(value.lower()):
         raise ValueError(f"is {_short(value)}, not a platform")
-    return name
+    return value.lower()
 
 
 def command(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,15 +142,12 @@ def shared_memory(value: object) -> str:
 
 
 def _amount(value: object, least: int) -> str:
-    text = str(value).strip() if isinstance(value, int | str) and value is not True else ""
-    found = _MEMORY.fullmatch(text)
-    if not found:
+    text = str(value) if isinstance(value, int | str) and value is not True else ""
+    if (amount := canonical_amount(text)) is None:
         raise ValueError(f"is {_short(value)}, not an amount of memory")
-    number, unit = int(found[1]), (found[2] or "").lower()
-    size = number * _UNITS[unit]
-    if not least <= size < 2**63:
+    if not least <= memory_bytes(amount) < 2**63:
         raise ValueError(f"is {_short(value)}, outside what Docker can set")
-    return f"{number}{unit}"
+    return amount
 
 
 def absolute_path(value: str) -> str:

@@ -11,6 +11,18 @@ from typing import Literal, Protocol, Self
 DOCKER_HUB = "docker.io"
 HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
 
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+IMAGE_NAME = re.compile(
+    rf"(?:{_HOST}(?::\d{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",
+    re.ASCII,
+)
+IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
+PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageName:

@@ -1,17 +1,15 @@
-"""."""
+"""`parse`, the only door for a payload: JSON in, a frozen `TaskPayload` or every fault out."""
 
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from flows.errors import Fault, PayloadError
 from flows.payload import fields
-from flows.payload.base import PayloadModel
 from flows.payload.container import Container
 from flows.payload.models import TaskPayload
-from flows.payload.validation import accepted, faults_of, json_faults, keys_in
+from flows.payload.validation import accepted, by_alias, faults_of, json_faults, keys_in
 
 # The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
 # enabled already. A run without a payload gets pydantic's word for undefined.
@@ -63,8 +61,8 @@ def misplaced(payload: TaskPayload) -> list[str]:
 
     Unknown keys are kept outside of `task.container`: other runners may know them.
     """
-    places = {key: "task.container" for key in _aliases(Container)}
-    for key, field in _aliases(Container).items():
+    places = {key: "task.container" for key in by_alias(Container)}
+    for key, field in by_alias(Container).items():
         places |= {inner: f"task.container.{key}" for inner in keys_in(field) - places.keys()}
     outside = {"": payload.model_extra or {}, "task.": payload.task.model_extra or {}}
     found = [(where, key) for where, extra in outside.items() for key in extra if key in places]
@@ -93,20 +91,14 @@ def require_runnable(payload: TaskPayload) -> None:
     """Raise `PayloadError` where a valid payload asks for what this runner does not do."""
     faults = []
     if not payload.task.container.enabled:
-        faults.append(
-            Fault(
-                "task.container.enabled",
-                f"{_NOT_ENABLED}{_misspelt_container(payload)}",
-            )
-        )
+        message = f"{_NOT_ENABLED}{_misspelt_container(payload)}"
+        faults.append(Fault("task.container.enabled", message))
     if (mode := payload.task.publish.mode) != "none":
-        faults.append(
-            Fault(
-                "task.publish.mode",
-                f"is {mode!r}, which this runner cannot do yet: use 'none' and take the files "
-                "from the run's artifacts",
-            )
+        message = (
+            f"is {mode!r}, which this runner cannot do yet: use 'none' and take the files from "
+            "the run's artifacts"
         )
+        faults.append(Fault("task.publish.mode", message))
     if faults:
         raise PayloadError(faults)
 
@@ -132,10 +124,6 @@ def _container(raw: object) -> dict[str, Any] | None:
     task = raw.get("task") if isinstance(raw, dict) else None
     container = task.get("container") if isinstance(task, dict) else None
     return container if isinstance(container, dict) else None
-
-
-def _aliases(model: type[PayloadModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _missing(raw: object) -> list[Fault]:

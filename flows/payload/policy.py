@@ -1,4 +1,4 @@
-"""The rules of a host: what any task may use, whatever its payload says."""
+"""The operator's policy as a pydantic model: what any task on a host may use."""
 
 import re
 from typing import Annotated
@@ -9,10 +9,6 @@ from flows.payload import fields
 from flows.units import memory_bytes
 
 Globs = list[str]
-
-
-def _network(value: str) -> str:
-    return fields.network(value)
 
 
 def _nothing(value: object) -> object:
@@ -55,117 +51,83 @@ class Policy(BaseModel):
     """
 
     allowed_images: Globs = Field(
-        default_factory=lambda: ["*"],
-        title="Allowed images",
-        description=(
-            "Images that tasks may run, as globs such as registry.example.org/team/* or "
-            "python:3.*; a glob without a tag allows every tag."
-        ),
-    )
+        default_factory=lambda: ["*"], title="Allowed images",
+        description="Images that tasks may run, as globs such as registry.example.org/team/* or "
+        "python:3.*; a glob without a tag allows every tag.",
+    )  # fmt: skip
     require_digest: bool = Field(
-        default=False,
-        title="Require digests",
+        default=False, title="Require digests",
         description="Run only images that are named by digest (name@sha256:…).",
-    )
+    )  # fmt: skip
     allowed_repositories: Globs = Field(
-        default_factory=lambda: ["*"],
-        title="Allowed repositories",
-        description=(
-            "Repositories that tasks may check out, as globs of host and path, such as "
-            "github.com/team/*."
-        ),
-    )
+        default_factory=lambda: ["*"], title="Allowed repositories",
+        description="Repositories that tasks may check out, as globs of host and path, such as "
+        "github.com/team/*.",
+    )  # fmt: skip
     allowed_secrets: Globs = Field(
-        default_factory=lambda: ["task-*"],
-        title="Allowed secrets",
+        default_factory=lambda: ["task-*"], title="Allowed secrets",
         description="Names of Secret blocks that tasks may use, as globs.",
-    )
+    )  # fmt: skip
     allowed_volumes: Globs = Field(
-        default_factory=list,
-        title="Allowed volumes",
-        description=(
-            "Existing volumes that tasks may mount as caches, as globs. Volumes that the runner "
-            "made itself for a cache are always allowed; others hold somebody's data."
-        ),
-    )
-    network: Annotated[str, AfterValidator(_network)] = Field(
-        default="bridge",
-        title="Network",
+        default_factory=list, title="Allowed volumes",
+        description="Existing volumes that tasks may mount as caches, as globs. Volumes that the "
+        "runner made itself for a cache are always allowed; others hold somebody's data.",
+    )  # fmt: skip
+    network: Annotated[str, AfterValidator(fields.network)] = Field(
+        default="bridge", title="Network",
         description="The network of tasks that name none: none, bridge, or another by its name.",
-    )
+    )  # fmt: skip
     allowed_networks: Globs = Field(
-        default_factory=lambda: ["bridge", "none"],
-        title="Allowed networks",
+        default_factory=lambda: ["bridge", "none"], title="Allowed networks",
         description="Networks that tasks may name, as globs.",
-    )
+    )  # fmt: skip
     user: Annotated[str | None, AfterValidator(_user), BeforeValidator(_nothing)] = Field(
-        default=None,
-        title="User",
+        default=None, title="User",
         description="Who runs the command of tasks that name no user; empty: the image's own.",
-    )
+    )  # fmt: skip
     allowed_users: Globs = Field(
-        default_factory=lambda: ["*"],
-        title="Allowed users",
-        description=(
-            "Users that tasks may run as, as globs such as 1000 or 1000:*. Unless * is among them, "
-            "a task must name its user, or this policy must."
-        ),
-    )
+        default_factory=lambda: ["*"], title="Allowed users",
+        description="Users that tasks may run as, as globs such as 1000 or 1000:*. Unless * is "
+        "among them, a task must name its user, or this policy must.",
+    )  # fmt: skip
     max_timeout_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        title="Longest time limit (seconds)",
+        default=None, ge=1, title="Longest time limit (seconds)",
         description="A task that sets no time limit gets at most this one; empty: no ceiling.",
-    )
+    )  # fmt: skip
     max_cpus: float | None = Field(
-        default=None,
-        ge=0.01,
-        title="Most CPUs",
+        default=None, ge=0.01, title="Most CPUs",
         description="A task that sets no limit gets this one; empty: no ceiling.",
-    )
+    )  # fmt: skip
     # The validator that is named last comes first.
     max_memory: Annotated[str | None, BeforeValidator(_memory), BeforeValidator(_nothing)] = Field(
-        default=None,
-        title="Most memory",
-        description=(
-            "An amount such as 16g. A task that sets no limit gets this one; empty: no ceiling."
-        ),
-    )
+        default=None, title="Most memory",
+        description="An amount such as 16g. A task that sets no limit gets this one; empty: no "
+        "ceiling.",
+    )  # fmt: skip
     max_gpus: int | None = Field(
-        default=0,
-        ge=0,
-        title="Most GPUs",
+        default=0, ge=0, title="Most GPUs",
         description="GPUs that one task may ask for; empty: no ceiling.",
-    )
+    )  # fmt: skip
     pids_limit: int = Field(
-        default=4096,
-        ge=1,
-        le=4_194_304,
-        title="Process limit",
+        default=4096, ge=1, le=4_194_304, title="Process limit",
         description="Processes and threads that one container may have at a time, at most.",
-    )
+    )  # fmt: skip
     cap_add: Annotated[_Capabilities, AfterValidator(_added_capabilities)] = Field(
-        default_factory=list,
-        title="Added capabilities",
+        default_factory=list, title="Added capabilities",
         description="Linux capabilities that every container gets beyond Docker's default set.",
-    )
+    )  # fmt: skip
     cap_drop: _Capabilities = Field(
-        default_factory=lambda: ["NET_RAW"],
-        title="Dropped capabilities",
+        default_factory=lambda: ["NET_RAW"], title="Dropped capabilities",
         description="Linux capabilities of Docker's default set that no container gets; ALL: none.",
-    )
+    )  # fmt: skip
     no_new_privileges: bool = Field(
-        default=True,
-        title="No new privileges",
+        default=True, title="No new privileges",
         description="Keep sudo and other setuid programs in the container from gaining rights.",
-    )
+    )  # fmt: skip
     stop_grace_seconds: int = Field(
-        default=10,
-        ge=0,
-        le=3600,
-        title="Stop grace (seconds)",
+        default=10, ge=0, le=3600, title="Stop grace (seconds)",
         description="Time between SIGTERM and SIGKILL when a container is stopped.",
-    )
+    )  # fmt: skip
 
     @property
     def max_memory_bytes(self) -> int | None:

@@ -91,7 +91,7 @@ def _fault(model: type[BaseModel], loc: tuple[int | str, ...], item: Any) -> Fau
 def accepted(field: FieldInfo) -> str:
     """What a field takes, to end a sentence: the keys of its model, or what is said of it first."""
     if (model := _alone(field.annotation)) is not None:
-        *others, last = _by_alias(model)
+        *others, last = by_alias(model)
         return "an object with " + " and ".join(filter(None, (", ".join(others), last)))
     first = (field.description or "").partition(". ")[0].rstrip(".").replace("`", "")
     return first[:1].lower() + first[1:]
@@ -112,12 +112,12 @@ def _resolve(
         path = _join(path, part)
         if inside is not None:
             owner = inside
-            field = _by_alias(owner).get(part)
+            field = by_alias(owner).get(part)
             inside = _model_in(field.annotation) if field else None
     return path or "payload", field, owner
 
 
-def _by_alias(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
+def by_alias(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
@@ -135,12 +135,10 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
 
 
 def _unknown_key(key: str, owner: type[BaseModel]) -> str:
-    known = list(_by_alias(owner))
+    known = list(by_alias(owner))
     lowered = {name.lower(): name for name in known}
     near = get_close_matches(key.lower().replace("_", ""), lowered, n=1)
-    deeper = [
-        f"{inner}.{key}" for inner, field in _by_alias(owner).items() if key in keys_in(field)
-    ]
+    deeper = [f"{inner}.{key}" for inner, field in by_alias(owner).items() if key in keys_in(field)]
     if deeper:
         hint = f"did you mean {deeper[0]!r}?"
     else:
@@ -151,7 +149,7 @@ def _unknown_key(key: str, owner: type[BaseModel]) -> str:
 def keys_in(field: FieldInfo) -> frozenset[str]:
     """The keys of the object that a field takes; none of one that takes something else."""
     model = _alone(field.annotation)
-    return frozenset(_by_alias(model)) if model else frozenset()
+    return frozenset(by_alias(model)) if model else frozenset()
 
 
 def _walk(root: object) -> Iterator[tuple[str, object]]:

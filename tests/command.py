@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,35 @@ def container_task(*words: str, stdin: str = "", **settings: str) -> Result:
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def started(
+    *words: str,
+    settings: Mapping[str, str] | None = None,
+    on_interrupt: signal.Handlers = signal.SIG_DFL,
+) -> "subprocess.Popen[str]":
+    """The console script as a process that can be interrupted, its outputs pipes. It inherits what
+    becomes of SIGINT, which a shell without job control lets its background jobs ignore."""
+    return subprocess.Popen(
+        [COMMAND, *words],
+        env=environment(**(settings or {})),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        preexec_fn=partial(signal.signal, signal.SIGINT, on_interrupt),
+    )
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
+    """The lines of its standard output, up to the one with `text`."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"ended before {text!r}: {lines}")
 
 
 class Here:

@@ -9,7 +9,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,7 +23,7 @@ from flows.cli.follow import watch
 from flows.cli.prefect_api import connected
 from scripts.stack import Stack
 from tests.answering import Answering
-from tests.command import COMMAND, Here, container_task, environment, server_at
+from tests.command import COMMAND, Here, container_task, environment, read_until, server_at, started
 from tests.holding_proxy import HoldingProxy, to_port
 from tests.runs import payload, shell
 from tests.weather import ENDLESS, Weather, wait_until
@@ -42,33 +41,6 @@ def settings(stack: Stack) -> dict[str, str]:
     return {
         key: stack.environment[key] for key in ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME")
     }
-
-
-def started(
-    stack: Stack, *words: str, on_interrupt: signal.Handlers = signal.SIG_DFL
-) -> "subprocess.Popen[str]":
-    """The command as a process of its own, its standard output a pipe; it inherits what becomes
-    of SIGINT, which a shell without job control lets its background jobs ignore."""
-    return subprocess.Popen(
-        [COMMAND, *words],
-        env=environment(**settings(stack)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        preexec_fn=partial(signal.signal, signal.SIGINT, on_interrupt),
-    )
-
-
-def read_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
-    """The lines of its standard output, up to the one with `text`."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if text in line:
-            return lines
-    raise AssertionError(f"ended before {text!r}: {lines}")
 
 
 def test_submit_watch_shows_every_line_once_and_ends_with_the_outcomes_status(
@@ -158,7 +130,7 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
     stack: Stack, weather: Weather
 ) -> None:
     run_id = weather.submit_and_see(shell(ENDLESS), "line 3\n")
-    process = started(stack, "logs", "-f", run_id)
+    process = started("logs", "-f", run_id, settings=settings(stack))
     shown = read_until(process, "line 1\n")
     weather.let_end(run_id)
     shown += read_until(process, "Finished in state Completed('exited 0')")
@@ -176,13 +148,7 @@ def test_a_server_that_restarts_is_waited_for_while_a_run_is_watched(
     with HoldingProxy(to_port(stack.port)) as proxy:
         port = proxy.port
         ours = settings(stack) | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-        process = subprocess.Popen(
-            [COMMAND, "submit", written(shell(script)), "--watch"],
-            env=environment(**ours),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = started("submit", written(shell(script)), "--watch", settings=ours)
         shown = read_until(process, "line 1\n")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -221,9 +187,8 @@ def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
 
 
 def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, written: Any) -> None:
-    process = started(
-        stack, "submit", written(shell("echo begun; sleep 60", stopGraceSeconds=1)), "--watch"
-    )
+    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
+    process = started("submit", name, "--watch", settings=settings(stack))
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -240,13 +205,9 @@ def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, writte
 def test_an_interrupt_cancels_the_run_where_that_is_asked_for(
     stack: Stack, written: Any, inherited: signal.Handlers
 ) -> None:
-    words = (
-        "submit",
-        written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
-        "--watch",
-        "--cancel-on-interrupt",
-    )
-    process = started(stack, *words, on_interrupt=inherited)
+    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
+    words = ("submit", name, "--watch", "--cancel-on-interrupt")
+    process = started(*words, on_interrupt=inherited, settings=settings(stack))
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=45)
@@ -258,7 +219,7 @@ def test_a_run_that_no_worker_takes_says_so(stack: Stack, written: Any) -> None:
     stack.create_pool("idle")
     stack.deploy_to("idle")
     words = ("--watch", "--cancel-on-interrupt", "--deployment", "container-task/idle")
-    process = started(stack, "submit", written(shell("true")), *words)
+    process = started("submit", written(shell("true")), *words, settings=settings(stack))
     assert process.stderr is not None
     said = ""
     while "No worker" not in said:

@@ -20,7 +20,7 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed
 from flows.spec import Output
 from scripts.stack import Stack
-from tests.command import COMMAND, Here, environment, server_at
+from tests.command import COMMAND, Here, environment, read_until, server_at, started
 from tests.git_server import commit_all, git_daemon
 from tests.runs import payload, shell
 from tests.specs import compiled
@@ -253,15 +253,8 @@ def test_the_value_of_a_secret_comes_from_this_environment_and_is_masked(
 @pytest.mark.docker
 def test_an_interrupt_stops_the_container_and_leaves_nothing(written: Any, folder: Path) -> None:
     name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
-    process = subprocess.Popen(
-        [COMMAND, "replay", name, "--folder", str(folder)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    process = started("replay", name, "--folder", str(folder))
+    read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == ExitStatus.CANCELED, err

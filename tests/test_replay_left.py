@@ -17,7 +17,7 @@ from flows.cli.replay.leftovers import marker, remove
 from flows.runtime.store import AttemptStore
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace.folder import Workspace
-from tests.command import COMMAND, Here, environment
+from tests.command import COMMAND, Here, environment, read_until, started
 from tests.runs import BUSYBOX, left_on_engine, shell
 from tests.specs import NOW, compiled
 
@@ -28,21 +28,9 @@ def test_clean_leaves_what_runs_and_what_another_folder_has(
     here: Here, written: Any, tmp_path: Path
 ) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
-    process = subprocess.Popen(
-        [
-            COMMAND,
-            "replay",
-            written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
-            "--folder",
-            str(other),
-        ],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
+    process = started("replay", name, "--folder", str(other))
+    read_until(process, "begun\n")
     (job_id,) = (path.stem for path in (other / ".runs").glob("*.replay"))
     for folder in (mine, other):
         cleaned = here("replay", "--clean", "--folder", str(folder))
@@ -56,20 +44,9 @@ def test_clean_leaves_what_runs_and_what_another_folder_has(
 
 def test_what_a_killed_replay_left_is_cleaned(here: Here, written: Any, tmp_path: Path) -> None:
     folder = tmp_path / "replays"
-    process = subprocess.Popen(
-        [
-            COMMAND,
-            "replay",
-            written(shell("echo begun; sleep 60", stopGraceSeconds=1)),
-            "--folder",
-            str(folder),
-        ],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
+    process = started("replay", name, "--folder", str(folder))
+    read_until(process, "begun\n")
     (job_id,) = (path.stem for path in (folder / ".runs").glob("*.replay"))
     process.kill()
     process.communicate(timeout=60)

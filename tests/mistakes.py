@@ -288,7 +288,7 @@ def _page() -> Iterator[str]:
     yield from ["", "## The host", ""]
     yield (
         "This is what doctor finds, and after the arrow, what to do. Its tests "
-        "(`tests/test_doctor.py`, `tests/test_doctor_prefect.py`) hold it to these words."
+        "(`tests/test_doctor.py`, `tests/test_doctor_server.py`) hold it to these words."
     )
     for wrong in HOST_MISTAKES.values():
         said = f"> {_quoted(wrong.says)}"

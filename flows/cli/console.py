@@ -4,7 +4,6 @@ Colours and moving lines are for terminals alone, and NO_COLOR is respected. Wha
 is made harmless before a terminal sees it.
 """
 
-import codecs
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import rich.console
 
 
-# Of a line that does not end: a terminal shows it in parts of so many characters.
+# Of a line that does not end: a terminal shows it in parts of so many bytes.
 _LONGEST = 64 * 1024
 
 
@@ -115,11 +114,26 @@ class Console:
         if not stream.isatty():
             yield write
             return
-        lines = _Lines(lambda text: write(shown_lines(text, colours=self.has_colours).encode()))
+        pending = b""
+
+        def show(data: bytes) -> None:
+            text = data.decode(errors="replace")
+            write(shown_lines(text, colours=self.has_colours).encode())
+
+        def write_lines(chunk: bytes) -> None:
+            # An escape that is cut is none.
+            nonlocal pending
+            lines, end, pending = (pending + chunk).rpartition(b"\n")
+            if len(pending) > _LONGEST:
+                lines, end, pending = lines + end + pending, b"\n", b""
+            if end:
+                show(lines + end)
+
         try:
-            yield lines.write
+            yield write_lines
         finally:
-            lines.end()
+            if pending:
+                show(pending + b"\n")
 
     @contextmanager
     def spinner(self, sentence: str) -> Iterator[Callable[[str], None]]:
@@ -175,31 +189,6 @@ class Console:
             return
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-
-
-class _Lines:
-    """Whole lines of a stream that comes in pieces, as an escape that is cut is none."""
-
-    def __init__(self, show: Callable[[str], None]) -> None:
-        self._show = show
-        self._decoded = codecs.getincrementaldecoder("utf-8")("replace")
-        self._pending = ""
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next bytes, and show the lines that they end."""
-        self._pending += self._decoded.decode(chunk)
-        lines, end, rest = self._pending.rpartition("\n")
-        if len(rest) > _LONGEST:
-            lines, end, rest = self._pending, "\n", ""
-        self._pending = rest
-        if end:
-            self._show(f"{lines}\n")
-
-    def end(self) -> None:
-        """Show what did not end in a line of its own."""
-        rest, self._pending = self._pending + self._decoded.decode(b"", final=True), ""
-        if rest:
-            self._show(f"{rest}\n")
 
 
 def answer(command: Callable[[Console], int], *, as_json: bool = False) -> int:

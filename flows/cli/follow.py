@@ -98,8 +98,9 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
     One whose process died is over when nobody has taken it up after a while.
     """
     patiently = retrying(console)
-    log, reasons = RunLog(partial(patiently, client.read_logs), run.id), _Reasons(client, console)
-    quiet_since = time.monotonic()
+    log = RunLog(partial(patiently, client.read_logs), run.id)
+    began = quiet_since = time.monotonic()
+    told: set[str] = set()
     with (
         # Prefect's own retries would wait as long, and say nothing of it.
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -109,7 +110,11 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
             run = patiently(_read_run, client, run.id)
             if show:
                 show(summary(run))
-            patiently(reasons.tell, run)
+            reasons = patiently(_reasons, client, run, time.monotonic() - began)
+            for reason in reasons:
+                if reason not in told:
+                    console.say(reason)
+            told.update(reasons)
             news = list(log.news())
             for each in news:
                 show_record(console, each)
@@ -141,36 +146,20 @@ def _is_over(run: FlowRun, news: list[Log], quiet_seconds: float) -> bool:
     return is_told or quiet_seconds > _QUIET_SECONDS
 
 
-class _Reasons:
-    """Why a run does not begin, each told once."""
-
-    def __init__(self, client: SyncPrefectClient, console: Console) -> None:
-        self._client = client
-        self._console = console
-        self._began = time.monotonic()
-        self._told: set[str] = set()
-
-    def tell(self, run: FlowRun) -> None:
-        """Say what keeps the run, as it stands now, from its beginning."""
-        if run.state is None or not run.state.is_scheduled():
-            return
-        for sentence in self._reasons(run):
-            if sentence not in self._told:
-                self._told.add(sentence)
-                self._console.say(sentence)
-
-    def _reasons(self, run: FlowRun) -> Iterator[str]:
-        yield from (f"The run is {tag}." for tag in run.tags if tag.startswith("waiting for "))
-        pool, is_late = run.work_pool_name, time.monotonic() - self._began > _WORKER_SECONDS
-        if is_late and pool and not self._has_worker(pool):
-            yield (
+def _reasons(client: SyncPrefectClient, run: FlowRun, seconds: float) -> list[str]:
+    """Why a run does not begin, where that is known, so long after it was submitted."""
+    if run.state is None or not run.state.is_scheduled():
+        return []
+    reasons = [f"The run is {tag}." for tag in run.tags if tag.startswith("waiting for ")]
+    pool = run.work_pool_name
+    if seconds > _WORKER_SECONDS and pool:
+        workers = client.read_workers_for_work_pool(pool)
+        if not any(worker.status is WorkerStatus.ONLINE for worker in workers):
+            reasons.append(
                 f"No worker of the pool {pool} is online, so the run waits: start one with prefect "
                 f"worker start --pool {pool}; container-task doctor tells what else it needs."
             )
-
-    def _has_worker(self, pool: str) -> bool:
-        workers = self._client.read_workers_for_work_pool(pool)
-        return any(worker.status is WorkerStatus.ONLINE for worker in workers)
+    return reasons
 
 
 def _read_run(client: SyncPrefectClient, run_id: UUID) -> FlowRun:

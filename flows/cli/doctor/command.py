@@ -63,19 +63,15 @@ def chosen(asked: Examination) -> list[Check]:
         *server_checks(asked.deployment),
         *block_checks(),
     ]
-    wanted = frozenset(check.name for check in checks if not asked.only or check.part in asked.only)
-    needed = _needed(wanted, {check.name: check.needs for check in checks})
-    return [
-        check if check.name in wanted else replace(check, is_silent=True)
-        for check in checks
-        if check.name in needed
-    ]
-
-
-def _needed(wanted: frozenset[str], needs: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Those that are wanted, what they need, what that needs, and so on."""
-    found = wanted.union(*(needs[name] for name in wanted))
-    return found if found == wanted else _needed(found, needs)
+    found: list[Check] = []
+    needed: set[str] = set()
+    # Each check stands after those that it needs.
+    for check in reversed(checks):
+        is_wanted = not asked.only or check.part in asked.only
+        if is_wanted or check.name in needed:
+            needed.update(check.needs)
+            found.insert(0, replace(check, is_silent=not is_wanted))
+    return found
 
 
 def _facts(finding: Finding) -> dict[str, str]:
@@ -110,12 +106,12 @@ def _grid(found: Sequence[Finding]) -> Table:
 
 def _summary(counts: Mapping[Level, int]) -> str:
     told = [
-        _count(counts[Level.FAULT], "fault"),
-        _count(counts[Level.WARNING], "warning"),
-        *([f"{counts[Level.SKIPPED]} skipped"] if counts[Level.SKIPPED] else []),
-        f"{counts[Level.OK]} ok",
+        f"{counts[level] or 'no'} {level}{'' if counts[level] == 1 else 's'}"
+        for level in (Level.FAULT, Level.WARNING)
     ]
-    return f"{', '.join(told)}."
+    if counts[Level.SKIPPED]:
+        told.append(f"{counts[Level.SKIPPED]} skipped")
+    return f"{', '.join(told)}, {counts[Level.OK]} ok."
 
 
 def _advice(counts: Mapping[Level, int]) -> str:
@@ -126,7 +122,3 @@ def _advice(counts: Mapping[Level, int]) -> str:
     if counts[Level.WARNING]:
         return "This can take work; mend the warnings when there is time."
     return "This can take work."
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number or 'no'} {word}{'' if number == 1 else 's'}"

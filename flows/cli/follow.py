@@ -9,7 +9,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun, Log, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound
@@ -51,12 +51,10 @@ class RunLog:
                 yield log
 
     def _since(self, since: DateTime | None) -> Iterator[Log]:
-        wanted = LogFilter(
-            flow_run_id=LogFilterFlowRunId(any_=[self._run_id]),
-            timestamp=LogFilterTimestamp(after_=since) if since else None,
-        )
+        wanted = {"flow_run_id": {"any_": [self._run_id]}, "timestamp": {"after_": since}}
+        logs = LogFilter.model_validate(wanted)
         for offset in range(0, 10**9, _PAGE):
-            page = self._read(wanted, _PAGE, offset, LogSort.TIMESTAMP_ASC)
+            page = self._read(logs, _PAGE, offset, LogSort.TIMESTAMP_ASC)
             yield from page
             if len(page) < _PAGE:
                 return

@@ -5,15 +5,7 @@ import re
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterName,
-)
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
@@ -26,6 +18,7 @@ from flows.report.sentences import outcome_of_state
 _PAGE = 200
 # Of the newest runs; the API cannot look for the beginning of an id.
 _PAGES = 10
+_NEWEST_FIRST = FlowRunSort.EXPECTED_START_TIME_DESC
 _SHOWN = 5
 _BEGINNING = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
 
@@ -88,10 +81,9 @@ def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
 
 def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
     """The data of the run's newest artifact of this key."""
+    wanted = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [key]}}
     found = client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[key])
-        ),
+        artifact_filter=ArtifactFilter.model_validate(wanted),
         sort=ArtifactSort.CREATED_DESC,
         limit=1,
     )
@@ -113,21 +105,16 @@ def _by_id(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:
 
 
 def _by_name(client: SyncPrefectClient, name: str) -> list[FlowRun]:
-    wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-    return client.read_flow_runs(
-        flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE
-    )
+    wanted = FlowRunFilter.model_validate({"name": {"any_": [name]}})
+    return client.read_flow_runs(flow_run_filter=wanted, sort=_NEWEST_FIRST, limit=_PAGE)
 
 
 def _by_beginning(client: SyncPrefectClient, beginning: str) -> list[FlowRun]:
-    flow = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
+    flow = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
     found: dict[UUID, FlowRun] = {}
-    for page in range(_PAGES):
+    for offset in range(0, _PAGES * _PAGE, _PAGE):
         runs = client.read_flow_runs(
-            flow_filter=flow,
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=_PAGE,
-            offset=page * _PAGE,
+            flow_filter=flow, sort=_NEWEST_FIRST, limit=_PAGE, offset=offset
         )
         found |= {run.id: run for run in runs if str(run.id).startswith(beginning)}
         if len(runs) < _PAGE:

@@ -1,6 +1,6 @@
-"""What the picture of a run's use of resources shows: quantities, titles, scales. Pure.
+"""Memory and CPU of a container over time as an SVG, which pygal draws. Pure.
 
-pygal draws it.
+pygal is imported by the first picture only: most runs are too short for one.
 """
 
 import math
@@ -9,10 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-
-import pygal
-from pygal.etree import etree
-from pygal.style import Style
 
 from flows.engine.usage import Point
 from flows.units import duration, processors, size
@@ -24,16 +20,38 @@ _LEAST_POINTS = 3
 _FAR_BELOW = 0.1
 _MOST_TICKS = 6
 _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)
+_WIDTH, _HEIGHT, _MARGIN = 900, 300, 12
+_INK, _PALE, _PAPER, _USED, _LIMIT = "#1f2937", "#e5e7eb", "#ffffff", "#2563eb", "#b91c1c"
+_STYLE = {
+    "background": "transparent",
+    "plot_background": "transparent",
+    "foreground": _INK,
+    "foreground_strong": _INK,
+    "foreground_subtle": _PALE,
+    "guide_stroke_color": _PALE,
+    "major_guide_stroke_color": _PALE,
+    "colors": (_USED, _LIMIT),
+    "font_family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
+    "title_font_size": 17,
+    "label_font_size": 12,
+    "major_label_font_size": 12,
+    "legend_font_size": 13,
+    "transition": "none",
+}
+_DECIMALS = re.compile(r"(\.\d)\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One quantity over time; `limit` is None where there is none."""
+    """One quantity over time; `limit` is None where there is none.
+
+    `unit` writes a value for people, `step` rounds one up to a step of the axis.
+    """
 
     name: str
     values: Sequence[tuple[float, float]]
     limit: float | None
-    told: Callable[[float], str]
+    unit: Callable[[float], str]
     step: Callable[[float], float]
 
     @property
@@ -48,25 +66,24 @@ class Panel:
     def value_ticks(self) -> Sequence[float]:
         """Of the axis of values."""
         limit = self.limit if self.shows_limit and self.limit else 0.0
-        return ticks(max(self.highest, limit), self.step)
+        return _ticks(max(self.highest, limit), self.step)
 
     @property
     def title(self) -> str:
-        """What the picture shows, in a sentence."""
+        """What the panel shows, in a sentence."""
+        most = self.unit(self.highest)
         if self.limit is None:
-            return f"{self.name}: at most {self.told(self.highest)}; it had no limit"
+            return f"{self.name}: at most {most}; it had no limit"
         share = f"{100 * self.highest / self.limit:.0f} %"
         where = "" if self.shows_limit else " (off the scale)"
-        most = self.told(self.highest)
-        return (
-            f"{self.name}: at most {most}, {share} of its limit of {self.told(self.limit)}{where}"
-        )
+        limit = self.unit(self.limit)
+        return f"{self.name}: at most {most}, {share} of its limit of {limit}{where}"
 
 
 def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | None) -> str | None:
     """Memory and CPU over time, one above the other; None for a life too short for a picture.
 
-    CPU is told as the number of processors in use between two points.
+    CPU is given as the number of processors in use between two points.
     """
     if len(points) < _LEAST_POINTS or points[-1].seconds < _LEAST_SECONDS:
         return None
@@ -76,11 +93,7 @@ def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | N
         Panel("CPU", used_processors(points), cpus, processors, _round),
     )
     shown = [panel for panel in panels if panel.values]
-    if not shown:
-        return None
-    from flows.report.chart import draw
-
-    return draw(shown, points[-1].seconds)
+    return _svg(shown, points[-1].seconds) if shown else None
 
 
 def used_processors(points: Sequence[Point]) -> list[tuple[float, float]]:
@@ -95,15 +108,10 @@ def used_processors(points: Sequence[Point]) -> list[tuple[float, float]]:
     return steps
 
 
-def ticks(highest: float, step_above: Callable[[float], float]) -> list[float]:
+def _ticks(highest: float, step_above: Callable[[float], float]) -> list[float]:
     """From 0 in even steps that people count in, to the first that is not below `highest`."""
     step = step_above(highest / (_MOST_TICKS - 1) or 1)
     return [step * number for number in range(max(1, math.ceil(highest / step)) + 1)]
-
-
-def time_ticks(seconds: float) -> list[float]:
-    """The same for time, to the last that is within it."""
-    return [tick for tick in ticks(seconds, _time_step) if tick <= seconds]
 
 
 def _power(least: float) -> float:
@@ -122,33 +130,10 @@ def _time_step(least: float) -> float:
     return float(next((step for step in _SECONDS if step >= least), days))
 
 
-# Its finder of maps, of which there are none, lacks what Python asks a finder for: Python warns of
-# that at every import that fails.
-pygal.PluginImportFixer.find_spec = staticmethod(lambda *_: None)
-
-_WIDTH, _HEIGHT, _MARGIN = 900, 300, 12
-_INK, _PALE, _PAPER, _USED, _LIMIT = "#1f2937", "#e5e7eb", "#ffffff", "#2563eb", "#b91c1c"
-_DECIMALS = re.compile(r"(\.\d)\d+")
-_STYLE = Style(
-    background="transparent",
-    plot_background="transparent",
-    foreground=_INK,
-    foreground_strong=_INK,
-    foreground_subtle=_PALE,
-    guide_stroke_color=_PALE,
-    major_guide_stroke_color=_PALE,
-    colors=(_USED, _LIMIT),
-    font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif",
-    title_font_size=17,
-    label_font_size=12,
-    major_label_font_size=12,
-    legend_font_size=13,
-    transition="none",
-)
-
-
-def draw(panels: Sequence[Panel], seconds: float) -> str:
+def _svg(panels: Sequence[Panel], seconds: float) -> str:
     """The panels one above the other, on a page of their own colour."""
+    from pygal.etree import etree
+
     height = _HEIGHT * len(panels)
     page = etree.Element(
         "svg",
@@ -169,8 +154,11 @@ def draw(panels: Sequence[Panel], seconds: float) -> str:
 
 
 def _chart(panel: Panel, seconds: float) -> Any:
-    chart = pygal.XY(
-        style=_STYLE,
+    from pygal import XY
+    from pygal.style import Style
+
+    chart = XY(
+        style=Style(**_STYLE),
         width=_WIDTH,
         height=_HEIGHT,
         js=(),
@@ -180,9 +168,9 @@ def _chart(panel: Panel, seconds: float) -> Any:
         legend_at_bottom=True,
         range=(0, panel.value_ticks[-1]),
         xrange=(0, seconds),
-        value_formatter=panel.told,
+        value_formatter=panel.unit,
         x_value_formatter=duration,
-        x_labels=time_ticks(seconds),
+        x_labels=[tick for tick in _ticks(seconds, _time_step) if tick <= seconds],
         y_labels=panel.value_ticks,
         margin=_MARGIN,
     )
@@ -193,7 +181,7 @@ def _chart(panel: Panel, seconds: float) -> Any:
 
 
 def _strip(chart: Any, *tags: str) -> None:
-    """Take out what a picture has no use for, comments too; the first chart's style is for all."""
+    """Take out what a picture has no use for: those tags, comments, and decimals of paths."""
     for parent in list(chart.iter()):
         for child in list(parent):
             if child.tag in tags or callable(child.tag):

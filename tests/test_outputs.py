@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 
 from flows.masking import Masker
-from flows.outputs import collect as outputs
-from flows.outputs.collect import Collection, Limits
+from flows.outputs.collect import Collection, CollectLimits
+from flows.outputs.collect import collect as collect_outputs
 from flows.outputs.manifest import OutputsManifest
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
@@ -50,12 +50,12 @@ def spec(*outputs: str | dict[str, Any]) -> ContainerSpec:
 def collect(
     job: Workspace,
     given: ContainerSpec,
-    limits: Limits | None = None,
+    limits: CollectLimits | None = None,
     *,
     masker: Masker | None = NOTHING_SECRET,
     ready_ns: int | None = None,
 ) -> Collection:
-    return outputs.collect(job, given, masker, ready_ns, limits)
+    return collect_outputs(job, given, masker, ready_ns, limits)
 
 
 def put(*paths: Path) -> None:
@@ -258,27 +258,27 @@ def test_a_folder_that_is_too_deep_to_look_into_is_told(job: Workspace) -> None:
     job.remove()
 
 
-def limited(job: Workspace, given: Sequence[str], limits: Limits) -> Collection:
+def limited(job: Workspace, given: Sequence[str], limits: CollectLimits) -> Collection:
     for number in range(5):
         put(job.repo / f"{number}.zip")
     return collect(job, spec(*given), limits)
 
 
 def test_there_is_a_limit_to_the_files_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "0.zip"], Limits(files=3))
+    found = limited(job, ["*.zip", "0.zip"], CollectLimits(files=3))
     assert sum(output.collected for output in found.outputs) == 3
     assert sum(output.rejected for output in found.outputs) == 3
     assert {*reasons(job).values()} == {"too-many"}
 
 
 def test_there_is_a_limit_to_the_bytes_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip"], Limits(size_bytes=2 * len(X) + 1))
+    found = limited(job, ["*.zip"], CollectLimits(size_bytes=2 * len(X) + 1))
     assert (found.outputs[0].collected, found.outputs[0].rejected) == (2, 3)
     assert {*reasons(job).values()} == {"too-large"}
 
 
 def test_a_file_of_several_outputs_counts_with_each_and_is_kept_once(job: Workspace) -> None:
-    found = limited(job, ["*.zip", "[01].zip"], Limits(size_bytes=5 * len(X)))
+    found = limited(job, ["*.zip", "[01].zip"], CollectLimits(size_bytes=5 * len(X)))
     assert [output.collected for output in found.outputs] == [5, 2]
 
 
@@ -323,12 +323,12 @@ def test_a_chain_of_folders_costs_its_length_and_not_the_square_of_it(job: Works
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        (Limits(looks=20), "which has more files and folders than are looked at"),
-        (Limits(seconds=-1), "which takes too long to look through"),
+        (CollectLimits(looks=20), "which has more files and folders than are looked at"),
+        (CollectLimits(seconds=-1), "which takes too long to look through"),
     ],
 )
 def test_folders_without_a_file_are_not_looked_through_for_ever(
-    job: Workspace, limits: Limits, told: str
+    job: Workspace, limits: CollectLimits, told: str
 ) -> None:
     for number in range(30):
         (job.repo / f"{number}").mkdir()
@@ -354,7 +354,7 @@ def test_files_under_long_paths_are_rejected_and_told_shortly(job: Workspace) ->
 
 
 def test_there_is_a_limit_to_the_paths_that_outputs_have(job: Workspace) -> None:
-    found = limited(job, ["*.zip"], Limits(path_bytes=3 * len("container/outputs/0.zip")))
+    found = limited(job, ["*.zip"], CollectLimits(path_bytes=3 * len("container/outputs/0.zip")))
     assert (found.outputs[0].collected, found.outputs[0].rejected) == (3, 2)
     assert {*reasons(job).values()} == {"too-many"}
 

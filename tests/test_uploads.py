@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.outputs.manifest import SkippedFile, StoredFile, UploadManifest, as_json
 from flows.outputs.upload_plan import (
-    Manifest,
-    SkippedFile,
-    StoredFile,
     key_of,
     link,
     plan,
@@ -89,7 +87,7 @@ def test_what_does_not_fit_is_left_out_and_said_so() -> None:
 
 
 def test_a_manifest_names_the_key_only_where_it_is_not_the_path() -> None:
-    manifest = Manifest(
+    manifest = UploadManifest(
         job_id="j",
         attempt=2,
         created_at=NOW,
@@ -100,8 +98,8 @@ def test_a_manifest_names_the_key_only_where_it_is_not_the_path() -> None:
         skipped=[SkippedFile(path="pipe", kind="fifo")],
         left_out=0,
     )
-    assert Manifest.model_validate_json(manifest.as_json()) == manifest
-    text = manifest.as_json().decode()
+    assert UploadManifest.model_validate_json(as_json(manifest)) == manifest
+    text = as_json(manifest).decode()
     assert '"schemaVersion": 1' in text
     assert text.count('"key"') == 1
 

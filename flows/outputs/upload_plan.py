@@ -8,14 +8,10 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field
-
-from flows.outputs.published_model import PublishedModel
-from flows.workspace.tree import Found, Kind
+from flows.outputs.manifest import SkippedFile, StoredFile
+from flows.workspace.tree import Found
 
 MANIFEST = "manifest.json"
 # Of a local file's name, and of a key in S3 less the base, the job's id and the attempt.
@@ -24,40 +20,6 @@ _KEY_BYTES = 640
 _MAX_ENTRIES = 100_000
 # Globs, escapes, chains and versions of fsspec, and what S3 advises against.
 _SPECIAL = frozenset('\\{}^%`[]"<>~#|?*:\x7f')
-
-
-class StoredFile(PublishedModel):
-    """One file that is in the storage."""
-
-    path: str = Field(description="below artifacts/; bytes that are no UTF-8 are escaped")
-    size_bytes: int = Field(ge=0)
-    sha256: str
-    key: str | None = Field(
-        default=None, description="its name below the manifest's folder, where that is not `path`"
-    )
-
-
-class SkippedFile(PublishedModel):
-    """One thing that is in `artifacts/` and not in the storage."""
-
-    path: str
-    kind: Kind | Literal["unreadable", "too-large"]
-
-
-class Manifest(PublishedModel):
-    """`manifest.json`. Where it is, everything that it lists is."""
-
-    schema_version: Literal[1] = 1
-    job_id: str
-    attempt: int = Field(ge=1)
-    created_at: datetime
-    files: list[StoredFile]
-    skipped: list[SkippedFile]
-    left_out: int = Field(ge=0, description="found beyond the number that is uploaded")
-
-    def as_json(self) -> bytes:
-        """The text of the file."""
-        return self.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)

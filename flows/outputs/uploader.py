@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from io import BytesIO
 
 from flows.errors import StorageError, WorkspaceError
+from flows.outputs.manifest import SkippedFile, StoredFile, UploadManifest, as_json
 from flows.outputs.stores import PART_BYTES, HashingReader, Stopped, Store, explain
 from flows.outputs.upload_journal import UploadJournal
 from flows.outputs.upload_plan import (
     MANIFEST,
     Item,
-    Manifest,
     Plan,
-    SkippedFile,
-    StoredFile,
     printable,
     progress,
     summary,
@@ -113,15 +111,16 @@ class Uploader:
         """Send `manifest.json`. Raises whatever the store raises."""
         if len(self.sent.files) + len(self.sent.unreadable) != len(self._plan.items):
             raise StorageError("not every file was sent")
-        manifest = Manifest(
+        manifest = UploadManifest(
             job_id=self._journal.job_id,
             attempt=self._journal.attempt,
             created_at=datetime.now(UTC),
             files=sorted(self.sent.files, key=lambda file: file.path),
             skipped=[*self._plan.skipped, *self.sent.unreadable],
             left_out=self._plan.left_out,
-        ).as_json()
-        reader = HashingReader(BytesIO(manifest), len(manifest), self._stopped.is_set)
+        )
+        data = as_json(manifest)
+        reader = HashingReader(BytesIO(data), len(data), self._stopped.is_set)
         self._store.put(self._key(MANIFEST), reader)
 
     @property

@@ -10,8 +10,9 @@ from dataclasses import replace
 from flows.exit_code import advice, ending
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
-from flows.outputs.collect import collect, pattern_of
+from flows.outputs.collect import collect
 from flows.outputs.junit_summary import reported_tests
+from flows.outputs.manifest import pattern_of
 from flows.results import REASONS, OutputResult, ReportedTests, Results
 from flows.spec import ContainerSpec
 from flows.text import one_line

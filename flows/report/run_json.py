@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flows.attempt import Executed, Prepared
 from flows.outcome import FailureClass, OutcomeName, StoppedBy
-from flows.outputs.published_model import PublishedModel
+from flows.outputs.manifest import PublishedModel
 from flows.report.docker_run import docker_run, secret_variables
 from flows.results import MAX_NAMED, ReportedTests, Results
 from flows.spec import command_summary

@@ -13,7 +13,7 @@ from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.execution import Notes, run
+from flows.runtime.execution import Observer, RunOptions, run
 from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine
 from tests.behaviours import busybox
@@ -70,7 +70,7 @@ async def test_the_end_of_the_container_decides_the_outcome(
 async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and_leaves_nothing(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.runtime.execution.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("flows.runtime.ending.PATIENCE_SECONDS", 0.1)
     engine = busybox(breaks_at=step)
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.INFRASTRUCTURE
@@ -82,7 +82,7 @@ async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and
 async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.runtime.execution.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("flows.runtime.ending.PATIENCE_SECONDS", 0.2)
     engine = busybox(breaks_at="destroy")
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.SUCCEEDED
@@ -109,7 +109,9 @@ async def test_a_missing_working_directory_fails_before_the_start() -> None:
 
 async def begun(engine: FakeEngine, task: ContainerSpec, cancellation: Cancellation) -> Any:
     """A run that waits for its container."""
-    running = asyncio.create_task(run(engine, task, Nowhere(), cancellation=cancellation))
+    running = asyncio.create_task(
+        run(engine, task, Nowhere(), RunOptions(cancellation=cancellation))
+    )
     while "wait" not in engine.calls:
         await asyncio.sleep(0)
     return running
@@ -145,7 +147,9 @@ async def test_a_run_that_is_cancelled_stops_its_container() -> None:
 async def test_a_run_that_is_interrupted_while_it_pulls_creates_nothing(reason: Reason) -> None:
     engine, cancellation = busybox(), Cancellation()
     cancellation.request(reason)
-    outcome = await run(engine, spec("sleep", "60"), Nowhere(), cancellation=cancellation)
+    outcome = await run(
+        engine, spec("sleep", "60"), Nowhere(), RunOptions(cancellation=cancellation)
+    )
     assert (outcome.timed_out, outcome.exit_code) == (reason is Reason.DEADLINE, None)
     assert "before its container ran" in (outcome.error or "")
     assert "create" not in engine.calls
@@ -168,7 +172,7 @@ async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> N
     with pytest.raises(asyncio.CancelledError):
         await running
     assert await engine.find(task)
-    adopted = await run(engine, task, Nowhere(), adopt=True)
+    adopted = await run(engine, task, Nowhere(), RunOptions(adopt=True))
     assert (adopted.name, adopted.exit_code) == (OutcomeName.SUCCEEDED, 0)
     assert engine.calls.count("create") == 1
     assert engine.containers == {}
@@ -198,32 +202,35 @@ def test_a_task_that_survived_the_memory_kill_of_a_child_succeeded(killed_child:
     assert (outcome.name, outcome.oom_killed) == (OutcomeName.SUCCEEDED, killed_child)
 
 
-async def test_the_verdict_comes_before_the_outcome_is_noted_and_the_container_removed() -> None:
+async def test_results_are_collected_before_the_outcome_is_noted_and_the_container_removed() -> (
+    None
+):
     engine = busybox()
     told: list[tuple[str, object]] = []
 
-    class Noted(Notes):
-        def ends(self, outcome: Outcome) -> None:
+    class Noted(Observer):
+        def ended(self, outcome: Outcome) -> None:
             told.append(("noted", outcome.error))
 
-    async def verdict(outcome: Outcome) -> Outcome:
-        told.append(("judged", outcome.exit_code))
+    async def collect(outcome: Outcome) -> Outcome:
+        told.append(("collected", outcome.exit_code))
         assert "destroy" not in engine.calls
         return replace(outcome, error="changed", cleanup_error="kept")
 
-    outcome = await run(engine, spec("print", "hi"), Nowhere(), notes=Noted(), verdict=verdict)
-    assert told == [("judged", 0), ("noted", "changed")]
+    options = RunOptions(observer=Noted(), collect=collect)
+    outcome = await run(engine, spec("print", "hi"), Nowhere(), options)
+    assert told == [("collected", 0), ("noted", "changed")]
     assert (outcome.error, outcome.cleanup_error) == ("changed", "kept")
     assert engine.containers == {}
 
 
 @pytest.mark.parametrize("step", ["pull", "create", "start", "wait"])
-async def test_a_container_of_which_nobody_knows_that_it_has_stopped_gets_no_verdict(
+async def test_a_container_of_which_nobody_knows_that_it_has_stopped_is_collected_from_by_nobody(
     step: str,
 ) -> None:
-    async def verdict(outcome: Outcome) -> Outcome:
+    async def collect(outcome: Outcome) -> Outcome:
         raise AssertionError("its files may still change")
 
     engine = busybox(breaks_at=step)
-    outcome = await run(engine, spec("print", "hi"), Nowhere(), verdict=verdict)
+    outcome = await run(engine, spec("print", "hi"), Nowhere(), RunOptions(collect=collect))
     assert outcome.name is OutcomeName.INFRASTRUCTURE

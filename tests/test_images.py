@@ -28,6 +28,7 @@ from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.execution import RunOptions
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port
@@ -250,7 +251,9 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
     spec = spec_of(new_image(registry, proxy.host), pullTimeoutSeconds=1)
     threads = threading.active_count()
     with proxy.failing(on("/v2/", Answer(held=True))):
-        outcome = await execution.run(engine, spec, Nowhere(), supply=supply_of(tmp_path))
+        outcome = await execution.run(
+            engine, spec, Nowhere(), RunOptions(pull_options=supply_of(tmp_path))
+        )
         assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, "timeout")
         assert "longer than its limit of 1 s" in (outcome.error or "")
         await until(lambda: threading.active_count() <= threads + 1)
@@ -276,11 +279,8 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
         return [each.name for each in threading.enumerate() if "_asked" in each.name]
 
     with proxy.failing(on(part, Answer(held=True))):
-        running = asyncio.create_task(
-            execution.run(
-                engine, spec, Nowhere(), cancellation=cancellation, supply=supply_of(tmp_path)
-            )
-        )
+        options = RunOptions(cancellation=cancellation, pull_options=supply_of(tmp_path))
+        running = asyncio.create_task(execution.run(engine, spec, Nowhere(), options))
         await until(lambda: any(part in path for _, path in proxy.requests[asked:]))
         assert pulling()
         started = time.monotonic()

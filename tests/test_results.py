@@ -14,15 +14,16 @@ from jsonschema import Draft202012Validator, FormatChecker
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from flows.attempt import Prepared, RetryRules
+from flows.attempt import Attempt, Prepared, RetryRules
 from flows.engine.docker.engine import DockerEngine
 from flows.masking import Masker
 from flows.outcome import CANCELED, Outcome
 from flows.outputs.verdict import collected, judged
 from flows.results import Results
-from flows.runtime.collect import verdict
+from flows.runtime.collect import collect_results
+from flows.runtime.context import Job
 from flows.runtime.ending import finish
-from flows.runtime.execution import run
+from flows.runtime.execution import RunOptions, run
 from flows.runtime.store import AttemptStore
 from flows.spec import Run
 from flows.workspace.folder import Workspace
@@ -176,22 +177,25 @@ async def test_a_process_that_dies_at_the_verdict_leaves_it_to_the_next_which_co
     spec = compiled(shell(FAILING, outputs=outputs), workspace.mount, about)
     verdicts: list[Outcome] = []
 
-    async def verdict(outcome: Outcome) -> Outcome:
+    async def judges(outcome: Outcome) -> Outcome:
         verdicts.append(judged(outcome, collected(workspace, spec, Masker())))
         return verdicts[-1]
 
     async def dies(outcome: Outcome) -> Outcome:
-        await verdict(outcome)
+        await judges(outcome)
         raise asyncio.CancelledError
 
     async with DockerEngine() as engine:
         with pytest.raises(asyncio.CancelledError):
-            await run(engine, spec, Nowhere(), verdict=dies)
+            await run(engine, spec, Nowhere(), RunOptions(collect=dies))
         assert await engine.find(spec), "the next process finds it"
         if successor == "adopts":
-            told = await run(engine, spec, Nowhere(), adopt=True, verdict=verdict)
+            options = RunOptions(adopt=True, collect=judges)
+            told = await run(engine, spec, Nowhere(), options)
         else:
-            told = await finish(engine, spec, Nowhere(), CANCELED, verdict=verdict)
+            prepared = Prepared(workspace, spec, None, None, None, RetryRules(0, 0, {}), 0.1)
+            attempt = Attempt(prepared, datetime.now(UTC))
+            told = await finish(engine, attempt, Nowhere(), CANCELED, judges)
     assert left_on_engine(about.job_id) == []
     first, second = verdicts
     assert second.results == first.results
@@ -219,8 +223,9 @@ def left(tmp_path: Path) -> tuple[AttemptStore, Prepared]:
 async def executed(store: AttemptStore, prepared: Prepared) -> Outcome:
     async with DockerEngine() as engine:
         secret = Masker([TOKEN])
-        judges = partial(verdict, engine, store, prepared, secret, logging.getLogger("test"))
-        outcome = await run(engine, prepared.spec, Nowhere(), verdict=judges)
+        job = Job(store, logging.getLogger("test"))
+        collect = partial(collect_results, engine, job, prepared, secret)
+        outcome = await run(engine, prepared.spec, Nowhere(), RunOptions(collect=collect))
     assert left_on_engine(store.job_id) == []
     return outcome
 

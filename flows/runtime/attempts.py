@@ -4,8 +4,8 @@ Everything it needs of an earlier process it finds in the attempt store and on t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,59 +21,59 @@ from flows.payload.image_reference import ImageName
 from flows.report.progress import COLLECTING, RunProgress
 from flows.report.progress_artifact import PROGRESS_KEY, PrefectTeller, ProgressArtifact
 from flows.report.sentences import state_message
-from flows.runtime import collect, execution
+from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.collect import reclaim
+from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
-from flows.runtime.ending import finish
+from flows.runtime.ending import finish, retry_while_unavailable
+from flows.runtime.execution import RunOptions
 from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import pull_options, registry_login
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.folder import Workspace
-from flows.workspace.logs import Journal, Logger, RunnerLog
+from flows.workspace.logs import Journal, LogFacts, Logger, RunnerLog
 
 _CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
-    """The open files of an attempt that is being worked on."""
+class _OpenLogs:
+    """The open log files of an attempt, and what is masked in them."""
 
     journal: Journal
     runner_log: RunnerLog
     masker: Masker
+    secrets: Sequence[str]
 
 
-class _Notes(execution.Notes):
+class _StoringObserver(execution.Observer):
     """Keeps the attempt store ahead of what happens on the engine."""
 
     def __init__(
-        self, store: AttemptStore, attempt: Attempt, desk: _Desk, progress: RunProgress
+        self, store: AttemptStore, attempt: Attempt, logs: _OpenLogs, progress: RunProgress
     ) -> None:
         self.attempt = attempt
         self._store = store
-        self._desk = desk
+        self._logs = logs
         self._progress = progress
 
-    def begins(self) -> None:
+    def creating(self) -> None:
         self._put(replace(self.attempt, began=True))
 
-    def runs(self, seconds_left: float, measured: Measured) -> None:
+    def running(self, seconds_left: float, measured: Measured) -> None:
         self._progress.begin(seconds_left, measured)
 
-    def stops(self, why: StoppedBy) -> None:
-        self._put(replace(self.attempt, stopping=why))
+    def stopping(self, stopped_by: StoppedBy) -> None:
+        self._put(replace(self.attempt, stopping=stopped_by))
 
-    def collects(self) -> None:
+    def collecting(self) -> None:
         self._progress.goes_on(COLLECTING)
 
-    def ends(self, outcome: Outcome) -> None:
-        outcome = _masked(outcome, self._desk)
-        log = self._desk.runner_log.so_far()
-        ended = Executed(outcome, log, self.attempt.started_at, datetime.now(UTC))
-        self._put(replace(self.attempt, executed=ended))
+    def ended(self, outcome: Outcome) -> None:
+        log = self._logs.runner_log.so_far()
+        self._put(_ended(self.attempt, _masked(outcome, self._logs.masker), log))
 
     def _put(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -88,59 +88,35 @@ async def execute_attempt(
     The outcome is in the attempt store when this returns. `cancellation` ends it early. The values
     of the spec's own secrets are masked in the output, as are the job's.
     """
-    spec, store, logger = attempt.prepared.spec, job.store, job.logger
+    spec, cancellation = attempt.prepared.spec, cancellation or Cancellation()
     async with job.open_engine(attempt.prepared.policy) as engine:
-        adopt = attempt.began and await execution.patiently(engine.find, spec)
-        variables, refusal = await _variables(engine, attempt, adopt=adopt)
-        secrets = *(job.secrets or ()), *variables.values()
-        async with _desk(attempt, logger, secrets, anew=adopt) as desk:
+        adopt = attempt.began and await retry_while_unavailable(engine.find, spec)
+        values, refusal = await _secret_values(engine, attempt, adopt=adopt)
+        secrets = *(job.secrets or ()), *values.values()
+        with _open_logs(attempt, job.logger, secrets, anew=adopt) as logs:
             if refusal is not None:
-                return await _record(store, attempt, refusal, desk)
-            if attempt.began and not adopt:
-                desk.journal.say(f"{spec.name} is gone")
-                lost = await with_files_back(engine, attempt.prepared, LOST)
-                return await _record(store, attempt, lost, desk)
-            words = command_summary(attempt.prepared.shown.command)
-            summary = f"{words} in {spec.image} as {spec.name}"
-            desk.journal.say(f"Adopting {spec.name}" if adopt else f"Running {summary}")
-            if cancellation is not None and attempt.stopping is not None:
+                return await _record(job, attempt, refusal, logs)
+            if attempt.stopping is not None:
                 cancellation.request(Reason(attempt.stopping))
-            say = desk.journal.say
-            verdict = partial(collect.verdict, engine, store, attempt.prepared, desk.masker, logger)
-            async with (
-                ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
-                RunProgress(spec, say) as run_progress,
-            ):
-                notes = _Notes(store, attempt, desk, run_progress)
-                supply = _pull_options(PrefectTeller(pull_progress, say), desk.runner_log, secrets)
-                if adopt:
-                    with suppress(EngineError):
-                        # For the log's sake alone: the image is judged, the container runs.
-                        await supply.login_to(ImageName.parse(spec.image).registry)
-                outcome = await execution.run(
-                    engine,
-                    spec,
-                    desk.runner_log,
-                    adopt=adopt,
-                    cancellation=cancellation,
-                    notes=notes,
-                    supply=supply,
-                    secrets=variables,
-                    verdict=verdict,
-                )
+            if attempt.began and not adopt:
+                logs.journal.say(f"{spec.name} is gone")
+                outcome = LOST
+            else:
+                options = RunOptions(adopt=adopt, cancellation=cancellation, secrets=values)
+                attempt, outcome = await _run(engine, job, attempt, logs, options)
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
-            return await _record(store, notes.attempt, outcome, desk)
+            return await _record(job, attempt, outcome, logs)
 
 
-async def _variables(
+async def _secret_values(
     engine: Engine, attempt: Attempt, *, adopt: bool
 ) -> tuple[Mapping[str, str], Outcome | None]:
-    """The values of the attempt's secrets, or the outcome where they cannot be had."""
+    """Of the spec's variables, or the outcome where they cannot be had."""
     spec = attempt.prepared.spec
     if adopt:
         # Its own, whatever the blocks say by now.
-        return await execution.patiently(engine.secrets, spec), None
+        return await retry_while_unavailable(engine.secrets, spec), None
     if attempt.began:
         return {}, None
     try:
@@ -149,44 +125,62 @@ async def _variables(
         return {}, outcome_of(error)
 
 
-def _pull_options(observer: PrefectTeller, runner_log: RunnerLog, secrets: Sequence[str]) -> Supply:
+async def _run(
+    engine: Engine, job: Job, attempt: Attempt, logs: _OpenLogs, options: RunOptions
+) -> tuple[Attempt, Outcome]:
+    """Run the container and tell how far it is; the attempt as it is stored by then."""
+    prepared, say = attempt.prepared, logs.journal.say
+    spec, words = prepared.spec, command_summary(prepared.shown.command)
+    summary = f"Running {words} in {spec.image} as {spec.name}"
+    say(f"Adopting {spec.name}" if options.adopt else summary)
+    async with (
+        ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
+        RunProgress(spec, say) as run_progress,
+    ):
+        observer = _StoringObserver(job.store, attempt, logs, run_progress)
+        supply = _pull_options(PrefectTeller(pull_progress, say), logs)
+        if options.adopt:
+            with suppress(EngineError):
+                # For the log's sake alone: the image is judged, the container runs.
+                await supply.login_to(ImageName.parse(spec.image).registry)
+        collect = partial(collect_results, engine, job, prepared, logs.masker)
+        options = replace(options, observer=observer, pull_options=supply, collect=collect)
+        outcome = await execution.run(engine, spec, logs.runner_log, options)
+    return observer.attempt, outcome
+
+
+def _pull_options(observer: PrefectTeller, logs: _OpenLogs) -> Supply:
     """What an image is pulled with; the password of a registry is masked from there on."""
 
     async def login(registry: str) -> Login | None:
         found = await registry_login(registry)
         if found is not None:
-            observer.masker = Masker([*secrets, found.password])
-            runner_log.mask_with(observer.masker)
+            observer.masker = Masker([*logs.secrets, found.password])
+            logs.runner_log.mask_with(observer.masker)
         return found
 
     return pull_options(observer, login, HostSettings.from_environment())
 
 
 async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.runtime.ending`.
+    """End an attempt that nobody will go on with; see `flows.runtime.ending.finish`.
 
     Where nobody knows its secrets any more, its log stays as it is, masked.
     """
-    spec, store, logger, secrets = attempt.prepared.spec, job.store, job.logger, job.secrets
+    prepared, spec, known = attempt.prepared, attempt.prepared.spec, job.secrets is not None
     async with job.open_engine(None) as engine:
-        anew = secrets is not None and await _is_there(engine, spec)
-        variables = await engine.secrets(spec) if anew else {}
-        masked = *(secrets or ()), *variables.values()
-        async with _desk(attempt, logger, masked, anew=anew) as desk:
-            sink = desk.runner_log if anew else _Nowhere()
-            knows = anew or (secrets is not None and not spec.secrets)
-            masker = desk.masker if knows else None
-            outcome = await finish(
-                engine,
-                spec,
-                sink,
-                unfinished,
-                attempt.stopping,
-                partial(collect.verdict, engine, store, attempt.prepared, masker, logger),
-            )
+        anew = known and await _exists(engine, spec)
+        values = await engine.secrets(spec) if anew else {}
+        with _open_logs(
+            attempt, job.logger, (*(job.secrets or ()), *values.values()), anew=anew
+        ) as logs:
+            sink = logs.runner_log if anew else _Nowhere()
+            masker = logs.masker if anew or (known and not spec.secrets) else None
+            collect = partial(collect_results, engine, job, prepared, masker)
+            outcome = await finish(engine, attempt, sink, unfinished, collect)
             if outcome.results is None:
-                outcome = await with_files_back(engine, attempt.prepared, outcome)
-            return await _record(store, attempt, outcome, desk)
+                outcome = await with_files_back(engine, prepared, outcome)
+            return await _record(job, attempt, outcome, logs)
 
 
 class _Nowhere:
@@ -196,7 +190,7 @@ class _Nowhere:
         """Drop it."""
 
 
-async def _is_there(engine: Engine, spec: ContainerSpec) -> bool:
+async def _exists(engine: Engine, spec: ContainerSpec) -> bool:
     try:
         return await engine.find(spec)
     except EngineError:
@@ -217,36 +211,40 @@ async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) 
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
 
-@asynccontextmanager
-async def _desk(
+@contextmanager
+def _open_logs(
     attempt: Attempt, logger: Logger, secrets: Sequence[str], *, anew: bool
-) -> AsyncIterator[_Desk]:
-    workspace, spec = attempt.prepared.workspace, attempt.prepared.spec
-    masker, subdir = Masker(secrets), spec.artifacts_subdir
+) -> Iterator[_OpenLogs]:
+    workspace, subdir = attempt.prepared.workspace, attempt.prepared.spec.artifacts_subdir
+    masker = Masker(secrets)
     with (
         Journal(workspace, logger) as journal,
         RunnerLog(workspace, subdir, logger.info, anew=anew, masker=masker) as runner_log,
     ):
-        yield _Desk(journal, runner_log, masker)
+        yield _OpenLogs(journal, runner_log, masker, secrets)
 
 
-def _masked(outcome: Outcome, desk: _Desk) -> Outcome:
+def _masked(outcome: Outcome, masker: Masker) -> Outcome:
     """Without the secrets that an engine's words may quote."""
     return replace(
         outcome,
-        error=outcome.error and desk.masker.text(outcome.error),
-        cleanup_error=outcome.cleanup_error and desk.masker.text(outcome.cleanup_error),
+        error=outcome.error and masker.text(outcome.error),
+        cleanup_error=outcome.cleanup_error and masker.text(outcome.cleanup_error),
     )
 
 
-async def _record(store: AttemptStore, attempt: Attempt, outcome: Outcome, desk: _Desk) -> Attempt:
-    outcome = _masked(outcome, desk)
-    log = await asyncio.to_thread(desk.runner_log.facts)
+def _ended(attempt: Attempt, outcome: Outcome, log: LogFacts) -> Attempt:
+    executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
+    return replace(attempt, executed=executed)
+
+
+async def _record(job: Job, attempt: Attempt, outcome: Outcome, logs: _OpenLogs) -> Attempt:
+    outcome = _masked(outcome, logs.masker)
+    log = await asyncio.to_thread(logs.runner_log.facts)
     if not outcome.log_complete and log.error is None:
         log = replace(log, error=_CUT)
-    desk.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
-    desk.journal.move_to_artifacts()
-    executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
-    attempt = replace(attempt, executed=executed)
-    store.put(attempt)
+    logs.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
+    logs.journal.move_to_artifacts()
+    attempt = _ended(attempt, outcome, log)
+    job.store.put(attempt)
     return attempt

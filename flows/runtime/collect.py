@@ -1,4 +1,4 @@
-"""The verdict on an attempt, by whichever process comes to it; see `flows.outputs.verdict`.
+"""Collect what a stopped container left, and `chown` it back to this process by a helper container.
 
 What a task left may be such that the process which looks at it dies. What is known of the run
 without it, its exit code above all, is not to die with that.
@@ -20,13 +20,13 @@ from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.results import Results
+from flows.runtime.context import Job
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
 from flows.threads import to_the_end
 from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
-from flows.workspace.logs import Logger
 from flows.workspace.permissions import Ownership, ownership
 from flows.workspace.tree import remove_tree
 
@@ -38,16 +38,14 @@ _DIED = (
 )
 
 
-async def verdict(
-    engine: Engine,
-    store: AttemptStore,
-    prepared: Prepared,
-    masker: Masker | None,
-    logger: Logger,
-    outcome: Outcome,
+async def collect_results(
+    engine: Engine, job: Job, prepared: Prepared, masker: Masker | None, outcome: Outcome
 ) -> Outcome:
-    """The outcome of a container that has stopped, by what it left; `masker` is None where its
-    secrets are not known. Raises nothing: what goes wrong is told beside the outcome."""
+    """The outcome of a container that has stopped, by its outputs and test reports.
+
+    `masker` is None where its secrets are not known. Raises nothing: what goes wrong is told beside
+    the outcome. By which rules, see `flows.outputs.verdict`.
+    """
     workspace, spec = prepared.workspace, prepared.spec
 
     async def look() -> Results:
@@ -56,7 +54,7 @@ async def verdict(
     try:
         kept = await reclaim(engine, workspace, spec)
         outcome = replace(outcome, cleanup_error=kept)
-        if _tries(store, spec.attempt) > _MAX_TRIES:
+        if _tries(job.store, spec.attempt) > _MAX_TRIES:
             return judged(outcome, uncollected(spec, masker, _DIED))
         # To its end: another process, or this one again, may be about to do the same.
         return judged(outcome, await to_the_end(look()))
@@ -65,7 +63,7 @@ async def verdict(
         if masker is not None:
             said = one_line(masker.text(f"{said}: {error}"), 200)
             where = masker.text("".join(traceback.format_exception(error)))
-            logger.error("The outputs and test reports could not be looked at:\n%s", where)
+            job.logger.error("The outputs and test reports could not be looked at:\n%s", where)
         sentence = f"its outputs and test reports could not all be looked at ({said})"
         return judged(outcome, uncollected(spec, masker, sentence))
 
@@ -124,13 +122,13 @@ async def _reclaim(
     try:
         await to_the_end(_bounded(engine, decided))
     except ImageError as error:
-        return _sentence(folder, f"{error}, or name another one in MOONMIND_HELPER_IMAGE")
+        return _not_given_back(folder, f"{error}, or name another one in MOONMIND_HELPER_IMAGE")
     except EngineError as error:
-        return _sentence(folder, str(error))
+        return _not_given_back(folder, str(error))
     except TimeoutError:
-        return _sentence(folder, f"it took longer than {_LIMIT_SECONDS:.0f} s")
+        return _not_given_back(folder, f"it took longer than {_LIMIT_SECONDS:.0f} s")
     if await asyncio.to_thread(ownership, folder, user) is Ownership.FOREIGN:
-        return _sentence(folder, "it had no effect; see whether its file system has owners")
+        return _not_given_back(folder, "it had no effect; see whether its file system has owners")
     return None
 
 
@@ -139,5 +137,5 @@ async def _bounded(engine: Engine, decided: Reclaim) -> None:
         await engine.reclaim(decided)
 
 
-def _sentence(folder: Path, reason: str) -> str:
+def _not_given_back(folder: Path, reason: str) -> str:
     return f"the files that its container left in {folder} could not all be given back: {reason}"

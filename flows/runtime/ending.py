@@ -1,46 +1,60 @@
-"""End the attempt of a process that is no more: what of `execution` is left to do then.
+"""The end of a container: stop it, read its outcome from the engine, and destroy it.
 
-Knows no Docker and no Prefect, and leaves nothing of the attempt on its engine either.
+Knows no Docker and no Prefect. `execution` comes here with the container that it watched,
+`finish` with one whose process is no more.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from flows.attempt import Attempt
 from flows.engine.contract import Engine, Sink
-from flows.errors import EngineError
-from flows.outcome import Outcome, StoppedBy
-from flows.runtime.execution import Verdict, destroy, judged, with_verdict
+from flows.engine.types import ContainerState, Evidence
+from flows.errors import EngineError, EngineUnavailable
+from flows.exit_code import KILLED
+from flows.outcome import Outcome, StoppedBy, container_outcome
 from flows.spec import ContainerSpec
+from flows.threads import to_the_end
+
+T = TypeVar("T")
+# Decides on an outcome by what the container left, once it has stopped; raises nothing.
+Collect = Callable[[Outcome], Awaitable[Outcome]]
+
+# How long an engine may be away while its container runs: the time of a restart.
+PATIENCE_SECONDS = 60.0
+_CLOCKS_APART = timedelta(seconds=5)
+_OOM_NEWS_SECONDS = 0.2
 
 
 async def finish(
     engine: Engine,
-    spec: ContainerSpec,
+    attempt: Attempt,
     sink: Sink,
     unfinished: Outcome,
-    stopping: StoppedBy | None = None,
-    verdict: Verdict | None = None,
+    collect: Collect | None = None,
 ) -> Outcome:
-    """End the attempt of a process that is no more, and leave nothing of it behind.
+    """End the attempt of a process that is no more, and destroy its container.
 
     A container that has ended by itself tells the truth about it; for one that still runs, or is
-    gone, the outcome is `unfinished`, with what the engine knows of its end. `stopping` is why
-    the earlier process was about to stop it, if it was.
+    gone, the outcome is `unfinished`, with what the engine knows of its end.
     """
+    spec = attempt.prepared.spec
     try:
-        outcome = await _finish(engine, spec, sink, unfinished, stopping)
-        outcome = await with_verdict(outcome, verdict)
+        outcome = await _finish(engine, attempt, sink, unfinished)
+        outcome = await with_results(outcome, collect)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
     return replace(outcome, cleanup_error=await destroy(engine, spec) or outcome.cleanup_error)
 
 
-async def _finish(
-    engine: Engine,
-    spec: ContainerSpec,
-    sink: Sink,
-    unfinished: Outcome,
-    stopping: StoppedBy | None,
-) -> Outcome:
+async def _finish(engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome) -> Outcome:
+    spec, stopping = attempt.prepared.spec, attempt.stopping
     if not await engine.find(spec):
         return unfinished
     async with engine.tail(spec, sink, replay=True) as tailed:
@@ -49,10 +63,9 @@ async def _finish(
             await engine.stop(spec)
     if (await engine.inspect(spec)).started_at is None:
         return unfinished
+    stopped_by = stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
     ended = replace(
-        await judged(
-            engine, spec, stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
-        ),
+        await read_outcome(engine, spec, stopped_by),
         log_reconnects=tailed.reconnects,
         log_complete=tailed.complete,
     )
@@ -66,3 +79,93 @@ async def _finish(
         stopped_by=unfinished.stopped_by,
         timed_out=unfinished.timed_out,
     )
+
+
+async def with_results(outcome: Outcome, collect: Collect | None) -> Outcome:
+    """The outcome by what the container left, where it ran and somebody collects that."""
+    # One that never started left nothing; of one that is gone, nobody knows that it has stopped.
+    if collect is None or outcome.started_at is None:
+        return outcome
+    return await collect(outcome)
+
+
+async def read_outcome(
+    engine: Engine,
+    spec: ContainerSpec,
+    stopped_by: StoppedBy,
+    back_at: datetime | None = None,
+    *,
+    watched: bool = False,
+) -> Outcome:
+    """The outcome of a container that has stopped, by the engine's inspect and its events.
+
+    `back_at` is when the engine came back after an absence; `watched`, that this process saw the
+    container's whole life, so that the engine's record of its end cannot have been crowded out.
+    """
+    state = await _stopped_state(engine, spec)
+    started_at = state.started_at
+    if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and started_at:
+        try:
+            evidence = await engine.evidence(spec, started_at)
+        except EngineUnavailable:
+            # One that shuts down may still answer an inspect.
+            evidence = await retry_while_unavailable(
+                partial(engine.evidence, since=started_at), spec
+            )
+            state, back_at = await retry_while_unavailable(engine.inspect, spec), datetime.now(UTC)
+        state = replace(state, oom_killed=state.oom_killed or evidence.oom)
+        if not state.oom_killed:
+            forgotten = watched and evidence.exit_code is None
+            fell = forgotten or _fell_with_engine(state, back_at)
+            stopped_by = _sender_of_signal(state, evidence, engine_fell=fell)
+    return container_outcome(spec, state, stopped_by)
+
+
+def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:
+    """Whether the container ended while its engine was away or came back."""
+    if back_at is None or state.finished_at is None:
+        return False
+    return state.finished_at <= back_at + _CLOCKS_APART
+
+
+def _sender_of_signal(state: ContainerState, evidence: Evidence, *, engine_fell: bool) -> StoppedBy:
+    if engine_fell and (evidence.signals or state.signal):
+        return StoppedBy.ENGINE
+    return StoppedBy.OUTSIDE if evidence.signals else StoppedBy.CONTAINER
+
+
+async def _stopped_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
+    state = await retry_while_unavailable(engine.inspect, spec)
+    if state.exit_code == KILLED and not state.oom_killed:
+        # The engine hears of a memory kill by another way than of the exit, at times a little
+        # later; which it was, only the engine may say.
+        await asyncio.sleep(_OOM_NEWS_SECONDS)
+        state = await engine.inspect(spec)
+    return state
+
+
+async def retry_while_unavailable(
+    ask: Callable[[ContainerSpec], Awaitable[T]], spec: ContainerSpec
+) -> T:
+    """What the engine answers, once it does; asked again while it is away, for a minute."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(EngineUnavailable),
+        wait=wait_exponential(multiplier=0.1, max=2),
+        stop=stop_after_delay(PATIENCE_SECONDS),
+        reraise=True,
+    )
+    return await retrying(ask, spec)
+
+
+async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
+    """Remove the container even while the caller is being cancelled; say what kept it.
+
+    With `patient`, an engine that is away gets the time to come back.
+    """
+    try:
+        await to_the_end(
+            retry_while_unavailable(engine.destroy, spec) if patient else engine.destroy(spec)
+        )
+    except EngineError as error:
+        return str(error)
+    return None

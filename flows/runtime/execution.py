@@ -7,288 +7,219 @@ happens in between, it destroys what the spec names before it returns.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
-
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_exponential,
-)
 
 from flows.engine.contract import Engine, Measured, Sink
 from flows.engine.images.failures import overdue
 from flows.engine.images.pull import Supply
-from flows.engine.types import ContainerState, Evidence, Image
+from flows.engine.types import Image
 from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
-from flows.exit_code import KILLED
-from flows.outcome import (
-    Outcome,
-    StoppedBy,
-    container_outcome,
-    ended_early,
-    missing_workdir,
-    outcome_of,
-)
+from flows.outcome import Outcome, StoppedBy, ended_early, missing_workdir, outcome_of
 from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
+from flows.runtime.ending import (
+    Collect,
+    destroy,
+    read_outcome,
+    retry_while_unavailable,
+    with_results,
+)
 from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
 T = TypeVar("T")
-# Judges an outcome by what the container left, once it has stopped; raises nothing.
-Verdict = Callable[[Outcome], Awaitable[Outcome]]
 
-# How long an engine may be away while its container runs: the time of a restart.
-PATIENCE_SECONDS = 60.0
 _ABSENCES = 1000
-_CLOCKS_APART = timedelta(seconds=5)
-_OOM_NEWS_SECONDS = 0.2
-# As many as a picture can show; they are in the attempt store, which is read and written often.
+# As many as a chart can show; they are in the attempt store, which is read and written often.
 _KEPT_POINTS = 240
 # What an engine still makes after that is left to the sweep.
 _HALF_DONE_SECONDS = 10.0
 
 
-class Notes:
-    """What a run notes before each step that leaves a trace, so that another process can go on.
+class Observer:
+    """Called before each step that leaves a trace, so that another process can go on.
 
-    This one notes nothing.
+    This one does nothing.
     """
 
-    def begins(self) -> None:
+    def creating(self) -> None:
         """The container is about to be created."""
 
-    def runs(self, seconds_left: float, measured: Measured) -> None:
+    def running(self, seconds_left: float, measured: Measured) -> None:
         """The container runs, for so long at most; `measured` is renewed while it does."""
 
-    def stops(self, why: StoppedBy) -> None:
+    def stopping(self, stopped_by: StoppedBy) -> None:
         """The container is about to be stopped."""
 
-    def collects(self) -> None:
+    def collecting(self) -> None:
         """The container has stopped, and what it left is about to be looked at."""
 
-    def ends(self, outcome: Outcome) -> None:
+    def ended(self, outcome: Outcome) -> None:
         """The outcome is decided, and the container about to be removed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How `run` runs a container, where it is not the plain way.
+
+    With `adopt`, the container exists already (an earlier process made it) and is taken over: its
+    output comes whole, its time limit counts from its own start. `cancellation` ends it early;
+    `secrets` has the values of `spec.secrets`. A container that ran has its outcome from `collect`,
+    before `observer` hears of it.
+    """
+
+    adopt: bool = False
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    observer: Observer = field(default_factory=Observer)
+    pull_options: Supply | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    collect: Collect | None = None
+
+
 async def run(
-    engine: Engine,
-    spec: ContainerSpec,
-    sink: Sink,
-    *,
-    adopt: bool = False,
-    cancellation: Cancellation | None = None,
-    notes: Notes | None = None,
-    supply: Supply | None = None,
-    secrets: Mapping[str, str] | None = None,
-    verdict: Verdict | None = None,
+    engine: Engine, spec: ContainerSpec, sink: Sink, options: RunOptions | None = None
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind.
 
-    With `adopt`, the container exists already (an earlier process made it) and is taken over: its
-    output comes whole, its time limit counts from its own start. `cancellation` ends it early; the
-    image is pulled with `supply`; `secrets` has the values of `spec.secrets`. A container that ran
-    has its outcome from `verdict`, before it is noted.
-
-    Returns an outcome for everything a task or an engine can do. A caller that is cancelled
-    leaves the container as it is, for whoever adopts or finishes it.
+    Returns an outcome for everything a task or an engine can do. A caller that is cancelled may
+    leave the container as it is, for whoever adopts or finishes it: see `Cancellation`.
     """
-    stages: dict[str, float] = {}
-    image: Image | None = None
-    begun = adopt
-    cancellation, notes = cancellation or Cancellation(), notes or Notes()
-    try:
-        if not adopt:
-            with _timed(stages, "pull"):
-                image = await cancellation.unless_requested(_pull(engine, spec, supply))
-            notes.begins()
-            begun = True
-            with _timed(stages, "create"):
-                await _whole(engine.create(spec, image, secrets or {}), cancellation)
-        outcome = await _watch(engine, spec, sink, stages, cancellation, notes, adopt=adopt)
-        with _timed(stages, "collect"):
-            notes.collects()
-            outcome = await with_verdict(outcome, verdict)
-    except (EngineError, Rejected) as error:
-        outcome = outcome_of(error)
-    except CancellationRequested as requested:
-        outcome = ended_early(requested.reason.stopped_by)
-    except Exception:
-        await destroy(engine, spec)
-        raise
-    outcome = replace(outcome, image=image, stages=stages)
-    notes.ends(outcome)
-    left = await destroy(engine, spec, patient=begun)
-    return replace(outcome, cleanup_error=left or outcome.cleanup_error)
+    return await _Execution(engine, spec, sink, options or RunOptions()).run()
 
 
-async def with_verdict(outcome: Outcome, verdict: Verdict | None) -> Outcome:
-    """The outcome by what the container left, where it ran and somebody judges that."""
-    # One that never started left nothing; of one that is gone, nobody knows that it has stopped.
-    if verdict is None or outcome.started_at is None:
-        return outcome
-    return await verdict(outcome)
+class _Execution:
+    """One call of `run`: what it was given, and what it has come to."""
 
+    def __init__(
+        self, engine: Engine, spec: ContainerSpec, sink: Sink, options: RunOptions
+    ) -> None:
+        self._engine = engine
+        self._spec = spec
+        self._sink = sink
+        self._options = options
+        self._unless_requested = options.cancellation.unless_requested
+        self._image: Image | None = None
+        self._may_exist = options.adopt
+        self._stages: dict[str, float] = {}
 
-async def _pull(engine: Engine, spec: ContainerSpec, supply: Supply | None) -> Image:
-    try:
-        async with asyncio.timeout(spec.pull_timeout_seconds):
-            return await engine.pull(spec, supply)
-    except TimeoutError:
-        raise overdue(spec.image, spec.pull_timeout_seconds) from None
+    async def run(self) -> Outcome:
+        outcome = replace(await self._outcome(), image=self._image, stages=self._stages)
+        self._options.observer.ended(outcome)
+        left = await destroy(self._engine, self._spec, patient=self._may_exist)
+        return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
+    async def _outcome(self) -> Outcome:
+        options = self._options
+        try:
+            if not options.adopt:
+                await self._create()
+            outcome = await self._watch()
+            with self._timed("collect"):
+                options.observer.collecting()
+                return await with_results(outcome, options.collect)
+        except (EngineError, Rejected) as error:
+            return outcome_of(error)
+        except CancellationRequested as requested:
+            return ended_early(requested.reason.stopped_by)
+        except Exception:
+            await destroy(self._engine, self._spec)
+            raise
 
-async def _watch(
-    engine: Engine,
-    spec: ContainerSpec,
-    sink: Sink,
-    stages: dict[str, float],
-    cancellation: Cancellation,
-    notes: Notes,
-    *,
-    adopt: bool,
-) -> Outcome:
-    if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
-        return missing_workdir(spec)
-    back_at: datetime | None = None
-    with _timed(stages, "run"):
-        async with (
-            engine.tail(spec, sink, replay=adopt) as tailed,
-            engine.measured(spec) as measured,
-        ):
+    async def _create(self) -> None:
+        with self._timed("pull"):
+            image = self._image = await self._unless_requested(self._pull())
+        self._options.observer.creating()
+        self._may_exist = True
+        with self._timed("create"):
+            step = self._engine.create(self._spec, image, self._options.secrets)
+            await _to_its_end(step, self._options.cancellation)
+
+    async def _pull(self) -> Image:
+        spec = self._spec
+        try:
+            async with asyncio.timeout(spec.pull_timeout_seconds):
+                return await self._engine.pull(spec, self._options.pull_options)
+        except TimeoutError:
+            raise overdue(spec.image, spec.pull_timeout_seconds) from None
+
+    async def _watch(self) -> Outcome:
+        """Start the container where nobody has yet, and follow it until it has stopped."""
+        engine, spec, adopt = self._engine, self._spec, self._options.adopt
+        if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
+            return missing_workdir(spec)
+        with self._timed("run"):
+            async with (
+                engine.tail(spec, self._sink, replay=adopt) as tailed,
+                engine.measured(spec) as measured,
+            ):
+                stopped_by, back_at = await self._until_stopped(measured)
+        outcome = await read_outcome(engine, spec, stopped_by, back_at, watched=not adopt)
+        return replace(
+            outcome,
+            usage=measured.usage,
+            points=tuple(thinned(measured.points, _KEPT_POINTS)),
+            log_reconnects=tailed.reconnects,
+            log_complete=tailed.complete,
+        )
+
+    async def _until_stopped(self, measured: Measured) -> tuple[StoppedBy, datetime | None]:
+        """Who ended the container, and when its engine came back, if it was away meanwhile."""
+        back_at: datetime | None = None
+        try:
+            seconds = await self._unless_requested(self._start())
+            self._options.observer.running(seconds, measured)
+            has_stopped, back_at = await self._unless_requested(self._wait(seconds))
+            if has_stopped:
+                return StoppedBy.CONTAINER, back_at
+            reason = Reason.DEADLINE
+        except CancellationRequested as requested:
+            reason = requested.reason
+        self._options.observer.stopping(reason.stopped_by)
+        await to_the_end(self._engine.stop(self._spec))
+        if (await self._engine.inspect(self._spec)).started_at is None:
+            raise CancellationRequested(reason)
+        return reason.stopped_by, back_at
+
+    async def _start(self) -> float:
+        """Start the container where nobody has yet; the seconds that its time limit leaves it."""
+        engine, spec = self._engine, self._spec
+        state = await engine.inspect(spec) if self._options.adopt else None
+        if state is None or state.started_at is None:
+            await engine.start(spec)
+            return spec.timeout_seconds
+        elapsed = (datetime.now(UTC) - state.started_at).total_seconds()
+        return max(0.0, spec.timeout_seconds - elapsed)
+
+    async def _wait(self, seconds: float) -> tuple[bool, datetime | None]:
+        """Whether the container stopped within `seconds`, and when its engine came back.
+
+        An engine that comes back is asked again; how its containers fared it then knows itself.
+        """
+        engine, spec = self._engine, self._spec
+        deadline, back_at = time.monotonic() + seconds, None
+        for _ in range(_ABSENCES):
             try:
-                seconds = await cancellation.unless_requested(_begin(engine, spec, adopt=adopt))
-                notes.runs(seconds, measured)
-                stopped, back_at = await cancellation.unless_requested(_wait(engine, spec, seconds))
-                stopped_by = StoppedBy.CONTAINER if stopped else StoppedBy.DEADLINE
-            except CancellationRequested as requested:
-                stopped_by = requested.reason.stopped_by
-            if stopped_by is not StoppedBy.CONTAINER:
-                notes.stops(stopped_by)
-                await to_the_end(engine.stop(spec))
-                if (await engine.inspect(spec)).started_at is None:
-                    raise CancellationRequested(Reason(stopped_by))
-    outcome = await judged(engine, spec, stopped_by, back_at, watched=not adopt)
-    return replace(
-        outcome,
-        usage=measured.usage,
-        points=tuple(thinned(measured.points, _KEPT_POINTS)),
-        log_reconnects=tailed.reconnects,
-        log_complete=tailed.complete,
-    )
+                return await engine.wait(spec, max(0.0, deadline - time.monotonic())), back_at
+            except EngineUnavailable:
+                await retry_while_unavailable(engine.inspect, spec)
+                back_at = datetime.now(UTC)
+        raise EngineUnavailable(
+            f"Docker broke off {_ABSENCES} times while waiting for the container"
+        )
 
-
-async def _begin(engine: Engine, spec: ContainerSpec, *, adopt: bool) -> float:
-    """Start the container where nobody has yet; the seconds that its time limit leaves it."""
-    state = await engine.inspect(spec) if adopt else None
-    if state is None or state.started_at is None:
-        await engine.start(spec)
-        return spec.timeout_seconds
-    elapsed = (datetime.now(UTC) - state.started_at).total_seconds()
-    return max(0.0, spec.timeout_seconds - elapsed)
-
-
-async def _wait(
-    engine: Engine, spec: ContainerSpec, seconds: float
-) -> tuple[bool, datetime | None]:
-    """Whether the container stopped within `seconds`, and when its engine came back, if it was
-    away meanwhile.
-
-    An engine that comes back is asked again; how its containers fared it then knows itself.
-    """
-    deadline = time.monotonic() + seconds
-    back_at = None
-    for _ in range(_ABSENCES):
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
         try:
-            return await engine.wait(spec, max(0.0, deadline - time.monotonic())), back_at
-        except EngineUnavailable:
-            await patiently(engine.inspect, spec)
-            back_at = datetime.now(UTC)
-    raise EngineUnavailable(f"Docker broke off {_ABSENCES} times while waiting for the container")
+            yield
+        finally:
+            self._stages[stage] = round(time.monotonic() - started, 3)
 
 
-async def judged(
-    engine: Engine,
-    spec: ContainerSpec,
-    stopped_by: StoppedBy,
-    back_at: datetime | None = None,
-    *,
-    watched: bool = False,
-) -> Outcome:
-    """The outcome of the container that has stopped, on the evidence of the engine.
-
-    `back_at` is when the engine came back after an absence; `watched`, that this process saw the
-    container's whole life, so that the engine's record of its end cannot have been crowded out.
-    """
-    state = await _final_state(engine, spec)
-    started_at = state.started_at
-    if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and started_at:
-        try:
-            evidence = await engine.evidence(spec, started_at)
-        except EngineUnavailable:
-            # One that shuts down may still answer an inspect.
-            evidence = await patiently(partial(engine.evidence, since=started_at), spec)
-            state, back_at = await patiently(engine.inspect, spec), datetime.now(UTC)
-        state = replace(state, oom_killed=state.oom_killed or evidence.oom)
-        if not state.oom_killed:
-            forgotten = watched and evidence.exit_code is None
-            fell = forgotten or _fell_with_engine(state, back_at)
-            stopped_by = _killer(state, evidence, engine_fell=fell)
-    return container_outcome(spec, state, stopped_by)
-
-
-def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:
-    """Whether the container ended while its engine was away or came back."""
-    if back_at is None or state.finished_at is None:
-        return False
-    return state.finished_at <= back_at + _CLOCKS_APART
-
-
-def _killer(state: ContainerState, evidence: Evidence, *, engine_fell: bool) -> StoppedBy:
-    if engine_fell and (evidence.signals or state.signal):
-        return StoppedBy.ENGINE
-    return StoppedBy.OUTSIDE if evidence.signals else StoppedBy.CONTAINER
-
-
-async def _final_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
-    state = await patiently(engine.inspect, spec)
-    if state.exit_code == KILLED and not state.oom_killed:
-        # The engine hears of a memory kill by another way than of the exit, at times a little
-        # later; which it was, only the engine may say.
-        await asyncio.sleep(_OOM_NEWS_SECONDS)
-        state = await engine.inspect(spec)
-    return state
-
-
-async def patiently(ask: Callable[[ContainerSpec], Awaitable[T]], spec: ContainerSpec) -> T:
-    """What the engine answers, once it does."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(EngineUnavailable),
-        wait=wait_exponential(multiplier=0.1, max=2),
-        stop=stop_after_delay(PATIENCE_SECONDS),
-        reraise=True,
-    )
-    return await retrying(ask, spec)
-
-
-async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
-    """Remove the container even while the caller is being cancelled; say what kept it.
-
-    With `patient`, an engine that is away gets the time to come back.
-    """
-    try:
-        await to_the_end(patiently(engine.destroy, spec) if patient else engine.destroy(spec))
-    except EngineError as error:
-        return str(error)
-    return None
-
-
-async def _whole(step: Coroutine[Any, Any, T], cancellation: Cancellation) -> T:
+async def _to_its_end(step: Coroutine[Any, Any, T], cancellation: Cancellation) -> T:
     """Wait for a step that must not be left half-done, for a moment also when told to end."""
     running = apart(step)
     try:
@@ -300,12 +231,3 @@ async def _whole(step: Coroutine[Any, Any, T], cancellation: Cancellation) -> T:
 
 async def _shielded(running: asyncio.Future[T]) -> T:
     return await asyncio.shield(running)
-
-
-@contextlib.contextmanager
-def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        stages[name] = round(time.monotonic() - started, 3)

@@ -24,6 +24,7 @@ from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.collect import reclaim
+from flows.runtime.execution import RunOptions
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
 from flows.threads import in_thread
@@ -183,7 +184,9 @@ async def _run(
     spec: ContainerSpec, workspace: Workspace, output: "_Kept"
 ) -> tuple[Outcome, str | None]:
     async with DockerEngine() as engine:
-        outcome = await execution.run(engine, spec, output, supply=Supply(tries=1))
+        outcome = await execution.run(
+            engine, spec, output, RunOptions(pull_options=Supply(tries=1))
+        )
         is_run = outcome.name is not OutcomeName.IMAGE_ERROR
         return outcome, await reclaim(engine, workspace, spec) if is_run else None
 

@@ -32,8 +32,10 @@ from flows.payload.parse import parse, runnable, secrets_of
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
-from flows.runtime import collect, execution
+from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.collect import collect_results
+from flows.runtime.context import Job
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import check_out
 from flows.settings import HostSettings
@@ -89,12 +91,12 @@ class _Tee:
             self._write(chunk)
 
 
-class _Notes(execution.Notes):
+class _Observer(execution.Observer):
     """Whether there can be a container."""
 
     began = False
 
-    def begins(self) -> None:
+    def creating(self) -> None:
         self.began = True
 
 
@@ -112,26 +114,26 @@ async def replay(
     store = AttemptStore(place.root, spec.job_id)
     with store.held(make=True), disable_run_logger():
         marker(place.root, spec.job_id).touch()
-        notes, is_kept = _Notes(), False
+        observer, is_kept = _Observer(), False
         try:
             prepared = await _prepared(workspace, spec, remote, payload, policy, say)
             async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
                 with _output(workspace, spec, write, masker) as sink, _ctrl_c(say) as cancellation:
-                    outcome = await execution.run(
-                        engine,
-                        spec,
-                        sink,
+                    options = execution.RunOptions(
                         cancellation=cancellation,
-                        notes=notes,
-                        supply=supply_of(place, say),
+                        observer=observer,
+                        pull_options=supply_of(place, say),
                         secrets=values,
-                        verdict=partial(collect.verdict, engine, store, prepared, masker, _LOGGER),
+                        collect=partial(
+                            collect_results, engine, Job(store, _LOGGER), prepared, masker
+                        ),
                     )
+                    outcome = await execution.run(engine, spec, sink, options)
                 is_kept = keep and await _is_there(engine, spec)
             return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)
         finally:
             if not is_kept:
-                await remove(store, workspace, spec, say, began=notes.began)
+                await remove(store, workspace, spec, say, began=observer.began)
 
 
 def _replayed(

@@ -99,7 +99,7 @@ def until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
 
 @pytest.fixture
 async def engine(port: int, outside_a_run: None) -> AsyncIterator[DockerEngine]:
-    async with DockerEngine(DockerHost(base_url=f"tcp://127.0.0.1:{port}")) as through_proxy:
+    async with DockerEngine(host=DockerHost(base_url=f"tcp://127.0.0.1:{port}")) as through_proxy:
         yield through_proxy
 
 
@@ -209,7 +209,7 @@ async def test_the_question_who_may_read_an_image_reaches_the_engine(
 ) -> None:
     registry = "127.0.0.1:1"
     spec = replace(spec_of(tmp_path, "true"), image=f"{registry}/{uuid4().hex}:1")
-    images = DockerImages(lambda: engine._host, lambda: engine._docker.api)
+    images = DockerImages(engine._docker)
     with pytest.raises(ImageError) as refused:
         await images.may_read(spec, Login(registry, "somebody", "secret"), 20)
     assert refused.value.cause is ImageCause.UNREACHABLE

@@ -13,7 +13,6 @@ import pytest
 
 from flows.cli.console import Console
 from flows.cli.doctor import probe
-from flows.cli.doctor.calls import Call, Cause, refusal
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, ok, run_checks
 from flows.cli.doctor.command import Examination, chosen
 from flows.cli.doctor.engine import EngineChecks, check_tasks, quiet_finding
@@ -24,6 +23,7 @@ from flows.cli.doctor.host import (
     check_workdir,
     room_finding,
 )
+from flows.engine.docker.calls import Call, Obstacle, refusal
 from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
@@ -330,24 +330,24 @@ def test_an_engines_own_answer_is_no_refusal(call: Call, status: int, text: str)
 
 
 @pytest.mark.parametrize(
-    ("call", "status", "text", "cause"),
+    ("call", "status", "text", "obstacle"),
     [
-        (CALL, 403, '{"message":"not here"}', Cause.FORBIDDEN),
-        (CALL, 404, "page not found", Cause.FORBIDDEN),
-        (CALL, 407, "", Cause.LOG_IN),
-        (CALL, 503, "<h1>Service Unavailable</h1>", Cause.NO_ENGINE),
-        (CALL, 400, "blocked", Cause.STRANGE),
-        (CALL, 200, "{}", Cause.STRANGE),
-        (LISTING, 200, "<title>Sign in</title>", Cause.STRANGE),
-        (LISTING, 400, '{"message":"blocked"}', Cause.STRANGE),
+        (CALL, 403, '{"message":"not here"}', Obstacle.FORBIDDEN),
+        (CALL, 404, "page not found", Obstacle.FORBIDDEN),
+        (CALL, 407, "", Obstacle.LOG_IN),
+        (CALL, 503, "<h1>Service Unavailable</h1>", Obstacle.NO_ENGINE),
+        (CALL, 400, "blocked", Obstacle.STRANGE),
+        (CALL, 200, "{}", Obstacle.STRANGE),
+        (LISTING, 200, "<title>Sign in</title>", Obstacle.STRANGE),
+        (LISTING, 400, '{"message":"blocked"}', Obstacle.STRANGE),
     ],
 )
 def test_what_no_engine_answers_is_a_refusal(
-    call: Call, status: int, text: str, cause: Cause
+    call: Call, status: int, text: str, obstacle: Obstacle
 ) -> None:
     found = refusal(call, status, text)
     assert found is not None
-    assert found.cause is cause
+    assert found.obstacle is obstacle
     assert "<" not in found.words
 
 

@@ -54,6 +54,6 @@ async def test_a_ping_that_is_not_answered_is_an_engine_that_does_not_answer(
     status: int, headers: dict[str, str]
 ) -> None:
     with answering(status, headers) as host:
-        async with DockerEngine(host) as engine:
+        async with DockerEngine(host=host) as engine:
             with pytest.raises(EngineUnavailable, match="does not answer"):
                 await engine.capacity()

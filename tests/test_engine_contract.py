@@ -1,4 +1,4 @@
-"""What `flows.engine.contract.Engine` promises, on the fake and on a real Docker Engine."""
+"""What `flows.engine.contract.Engine` promises, on every engine: in memory, recording, Docker."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,15 +18,23 @@ import pytest
 from flows.engine.chown import Owner, reclaim_of
 from flows.engine.contract import Engine
 from flows.engine.docker.engine import DockerEngine
+from flows.engine.selection import ENGINES, OpenEngine, open_engine
 from flows.errors import ContainerGone, EngineError, ImageError
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Run
+from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
+from tests.recording_engine import RecordingEngine
 from tests.runs import BUSYBOX, left_on_engine, payload
+
+ENGINES_HERE: dict[str, OpenEngine] = {
+    **ENGINES,
+    "fake": lambda _: nullcontext(busybox()),
+    "recording": RecordingEngine,
+}
 
 # The same behaviour, as each engine is told it.
 COMMANDS = {
@@ -72,7 +80,8 @@ class Case:
         run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
         workspace = Workspace(self._folder, run.job_id)
         workspace.create("container")
-        task = parse(payload(*COMMANDS[self.kind][behaviour], **container))
+        commands = COMMANDS.get(self.kind, COMMANDS["fake"])
+        task = parse(payload(*commands[behaviour], **container))
         return compile_spec(
             task,
             Policy(stop_grace_seconds=1),
@@ -81,27 +90,45 @@ class Case:
             default_timeout_seconds=60,
         )
 
-    async def started(self, spec: ContainerSpec) -> ContainerSpec:
+    async def created(self, behaviour: str, **container: Any) -> ContainerSpec:
+        spec = self.spec(behaviour, **container)
         await self.engine.create(spec, await self.engine.pull(spec), {})
+        return spec
+
+    async def started(self, behaviour: str, **container: Any) -> ContainerSpec:
+        spec = await self.created(behaviour, **container)
         await self.engine.start(spec)
         return spec
 
 
-@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.docker] if name in ENGINES else [])
+        for name in ENGINES_HERE
+    ]
+)
 async def case(
     request: pytest.FixtureRequest, tmp_path: Path, outside_a_run: None
 ) -> AsyncIterator[Case]:
-    kind: str = request.param
-    if kind == "fake":
-        yield Case(kind, busybox(), tmp_path)
-        return
-    async with DockerEngine() as engine:
-        yield Case(kind, engine, tmp_path)
+    async with ENGINES_HERE[request.param](None) as engine:
+        yield Case(request.param, engine, tmp_path)
+
+
+async def test_an_engine_is_opened_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "recording", RecordingEngine)
+    async with open_engine(name="recording") as engine:
+        assert isinstance(engine, RecordingEngine)
+        spec = await Case("recording", engine, tmp_path).started("exit 3")
+        assert await engine.wait(spec, 30)
+        await engine.destroy(spec)
+    about = [(method, spec.name) for method in ("pull", "create", "start", "wait", "destroy")]
+    assert engine.calls == about
 
 
 async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -> None:
-    spec, sink = case.spec("print"), Collector()
-    await case.engine.create(spec, await case.engine.pull(spec), {})
+    spec, sink = await case.created("print"), Collector()
     async with case.engine.tail(spec, sink):
         await case.engine.start(spec)
         assert await case.engine.wait(spec, 30)
@@ -134,7 +161,7 @@ async def test_a_container_that_exists_tells_its_secrets(case: Case) -> None:
 async def test_the_exit_code_is_the_containers_own(
     case: Case, behaviour: str, code: int, output: bytes
 ) -> None:
-    spec, sink = await case.started(case.spec(behaviour)), Collector()
+    spec, sink = await case.started(behaviour), Collector()
     assert await case.engine.wait(spec, 30)
     async with case.engine.tail(spec, sink, replay=True):
         state = await case.engine.inspect(spec)
@@ -144,7 +171,7 @@ async def test_the_exit_code_is_the_containers_own(
 
 
 async def test_the_engine_itself_tells_that_memory_ran_out(case: Case) -> None:
-    spec = await case.started(case.spec("eat memory", resources={"memory": "16m"}))
+    spec = await case.started("eat memory", resources={"memory": "16m"})
     assert await case.engine.wait(spec, 30)
     state = await case.engine.inspect(spec)
     assert (state.oom_killed, state.exit_code) == (True, 137)
@@ -152,7 +179,7 @@ async def test_the_engine_itself_tells_that_memory_ran_out(case: Case) -> None:
 
 
 async def test_waiting_ends_when_its_time_is_over_and_the_container_runs_on(case: Case) -> None:
-    spec = await case.started(case.spec("sleep"))
+    spec = await case.started("sleep")
     assert not await case.engine.wait(spec, 0.3)
     assert (await case.engine.inspect(spec)).running
     await case.engine.destroy(spec)
@@ -162,7 +189,7 @@ async def test_waiting_ends_when_its_time_is_over_and_the_container_runs_on(case
 async def test_stopping_is_a_signal_a_grace_and_a_kill(
     case: Case, behaviour: str, code: int
 ) -> None:
-    spec = await case.started(case.spec(behaviour))
+    spec = await case.started(behaviour)
     await case.engine.stop(spec)
     state = await case.engine.inspect(spec)
     assert (state.running, state.exit_code) == (False, code)
@@ -189,27 +216,57 @@ async def test_an_image_that_is_there_is_told_as_such(case: Case) -> None:
 async def test_destroying_is_safe_before_create_and_twice(case: Case) -> None:
     spec = case.spec("sleep")
     await case.engine.destroy(spec)
-    await case.started(spec)
-    await case.engine.destroy(spec)
-    await case.engine.destroy(spec)
+    await case.engine.create(spec, await case.engine.pull(spec), {})
+    await case.engine.start(spec)
+    for _ in range(2):
+        await case.engine.destroy(spec)
     with pytest.raises(ContainerGone):
         await case.engine.inspect(spec)
 
 
 async def test_a_name_that_is_taken_is_refused(case: Case) -> None:
-    spec = await case.started(case.spec("sleep"))
+    spec = await case.created("sleep")
     with pytest.raises(EngineError):
         await case.engine.create(spec, await case.engine.pull(spec), {})
     await case.engine.destroy(spec)
 
 
+async def test_what_is_owned_is_discarded_while_it_carries_its_jobs_label(case: Case) -> None:
+    spec = await case.created("sleep")
+    (ours,) = [each for each in await case.engine.owned() if each.job_id == spec.job_id]
+    assert (ours.kind, ours.name) == ("container", spec.name)
+    assert ours.labels.items() >= spec.labels.items()
+    of_another = replace(ours, labels={**ours.labels, LABEL_JOB_ID: "another"})
+    assert not await case.engine.discard(of_another)
+    assert await case.engine.find(spec)
+    assert [await case.engine.discard(ours) for _ in range(2)] == [True, False]
+    assert not await case.engine.find(spec)
+
+
+async def test_a_container_of_another_spec_is_not_found(case: Case) -> None:
+    spec = await case.created("print")
+    other = replace(spec, labels={**spec.labels, LABEL_SPEC: "0" * 64})
+    assert [await case.engine.find(each) for each in (spec, other)] == [True, False]
+    await case.engine.destroy(spec)
+
+
+async def test_an_engine_tells_who_it_is_and_how_large_its_host_is(case: Case) -> None:
+    pong, capacity = await case.engine.ping(), await case.engine.capacity()
+    assert pong.server
+    assert pong.now is not None
+    assert abs(pong.now - pong.asked_at) < timedelta(seconds=5)
+    assert capacity.cpus >= 1
+    assert capacity.memory_bytes > 64 * 1024**2
+
+
 async def test_waiting_ends_when_the_container_vanishes(case: Case) -> None:
-    spec = await case.started(case.spec("sleep"))
+    spec = await case.started("sleep")
     waiting = asyncio.create_task(case.engine.wait(spec, 30))
     await asyncio.sleep(0)
     await case.engine.destroy(spec)
-    with suppress(ContainerGone):
-        assert await waiting
+    async with asyncio.timeout(20):
+        (ended,) = await asyncio.gather(waiting, return_exceptions=True)
+    assert ended is True or isinstance(ended, ContainerGone)
     with pytest.raises(ContainerGone):
         await case.engine.wait(spec, 30)
 
@@ -220,8 +277,7 @@ async def test_waiting_ends_when_the_container_vanishes(case: Case) -> None:
 async def test_a_working_directory_that_the_image_lacks_is_found(
     case: Case, workdir: str, missing: bool
 ) -> None:
-    spec = case.spec("print", workdir=workdir)
-    await case.engine.create(spec, await case.engine.pull(spec), {})
+    spec = await case.created("print", workdir=workdir)
     assert await case.engine.missing_workdir(spec) is missing
     await case.engine.destroy(spec)
 

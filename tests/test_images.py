@@ -263,7 +263,7 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
 async def any_engine(request: pytest.FixtureRequest) -> AsyncIterator[DockerEngine]:
     with CuttingProxy(seconds=10**6) as over_tcp:
         host = DockerHost(base_url=over_tcp.url) if request.param == "over TCP" else None
-        async with DockerEngine(host) as engine:
+        async with DockerEngine(host=host) as engine:
             yield engine
 
 
@@ -412,7 +412,7 @@ async def test_an_engine_that_cannot_take_a_layer_says_why(
 ) -> None:
     name, listener = new_image(registry, proxy.host, os.urandom(megabytes * 2**20)), Listener()
     supply = supply_of(tmp_path, teller=listener, tries=2)
-    async with DockerEngine(DockerHost(base_url=small_engine.url)) as engine:
+    async with DockerEngine(host=DockerHost(base_url=small_engine.url)) as engine:
         with (
             proxy.failing(on("/blobs/", fault) if fault else lambda *_: None),
             pytest.raises(ImageError, match=says) as raised,

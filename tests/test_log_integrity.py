@@ -109,7 +109,7 @@ class Case:
 
 @asynccontextmanager
 async def through(proxy: CuttingProxy) -> AsyncIterator[DockerEngine]:
-    async with DockerEngine(DockerHost(base_url=proxy.url)) as engine:
+    async with DockerEngine(host=DockerHost(base_url=proxy.url)) as engine:
         yield engine
 
 

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from flows.engine.chown import Reclaim
 from flows.engine.images.pull import Supply
-from flows.engine.types import ContainerState, Evidence, Image
+from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.engine.usage import Point, Usage
-from flows.spec import ContainerSpec
+from flows.spec import ContainerSpec, Owned
+from flows.units import Resources
 
 
 class Sink(Protocol):
@@ -117,6 +118,21 @@ class Engine(Protocol):
 
         Safe at any time, any number of times, also after a `create` that failed half-way or in
         another process. Never touches an object without this job's label."""
+
+    async def owned(self) -> list[Owned]:
+        """Every container, per-run volume and network that carries a job's label, of any job;
+        containers first, as what one of them uses cannot be removed before it."""
+
+    async def discard(self, owned: Owned) -> bool:
+        """Remove one such object if it still carries its job's label; whether it was removed."""
+
+    async def capacity(self) -> Resources:
+        """The processors and the memory of the engine's host.
+
+        Raises `EngineRefused` where something before the engine keeps that from being told."""
+
+    async def ping(self) -> Pong:
+        """Who answers, and what its clock says. Raises `EngineUnavailable` where nobody does."""
 
     async def reclaim(self, reclaim: Reclaim) -> None:
         """Make every file and folder of one job's folder its owner's, open to it, and no program

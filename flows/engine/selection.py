@@ -1,4 +1,7 @@
-"""Where a run's engine comes from: the Docker Engine of this host, unless a test says otherwise."""
+"""The engines by name, and `open_engine`, the only place where one is made.
+
+Another engine is a folder beside `docker` and a row in `ENGINES`.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -10,11 +13,12 @@ from flows.payload.policy import Policy
 # Opens an engine on which no container may go beyond the policy; without one, all may.
 OpenEngine = Callable[[Policy | None], AbstractAsyncContextManager[Engine]]
 
+ENGINES: dict[str, OpenEngine] = {"docker": DockerEngine}
 
-def open_engine(policy: Policy | None = None) -> AbstractAsyncContextManager[Engine]:
-    """The engine that a run's container is made on: `async with open_engine() as engine`.
 
-    Everything that a run asks of an engine goes through here: its stages, its hooks, and what ends
-    it after its process died. The worker and the sweep look after the Docker Engine of their host.
-    """
-    return DockerEngine(policy=policy)
+def open_engine(
+    policy: Policy | None = None, name: str = "docker"
+) -> AbstractAsyncContextManager[Engine]:
+    """The engine of this name: `async with open_engine() as engine`. It refuses to create what
+    goes beyond `policy`."""
+    return ENGINES[name](policy)

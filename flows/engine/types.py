@@ -64,6 +64,19 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping: who gave it, and its clock (`now`, None where it tells none) when this
+    host's said `asked_at`."""
+
+    address: str
+    is_local: bool
+    server: str
+    api_version: str
+    now: datetime | None
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerState:
     """What a fresh inspect says. `error` is the engine's own word on a failed start."""
 

@@ -8,26 +8,27 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
 
 from flows.engine.chown import Reclaim
-from flows.engine.contract import Measured, Sink, Tailed
+from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.pull import Supply, Take, obtain
-from flows.engine.types import ContainerState, Evidence, Image
+from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 from flows.payload.image_reference import Wanted
-from flows.spec import ContainerSpec
+from flows.spec import ContainerSpec, Owned
 from flows.testing.fake_container import FakeContainer
 from flows.testing.process import Program, succeed
+from flows.units import Resources
 
 _LOOK_SECONDS = 0.005
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """Containers in memory, in each of which `program` runs: it gets the `Process`, and returns
     the exit code.
 
@@ -63,35 +64,29 @@ class FakeEngine:
         return taken
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine.contract.Engine`."""
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        """See `flows.engine.contract.Engine`."""
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
         return await obtain(self, spec, supply or Supply())
 
     async def look(self, name: str) -> Image | None:
-        """See `flows.engine.images.pull.Source`."""
         return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None
 
     async def fetch(
         self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
-        """See `flows.engine.images.pull.Source`."""
         self.calls.append("fetch")
         if not self._has(spec.image):
             raise image_error(spec.image, "manifest unknown")
 
     async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
-        """See `flows.engine.images.pull.Source`."""
         self.calls.append("may_read")
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine.contract.Engine`."""
         if spec.name in self.containers:
             raise EngineRefused(f"the name {spec.name} is in use")
         if missing := spec.secrets.keys() - secrets.keys():
@@ -101,11 +96,9 @@ class FakeEngine:
         self._note("create")
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
-        """See `flows.engine.contract.Engine`."""
         return self._get(spec).secrets
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine.contract.Engine`."""
         self._note("missing_workdir")
         return self._folders is not None and spec.workdir not in self._folders
 
@@ -113,7 +106,6 @@ class FakeEngine:
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        """See `flows.engine.contract.Engine`."""
         self._note("tail")
         container, tailed = self._get(spec), Tailed()
         container.follow(sink, replay=replay)
@@ -124,12 +116,10 @@ class FakeEngine:
             container.leave(sink)
 
     async def start(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`."""
         self._get(spec).start(self._program)
         self._note("start")
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """See `flows.engine.contract.Engine`."""
         self._note("wait")
         deadline = time.monotonic() + seconds
         while self._get(spec).state.running:
@@ -139,7 +129,6 @@ class FakeEngine:
         return True
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`."""
         self._note("stop")
         if container := self.containers.get(spec.name):
             container.terminate()
@@ -149,21 +138,18 @@ class FakeEngine:
             container.kill()
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """See `flows.engine.contract.Engine`."""
         self._note("inspect")
         return self._get(spec).state
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
-        """See `flows.engine.contract.Engine`. Memory tells of no use."""
+        # Memory tells of no use.
         yield Measured()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.engine.contract.Engine`."""
         return Evidence(exit_code=self._get(spec).state.exit_code)
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`."""
         self.calls.append("destroy")
         if container := self.containers.pop(spec.name, None):
             container.kill()
@@ -172,8 +158,26 @@ class FakeEngine:
         if self._breaks_at == "destroy":
             raise EngineUnavailable("Docker does not answer while removing the container")
 
+    async def owned(self) -> list[Owned]:
+        return [
+            Owned("container", name, name, c.spec.labels) for name, c in self.containers.items()
+        ]
+
+    async def discard(self, owned: Owned) -> bool:
+        container = self.containers.get(owned.id)
+        if container is None or container.spec.job_id != owned.job_id:
+            return False
+        await self.destroy(container.spec)
+        return True
+
+    async def capacity(self) -> Resources:
+        return Resources(cpus=4.0, memory_bytes=8 * 1024**3)
+
+    async def ping(self) -> Pong:
+        now = datetime.now(UTC)
+        return Pong("memory", True, "fake", "", now, now)
+
     async def reclaim(self, reclaim: Reclaim) -> None:
-        """See `flows.engine.contract.Engine`."""
         self._note("reclaim")
         if not self._has(reclaim.image):
             raise not_present(reclaim.image)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from uuid import UUID
 
-from flows.engine.docker.engine import DockerEngine
+from flows.engine.selection import open_engine
 from flows.errors import EngineError, EngineRefused
 from flows.settings import HostSettings
 from flows.units import NOTHING, Resources
@@ -107,7 +107,7 @@ async def capacity(host: HostSettings, logger: Logger) -> Resources:
     """Processors and memory for tasks; waits for an engine that does not answer."""
     while True:
         try:
-            async with DockerEngine() as engine:
+            async with open_engine() as engine:
                 found = await engine.capacity()
             break
         except EngineRefused:

@@ -6,7 +6,7 @@ Apart from the sweep: a storage that hangs must keep no run from being taken up.
 from collections.abc import AsyncIterator
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
-from flows.engine.docker.engine import DockerEngine
+from flows.engine.selection import open_engine
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
 from flows.runtime.store import AttemptStore
@@ -20,7 +20,7 @@ async def tidy(host: SweptHost) -> list[str]:
     """Look after what runs left on this host's disk; a sentence for each thing done."""
     done = [sentence async for sentence in _tidy_results(host)]
     if not host.dry_run:
-        async with DockerEngine() as engine:
+        async with open_engine() as engine:
             done += await remove_left_behind(engine, host.settings)
     return host.log(done)
 

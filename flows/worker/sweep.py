@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Crashed
 from prefect.types import DateTime
 
 from flows.attempt import Attempt
-from flows.engine.docker.engine import DockerEngine
+from flows.engine.selection import open_engine
 from flows.outcome import ABANDONED, CANCELED
 from flows.report.names import FLOW_NAME
 from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
@@ -156,7 +156,7 @@ async def _died_unbegun(host: SweptHost, run: FlowRun, state: State) -> bool:
 
 
 async def _sweep_engine(host: SweptHost) -> AsyncIterator[str]:
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         # Containers first: a volume in use cannot be removed.
         for owned in await engine.owned():
             if not await _is_garbage(host, owned):

@@ -11,12 +11,13 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.cli.doctor import probe
-from flows.cli.doctor.calls import CALLS, judge_calls
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, split_advice, warning
 from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
-from flows.engine.docker.engine import DockerEngine
-from flows.engine.docker.probe import Pong, Quiet, ping, quiet, refused_calls
+from flows.engine.docker.calls import Refusal
+from flows.engine.docker.probe import Quiet, quiet, refused_calls
 from flows.engine.images.pull import Supply
+from flows.engine.selection import open_engine
+from flows.engine.types import Pong
 from flows.errors import EngineError
 from flows.outcome import Outcome, OutcomeName
 from flows.payload.compiler import compile_spec
@@ -30,8 +31,9 @@ from flows.spec import ContainerSpec, Run
 from flows.threads import in_thread
 from flows.workspace.folder import Workspace
 
-ENGINE, QUIET, CLOCK, PROBE, ROOM = (
+ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
     "Docker Engine",
+    "calls to the engine",
     "quiet connections",
     "clock of the engine",
     "probe container",
@@ -65,7 +67,8 @@ class EngineChecks:
     async def engine(self) -> Sequence[Finding]:
         """Whether one answers, and which."""
         try:
-            self.pong = pong = await in_thread(ping)
+            async with open_engine() as engine:
+                self.pong = pong = await engine.ping()
         except EngineError as error:
             mend = "start the engine, or name the right one in DOCKER_HOST"
             says, advice = split_advice(str(error))
@@ -84,7 +87,7 @@ class EngineChecks:
         """Whether everything that runs ask of an engine gets through to it."""
         assert self.pong is not None
         refused = await in_thread(lambda: refused_calls(self._now()))
-        return judge_calls(refused, self.pong.address)
+        return call_findings(refused, self.pong.address)
 
     async def quiet(self) -> Sequence[Finding]:
         """Whether a connection on which nothing is said stays open, as a quiet task's must."""
@@ -101,6 +104,27 @@ class EngineChecks:
         if self.pong is None or self.pong.now is None:
             return now.timestamp()
         return (now + (self.pong.now - self.pong.asked_at)).timestamp()
+
+
+def call_findings(refused: Sequence[Refusal], address: str) -> list[Finding]:
+    """A fault for each obstacle, with its calls by what was said of them."""
+    if not refused:
+        return [ok(CALLS, "all that a run makes get through")]
+    obstacles = dict.fromkeys(each.obstacle for each in refused)
+    return [
+        _call_fault([each for each in refused if each.obstacle is obstacle], address)
+        for obstacle in obstacles
+    ]
+
+
+def _call_fault(alike: Sequence[Refusal], address: str) -> Finding:
+    said = dict.fromkeys(each.words for each in alike)
+    parts = [
+        f"{', '.join(str(each.call) for each in alike if each.words == words)} ({words})"
+        for words in said
+    ]
+    says = f"what answers at {address} does not let through: {'; '.join(parts)}"
+    return fault(CALLS, says, alike[0].obstacle.value)
 
 
 def quiet_finding(found: Quiet, wanted_seconds: float, address: str) -> Finding:
@@ -183,7 +207,7 @@ async def _greedy(host: HostSettings) -> Outcome:
 async def _run(
     spec: ContainerSpec, workspace: Workspace, output: "_Kept"
 ) -> tuple[Outcome, str | None]:
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         outcome = await execution.run(
             engine, spec, output, RunOptions(pull_options=Supply(tries=1))
         )

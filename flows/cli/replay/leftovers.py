@@ -8,7 +8,8 @@ import asyncio
 from pathlib import Path
 
 from flows.cli.replay.place import Say
-from flows.engine.docker.engine import DockerEngine
+from flows.engine.contract import Engine
+from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError
 from flows.runtime.collect import reclaim, remove_left_behind
 from flows.runtime.store import AttemptStore, Busy
@@ -31,7 +32,7 @@ async def remove(
     """Remove a replay that is over, for whoever holds its lock; `began` where there can be a
     container. What cannot be removed is said, and stays for `clean`."""
     try:
-        async with DockerEngine() as engine:
+        async with open_engine() as engine:
             if began:
                 await _discard(engine, spec.job_id)
             await reclaim(engine, workspace, spec)
@@ -53,7 +54,7 @@ async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
     jobs = sorted(path.stem for path in (root / RUNS_FOLDER).glob(f"*{_SUFFIX}"))
     if not jobs:
         return removed
-    async with DockerEngine() as engine:
+    async with open_engine() as engine:
         for job_id in jobs:
             store = AttemptStore(root, job_id)
             try:
@@ -72,6 +73,6 @@ async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
     return removed
 
 
-async def _discard(engine: DockerEngine, job_id: str) -> list[str]:
+async def _discard(engine: Engine, job_id: str) -> list[str]:
     owned = [each for each in await engine.owned() if each.job_id == job_id]
     return [f"removed the {o.kind} {o.name}" for o in owned if await engine.discard(o)]

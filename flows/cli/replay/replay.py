@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any, cast
 from uuid import uuid4
 
 from prefect.logging import disable_run_logger
@@ -20,8 +21,8 @@ from flows.attempt import Prepared, RetryRules
 from flows.cli.replay.leftovers import LABEL_REPLAY, marker, remove
 from flows.cli.replay.place import Place, Say, policy_of, remote_of, secret_values, supply_of
 from flows.cli.replay.recording import Recording
-from flows.engine.contract import Sink
-from flows.engine.docker.engine import DockerEngine
+from flows.engine.contract import Engine, Sink
+from flows.engine.selection import open_engine
 from flows.errors import EngineError
 from flows.masking import Masker
 from flows.outcome import Outcome
@@ -62,8 +63,14 @@ class Replayed:
     hidden: tuple[str, ...] = ()
 
 
-class _Keeping(DockerEngine):
-    """An engine on which what was run stays, stopped."""
+class _Keeping:
+    """An engine on which what was run stays, stopped: it forwards all but `destroy`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """Leave it as it is."""
@@ -117,7 +124,8 @@ async def replay(
         observer, is_kept = _Observer(), False
         try:
             prepared = await _prepared(workspace, spec, remote, payload, policy, say)
-            async with (_Keeping if keep else DockerEngine)(policy=policy) as engine:
+            async with open_engine(policy) as opened:
+                engine = cast(Engine, _Keeping(opened)) if keep else opened
                 with _output(workspace, spec, write, masker) as sink, _ctrl_c(say) as cancellation:
                     options = execution.RunOptions(
                         cancellation=cancellation,
@@ -226,7 +234,7 @@ def _ctrl_c(say: Say) -> Iterator[Cancellation]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def _is_there(engine: DockerEngine, spec: ContainerSpec) -> bool:
+async def _is_there(engine: Engine, spec: ContainerSpec) -> bool:
     try:
         return await engine.find(spec)
     except EngineError:

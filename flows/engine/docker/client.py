@@ -1,13 +1,72 @@
-"""How an engine is reached: over which connection, in which version of its API."""
+"""Connections to an engine: its address, the version of its API, and calls in threads."""
 
+from collections.abc import Callable
 from contextlib import closing
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import Any, TypeVar
 
 import docker
 import docker.errors
 import requests
 from docker.constants import DEFAULT_DOCKER_API_VERSION
 from prefect_docker import DockerHost
+
+from flows.engine.docker.errors import address, translated
+from flows.engine.types import Pong
+from flows.threads import in_thread
+
+T = TypeVar("T")
+_PING_SECONDS = 10.0
+
+
+class Connection:
+    """An engine that is connected to at first use, so that no answer is an error of that use.
+
+    `host` names it; by default it is the one of `DOCKER_HOST`.
+    """
+
+    def __init__(self, host: DockerHost | None = None) -> None:
+        self._given = host or DockerHost()
+
+    @cached_property
+    def host(self) -> DockerHost:
+        """The engine's block, with the version of its API."""
+        return negotiated(self._given)
+
+    @cached_property
+    def client(self) -> docker.DockerClient:
+        """The client that most calls share."""
+        return self.connect()
+
+    @property
+    def api(self) -> docker.APIClient:
+        """That client's requests."""
+        return self.client.api
+
+    @cached_property
+    def api_version(self) -> tuple[int, ...]:
+        """Such as (1, 41)."""
+        return tuple(map(int, str(self.api.api_version).split(".")))
+
+    def connect(self) -> docker.DockerClient:
+        """A client with connections of its own, which the caller closes."""
+        client: docker.DockerClient = self.host.get_client()
+        if is_local(client):
+            # No proxy and no password is for a socket; requests would look for them every time.
+            client.api.trust_env = False
+        return client
+
+    def close(self) -> None:
+        """End what is connected."""
+        if "client" in self.__dict__:
+            self.client.close()
+
+    async def call(self, doing: str, function: Callable[[], T]) -> T:
+        """What `function` returns, run in a thread; `doing` tells in an `EngineError` at what."""
+        with translated(doing):
+            return await in_thread(function)
 
 
 def negotiated(host: DockerHost) -> DockerHost:
@@ -28,6 +87,26 @@ def negotiated(host: DockerHost) -> DockerHost:
     if (version := answer.headers.get("Api-Version")) is None:
         raise docker.errors.DockerException("what answers there is no Docker Engine")
     return _at(host, version)
+
+
+def ping(client: docker.DockerClient) -> Pong:
+    """Who answers, by the headers of `GET /_ping`."""
+    asked_at = datetime.now(UTC)
+    headers = client.api.get(f"{client.api.base_url}/_ping", timeout=_PING_SECONDS).headers
+    date = headers.get("Date")
+    return Pong(
+        address=address(),
+        is_local=is_local(client),
+        server=headers.get("Server", "unknown"),
+        api_version=str(client.api.api_version),
+        now=parsedate_to_datetime(date) if date else None,
+        asked_at=asked_at,
+    )
+
+
+def url(api: docker.APIClient, path: str) -> str:
+    """The address of `path` in the version of the API that is spoken."""
+    return f"{api.base_url}/v{api.api_version}{path}"
 
 
 def is_local(client: docker.DockerClient) -> bool:

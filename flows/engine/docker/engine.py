@@ -1,15 +1,12 @@
-"""`DockerEngine`: the engine contract on a Docker Engine, through prefect-docker."""
+"""`DockerEngine`: the engine contract on a Docker Engine, by docker-py and prefect-docker."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime
-from functools import cached_property
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import docker
 import requests.exceptions
 from prefect_docker import DockerHost
 from prefect_docker.containers import (
@@ -18,10 +15,10 @@ from prefect_docker.containers import (
 )
 
 from flows.engine.chown import Reclaim
-from flows.engine.contract import Measured, Sink, Tailed
+from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker import objects
 from flows.engine.docker.chown import run_reclaim
-from flows.engine.docker.client import is_local, negotiated
+from flows.engine.docker.client import Connection, ping
 from flows.engine.docker.convert import create_arguments, needs_run_volume
 from flows.engine.docker.errors import NotFound, container_expected, translated
 from flows.engine.docker.events import read_evidence
@@ -31,7 +28,7 @@ from flows.engine.docker.logs import Attachment
 from flows.engine.docker.objects import discard, list_owned, remove_container
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.pull import Supply, obtain
-from flows.engine.types import ContainerState, Evidence, Image
+from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.payload.image_reference import Wanted
 from flows.payload.policy import Policy
@@ -50,51 +47,35 @@ _WAIT_SLICE_SECONDS = 60.0
 _DRAIN_SECONDS = 30.0
 
 
-class DockerEngine:
-    """Talks to the engine that `host` names; by default the one of `DOCKER_HOST`.
+class DockerEngine(Engine):
+    """The contract on the engine that `host` names; by default the one of `DOCKER_HOST`.
 
-    Use as `async with DockerEngine() as engine`. prefect-docker's tasks do what they can do;
-    waiting, inspecting and following go through the block's client.
+    prefect-docker's tasks do what they can do; waiting, inspecting and following go through
+    docker-py. No container may go beyond `policy`.
     """
 
-    def __init__(
-        self,
-        host: DockerHost | None = None,
-        *,
-        policy: Policy | None = None,
-    ) -> None:
-        """`policy` is what no container may go beyond."""
-        self._given = host or DockerHost()
+    def __init__(self, policy: Policy | None = None, host: DockerHost | None = None) -> None:
+        self._docker = Connection(host)
         self._policy = policy or Policy()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if "_docker" in self.__dict__:
-            self._docker.close()
+    async def __aexit__(self, *_: object) -> None:
+        self._docker.close()
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine.contract.Engine`."""
         labels = await self._labels(spec.name)
         wanted = (LABEL_JOB_ID, LABEL_SPEC)
         return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
 
     async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        """See `flows.engine.contract.Engine`."""
         return await self._obtained(spec, supply)
 
     async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
-        images = DockerImages(lambda: self._host, lambda: self._docker.api)
-        return await obtain(images, wanted, supply or Supply())
+        return await obtain(DockerImages(self._docker), wanted, supply or Supply())
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
-        """See `flows.engine.contract.Engine`."""
         if not spec.secrets:
             return {}
         found = await self._on_container(
@@ -104,22 +85,21 @@ class DockerEngine:
         return {name: value for name, _, value in given if name in spec.secrets}
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
-        """See `flows.engine.contract.Engine`."""
         if missing := spec.secrets.keys() - secrets.keys():
             raise EngineError(f"the values of {', '.join(sorted(missing))} are not at hand")
-        version = self._api_version
+        version = self._docker.api_version
         arguments = create_arguments(spec, image, version, secrets)
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
-        made = await self._call(
+        made = await self._docker.call(
             "preparing volumes", lambda: objects.prepare(self._docker.api, spec, version, globs)
         )
         try:
             with translated("creating the container"):
-                await create_docker_container.fn(docker_host=self._host, **arguments)
+                await create_docker_container.fn(docker_host=self._docker.host, **arguments)
         except EngineError as error:
             # A task that was refused leaves nothing, its new caches included.
-            await self._call(
+            await self._docker.call(
                 "removing volumes", lambda: objects.remove_caches(self._docker.api, made)
             )
             if "not a directory" in str(error):
@@ -130,9 +110,7 @@ class DockerEngine:
             raise
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
-        """See `flows.engine.contract.Engine`.
-
-        Docker makes a missing working directory in the container's own layer when it creates it,
+        """Docker makes a missing working directory in the container's own layer when it creates it,
         at the end of whatever links lead there, so the layer's difference from the image tells.
         """
         changes = await self._on_container(
@@ -150,11 +128,10 @@ class DockerEngine:
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        """See `flows.engine.contract.Engine`."""
         attachment = await self._on_container(
             spec,
             "attaching to the output",
-            lambda: Attachment.open(self._docker, spec.name, replay=replay),
+            lambda: Attachment.open(self._docker.client, spec.name, replay=replay),
         )
         attachment.copy_to(sink)
         try:
@@ -164,10 +141,9 @@ class DockerEngine:
             attachment.hang_up()
 
     async def start(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`."""
         try:
             with container_expected(spec.name), translated("starting the container"):
-                await start_docker_container.fn(spec.name, docker_host=self._host)
+                await start_docker_container.fn(spec.name, docker_host=self._docker.host)
         except EngineRefused as error:
             # The engine files a command that cannot be run under the client's errors; the
             # container's state then carries the exit code and the reason.
@@ -175,7 +151,6 @@ class DockerEngine:
                 raise EngineError(str(error)) from error
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """See `flows.engine.contract.Engine`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if await self._wait_slice(spec, min(left, _WAIT_SLICE_SECONDS)):
@@ -183,21 +158,18 @@ class DockerEngine:
         return not (await self.inspect(spec)).running
 
     async def stop(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`.
-
-        Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
+        """Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
         its tasks find no run to log to.
         """
         with suppress(NotFound):
-            await self._call(
+            await self._docker.call(
                 "stopping the container",
                 lambda: self._docker.api.stop(spec.name, timeout=spec.stop_grace_seconds),
             )
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
-        """See `flows.engine.contract.Engine`."""
-        sampler = Sampler(self._docker, spec.name)
+        sampler = Sampler(self._docker.client, spec.name)
         sampler.start()
         try:
             yield sampler.measured
@@ -205,86 +177,62 @@ class DockerEngine:
             sampler.stop()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
-        """See `flows.engine.contract.Engine`.
-
-        Over a connection of its own: an engine that shuts down answers on those that are open for
-        as long as it takes to stop its containers.
+        """Over a connection of its own: an engine that shuts down answers on those that are open
+        for as long as it takes to stop its containers.
         """
 
         def read() -> Evidence:
-            with closing(self._host.get_client()) as fresh:
+            with closing(self._docker.connect()) as fresh:
                 return read_evidence(fresh, spec.name, since)
 
-        return await self._call("reading the engine's events", read)
+        return await self._docker.call("reading the engine's events", read)
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """See `flows.engine.contract.Engine`."""
         found = await self._on_container(
             spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
         )
         return _state(found["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """See `flows.engine.contract.Engine`."""
         if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
-            await self._call(
+            await self._docker.call(
                 "removing the container", lambda: remove_container(self._docker.api, spec.name)
             )
-        if any(needs_run_volume(mount, self._api_version) for mount in spec.mounts):
-            await self._call(
+        if any(needs_run_volume(mount, self._docker.api_version) for mount in spec.mounts):
+            await self._docker.call(
                 "removing the run's volume",
                 lambda: objects.remove_run_volume(self._docker.api, spec),
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:
-        """See `flows.engine.contract.Engine`."""
         image = await self._obtained(reclaim)
-        await self._call(
+        await self._docker.call(
             f"giving the files of {reclaim.job_id} back",
-            lambda: run_reclaim(self._docker, reclaim, image, self._api_version),
+            lambda: run_reclaim(self._docker.client, reclaim, image, self._docker.api_version),
         )
 
     async def capacity(self) -> Resources:
-        """The processors and the memory of the engine's host."""
-        info = await self._call("asking for the host's size", self._docker_info)
+        info: Mapping[str, Any] = await self._docker.call(
+            "asking for the host's size", lambda: self._docker.api.info()
+        )
         return Resources(float(info["NCPU"]), int(info["MemTotal"]))
 
-    def _docker_info(self) -> Mapping[str, Any]:
-        info: Mapping[str, Any] = self._docker.api.info()
-        return info
+    async def ping(self) -> Pong:
+        return await self._docker.call("answering doctor", lambda: ping(self._docker.client))
 
     async def owned(self) -> list[Owned]:
-        """Every container, per-run volume and network that this runner made, of any job."""
-        return await self._call("listing what is ours", lambda: list(list_owned(self._docker.api)))
+        return await self._docker.call(
+            "listing what is ours", lambda: list(list_owned(self._docker.api))
+        )
 
     async def discard(self, owned: Owned) -> bool:
-        """Remove one such object if it still carries its job's label; whether it was removed."""
-        return await self._call(f"removing {owned.name}", lambda: discard(self._docker.api, owned))
-
-    @cached_property
-    def _host(self) -> DockerHost:
-        return negotiated(self._given)
-
-    @cached_property
-    def _docker(self) -> docker.DockerClient:
-        """Connected at first use, so that no answer is an `EngineError` of that use."""
-        client: docker.DockerClient = self._host.get_client()
-        if is_local(client):
-            # No proxy and no password is for a socket; requests would look for them every time.
-            client.api.trust_env = False
-        return client
-
-    @cached_property
-    def _api_version(self) -> tuple[int, ...]:
-        return tuple(map(int, str(self._docker.api.api_version).split(".")))
-
-    async def _call(self, doing: str, function: Callable[[], T]) -> T:
-        with translated(doing):
-            return await in_thread(function)
+        return await self._docker.call(
+            f"removing {owned.name}", lambda: discard(self._docker.api, owned)
+        )
 
     async def _on_container(self, spec: ContainerSpec, doing: str, function: Callable[[], T]) -> T:
         with container_expected(spec.name):
-            return await self._call(doing, function)
+            return await self._docker.call(doing, function)
 
     async def _wait_slice(self, spec: ContainerSpec, seconds: float) -> bool:
         def wait() -> bool:
@@ -305,7 +253,7 @@ class DockerEngine:
     async def _labels(self, name: str) -> Mapping[str, str]:
         """The labels of a container; none where there is no such container."""
         try:
-            found = await self._call(
+            found = await self._docker.call(
                 "looking for the container", lambda: self._docker.api.inspect_container(name)
             )
         except NotFound:

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import docker
 import requests
 
-from flows.engine.docker.client import require_ok
+from flows.engine.docker.client import require_ok, url
 from flows.engine.docker.errors import translated
 from flows.engine.types import ACTIONS, Evidence, fold
 
@@ -27,14 +27,14 @@ def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Ev
         filters = {"container": [name], "event": ACTIONS, "type": ["container"]}
         # The docker-proxy lets exactly this query through, spaces and order included.
         query = window | {"filters": json.dumps(filters, separators=(",", ":"))}
-        answer = _get(client, "events", query)
+        answer = _get(client, "/events", query)
         return fold(name, map(json.loads, answer.text.splitlines()))
 
 
 def _now(client: docker.DockerClient) -> float:
     """The engine's time. An end in its future makes it wait; one in its past hides the last
     events, so a clock that differs is not believed."""
-    told = parsedate_to_datetime(_get(client, "_ping", {}).headers["Date"]).timestamp()
+    told = parsedate_to_datetime(_get(client, "/_ping", {}).headers["Date"]).timestamp()
     here = time.time()
     # The engine tells whole seconds.
     return here if told <= here < told + 2 else told + 1
@@ -43,7 +43,6 @@ def _now(client: docker.DockerClient) -> float:
 def _get(client: docker.DockerClient, path: str, query: Mapping[str, str]) -> requests.Response:
     # docker-py's own `events` waits without limit and takes a cut connection for the end.
     api = client.api
-    url = f"{api.base_url}/v{api.api_version}/{path}"
-    answer = api.get(url, params=query, timeout=api.timeout)
+    answer = api.get(url(api, path), params=query, timeout=api.timeout)
     require_ok(answer)
     return answer

@@ -13,9 +13,8 @@ import docker.auth
 import docker.errors
 import requests
 import urllib3.exceptions
-from prefect_docker import DockerHost
 
-from flows.engine.docker.client import is_local, require_ok
+from flows.engine.docker.client import Connection, require_ok, url
 from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
@@ -35,8 +34,8 @@ class Line:
     is known before the request goes over it.
     """
 
-    def __init__(self, host: Callable[[], DockerHost]) -> None:
-        self._host = host
+    def __init__(self, connection: Connection) -> None:
+        self._docker = connection
         self._lock = threading.Lock()
         self._over = False
         self._connection: Any = None
@@ -44,9 +43,7 @@ class Line:
     @contextmanager
     def open(self) -> Iterator[docker.APIClient]:
         """A client for one request. Blocks: use it in a thread."""
-        with closing(self._host().get_client()) as client:
-            if is_local(client):
-                client.api.trust_env = False
+        with closing(self._docker.connect()) as client:
             yield client.api
 
     def send(
@@ -98,18 +95,17 @@ class Line:
 
 
 class DockerImages:
-    """A `flows.engine.images.pull.Source`; `host` and `api` are called when needed, in threads."""
+    """A `flows.engine.images.pull.Source`."""
 
-    def __init__(self, host: Callable[[], DockerHost], api: Callable[[], docker.APIClient]) -> None:
-        self._host = host
-        self._api = api
+    def __init__(self, connection: Connection) -> None:
+        self._docker = connection
 
     async def look(self, name: str) -> Image | None:
         """See `flows.engine.images.pull.Source`."""
 
         def inspect() -> Mapping[str, Any]:
             with translated(f"looking for the image {name}"):
-                found: Mapping[str, Any] = self._api().inspect_image(name)  # type: ignore[no-untyped-call]
+                found: Mapping[str, Any] = self._docker.api.inspect_image(name)  # type: ignore[no-untyped-call]
                 return found
 
         try:
@@ -127,9 +123,10 @@ class DockerImages:
             query["platform"] = spec.platform
 
         def pull(api: docker.APIClient, line: Line) -> None:
-            url = f"{api.base_url}/v{api.api_version}/images/create"
             headers = _auth_header(api, spec.image, login)
-            request = requests.Request("POST", url, params=query, headers=headers)
+            request = requests.Request(
+                "POST", url(api, "/images/create"), params=query, headers=headers
+            )
             with line.send(api, request, inactivity_seconds) as answer:
                 for event in filter(bytes.strip, answer.iter_lines()):
                     _take(json.loads(event), take)
@@ -140,10 +137,9 @@ class DockerImages:
         """See `flows.engine.images.pull.Source`."""
 
         def ask(api: docker.APIClient, line: Line) -> None:
-            name = quote(spec.image, safe="/:")
-            url = f"{api.base_url}/v{api.api_version}/distribution/{name}/json"
+            path = f"/distribution/{quote(spec.image, safe='/:')}/json"
             headers = _auth_header(api, spec.image, login)
-            request = requests.Request("GET", url, headers=headers)
+            request = requests.Request("GET", url(api, path), headers=headers)
             line.send(api, request, inactivity_seconds).close()
 
         await self._asked(spec.image, "ask for", login, inactivity_seconds, ask)
@@ -156,7 +152,7 @@ class DockerImages:
         inactivity_seconds: float,
         request: Callable[[docker.APIClient, Line], None],
     ) -> None:
-        masker, line = Masker([login.password] if login else []), Line(self._host)
+        masker, line = Masker([login.password] if login else []), Line(self._docker)
 
         def ask(api: docker.APIClient) -> None:
             try:

@@ -16,7 +16,7 @@ import requests.exceptions
 from docker.utils.socket import frames_iter
 
 from flows.engine.contract import Sink, Tailed
-from flows.engine.docker.client import is_local
+from flows.engine.docker.client import is_local, url
 from flows.engine.docker.log_position import (
     REPLACEMENT,
     TEXT_DRIVER,
@@ -211,7 +211,7 @@ class Attachment:
         if self._strayed:
             wanted["since"] = f"{self._last_output:.6f}"
         response: requests.Response = api.get(
-            f"{api.base_url}/v{api.api_version}/containers/{self._name}/logs",
+            url(api, f"/containers/{self._name}/logs"),
             params=wanted,
             stream=True,
             timeout=_ANSWER_SECONDS,

@@ -9,6 +9,7 @@ import docker
 import requests
 
 from flows.engine.contract import Measured
+from flows.engine.docker.client import url
 from flows.engine.docker.errors import translated
 from flows.engine.usage import (
     Point,
@@ -78,8 +79,8 @@ class Sampler:
     def _follow(self) -> None:
         # docker-py's own `stats` hides the response, and with it the way to end it.
         api = self._client.api
-        url = f"{api.base_url}/v{api.api_version}/containers/{self._name}/stats"
-        with api.get(url, params={"stream": "true"}, stream=True, timeout=api.timeout) as response:
+        path, query = f"/containers/{self._name}/stats", {"stream": "true"}
+        with api.get(url(api, path), params=query, stream=True, timeout=api.timeout) as response:
             with self._lock:
                 self._response = response
                 if 400 <= response.status_code < 500:

@@ -1,18 +1,17 @@
-"""The calls that runs make of an engine, each in a form that does nothing, and what stands between
-an engine and this host where one of them gets no answer of the engine's. Pure."""
+"""Harmless forms of every API request that a run makes, to find a proxy that refuses one. Pure.
+
+Each asks for what does not exist, so the engine's own answer is known; any other answer comes from
+what stands between, and tells what that is.
+"""
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 from urllib.parse import urlencode
 
-from flows.cli.doctor.checkup import Finding, fault, ok
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX
-
-CALLS = "calls to the engine"
 
 _TAG = re.compile(r"<[^<>]*>")
 # A container that no run can ever have.
@@ -21,8 +20,8 @@ _NOBODY = f"{NAME_PREFIX}00000000-0000-4000-8000-000000000000-1"
 _NOWHERE = "127.0.0.1:9/moonmind/doctor"
 
 
-class Cause(Enum):
-    """What keeps a call from the engine; the value is how to mend it."""
+class Obstacle(Enum):
+    """What stands between this host and an engine; the value is how to mend it."""
 
     FORBIDDEN = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
     LOG_IN = (
@@ -40,16 +39,16 @@ class Cause(Enum):
     STRANGE = "see whether DOCKER_HOST names an engine, and the log of what stands before it"
 
 
-_CAUSES = {
-    401: Cause.FORBIDDEN,
-    403: Cause.FORBIDDEN,
-    404: Cause.FORBIDDEN,
-    405: Cause.FORBIDDEN,
-    501: Cause.FORBIDDEN,
-    407: Cause.LOG_IN,
-    502: Cause.NO_ENGINE,
-    503: Cause.NO_ENGINE,
-    504: Cause.NO_ENGINE,
+_OBSTACLES = {
+    401: Obstacle.FORBIDDEN,
+    403: Obstacle.FORBIDDEN,
+    404: Obstacle.FORBIDDEN,
+    405: Obstacle.FORBIDDEN,
+    501: Obstacle.FORBIDDEN,
+    407: Obstacle.LOG_IN,
+    502: Obstacle.NO_ENGINE,
+    503: Obstacle.NO_ENGINE,
+    504: Obstacle.NO_ENGINE,
 }
 
 
@@ -71,7 +70,7 @@ class Refusal:
     """A call that did not get through, and what was said instead."""
 
     call: Call
-    cause: Cause
+    obstacle: Obstacle
     words: str
 
 
@@ -117,12 +116,12 @@ def refusal(call: Call, status: int, text: str) -> Refusal | None:
     """What an answer that is not the engine's own means; None for one that is."""
     if _is_engines(call, status, text):
         return None
-    return Refusal(call, _CAUSES.get(status, Cause.STRANGE), f"{status}: {words(text)}")
+    return Refusal(call, _OBSTACLES.get(status, Obstacle.STRANGE), f"{status}: {words(text)}")
 
 
 def broken_off(call: Call, error: Exception) -> Refusal:
     """A call that got no answer at all."""
-    return Refusal(call, Cause.BROKEN, f"no answer: {type(error).__name__}")
+    return Refusal(call, Obstacle.BROKEN, f"no answer: {type(error).__name__}")
 
 
 def is_error(text: str) -> bool:
@@ -138,30 +137,12 @@ def words(text: str) -> str:
     return " ".join(str(said).split())[:200] or "no word"
 
 
-def judge_calls(refused: Sequence[Refusal], address: str) -> list[Finding]:
-    """A fault for each cause, with its calls by what was said of them."""
-    if not refused:
-        return [ok(CALLS, "all that a run makes get through")]
-    causes = dict.fromkeys(each.cause for each in refused)
-    return [_judged([each for each in refused if each.cause is cause], address) for cause in causes]
-
-
-def _judged(alike: Sequence[Refusal], address: str) -> Finding:
-    said = dict.fromkeys(each.words for each in alike)
-    parts = [
-        f"{', '.join(str(each.call) for each in alike if each.words == words)} ({words})"
-        for words in said
-    ]
-    says = f"what answers at {address} does not let through: {'; '.join(parts)}"
-    return fault(CALLS, says, alike[0].cause.value)
-
-
 def _is_engines(call: Call, status: int, text: str) -> bool:
     if call.is_listing:
         return status == 200 and (not text.strip() or _is_json(text))
     if status == 404:
         return "no such" in text.lower()
-    if _CAUSES.get(status) in (Cause.FORBIDDEN, Cause.LOG_IN):
+    if _OBSTACLES.get(status) in (Obstacle.FORBIDDEN, Obstacle.LOG_IN):
         return False
     return is_error(text)
 

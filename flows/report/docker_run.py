@@ -1,19 +1,17 @@
 """The `docker run` that does by hand what an attempt did. Pure.
 
-It says in a shell's words what `flows.engine.docker.convert` hands to Docker. That is made of
-the spec as it is shown, which holds no secret, and the repository's address is without
-credentials: secrets are taken from the environment of whoever runs it.
+Its options are those of `flows.engine.docker.options`, for the spec as it is shown, which holds no
+secret; the repository's address is without credentials: secrets are taken from the environment of
+whoever runs it.
 """
 
-import csv
-import io
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 from flows.attempt import Prepared
-from flows.engine.docker.convert import create_arguments
+from flows.engine.docker.options import OPTIONS, create_arguments
 from flows.engine.types import Image
 from flows.masking import MASK
 from flows.payload.image_reference import ImageName
@@ -24,8 +22,6 @@ from flows.spec import ContainerSpec
 NEWEST_API = (99,)
 _NEXT_LINE = " \\\n  "
 _MASKED = f"# {MASK} stands for a secret that was part of the command: put it there first.\n"
-
-Words = Iterator[str]
 
 
 def docker_run(prepared: Prepared, image: Image | None) -> str:
@@ -80,79 +76,12 @@ def _is_shown(char: str) -> bool:
     return char.isprintable() or char == "\n"
 
 
-def docker_options(arguments: Mapping[str, Any]) -> Words:
+def docker_options(arguments: Mapping[str, Any]) -> Iterator[str]:
     """The options of `docker run` for create arguments, each quoted."""
-    for key, value in arguments.items():
-        yield from OPTIONS[key](value)
-
-
-def _none(_: object) -> Words:
-    return iter(())
-
-
-def _one(name: str) -> Callable[[object], Words]:
-    return lambda value: iter([f"--{name} {quote(str(value))}"])
-
-
-def _each(name: str) -> Callable[[list[str]], Words]:
-    return lambda values: (f"--{name} {quote(value)}" for value in values)
-
-
-def _environment(variables: Mapping[str, str]) -> Words:
-    return (f"--env {quote(f'{name}={value}')}" for name, value in variables.items())
-
-
-def _cpus(nano_cpus: int) -> Words:
-    return _one("cpus")(f"{nano_cpus / 1e9:.9f}".rstrip("0").rstrip("."))
-
-
-def _bytes(name: str) -> Callable[[int], Words]:
-    def words(number: int) -> Words:
-        units = ((1024**3, "g"), (1024**2, "m"), (1024, "k"))
-        exact = (f"{number // each}{unit}" for each, unit in units if number % each == 0)
-        return _one(name)(next(exact, number))
-
-    return words
-
-
-def _gpus(requests: list[Mapping[str, Any]]) -> Words:
-    return _each("gpus")(
-        ["all" if each["count"] == -1 else str(each["count"]) for each in requests]
-    )
-
-
-def _volumes(mounts: list[Mapping[str, Any]]) -> Words:
-    for mount in mounts:
-        # Docker reads it as a line of CSV.
-        line = io.StringIO()
-        fields = ["type=volume", f"source={mount['Source']}", f"target={mount['Target']}"]
-        csv.writer(line, lineterminator="").writerow(fields)
-        yield from _one("mount")(line.getvalue())
-
-
-OPTIONS: Mapping[str, Callable[[Any], Words]] = {
-    "working_dir": _one("workdir"),
-    "environment": _environment,
-    "mounts": _volumes,
-    "network_mode": _one("network"),
-    "user": _one("user"),
-    "entrypoint": lambda words: _one("entrypoint")(words[0]),
-    "platform": _one("platform"),
-    "nano_cpus": _cpus,
-    "mem_limit": _bytes("memory"),
-    "memswap_limit": _bytes("memory-swap"),
-    "pids_limit": _one("pids-limit"),
-    "shm_size": _bytes("shm-size"),
-    "device_requests": _gpus,
-    "security_opt": _each("security-opt"),
-    "cap_add": _each("cap-add"),
-    "cap_drop": _each("cap-drop"),
-    # Said elsewhere in the command, or by its leaving them out.
-    **dict.fromkeys(("image", "command", "init", "privileged"), _none),
-    # They would make the container the runner's own, which removes it.
-    **dict.fromkeys(("name", "labels"), _none),
-}
-"""How each create argument is said to `docker run`."""
+    for option in OPTIONS:
+        if option.key in arguments:
+            for name, value in option.words(arguments[option.key]):
+                yield f"{name} {quote(value)}"
 
 
 def _job_folder(spec: ContainerSpec) -> str:

@@ -10,8 +10,8 @@ import requests.exceptions
 from docker.types import LogConfig
 
 from flows.engine.chown import RECLAIM_SECONDS, Reclaim
-from flows.engine.docker.convert import mount_arguments, needs_run_volume, run_volume_arguments
-from flows.engine.docker.objects import remove_container, remove_run_volume
+from flows.engine.docker.objects import remove_container
+from flows.engine.docker.volumes import create_run_volume, mount_arguments, remove_run_volume
 from flows.engine.types import Image
 from flows.errors import EngineError
 from flows.spec import LABEL_JOB_ID
@@ -60,13 +60,10 @@ def run_reclaim(
 ) -> None:
     """Run it to its end, and leave nothing of it. Raises `EngineError` where it did not do it all,
     beside what docker-py raises."""
-    mount = reclaim.mount
     # Of an earlier process that died over it.
     _remove(client.api, reclaim)
     try:
-        if needs_run_volume(mount, api_version):
-            mountpoint = client.api.inspect_volume(mount.source)["Mountpoint"]
-            client.api.create_volume(**run_volume_arguments(reclaim, mount, mountpoint))
+        create_run_volume(client.api, reclaim, reclaim.mount, api_version)
         client.containers.create(**reclaim_arguments(reclaim, image, api_version))
         client.api.start(reclaim.name)
         _require_success(client.api, reclaim)

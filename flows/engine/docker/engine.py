@@ -16,17 +16,22 @@ from prefect_docker.containers import (
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
-from flows.engine.docker import objects
 from flows.engine.docker.chown import run_reclaim
 from flows.engine.docker.client import Connection, ping
-from flows.engine.docker.convert import create_arguments, needs_run_volume
 from flows.engine.docker.errors import NotFound, container_expected, translated
 from flows.engine.docker.events import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
 from flows.engine.docker.objects import discard, list_owned, remove_container
+from flows.engine.docker.options import create_arguments
 from flows.engine.docker.stats import Sampler
+from flows.engine.docker.volumes import (
+    create_volumes,
+    needs_run_volume,
+    remove_caches,
+    remove_run_volume,
+)
 from flows.engine.images.pull import Supply, obtain
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
@@ -92,7 +97,7 @@ class DockerEngine(Engine):
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
         made = await self._docker.call(
-            "preparing volumes", lambda: objects.prepare(self._docker.api, spec, version, globs)
+            "preparing volumes", lambda: create_volumes(self._docker.api, spec, version, globs)
         )
         try:
             with translated("creating the container"):
@@ -100,7 +105,7 @@ class DockerEngine(Engine):
         except EngineError as error:
             # A task that was refused leaves nothing, its new caches included.
             await self._docker.call(
-                "removing volumes", lambda: objects.remove_caches(self._docker.api, made)
+                "removing volumes", lambda: remove_caches(self._docker.api, made)
             )
             if "not a directory" in str(error):
                 raise WorkdirMissing(
@@ -201,7 +206,7 @@ class DockerEngine(Engine):
         if any(needs_run_volume(mount, self._docker.api_version) for mount in spec.mounts):
             await self._docker.call(
                 "removing the run's volume",
-                lambda: objects.remove_run_volume(self._docker.api, spec),
+                lambda: remove_run_volume(self._docker.api, spec),
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:

@@ -1,22 +1,18 @@
-"""The last look at what an engine is about to be asked for, whatever decided it.
+"""Check create arguments against the policy right before Docker gets them. Pure.
 
-Judges the create arguments themselves against the policy, knowing nothing of how they came about:
-a fault in any layer above ends here, before Docker hears of it. Pure.
+It knows nothing of how they came about: a fault in any layer above ends here.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from flows.engine.docker.options import OPTIONS
 from flows.errors import Fault, PolicyRefused
-from flows.payload.fields import mount_target, network
+from flows.payload.fields import mount_target
 from flows.payload.policy import Policy
-from flows.payload.policy_check import image_is_allowed, is_allowed, user_is_allowed
-from flows.spec import JOB_ROOT, LABEL_JOB_ID, ContainerSpec
-
-_PLAIN = frozenset({"command", "entrypoint", "environment", "init", "shm_size", "working_dir"})
-_IMAGE_ID = re.compile(r"sha256:[a-f0-9]{64}")
+from flows.payload.policy_check import image_is_allowed
+from flows.spec import JOB_ROOT, ContainerSpec
 
 
 def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Policy) -> None:
@@ -24,67 +20,17 @@ def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Po
 
     `arguments` are those for `create_docker_container`. One that is not known here is refused.
     """
-    unknown = sorted(arguments.keys() - _RULES.keys() - _PLAIN - {"mounts", "labels", "name"})
-    faults = [Fault(name, "is nothing that a task may ask Docker for") for name in unknown]
-    for name, is_within in _RULES.items():
-        if not is_within(arguments.get(name), policy):
-            faults.append(_fault(name, arguments.get(name)))
+    unknown = sorted(arguments.keys() - {option.key for option in OPTIONS})
+    faults = [Fault(key, "is nothing that a task may ask Docker for") for key in unknown]
+    for option in OPTIONS:
+        value = arguments.get(option.key)
+        if not option.is_allowed(value, spec, policy):
+            faults.append(_fault(option.key, value))
     if not image_is_allowed(spec.image, policy):
         faults.append(_fault("image", spec.image))
-    faults += _identity_faults(arguments, spec)
     faults += _mount_faults(arguments.get("mounts") or [], spec)
     if faults:
         raise PolicyRefused(faults)
-
-
-def _up_to(ceiling: float | None, value: float | None) -> bool:
-    return ceiling is None or (value is not None and 0 < value <= ceiling)
-
-
-def _network(value: str | None, policy: Policy) -> bool:
-    try:
-        name = network(value or "host")
-    except ValueError:
-        return False
-    return name == policy.network or is_allowed([name], policy.allowed_networks)
-
-
-def _gpus(requests: list[dict[str, Any]] | None, policy: Policy) -> bool:
-    return all(
-        request.keys() == {"count", "capabilities"}
-        and request["capabilities"] == [["gpu"]]
-        and (policy.max_gpus is None or 0 < request["count"] <= policy.max_gpus)
-        for request in requests or []
-    )
-
-
-# Each judges one argument; None is one that is not there.
-_RULES: dict[str, Callable[[Any, Policy], bool]] = {
-    "image": lambda value, _: bool(_IMAGE_ID.fullmatch(value or "")),
-    "platform": lambda value, _: value is None or isinstance(value, str),
-    "privileged": lambda value, _: value is False,
-    "network_mode": _network,
-    "security_opt": lambda value, policy: (
-        value == ["no-new-privileges"] if policy.no_new_privileges else not value
-    ),
-    "cap_add": lambda value, policy: set(value or ()) <= set(policy.cap_add),
-    "cap_drop": lambda value, policy: set(value or ()) >= set(policy.cap_drop),
-    "user": user_is_allowed,
-    "pids_limit": lambda value, policy: _up_to(policy.pids_limit, value),
-    "nano_cpus": lambda value, policy: _up_to(
-        policy.max_cpus and round(policy.max_cpus * 10**9), value
-    ),
-    "mem_limit": lambda value, policy: _up_to(policy.max_memory_bytes, value),
-    "memswap_limit": lambda value, policy: _up_to(policy.max_memory_bytes, value),
-    "device_requests": _gpus,
-}
-
-
-def _identity_faults(arguments: Mapping[str, Any], spec: ContainerSpec) -> Iterator[Fault]:
-    if arguments.get("name") != spec.name or not spec.name.startswith(f"mm-task-{spec.job_id}-"):
-        yield _fault("name", arguments.get("name"))
-    if arguments.get("labels", {}).get(LABEL_JOB_ID) != spec.job_id:
-        yield _fault("labels", arguments.get("labels"))
 
 
 def _mount_faults(mounts: list[Mapping[str, Any]], spec: ContainerSpec) -> Iterator[Fault]:

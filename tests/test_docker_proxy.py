@@ -28,7 +28,7 @@ from flows.engine.docker.events import read_evidence
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.auth import Login
-from flows.engine.images.pull import Supply
+from flows.engine.images.pull import PullOptions
 from flows.engine.types import Evidence
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
@@ -200,7 +200,7 @@ async def test_the_sweep_sees_and_removes_what_is_ours(
 async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -> None:
     spec = replace(spec_of(tmp_path, "true"), image="127.0.0.1:1/none:1", pull="always")
     with pytest.raises(ImageError) as refused:
-        await engine.pull(spec, Supply(tries=1))
+        await engine.pull(spec, PullOptions(tries=1))
     assert "proxy" not in str(refused.value)
 
 

@@ -17,9 +17,10 @@ from prefect_docker import DockerHost
 
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.images.auth import Login
-from flows.engine.images.lock import Turns
+from flows.engine.images.lock import PullLock
+from flows.engine.images.observer import PullObserver
 from flows.engine.images.private import PrivateImages
-from flows.engine.images.pull import Supply, Teller
+from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.docker
 BIG = 3_000_000
 
 
-class Listener(Teller):
+class Listener(PullObserver):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -79,16 +80,16 @@ def spec_of(image: str, folder: Path = Path("/nonexistent"), **container: Any) -
     )
 
 
-def supply_of(folder: Path, login: Login | None = None, **settings: Any) -> Supply:
+def pull_options_of(folder: Path, login: Login | None = None, **settings: Any) -> PullOptions:
     """What a worker would pull with, in a hurry."""
 
     async def login_to(registry: str) -> Login | None:
         return login if login and login.registry == registry else None
 
     hurried: dict[str, Any] = {"pause_seconds": 0.01, "inactivity_seconds": 20.0}
-    return Supply(
+    return PullOptions(
         login_to=login_to,
-        turns=Turns(folder / "pulls"),
+        lock=PullLock(folder / "pulls"),
         private=PrivateImages(folder / "private"),
         **(hurried | settings),
     )
@@ -116,7 +117,7 @@ async def test_a_pull_tells_how_far_it_is_and_how_it_came(
 ) -> None:
     name = new_image(registry, registry.host, os.urandom(BIG), os.urandom(1000), os.urandom(10))
     listener = Listener()
-    image = await engine.pull(spec_of(name), supply_of(tmp_path, teller=listener))
+    image = await engine.pull(spec_of(name), pull_options_of(tmp_path, observer=listener))
     assert (image.cache_hit, image.platform) == (False, "linux/amd64")
     assert image.pulled_bytes is not None
     assert BIG < image.pulled_bytes < BIG + 10_000
@@ -132,9 +133,9 @@ async def test_an_image_that_is_present_is_neither_asked_for_nor_shown(
     registry: Registry, proxy: FaultyProxy, engine: DockerEngine, tmp_path: Path
 ) -> None:
     spec = spec_of(new_image(registry, proxy.host))
-    pulled = await engine.pull(spec, supply_of(tmp_path))
+    pulled = await engine.pull(spec, pull_options_of(tmp_path))
     requests, listener = len(proxy.requests), Listener()
-    image = await engine.pull(spec, supply_of(tmp_path, teller=listener))
+    image = await engine.pull(spec, pull_options_of(tmp_path, observer=listener))
     assert image == replace(pulled, cache_hit=True, pulled_bytes=0, pull_seconds=0.0)
     assert (len(proxy.requests), listener.said, listener.shown) == (requests, [], [])
 
@@ -143,9 +144,9 @@ async def test_an_image_that_is_up_to_date_costs_a_look_at_the_registry(
     registry: Registry, proxy: FaultyProxy, engine: DockerEngine, tmp_path: Path
 ) -> None:
     spec, listener = spec_of(new_image(registry, proxy.host), pull="always"), Listener()
-    await engine.pull(spec, supply_of(tmp_path))
+    await engine.pull(spec, pull_options_of(tmp_path))
     blobs = proxy.count("/blobs/")
-    image = await engine.pull(spec, supply_of(tmp_path, teller=listener))
+    image = await engine.pull(spec, pull_options_of(tmp_path, observer=listener))
     assert (image.cache_hit, image.pulled_bytes, listener.shown) == (True, 0, [])
     assert proxy.count("/blobs/") == blobs
 
@@ -173,12 +174,12 @@ async def test_a_registry_that_fails_is_told_by_its_class(
     name = new_image(registry, proxy.host)
     threads = threading.active_count()
     with proxy.failing(failing), pytest.raises(ImageError, match=said) as raised:
-        await engine.pull(spec_of(name), supply_of(tmp_path, inactivity_seconds=1.0))
+        await engine.pull(spec_of(name), pull_options_of(tmp_path, inactivity_seconds=1.0))
     assert raised.value.cause is cause
     assert name in str(raised.value)
     await until(lambda: threading.active_count() <= threads + 1)
     # Whatever it was, the next task may find it over.
-    assert (await engine.pull(spec_of(name), supply_of(tmp_path))).cache_hit is False
+    assert (await engine.pull(spec_of(name), pull_options_of(tmp_path))).cache_hit is False
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -196,7 +197,7 @@ async def test_an_image_that_the_registry_lacks_is_not_found_at_once(
     name = f"{present}-none" if missing == "tag" else f"{proxy.host}/none/{uuid4().hex}:1"
     listener = Listener()
     with pytest.raises(ImageError, match="check the name and the tag") as raised:
-        await engine.pull(spec_of(name), supply_of(tmp_path, teller=listener))
+        await engine.pull(spec_of(name), pull_options_of(tmp_path, observer=listener))
     assert raised.value.cause is ImageCause.NOT_FOUND
     assert listener.said == [f"Pulling {name}"]
 
@@ -207,7 +208,7 @@ async def test_a_registry_that_is_away_is_unreachable_after_a_few_tries(
     listener = Listener()
     name = f"127.0.0.1:{free_port()}/a:1"
     with pytest.raises(ImageError, match=r"check that .* is up") as raised:
-        await engine.pull(spec_of(name), supply_of(tmp_path, teller=listener))
+        await engine.pull(spec_of(name), pull_options_of(tmp_path, observer=listener))
     assert raised.value.cause is ImageCause.UNREACHABLE
     assert [line[:13] for line in listener.said if line.startswith("Try")] == [
         "Try 1 of 4 fa", "Try 2 of 4 fa", "Try 3 of 4 fa",
@@ -229,7 +230,7 @@ async def test_a_fault_that_passes_is_tried_again(
 ) -> None:
     name, listener = new_image(registry, proxy.host), Listener()
     with proxy.failing(on(part, answer, times=2)):
-        image = await engine.pull(spec_of(name), supply_of(tmp_path, teller=listener))
+        image = await engine.pull(spec_of(name), pull_options_of(tmp_path, observer=listener))
     assert image.cache_hit is False
     assert sum("The next one follows" in line for line in listener.said) >= 1
 
@@ -240,7 +241,7 @@ async def test_a_blob_that_breaks_off_once_is_taken_up_again(
     name = new_image(registry, proxy.host, os.urandom(BIG))
     # One of the two is the image's configuration, which is shorter.
     with proxy.failing(on("/blobs/", Answer(cut_after=BIG // 2), times=2)):
-        image = await engine.pull(spec_of(name), supply_of(tmp_path))
+        image = await engine.pull(spec_of(name), pull_options_of(tmp_path))
     assert image.cache_hit is False
     assert proxy.count("/blobs/") == 3
 
@@ -252,7 +253,7 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
     threads = threading.active_count()
     with proxy.failing(on("/v2/", Answer(held=True))):
         outcome = await execution.run(
-            engine, spec, Nowhere(), RunOptions(pull_options=supply_of(tmp_path))
+            engine, spec, Nowhere(), RunOptions(pull_options=pull_options_of(tmp_path))
         )
         assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, "timeout")
         assert "longer than its limit of 1 s" in (outcome.error or "")
@@ -279,7 +280,7 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
         return [each.name for each in threading.enumerate() if "_asked" in each.name]
 
     with proxy.failing(on(part, Answer(held=True))):
-        options = RunOptions(cancellation=cancellation, pull_options=supply_of(tmp_path))
+        options = RunOptions(cancellation=cancellation, pull_options=pull_options_of(tmp_path))
         running = asyncio.create_task(execution.run(engine, spec, Nowhere(), options))
         await until(lambda: any(part in path for _, path in proxy.requests[asked:]))
         assert pulling()
@@ -300,8 +301,8 @@ async def test_ten_runs_of_a_missing_image_cause_one_pull(
 
     async def run() -> None:
         async with DockerEngine() as engine:
-            supply = supply_of(tmp_path, teller=listener)
-            images.append(await engine.pull(spec_of(name), supply))
+            options = pull_options_of(tmp_path, observer=listener)
+            images.append(await engine.pull(spec_of(name), options))
 
     # A thread and a loop each, as runs have them.
     threads = [threading.Thread(target=lambda: asyncio.run(run())) for _ in range(10)]
@@ -323,8 +324,8 @@ async def test_those_who_waited_for_a_pull_that_failed_share_its_failure(
     name = new_image(registry, proxy.host)
     listener = Listener()
     with proxy.failing(on("/v2/", Answer(held=True))):
-        supply = supply_of(tmp_path, teller=listener, inactivity_seconds=2.0)
-        pulls = [asyncio.create_task(engine.pull(spec_of(name), supply)) for _ in range(4)]
+        options = pull_options_of(tmp_path, observer=listener, inactivity_seconds=2.0)
+        pulls = [asyncio.create_task(engine.pull(spec_of(name), options)) for _ in range(4)]
         failures = await asyncio.gather(*pulls, return_exceptions=True)
     assert {type(each) for each in failures} == {ImageError}
     assert len(set(map(str, failures))) == 1
@@ -335,16 +336,19 @@ async def test_those_who_waited_for_a_pull_that_failed_share_its_failure(
 async def test_a_platform_is_pulled_and_kept_apart(
     registry: Registry, engine: DockerEngine, tmp_path: Path
 ) -> None:
-    name, supply = f"{registry.host}/{registry.push_list('amd64', 'arm64')}", supply_of(tmp_path)
-    plain = await engine.pull(spec_of(name), supply)
+    name, options = (
+        f"{registry.host}/{registry.push_list('amd64', 'arm64')}",
+        pull_options_of(tmp_path),
+    )
+    plain = await engine.pull(spec_of(name), options)
     assert plain.platform == "linux/amd64"
     arm = spec_of(name, platform="linux/arm64/v8")
     with pytest.raises(ImageError, match="made for linux/amd64, not for linux/arm64/v8") as raised:
-        await engine.pull(replace(arm, pull="never"), supply)
+        await engine.pull(replace(arm, pull="never"), options)
     assert raised.value.cause is ImageCause.WRONG_PLATFORM
-    pulled = await engine.pull(arm, supply)
+    pulled = await engine.pull(arm, options)
     assert (pulled.platform, pulled.cache_hit) == ("linux/arm64", False)
-    assert (await engine.pull(arm, supply)).cache_hit is True
+    assert (await engine.pull(arm, options)).cache_hit is True
 
 
 async def test_a_container_is_created_for_its_platform(
@@ -352,7 +356,7 @@ async def test_a_container_is_created_for_its_platform(
 ) -> None:
     name = f"{registry.host}/{registry.push_list('amd64', 'arm64')}"
     spec = spec_of(name, tmp_path, platform="linux/arm64", workdir="/")
-    await engine.create(spec, await engine.pull(spec, supply_of(tmp_path)), {})
+    await engine.create(spec, await engine.pull(spec, pull_options_of(tmp_path)), {})
     assert await engine.find(spec)
     await engine.destroy(spec)
 
@@ -364,7 +368,7 @@ async def test_an_image_for_another_platform_is_the_wrong_one(
     pushed = registry.push_list("amd64", "arm64") if kind == "list" else registry.push(b"x")
     spec = spec_of(f"{registry.host}/{pushed}", platform="linux/s390x")
     with pytest.raises(ImageError, match="name an image that is made for it") as raised:
-        await engine.pull(spec, supply_of(tmp_path))
+        await engine.pull(spec, pull_options_of(tmp_path))
     assert raised.value.cause is ImageCause.WRONG_PLATFORM
 
 
@@ -372,7 +376,7 @@ async def test_a_tag_that_moves_after_the_pull_changes_nothing(
     registry: Registry, engine: DockerEngine, tmp_path: Path, outside_a_run: None
 ) -> None:
     spec = spec_of(new_image(registry, registry.host), tmp_path, workdir="/")
-    image = await engine.pull(spec, supply_of(tmp_path))
+    image = await engine.pull(spec, pull_options_of(tmp_path))
     subprocess.run(["docker", "tag", BUSYBOX, spec.image], check=True)
     await engine.create(spec, image, {})
     inspect = ["docker", "inspect", "--format", "{{.Image}}", spec.name]
@@ -411,13 +415,13 @@ async def test_an_engine_that_cannot_take_a_layer_says_why(
     says: str,
 ) -> None:
     name, listener = new_image(registry, proxy.host, os.urandom(megabytes * 2**20)), Listener()
-    supply = supply_of(tmp_path, teller=listener, tries=2)
+    options = pull_options_of(tmp_path, observer=listener, tries=2)
     async with DockerEngine(host=DockerHost(base_url=small_engine.url)) as engine:
         with (
             proxy.failing(on("/blobs/", fault) if fault else lambda *_: None),
             pytest.raises(ImageError, match=says) as raised,
         ):
-            await engine.pull(spec_of(name), supply)
+            await engine.pull(spec_of(name), options)
     assert raised.value.cause is cause
     tries = sum(line.startswith("Try ") for line in listener.said)
     assert tries == (1 if cause is ImageCause.UNREACHABLE else 0)
@@ -439,11 +443,11 @@ async def test_an_image_is_pulled_with_the_log_in_for_its_registry(
     spec = spec_of(new_image(private_registry, gate.host))
     for login in (None, login_for(gate.host, "wrong-pass"), login_for("example.org")):
         with pytest.raises(ImageError, match="Docker Registry Credentials") as raised:
-            await engine.pull(spec, supply_of(tmp_path, login))
+            await engine.pull(spec, pull_options_of(tmp_path, login))
         assert raised.value.cause is ImageCause.DENIED
         assert "wrong-pass" not in str(raised.value)
     assert not PrivateImages(tmp_path / "private").has(spec.image)
-    image = await engine.pull(spec, supply_of(tmp_path, login_for(gate.host)))
+    image = await engine.pull(spec, pull_options_of(tmp_path, login_for(gate.host)))
     assert image.cache_hit is False
     assert PrivateImages(tmp_path / "private").has(spec.image)
     assert PrivateImages(tmp_path / "private").has(image.id)
@@ -461,14 +465,14 @@ async def test_a_cached_image_is_for_those_whom_its_registry_lets_read_it(
 ) -> None:
     spec = spec_of(new_image(private_registry, gate.host))
     login = login_for(gate.host)
-    image = await engine.pull(spec, supply_of(tmp_path, login))
+    image = await engine.pull(spec, pull_options_of(tmp_path, login))
     spec, blobs = replace(spec, pull=pull), gate.count("/blobs/")
-    again = await engine.pull(spec, supply_of(tmp_path, login))
+    again = await engine.pull(spec, pull_options_of(tmp_path, login))
     assert (again.id, again.cache_hit) == (image.id, True)
 
     async def refused(login: Login | None) -> ImageCause:
         with pytest.raises(ImageError) as raised:
-            await engine.pull(spec, supply_of(tmp_path, login))
+            await engine.pull(spec, pull_options_of(tmp_path, login))
         return raised.value.cause
 
     assert await refused(login_for(gate.host, "wrong-pass")) is ImageCause.DENIED
@@ -484,8 +488,8 @@ async def test_an_image_that_became_public_is_for_everybody_once_it_came_without
     registry: Registry, proxy: FaultyProxy, engine: DockerEngine, tmp_path: Path
 ) -> None:
     spec = spec_of(new_image(registry, proxy.host))
-    await engine.pull(spec, supply_of(tmp_path, login_for(proxy.host)))
+    await engine.pull(spec, pull_options_of(tmp_path, login_for(proxy.host)))
     with pytest.raises(ImageError, match=r"no Docker Registry Credentials block .* is left"):
-        await engine.pull(replace(spec, pull="never"), supply_of(tmp_path))
-    await engine.pull(spec, supply_of(tmp_path))
-    assert (await engine.pull(replace(spec, pull="never"), supply_of(tmp_path))).cache_hit
+        await engine.pull(replace(spec, pull="never"), pull_options_of(tmp_path))
+    await engine.pull(spec, pull_options_of(tmp_path))
+    assert (await engine.pull(replace(spec, pull="never"), pull_options_of(tmp_path))).cache_hit

@@ -6,7 +6,7 @@ a registry; everything else is on Docker Hub.
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Self
 
 DOCKER_HUB = "docker.io"
 HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
@@ -59,22 +59,6 @@ class ImageName:
         names = dict.fromkeys((f"{self.registry}/{self.repository}", *hub, self.written))
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
         return tuple(spelling for name in names for spelling in (name, name + suffix))
-
-
-class Wanted(Protocol):
-    """Which image is wanted, and how it may come: what a `ContainerSpec` says of it."""
-
-    @property
-    def image(self) -> str:
-        """Its name."""
-
-    @property
-    def pull(self) -> Literal["if-missing", "always", "never"]:
-        """When to pull it."""
-
-    @property
-    def platform(self) -> str | None:
-        """For which platform; None for the engine's own choice."""
 
 
 # What containerd, which docker follows, takes for the same.

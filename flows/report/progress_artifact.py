@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 
-from flows.engine.images.pull import Teller
+from flows.engine.images.observer import PullObserver
 from flows.masking import Masker
 
 # What is told of does not wait for a server that is away.
@@ -99,7 +99,7 @@ async def find(client: PrefectClient, job_id: UUID, key: str) -> UUID | None:
 PROGRESS_KEY = "image-pull"
 
 
-class PrefectTeller(Teller):
+class PrefectPullObserver(PullObserver):
     """Says sentences with `say`, and shows how far the pull is in `artifact`."""
 
     def __init__(self, artifact: ProgressArtifact, say: Callable[[str], None]) -> None:
@@ -108,9 +108,9 @@ class PrefectTeller(Teller):
         self._say = say
 
     def say(self, sentence: str) -> None:
-        """See `flows.engine.images.pull.Teller`."""
+        """See `flows.engine.images.observer.PullObserver`."""
         self._say(self.masker.text(sentence))
 
     async def show(self, percent: float, description: str) -> None:
-        """See `flows.engine.images.pull.Teller`."""
+        """See `flows.engine.images.observer.PullObserver`."""
         await self._artifact.show(percent, description)

@@ -13,13 +13,13 @@ from functools import partial
 from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
-from flows.engine.images.pull import Supply
+from flows.engine.images.pull import PullOptions
 from flows.errors import ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
 from flows.report.progress import COLLECTING, RunProgress
-from flows.report.progress_artifact import PROGRESS_KEY, PrefectTeller, ProgressArtifact
+from flows.report.progress_artifact import PROGRESS_KEY, PrefectPullObserver, ProgressArtifact
 from flows.report.sentences import state_message
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
@@ -138,18 +138,18 @@ async def _run(
         RunProgress(spec, say) as run_progress,
     ):
         observer = _StoringObserver(job.store, attempt, logs, run_progress)
-        supply = _pull_options(PrefectTeller(pull_progress, say), logs)
+        pulling = _pull_options(PrefectPullObserver(pull_progress, say), logs)
         if options.adopt:
             with suppress(EngineError):
                 # For the log's sake alone: the image is judged, the container runs.
-                await supply.login_to(ImageName.parse(spec.image).registry)
+                await pulling.login_to(ImageName.parse(spec.image).registry)
         collect = partial(collect_results, engine, job, prepared, logs.masker)
-        options = replace(options, observer=observer, pull_options=supply, collect=collect)
+        options = replace(options, observer=observer, pull_options=pulling, collect=collect)
         outcome = await execution.run(engine, spec, logs.runner_log, options)
     return observer.attempt, outcome
 
 
-def _pull_options(observer: PrefectTeller, logs: _OpenLogs) -> Supply:
+def _pull_options(observer: PrefectPullObserver, logs: _OpenLogs) -> PullOptions:
     """What an image is pulled with; the password of a registry is masked from there on."""
 
     async def login(registry: str) -> Login | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from flows.engine.contract import Engine, Measured, Sink
 from flows.engine.images.failures import overdue
-from flows.engine.images.pull import Supply
+from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
 from flows.engine.usage import thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
@@ -74,7 +74,7 @@ class RunOptions:
     adopt: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
     observer: Observer = field(default_factory=Observer)
-    pull_options: Supply | None = None
+    pull_options: PullOptions | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     collect: Collect | None = None
 

@@ -9,9 +9,10 @@ from typing import Any
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login
-from flows.engine.images.lock import Turns
+from flows.engine.images.lock import PullLock
+from flows.engine.images.observer import PullObserver
 from flows.engine.images.private import PrivateImages
-from flows.engine.images.pull import Supply, Teller
+from flows.engine.images.pull import PullOptions
 from flows.errors import EngineUnavailable, HostMisconfigured
 from flows.payload.models import REPO_AUTH, TaskPayload
 from flows.payload.policy import Policy
@@ -57,15 +58,17 @@ async def registry_login(registry: str) -> Login | None:
 
 
 def pull_options(
-    observer: Teller, login: Callable[[str], Coroutine[Any, Any, Login | None]], host: HostSettings
-) -> Supply:
+    observer: PullObserver,
+    login: Callable[[str], Coroutine[Any, Any, Login | None]],
+    host: HostSettings,
+) -> PullOptions:
     """How an image is pulled on this host: locked against its other processes, and with notes on
     which images only their users may have."""
     runs = host.workdir / RUNS_FOLDER
-    return Supply(
-        teller=observer,
+    return PullOptions(
+        observer=observer,
         login_to=login,
-        turns=Turns(runs / "pulls"),
+        lock=PullLock(runs / "pulls"),
         private=PrivateImages(runs / "private-images"),
         inactivity_seconds=host.pull_inactivity_seconds,
     )

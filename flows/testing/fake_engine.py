@@ -16,10 +16,10 @@ from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
-from flows.engine.images.pull import Supply, Take, obtain
+from flows.engine.images.observer import Take
+from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.payload.image_reference import Wanted
 from flows.spec import ContainerSpec, Owned
 from flows.testing.fake_container import FakeContainer
 from flows.testing.process import Program, succeed
@@ -67,23 +67,25 @@ class FakeEngine(Engine):
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
-    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
+    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
-        return await obtain(self, spec, supply or Supply())
+        return await ensure_image(self, spec, options or PullOptions())
 
     async def look(self, name: str) -> Image | None:
         return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None
 
     async def fetch(
-        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         self.calls.append("fetch")
         if not self._has(spec.image):
             raise image_error(spec.image, "manifest unknown")
 
-    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
+    async def may_read(
+        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+    ) -> None:
         self.calls.append("may_read")
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:

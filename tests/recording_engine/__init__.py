@@ -11,7 +11,7 @@ from typing import Self
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
-from flows.engine.images.pull import Supply
+from flows.engine.images.pull import PullOptions
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Owned
@@ -39,8 +39,8 @@ class RecordingEngine(Engine):
     async def find(self, spec: ContainerSpec) -> bool:
         return await self._for("find", spec.name).find(spec)
 
-    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        return await self._for("pull", spec.name).pull(spec, supply)
+    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
+        return await self._for("pull", spec.name).pull(spec, options)
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
         await self._for("create", spec.name).create(spec, image, secrets)

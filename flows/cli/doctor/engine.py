@@ -15,7 +15,7 @@ from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, spl
 from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
 from flows.engine.docker.calls import Refusal
 from flows.engine.docker.probe import Quiet, quiet, refused_calls
-from flows.engine.images.pull import Supply
+from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine
 from flows.engine.types import Pong
 from flows.errors import EngineError
@@ -209,7 +209,7 @@ async def _run(
 ) -> tuple[Outcome, str | None]:
     async with open_engine() as engine:
         outcome = await execution.run(
-            engine, spec, output, RunOptions(pull_options=Supply(tries=1))
+            engine, spec, output, RunOptions(pull_options=PullOptions(tries=1))
         )
         is_run = outcome.name is not OutcomeName.IMAGE_ERROR
         return outcome, await reclaim(engine, workspace, spec) if is_run else None

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.engine.images.auth import Login
-from flows.engine.images.pull import Supply, Teller
+from flows.engine.images.observer import PullObserver
+from flows.engine.images.pull import PullOptions
 from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.payload.models import REPO_AUTH, TaskPayload
 from flows.payload.policy import Policy
@@ -27,7 +28,7 @@ class Place:
     environment: Mapping[str, str]
 
 
-class _Sayer(Teller):
+class _Sayer(PullObserver):
     """Tells a pull to a person."""
 
     def __init__(self, say: Say) -> None:
@@ -38,13 +39,13 @@ class _Sayer(Teller):
         self._say(f"{sentence}.")
 
 
-def supply_of(place: Place, say: Say) -> Supply:
+def pull_options_of(place: Place, say: Say) -> PullOptions:
     """What the image is pulled with."""
 
     async def login(registry: str) -> Login | None:
         return await surroundings.registry_login(registry) if place.has_blocks else None
 
-    return Supply(teller=_Sayer(say), login_to=login)
+    return PullOptions(observer=_Sayer(say), login_to=login)
 
 
 async def policy_of(place: Place) -> Policy:

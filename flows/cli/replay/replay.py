@@ -19,7 +19,7 @@ from prefect.logging import disable_run_logger
 
 from flows.attempt import Prepared, RetryRules
 from flows.cli.replay.leftovers import LABEL_REPLAY, marker, remove
-from flows.cli.replay.place import Place, Say, policy_of, remote_of, secret_values, supply_of
+from flows.cli.replay.place import Place, Say, policy_of, pull_options_of, remote_of, secret_values
 from flows.cli.replay.recording import Recording
 from flows.engine.contract import Engine, Sink
 from flows.engine.selection import open_engine
@@ -130,7 +130,7 @@ async def replay(
                     options = execution.RunOptions(
                         cancellation=cancellation,
                         observer=observer,
-                        pull_options=supply_of(place, say),
+                        pull_options=pull_options_of(place, say),
                         secrets=values,
                         collect=partial(
                             collect_results, engine, Job(store, _LOGGER), prepared, masker

@@ -32,10 +32,9 @@ from flows.engine.docker.volumes import (
     remove_caches,
     remove_run_volume,
 )
-from flows.engine.images.pull import Supply, obtain
+from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
-from flows.payload.image_reference import Wanted
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -74,11 +73,11 @@ class DockerEngine(Engine):
         wanted = (LABEL_JOB_ID, LABEL_SPEC)
         return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
 
-    async def pull(self, spec: ContainerSpec, supply: Supply | None = None) -> Image:
-        return await self._obtained(spec, supply)
+    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
+        return await self._obtained(spec, options)
 
-    async def _obtained(self, wanted: Wanted, supply: Supply | None = None) -> Image:
-        return await obtain(DockerImages(self._docker), wanted, supply or Supply())
+    async def _obtained(self, wanted: PullRequest, options: PullOptions | None = None) -> Image:
+        return await ensure_image(DockerImages(self._docker), wanted, options or PullOptions())
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
         if not spec.secrets:

@@ -18,11 +18,12 @@ from flows.engine.docker.client import Connection, require_ok, url
 from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
-from flows.engine.images.pull import Take
+from flows.engine.images.observer import Take
+from flows.engine.images.pull import PullRequest
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable
 from flows.masking import Masker
-from flows.payload.image_reference import ImageName, Wanted
+from flows.payload.image_reference import ImageName
 from flows.threads import in_thread
 
 
@@ -95,13 +96,13 @@ class Line:
 
 
 class DockerImages:
-    """A `flows.engine.images.pull.Source`."""
+    """A `flows.engine.images.pull.ImageStore`."""
 
     def __init__(self, connection: Connection) -> None:
         self._docker = connection
 
     async def look(self, name: str) -> Image | None:
-        """See `flows.engine.images.pull.Source`."""
+        """See `flows.engine.images.pull.ImageStore`."""
 
         def inspect() -> Mapping[str, Any]:
             with translated(f"looking for the image {name}"):
@@ -114,9 +115,9 @@ class DockerImages:
             return None
 
     async def fetch(
-        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
-        """See `flows.engine.images.pull.Source`."""
+        """See `flows.engine.images.pull.ImageStore`."""
         name = ImageName.parse(spec.image)
         query = {"fromImage": name.written, "tag": name.digest or name.tag}
         if spec.platform is not None:
@@ -133,8 +134,10 @@ class DockerImages:
 
         await self._asked(spec.image, "pull", login, inactivity_seconds, pull)
 
-    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
-        """See `flows.engine.images.pull.Source`."""
+    async def may_read(
+        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+    ) -> None:
+        """See `flows.engine.images.pull.ImageStore`."""
 
         def ask(api: docker.APIClient, line: Line) -> None:
             path = f"/distribution/{quote(spec.image, safe='/:')}/json"

@@ -1,8 +1,7 @@
-"""One pull of an image at a time on a host, whatever threads and processes want it.
+"""flock per image, so that one process of a host pulls it, whatever others want it too.
 
-A file an image, locked by whoever pulls; the kernel lets go of it when its holder dies. A holder
-removes the file when it is through, and writes into it before that what became of a pull that
-failed: those who waited for the lock have the file open and read it there.
+The kernel lets go of a lock when its holder dies. A holder removes the file when it is through; a
+pull that failed is written into it before that, for those who wait: they have the file open.
 """
 
 import asyncio
@@ -10,8 +9,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from flows.errors import ImageCause, ImageError, WorkspaceError
@@ -21,17 +20,17 @@ _RETRY_SECONDS = 0.2
 _OWN = {ImageCause.DENIED, ImageCause.WRONG_PLATFORM}
 
 
-class Turns:
-    """Whose turn it is; the files are in `folder`, where every process of the host finds them."""
+class PullLock:
+    """A lock for each image; the files are in `folder`, where all processes of the host look."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @asynccontextmanager
-    async def taken(
+    async def held(
         self, image: str, on_wait: Callable[[], None] = lambda: None
     ) -> AsyncIterator[bool]:
-        """Hold the image's turn for the block; the value says whether somebody else had it before.
+        """Hold the image's lock for the block; the value says whether somebody else had it before.
 
         `on_wait` is called once where there is somebody to wait for. Raises the `ImageError` that
         the one before ended with in the meantime, and `WorkspaceError` where the folder cannot be
@@ -42,27 +41,11 @@ class Turns:
         while True:
             descriptor = self._open(path)
             try:
-                if not _is_locked(descriptor):
-                    if not waited:
-                        on_wait()
-                    waited = True
-                    while not _is_locked(descriptor):
-                        await asyncio.sleep(_RETRY_SECONDS)
-                if waited:
-                    _raise_failure(descriptor)
-                # Of one that died before it could remove the file.
-                os.ftruncate(descriptor, 0)
-                if not _is_same(descriptor, path):
-                    continue
-                try:
-                    yield waited
-                except ImageError as error:
-                    if error.cause not in _OWN:
-                        _write_failure(descriptor, error)
-                    raise
-                finally:
-                    path.unlink(missing_ok=True)
-                return
+                waited = await _locked(descriptor, on_wait, waited=waited)
+                if _is_same(descriptor, path):
+                    with _shared_failure(descriptor, path):
+                        yield waited
+                    return
             finally:
                 os.close(descriptor)
 
@@ -74,8 +57,22 @@ class Turns:
             raise WorkspaceError(f"cannot open {path}: {error.strerror}") from error
 
 
-def _is_locked(descriptor: int) -> bool:
-    """Whether the lock is ours now."""
+async def _locked(descriptor: int, on_wait: Callable[[], None], *, waited: bool) -> bool:
+    """Take the lock; whether somebody else had it before. Raises the error of that one's pull."""
+    if not _try_lock(descriptor):
+        if not waited:
+            on_wait()
+        waited = True
+        while not _try_lock(descriptor):
+            await asyncio.sleep(_RETRY_SECONDS)
+    if waited:
+        _raise_failure(descriptor)
+    # Of one that died before it could remove the file.
+    os.ftruncate(descriptor, 0)
+    return waited
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -91,10 +88,19 @@ def _is_same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _write_failure(descriptor: int, error: ImageError) -> None:
-    # Where the disk is full, those who wait find out for themselves.
-    with suppress(OSError):
-        os.pwrite(descriptor, json.dumps([error.cause, str(error)]).encode(), 0)
+@contextmanager
+def _shared_failure(descriptor: int, path: Path) -> Iterator[None]:
+    """Remove the file after the block, and write into it before that how its pull failed."""
+    try:
+        yield
+    except ImageError as error:
+        if error.cause not in _OWN:
+            # Where the disk is full, those who wait find out for themselves.
+            with suppress(OSError):
+                os.pwrite(descriptor, json.dumps([error.cause, str(error)]).encode(), 0)
+        raise
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _raise_failure(descriptor: int) -> None:

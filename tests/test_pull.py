@@ -11,11 +11,11 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error
-from flows.engine.images.pull import Supply, Take, Teller, obtain
+from flows.engine.images.observer import PullObserver, Take
+from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable, ImageError
-from flows.payload.image_reference import Wanted
-from flows.report.progress_artifact import PrefectTeller, ProgressArtifact
+from flows.report.progress_artifact import PrefectPullObserver, ProgressArtifact
 from tests.specs import compiled
 from tests.strategies import FULL
 
@@ -36,17 +36,19 @@ class Led:
         return self._image
 
     async def fetch(
-        self, spec: Wanted, login: Login | None, take: Take, inactivity_seconds: float
+        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         self.tries += 1
         await self._pull(take)
         self._image = Image("sha256:1", "sha256:2", "linux/amd64")
 
-    async def may_read(self, spec: Wanted, login: Login | None, inactivity_seconds: float) -> None:
+    async def may_read(
+        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+    ) -> None:
         raise AssertionError("nothing was present")
 
 
-class Hasty(Teller):
+class Hasty(PullObserver):
     """Wants to hear much."""
 
     say_seconds = show_seconds = 0.01
@@ -63,31 +65,31 @@ class Hasty(Teller):
 
 
 async def test_a_pull_is_told_at_once_and_then_again_and_again() -> None:
-    teller = Hasty()
+    observer = Hasty()
 
     async def pull(take: Take) -> None:
-        assert teller.said == ["Pulling a:b"]
+        assert observer.said == ["Pulling a:b"]
         take(LAYER)
         take(HALF)
-        while len(teller.said) < 3 or len(teller.shown) < 2:
+        while len(observer.said) < 3 or len(observer.shown) < 2:
             await asyncio.sleep(0)
 
-    image = await obtain(Led(pull), SPEC, Supply(teller=teller))
+    image = await ensure_image(Led(pull), SPEC, PullOptions(observer=observer))
     assert (image.cache_hit, image.pulled_bytes) == (False, 5)
-    assert teller.said[1] == "Pulling a:b: 0 of 1 layers, 5 B of 10 B"
-    assert set(teller.shown) == {(40.0, "a:b: 0 of 1 layers, 5 B of 10 B")}
+    assert observer.said[1] == "Pulling a:b: 0 of 1 layers, 5 B of 10 B"
+    assert set(observer.shown) == {(40.0, "a:b: 0 of 1 layers, 5 B of 10 B")}
 
 
 async def test_what_is_told_rarely_is_told_first_and_last() -> None:
-    teller = Hasty()
-    teller.say_seconds = teller.show_seconds = 3600
+    observer = Hasty()
+    observer.say_seconds = observer.show_seconds = 3600
 
     async def pull(take: Take) -> None:
         take(LAYER)
 
-    await obtain(Led(pull), SPEC, Supply(teller=teller))
-    assert [line.partition(":")[0] for line in teller.said] == ["Pulling a", "Pulled a"]
-    assert len(teller.shown) == 1
+    await ensure_image(Led(pull), SPEC, PullOptions(observer=observer))
+    assert [line.partition(":")[0] for line in observer.said] == ["Pulling a", "Pulled a"]
+    assert len(observer.shown) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,16 +101,16 @@ async def test_what_is_told_rarely_is_told_first_and_last() -> None:
     ],
 )
 async def test_each_try_is_told_with_its_pause(words: str, tries: int, pauses: list[str]) -> None:
-    teller = Hasty()
+    observer = Hasty()
 
     async def pull(take: Take) -> None:
         raise image_error("a:b", words)
 
     led = Led(pull)
     with pytest.raises(ImageError, match=words):
-        await obtain(led, SPEC, Supply(teller=teller, pause_seconds=0.001))
+        await ensure_image(led, SPEC, PullOptions(observer=observer, pause_seconds=0.001))
     assert led.tries == tries
-    told = [line.split()[-2] for line in teller.said if line.startswith("Try ")]
+    told = [line.split()[-2] for line in observer.said if line.startswith("Try ")]
     assert told == pauses
 
 
@@ -120,7 +122,7 @@ async def test_credentials_that_cannot_be_read_stop_the_run_before_the_pull() ->
         raise AssertionError("nobody may pull")
 
     with pytest.raises(EngineUnavailable):
-        await obtain(Led(pull), SPEC, Supply(login_to=unreadable))
+        await ensure_image(Led(pull), SPEC, PullOptions(login_to=unreadable))
 
 
 async def test_a_server_that_is_away_costs_the_artifact_alone() -> None:
@@ -131,8 +133,8 @@ async def test_a_server_that_is_away_costs_the_artifact_alone() -> None:
     }
     with temporary_settings(nobody):
         async with ProgressArtifact(str(uuid4()), "a-key", "the pull", said.append) as artifact:
-            teller = PrefectTeller(artifact, said.append)
-            await teller.show(1.0, "a")
-            await teller.show(2.0, "b")
+            observer = PrefectPullObserver(artifact, said.append)
+            await observer.show(1.0, "a")
+            await observer.show(2.0, "b")
     assert len(said) == 1
     assert said[0].startswith("The progress of the pull is not shown any more: ConnectError")

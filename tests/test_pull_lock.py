@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from flows.engine.images.lock import Turns
+from flows.engine.images.lock import PullLock
 from flows.engine.images.private import PrivateImages
 from flows.errors import ImageCause, ImageError, WorkspaceError
 
 
 async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: Path) -> None:
-    turns, inside, waited = Turns(tmp_path / "pulls"), 0, []
+    lock, inside, waited = PullLock(tmp_path / "pulls"), 0, []
 
     async def pull() -> None:
         nonlocal inside
-        async with turns.taken("a") as after_another:
+        async with lock.held("a") as after_another:
             inside += 1
             assert inside == 1
             waited.append(after_another)
@@ -32,20 +32,20 @@ async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: P
 
 
 async def test_other_images_have_turns_of_their_own(tmp_path: Path) -> None:
-    turns = Turns(tmp_path)
-    async with turns.taken("a"), turns.taken("b") as waited:
+    lock = PullLock(tmp_path)
+    async with lock.held("a"), lock.held("b") as waited:
         assert not waited
 
 
 async def test_what_a_dead_process_noted_of_its_failure_concerns_nobody_who_comes_later(
     tmp_path: Path,
 ) -> None:
-    turns = Turns(tmp_path)
-    async with turns.taken("a"):
+    lock = PullLock(tmp_path)
+    async with lock.held("a"):
         (file,) = tmp_path.iterdir()
         left = file.read_bytes()
     file.write_bytes(left or json.dumps([ImageCause.CORRUPT, "it broke off"]).encode())
-    async with turns.taken("a") as waited:
+    async with lock.held("a") as waited:
         assert not waited
     assert list(tmp_path.iterdir()) == []
 
@@ -53,10 +53,10 @@ async def test_what_a_dead_process_noted_of_its_failure_concerns_nobody_who_come
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from flows.engine.images.lock import Turns
+from flows.engine.images.lock import PullLock
 
 async def hold():
-    async with Turns(Path(sys.argv[1])).taken("a"):
+    async with PullLock(Path(sys.argv[1])).held("a"):
         print("held", flush=True)
         sys.stdin.read()
 
@@ -71,7 +71,7 @@ async def test_a_turn_is_held_against_other_processes_and_ends_with_its_own(
     heard = asyncio.Event()
 
     async def pull() -> bool:
-        async with Turns(tmp_path).taken("a", heard.set) as waited:
+        async with PullLock(tmp_path).held("a", heard.set) as waited:
             return waited
 
     with subprocess.Popen(
@@ -94,19 +94,19 @@ async def test_a_turn_is_held_against_other_processes_and_ends_with_its_own(
 
 
 async def test_whoever_waits_may_be_cancelled(tmp_path: Path) -> None:
-    turns, heard = Turns(tmp_path), asyncio.Event()
+    lock, heard = PullLock(tmp_path), asyncio.Event()
 
     async def pull() -> None:
-        async with turns.taken("a", heard.set):
+        async with lock.held("a", heard.set):
             pytest.fail("the turn is another's")
 
-    async with turns.taken("a"):
+    async with lock.held("a"):
         waiting = asyncio.create_task(pull())
         await heard.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-    async with turns.taken("a") as waited:
+    async with lock.held("a") as waited:
         assert not waited
 
 
@@ -114,14 +114,14 @@ async def test_whoever_waits_may_be_cancelled(tmp_path: Path) -> None:
 async def test_a_failure_is_shared_unless_it_may_be_the_others_own(
     tmp_path: Path, cause: ImageCause
 ) -> None:
-    turns, heard = Turns(tmp_path), asyncio.Event()
+    lock, heard = PullLock(tmp_path), asyncio.Event()
 
     async def pull() -> str:
-        async with turns.taken("a", heard.set):
+        async with lock.held("a", heard.set):
             return "tried"
 
     async def fail() -> asyncio.Task[str]:
-        async with turns.taken("a"):
+        async with lock.held("a"):
             waiting = asyncio.create_task(pull())
             await heard.wait()
             raise ImageError("no", cause)
@@ -136,14 +136,14 @@ async def test_a_failure_is_shared_unless_it_may_be_the_others_own(
         with pytest.raises(ImageError, match=r"^no$") as shared:
             await waiting
         assert shared.value.cause is cause
-    async with turns.taken("a") as waited:
+    async with lock.held("a") as waited:
         assert not waited
 
 
 async def test_a_folder_that_cannot_be_made_is_the_workspaces_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorkspaceError, match="cannot open"):
-        async with Turns(tmp_path / "file" / "pulls").taken("a"):
+        async with PullLock(tmp_path / "file" / "pulls").held("a"):
             pytest.fail("there is no such folder")
     with pytest.raises(WorkspaceError, match="cannot write"):
         PrivateImages(tmp_path / "file" / "private").add("a")

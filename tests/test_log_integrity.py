@@ -19,7 +19,7 @@ from prefect_docker import DockerHost
 from flows.engine.contract import Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.log_position import Position, UnlikeLogError
-from flows.engine.docker.logs import _frames
+from flows.engine.docker.logs import frames
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
@@ -429,6 +429,6 @@ def test_frames_are_found_however_they_are_cut_up(size: int) -> None:
     chunks = (sent[start : start + size] for start in range(0, len(sent), size))
     found = {
         stream: b"".join(chunk for _, chunk in group)
-        for stream, group in itertools.groupby(_frames(chunks), key=lambda frame: frame[0])
+        for stream, group in itertools.groupby(frames(chunks), key=lambda frame: frame[0])
     }
     assert found == {1: b"abc", 2: b"d"}

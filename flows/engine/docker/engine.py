@@ -135,9 +135,9 @@ class DockerEngine(Engine):
         attachment = await self._on_container(
             spec,
             "attaching to the output",
-            lambda: Attachment.open(self._docker.client, spec.name, replay=replay),
+            lambda: Attachment.open(self._docker.client, spec.name, sink, replay=replay),
         )
-        attachment.copy_to(sink)
+        attachment.start()
         try:
             yield attachment.tailed
             await in_thread(lambda: attachment.drain(_DRAIN_SECONDS))

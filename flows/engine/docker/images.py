@@ -3,8 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from socket import SHUT_RDWR
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ import docker.errors
 import requests
 import urllib3.exceptions
 
-from flows.engine.docker.client import Connection, require_ok, url
+from flows.engine.docker.client import Connection, require_ok, shut_down, url
 from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
@@ -90,9 +89,8 @@ class Line:
         """End whatever is on it; never blocks, and may be called again."""
         with self._lock:
             self._over = True
-            with suppress(OSError, ValueError, AttributeError):
-                # Shut down, not closed: a close alone does not wake a thread that reads.
-                self._connection.sock.shutdown(SHUT_RDWR)
+            if self._connection is not None:
+                shut_down(self._connection.sock)
 
 
 class DockerImages:

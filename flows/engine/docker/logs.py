@@ -1,8 +1,6 @@
-"""The output of one container: attached, resumed from the engine's log after every cut."""
+"""Copy a container's output: attached while that lasts, from the engine's log after a cut."""
 
 import contextlib
-import os
-import socket
 import struct
 import threading
 import time
@@ -16,16 +14,10 @@ import requests.exceptions
 from docker.utils.socket import frames_iter
 
 from flows.engine.contract import Sink, Tailed
-from flows.engine.docker.client import is_local, url
-from flows.engine.docker.log_position import (
-    REPLACEMENT,
-    TEXT_DRIVER,
-    Position,
-    Rewind,
-    UnlikeLogError,
-)
+from flows.engine.docker.client import is_local, shut_down, url
+from flows.engine.docker.log_delivery import STREAMS, Delivery
+from flows.engine.docker.log_position import UnlikeLogError
 
-_STREAMS = (1, 2)
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 _PAUSES_SECONDS = (0.1, 2.0)
 # The output ends a moment before the engine calls the container stopped.
@@ -48,54 +40,52 @@ class Attachment:
     never from the end of this.
     """
 
-    def __init__(self, client: docker.DockerClient, name: str, driver: str) -> None:
-        self.tailed = Tailed()
+    def __init__(
+        self, client: docker.DockerClient, name: str, delivery: Delivery, attached: Any
+    ) -> None:
         self._client = client
         self._name = name
-        self._as_text = driver == TEXT_DRIVER
-        self._positions = {stream: Position(as_text=self._as_text) for stream in _STREAMS}
-        self._attached: Any = None
-        self._interrupted = False
+        self._delivery = delivery
+        self._attached = attached
         self._was_cut = False
-        self._damaged = False
-        self._strayed = False
-        self._last_output = time.time()
-        self._seen = 0
-        self._current: Any = None
+        self._current = attached
         self._lock = threading.Lock()
         self._hung_up = threading.Event()
-        self._pump: threading.Thread | None = None
+        self._pump = threading.Thread(target=self._copy, daemon=True, name=f"output of {name}")
 
     @classmethod
-    def open(cls, client: docker.DockerClient, name: str, *, replay: bool = False) -> Self:
+    def open(
+        cls, client: docker.DockerClient, name: str, sink: Sink, *, replay: bool = False
+    ) -> Self:
         """Attach to the container `name`; blocks until the engine has answered.
 
         With `replay`, its log is read from the beginning instead.
         """
         found = client.api.inspect_container(name)
-        attachment = cls(client, name, found["HostConfig"]["LogConfig"]["Type"])
-        if not replay:
-            wanted = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
-            attachment._attached = client.api.attach_socket(name, params=wanted)
-            attachment._current = attachment._attached
-        return attachment
+        delivery = Delivery(sink, found["HostConfig"]["LogConfig"]["Type"])
+        if replay:
+            return cls(client, name, delivery, None)
+        query = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
+        return cls(client, name, delivery, client.api.attach_socket(name, params=query))
 
-    def copy_to(self, sink: Sink) -> None:
+    @property
+    def tailed(self) -> Tailed:
+        """What has become of the output so far."""
+        return self._delivery.tailed
+
+    def start(self) -> None:
         """Begin to copy, in a thread of its own."""
-        self._pump = threading.Thread(
-            target=self._copy, args=(sink,), daemon=True, name=f"output of {self._name}"
-        )
         self._pump.start()
 
     def drain(self, seconds: float) -> None:
         """Wait until all has been copied, or nothing came for `seconds`."""
-        seen, since = self._seen, time.monotonic()
-        while self._pump and self._pump.is_alive() and time.monotonic() - since < seconds:
+        seen, since = self._delivery.seen, time.monotonic()
+        while self._pump.is_alive() and time.monotonic() - since < seconds:
             self._pump.join(min(_SILENCE_SECONDS, seconds))
-            if self._seen == seen:
+            if self._delivery.seen == seen:
                 self._cut()
             else:
-                seen, since = self._seen, time.monotonic()
+                seen, since = self._delivery.seen, time.monotonic()
 
     def hang_up(self) -> None:
         """End the copying from this side; the thread closes what it has open."""
@@ -103,33 +93,26 @@ class Attachment:
         self._cut()
 
     def _cut(self) -> None:
-        with self._lock, contextlib.suppress(*_CUT):
+        with self._lock:
             if self._current is not None:
-                # Shut down, not closed: a close alone does not wake a thread that reads. A
-                # duplicate, because the layers of a TLS connection are in use by that thread.
-                with socket.socket(fileno=os.dup(self._current.fileno())) as same:
-                    same.shutdown(socket.SHUT_RDWR)
+                shut_down(self._current)
 
-    def _copy(self, sink: Sink) -> None:
+    def _copy(self) -> None:
         if self._attached is not None:
-            self._copy_attached(sink)
-            self._interrupted = True
+            self._copy_attached()
             self._await_stop()
             # The engine itself ends a local connection when all is said, or dies, and then does
             # not answer.
             if is_local(self._client) and not self._was_cut:
                 self.tailed.complete = True
                 return
-        with contextlib.suppress(docker.errors.NotFound):
-            self._copy_log(sink)
+        self._copy_log()
 
-    def _copy_attached(self, sink: Sink) -> None:
+    def _copy_attached(self) -> None:
         with contextlib.suppress(*_CUT):
             for stream, chunk in frames_iter(self._attached, tty=False):  # type: ignore[no-untyped-call]
-                self._seen += len(chunk)
-                self._last_output = time.time()
-                self._positions[stream].add(chunk)
-                sink.write(chunk)
+                self._delivery.take_attached(stream, chunk)
+        self._delivery.broke()
         # docker-py hangs the response on the stream; closing that closes both.
         self._close(getattr(self._attached, "_response", self._attached))
 
@@ -137,82 +120,72 @@ class Attachment:
         """Give a container that has ended its output the time to stop."""
         for seconds in _STOPPING_SECONDS:
             with contextlib.suppress(*_CUT, docker.errors.APIError):
-                if self._stopped():
+                if self._is_stopped():
                     return
             if self._hung_up.wait(seconds):
                 return
         self._was_cut = True
 
-    def _copy_log(self, sink: Sink) -> None:
+    def _copy_log(self) -> None:
         """Read the log, again after every cut, until that of the stopped container is through."""
         pause, longest = _PAUSES_SECONDS
         while not self._hung_up.is_set():
-            seen = self._seen
+            seen = self._delivery.seen
             try:
-                stopped = self._stopped()
-                caught_up = self._read_log(sink, follow=not stopped)
-                if stopped and (caught_up or self._strayed or self._is_whole_without_log):
-                    self.tailed.complete = not self._damaged
+                if self._is_read_through():
                     return
-                if stopped:
-                    raise UnlikeLogError
-            except UnlikeLogError:
-                if self._is_whole_without_log:
-                    self.tailed.complete = True
-                    return
-                self._strayed = self._damaged = True
             except docker.errors.NotFound:
                 return
-            except _LogUnreadableError:
-                self.tailed.complete = self._is_whole_without_log
-                return
             except (*_CUT, docker.errors.APIError):
-                self._interrupted = self._was_cut = True
+                self._delivery.broke()
+                self._was_cut = True
             self._hung_up.wait(pause)
-            pause = _PAUSES_SECONDS[0] if self._seen > seen else min(2 * pause, longest)
+            pause = _PAUSES_SECONDS[0] if self._delivery.seen > seen else min(2 * pause, longest)
 
-    @property
-    def _is_whole_without_log(self) -> bool:
-        """Whether there is no sign of a cut: the attached connection then gave everything."""
-        return self._attached is not None and not self._was_cut
+    def _is_read_through(self) -> bool:
+        """Read the log once; whether nothing more will come of it."""
+        # Without a sign of a cut, the attached connection gave everything, whatever the log says.
+        is_whole = self._attached is not None and not self._was_cut
+        is_stopped = self._is_stopped()
+        try:
+            caught_up = self._read_log(follow=not is_stopped)
+        except _LogUnreadableError:
+            self.tailed.complete = is_whole
+            return True
+        except UnlikeLogError:
+            if not is_whole:
+                self._delivery.stray()
+            self.tailed.complete = is_whole
+            return is_whole
+        if is_stopped and not (caught_up or is_whole or self._delivery.strayed):
+            self._delivery.stray()
+            return False
+        self.tailed.complete = is_stopped and not self._delivery.damaged
+        return is_stopped
 
-    def _read_log(self, sink: Sink, *, follow: bool) -> bool:
-        """Copy what the log has beyond the positions; whether it had all that was delivered."""
-        rewinds = {stream: position.rewind() for stream, position in self._positions.items()}
+    def _read_log(self, *, follow: bool) -> bool:
+        """Copy what is new in the log; whether it had all that was delivered."""
+        rewinds = self._delivery.rewinds()
         response = self._open_log(follow=follow)
         try:
             _require_log(response)
-            for stream, chunk in _frames(response.iter_content(64 * 1024)):
-                self._seen += len(chunk)
-                if stream not in _STREAMS:
+            for stream, chunk in frames(response.iter_content(64 * 1024)):
+                if stream not in STREAMS:
                     raise _LogUnreadableError
-                self._deliver(sink, rewinds[stream], chunk)
+                self._delivery.take_logged(rewinds[stream], chunk)
         finally:
             self._close(response)
         return all(rewind.caught_up for rewind in rewinds.values())
 
-    def _deliver(self, sink: Sink, rewind: Rewind, chunk: bytes) -> None:
-        fresh = chunk if self._strayed else rewind.fresh(chunk)
-        if not fresh:
-            return
-        if self._interrupted:
-            self._interrupted = False
-            self.tailed.reconnects += 1
-        if self._as_text and REPLACEMENT in fresh:
-            # It may stand for a byte that only an attached connection would have given.
-            self._damaged = True
-        self._last_output = time.time()
-        sink.write(fresh)
-
     def _open_log(self, *, follow: bool) -> requests.Response:
         """The log as frames; docker-py's own reader loses which stream each is of."""
         api = self._client.api
-        wanted: dict[str, int | str] = {"stdout": 1, "stderr": 1, "follow": int(follow)}
-        if self._strayed:
-            wanted["since"] = f"{self._last_output:.6f}"
+        query: dict[str, int | str] = {"stdout": 1, "stderr": 1, "follow": int(follow)}
+        if self._delivery.strayed:
+            query["since"] = f"{self._delivery.last_output:.6f}"
         response: requests.Response = api.get(
             url(api, f"/containers/{self._name}/logs"),
-            params=wanted,
+            params=query,
             stream=True,
             timeout=_ANSWER_SECONDS,
         )
@@ -231,7 +204,7 @@ class Attachment:
             self._current = None
             connection.close()
 
-    def _stopped(self) -> bool:
+    def _is_stopped(self) -> bool:
         state = self._client.api.inspect_container(self._name)["State"]
         not_yet = state["Status"] == "created" and not state["Error"]
         return not (state["Running"] or not_yet)
@@ -248,7 +221,7 @@ def _require_log(response: requests.Response) -> None:
     response.raise_for_status()
 
 
-def _frames(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def frames(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Stream number and bytes, as they come; a frame may come in parts."""
     header, stream, left = b"", 0, 0
     for chunk in chunks:

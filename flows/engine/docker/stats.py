@@ -9,7 +9,7 @@ import docker
 import requests
 
 from flows.engine.contract import Measured
-from flows.engine.docker.client import url
+from flows.engine.docker.client import shut_down, url
 from flows.engine.docker.errors import translated
 from flows.engine.usage import (
     Point,
@@ -56,11 +56,8 @@ class Sampler:
         """End the sampling from this side; never blocks and may be called at any time."""
         with self._lock:
             self._over.set()
-            # A stream that has ended is no longer its response's to shut down.
-            with contextlib.suppress(OSError, ValueError, RuntimeError):
-                if self._response is not None:
-                    # Shut down, not closed: a close alone does not wake a thread that reads.
-                    self._response.raw.shutdown()
+            if self._response is not None:
+                shut_down(self._response.raw)
 
     def join(self, seconds: float) -> bool:
         """Wait after `stop` until the thread and its connection are gone; whether they are."""

@@ -16,7 +16,7 @@ import requests.exceptions
 import urllib3
 import urllib3.exceptions
 
-from flows.engine.docker.errors import NameTaken, NotFound, translated
+from flows.engine.docker.errors import NotFound, translated
 from flows.errors import EngineError, EngineRefused, EngineUnavailable
 
 ARGUMENTS: dict[type[Exception], tuple[Any, ...]] = {
@@ -74,7 +74,7 @@ def test_what_is_no_error_of_the_clients_passes() -> None:
     ("status", "said", "kind"),
     [
         (404, "no such container", NotFound),
-        (409, 'The name "/x" is already in use by container', NameTaken),
+        (409, 'The name "/x" is already in use by container', EngineError),
         (409, "is paused", EngineRefused),
         (400, "Range of CPUs is from 0.01 to 2.00", EngineRefused),
         (500, "layer does not exist", EngineUnavailable),
@@ -84,8 +84,10 @@ def test_the_engines_own_words_are_kept(status: int, said: str, kind: type[Engin
     response = requests.Response()
     response.status_code = status
     error = docker.errors.NotFound if status == 404 else docker.errors.APIError
-    with pytest.raises(kind, match=f"while creating: {said}"), translated("creating"):
+    sentence = f"while creating: {said}"
+    with pytest.raises(EngineError, match=sentence) as raised, translated("creating"):
         raise error("wrapping", response, said)
+    assert type(raised.value) is kind
 
 
 @pytest.fixture

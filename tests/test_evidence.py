@@ -11,8 +11,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from flows.engine.docker.events import read_evidence
-from flows.engine.types import Evidence, fold
+from flows.engine.docker.events import evidence_of, read_evidence
+from flows.engine.types import Evidence
 from flows.errors import EngineError, EngineUnavailable
 from tests.runs import BUSYBOX
 
@@ -185,4 +185,4 @@ def test_events_of_others_are_nobody_elses_evidence() -> None:
         {"Action": "kill", "Actor": {"Attributes": {"name": "a", "signal": "15"}}},
         {"Action": "die", "Actor": {"Attributes": {"name": "a", "exitCode": "143"}}},
     ]
-    assert fold("a", events) == Evidence((15,), exit_code=143)
+    assert evidence_of("a", events) == Evidence((15,), exit_code=143)

@@ -7,7 +7,8 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from flows.engine.docker.stats import Sampler
-from flows.engine.usage import MAX_POINTS, Point, Series, Usage, fold
+from flows.engine.usage import MAX_POINTS, Point, Sample, Series, Usage, add
 from tests.runs import BUSYBOX
 
 MEBIBYTE = 1024**2
@@ -45,6 +46,10 @@ def v2(memory: int, cache: int = 0, cpu: int = 0, **more: Any) -> dict[str, Any]
         "cpu_stats": {"cpu_usage": {"total_usage": cpu}},
         "blkio_stats": {"io_service_bytes_recursive": None},
     } | more
+
+
+def fold(samples: Iterable[Sample]) -> Usage:
+    return reduce(add, samples, Usage())
 
 
 STOPPED = {

@@ -1,14 +1,9 @@
-"""What an engine's event log says about the end of one container. Pure."""
+"""What an engine tells: of an image, a container's state, its end, and itself."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from flows.exit_code import signal_of
-
-ACTIONS = ("kill", "oom", "die", "destroy")
-"""What is asked for. A stop from outside shows in the signals it sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +20,6 @@ class Evidence:
     oom: bool = False
     exit_code: int | None = None
     destroyed: bool = False
-
-
-def fold(name: str, events: Iterable[Mapping[str, Any]]) -> Evidence:
-    """The evidence about the container `name` in events of `GET /events`."""
-    # The engine's own filter takes a name for the beginning of one.
-    own = [event for event in events if event["Actor"]["Attributes"].get("name") == name]
-    actions = {event["Action"] for event in own}
-    exit_codes = _numbers(own, "die", "exitCode")
-    return Evidence(
-        signals=_numbers(own, "kill", "signal"),
-        oom="oom" in actions,
-        exit_code=exit_codes[-1] if exit_codes else None,
-        destroyed="destroy" in actions,
-    )
-
-
-def _numbers(events: Iterable[Mapping[str, Any]], action: str, key: str) -> tuple[int, ...]:
-    return tuple(
-        int(event["Actor"]["Attributes"][key]) for event in events if event["Action"] == action
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
-"""What a container used of its host: Docker's stats samples, folded into one receipt. Pure."""
+"""What a container used of its host: Docker's stats samples, added up in one receipt. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
 N = TypeVar("N", int, float)
@@ -69,11 +68,11 @@ class Series:
 
     def _make_room(self) -> None:
         if len(self._points) == MAX_POINTS:
-            self._points = halved(self._points)
+            self._points = _halved(self._points)
             self._samples_a_point *= 2
 
 
-def halved(points: Sequence[Point]) -> list[Point]:
+def _halved(points: Sequence[Point]) -> list[Point]:
     """Each two points as one, which keeps the higher memory."""
     alone = points[len(points) // 2 * 2 :]
     return [*map(_merged, points[::2], points[1::2]), *alone]
@@ -82,13 +81,8 @@ def halved(points: Sequence[Point]) -> list[Point]:
 def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
     """At most so many points of the same life, with its highest memory."""
     while len(points) > most:
-        points = halved(points)
+        points = _halved(points)
     return points
-
-
-def fold(samples: Iterable[Sample]) -> Usage:
-    """The receipt of all samples of one container, in their order."""
-    return reduce(add, samples, Usage())
 
 
 def add(usage: Usage, sample: Sample) -> Usage:

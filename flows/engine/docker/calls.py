@@ -156,8 +156,5 @@ def _is_json(text: str) -> bool:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
+    found = json.loads(text) if _is_json(text) else None
     return found if isinstance(found, dict) else {}

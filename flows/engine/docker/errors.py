@@ -23,10 +23,6 @@ _UNAVAILABLE = (
 )
 
 
-class NameTaken(EngineError):
-    """A container that is not this task's has the name."""
-
-
 class NotFound(EngineError):
     """The engine has no such object."""
 
@@ -71,7 +67,8 @@ def said(error: docker.errors.APIError) -> str:
 def _api_error(error: docker.errors.APIError, doing: str) -> EngineError:
     status, words = error.status_code, said(error)
     if status == 409 and "is already in use" in words:
-        return NameTaken(f"Docker refused while {doing}: {words}")
+        # A container that is not this task's: no fault of the payload, so nothing refused.
+        return EngineError(f"Docker refused while {doing}: {words}")
     if status is not None and 400 <= status < 500:
         return EngineRefused(f"Docker refused while {doing}: {words}; {_advice(words)}")
     return EngineUnavailable(f"Docker failed while {doing}: {words}")

@@ -1,17 +1,21 @@
-"""Read from the engine's events what happened to one container."""
+"""Docker's event log: what happened to one container, as `GET /events` tells it."""
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import docker
 import requests
 
 from flows.engine.docker.client import require_ok, url
 from flows.engine.docker.errors import translated
-from flows.engine.types import ACTIONS, Evidence, fold
+from flows.engine.types import Evidence
+
+# A stop from outside shows in the signals it sends.
+_ACTIONS = ("kill", "oom", "die", "destroy")
 
 
 def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Evidence:
@@ -24,11 +28,31 @@ def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Ev
         start = since.timestamp()
         # The engine refuses a window that ends before it begins.
         window = {"since": f"{start:.6f}", "until": f"{max(_now(client), start):.6f}"}
-        filters = {"container": [name], "event": ACTIONS, "type": ["container"]}
+        filters = {"container": [name], "event": _ACTIONS, "type": ["container"]}
         # The docker-proxy lets exactly this query through, spaces and order included.
         query = window | {"filters": json.dumps(filters, separators=(",", ":"))}
         answer = _get(client, "/events", query)
-        return fold(name, map(json.loads, answer.text.splitlines()))
+        return evidence_of(name, map(json.loads, answer.text.splitlines()))
+
+
+def evidence_of(name: str, events: Iterable[Mapping[str, Any]]) -> Evidence:
+    """The evidence about the container `name` in events of `GET /events`."""
+    # The engine's own filter takes a name for the beginning of one.
+    own = [event for event in events if event["Actor"]["Attributes"].get("name") == name]
+    actions = {event["Action"] for event in own}
+    exit_codes = _numbers(own, "die", "exitCode")
+    return Evidence(
+        signals=_numbers(own, "kill", "signal"),
+        oom="oom" in actions,
+        exit_code=exit_codes[-1] if exit_codes else None,
+        destroyed="destroy" in actions,
+    )
+
+
+def _numbers(events: Iterable[Mapping[str, Any]], action: str, key: str) -> tuple[int, ...]:
+    return tuple(
+        int(event["Actor"]["Attributes"][key]) for event in events if event["Action"] == action
+    )
 
 
 def _now(client: docker.DockerClient) -> float:

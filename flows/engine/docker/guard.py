@@ -12,7 +12,7 @@ from flows.errors import Fault, PolicyRefused
 from flows.payload.fields import mount_target
 from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed
-from flows.spec import JOB_ROOT, ContainerSpec
+from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
 
 
 def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Policy) -> None:
@@ -24,8 +24,13 @@ def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Po
     faults = [Fault(key, "is nothing that a task may ask Docker for") for key in unknown]
     for option in OPTIONS:
         value = arguments.get(option.key)
-        if not option.is_allowed(value, spec, policy):
+        if not option.is_allowed(value, policy):
             faults.append(_fault(option.key, value))
+    name, labels = arguments.get("name"), arguments.get("labels") or {}
+    if name != spec.name or not spec.name.startswith(f"{NAME_PREFIX}{spec.job_id}-"):
+        faults.append(_fault("name", name))
+    if labels.get(LABEL_JOB_ID) != spec.job_id:
+        faults.append(_fault("labels", labels))
     if not image_is_allowed(spec.image, policy):
         faults.append(_fault("image", spec.image))
     faults += _mount_faults(arguments.get("mounts") or [], spec)
@@ -52,7 +57,7 @@ def _shows_job(mount: Mapping[str, Any], spec: ContainerSpec) -> bool:
             set(mount) == {"Type", "Source", "Target"} and is_plain and source.name == spec.job_id
         )
     if set(mount) == {"Type", "Source", "Target"}:
-        return str(source).startswith(f"mm-task-{spec.job_id}-")
+        return str(source).startswith(f"{NAME_PREFIX}{spec.job_id}-")
     return mount.get("VolumeOptions") == {"Subpath": spec.job_id} and _is_volume(mount)
 
 

@@ -1,9 +1,10 @@
-"""Images of a Docker Engine: looking for one, pulling it, asking its registry."""
+"""Docker's images: inspect one, pull it, and ask its registry who may read it."""
 
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
 from flows.engine.images.observer import Take
-from flows.engine.images.pull import PullRequest
+from flows.engine.images.pull import ImageStore, PullRequest
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable
 from flows.masking import Masker
@@ -26,25 +27,18 @@ from flows.payload.image_reference import ImageName
 from flows.threads import in_thread
 
 
-class Line:
-    """A connection of its own to the engine, which this side may hang up at any time.
+class PullConnection:
+    """A connection for one request, which another thread may end at any time.
 
     A request that blocks cannot be cancelled, and before its answer begins there is nothing to
     close either: the engine answers a pull only when the registry has answered. So the connection
     is known before the request goes over it.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._docker = connection
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._over = False
         self._connection: Any = None
-
-    @contextmanager
-    def open(self) -> Iterator[docker.APIClient]:
-        """A client for one request. Blocks: use it in a thread."""
-        with closing(self._docker.connect()) as client:
-            yield client.api
 
     def send(
         self, api: docker.APIClient, request: requests.Request, seconds: float
@@ -93,87 +87,91 @@ class Line:
                 shut_down(self._connection.sock)
 
 
-class DockerImages:
-    """A `flows.engine.images.pull.ImageStore`."""
+@dataclass(frozen=True, slots=True)
+class _RegistryCall:
+    """What an engine is to ask a registry for, and what its errors mean."""
+
+    doing: str
+    image: str
+    login: Login | None
+    inactivity_seconds: float
+
+    @contextmanager
+    def image_errors(self) -> Iterator[None]:
+        """Raise what the registry, or the engine of it, says as an `ImageError`."""
+        try:
+            yield
+        except docker.errors.APIError as error:
+            words = Masker([self.login.password] if self.login else []).text(said(error))
+            raise image_error(self.image, words, error.status_code, doing=self.doing) from error
+        except requests.exceptions.RequestException as error:
+            if _is_silence(error):
+                raise silent(self.image, self.inactivity_seconds, doing=self.doing) from error
+            raise
+
+
+class DockerImages(ImageStore):
+    """The images of a Docker Engine."""
 
     def __init__(self, connection: Connection) -> None:
         self._docker = connection
 
     async def look(self, name: str) -> Image | None:
-        """See `flows.engine.images.pull.ImageStore`."""
-
         def inspect() -> Mapping[str, Any]:
-            with translated(f"looking for the image {name}"):
-                found: Mapping[str, Any] = self._docker.api.inspect_image(name)  # type: ignore[no-untyped-call]
-                return found
+            found: Mapping[str, Any] = self._docker.api.inspect_image(name)  # type: ignore[no-untyped-call]
+            return found
 
         try:
-            return image_of(await in_thread(inspect), name)
+            return image_of(await self._docker.call(f"looking for the image {name}", inspect), name)
         except NotFound:
             return None
 
     async def fetch(
-        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
-        """See `flows.engine.images.pull.ImageStore`."""
-        name = ImageName.parse(spec.image)
+        name = ImageName.parse(request.image)
         query = {"fromImage": name.written, "tag": name.digest or name.tag}
-        if spec.platform is not None:
-            query["platform"] = spec.platform
+        if request.platform is not None:
+            query["platform"] = request.platform
 
-        def pull(api: docker.APIClient, line: Line) -> None:
-            headers = _auth_header(api, spec.image, login)
-            request = requests.Request(
-                "POST", url(api, "/images/create"), params=query, headers=headers
-            )
-            with line.send(api, request, inactivity_seconds) as answer:
-                for event in filter(bytes.strip, answer.iter_lines()):
-                    _take(json.loads(event), take)
+        def read(answer: requests.Response) -> None:
+            for event in filter(bytes.strip, answer.iter_lines()):
+                _take(json.loads(event), take)
 
-        await self._asked(spec.image, "pull", login, inactivity_seconds, pull)
+        call = _RegistryCall("pull", request.image, login, inactivity_seconds)
+        await self._send(call, requests.Request("POST", "/images/create", params=query), read)
 
     async def may_read(
-        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, inactivity_seconds: float
     ) -> None:
-        """See `flows.engine.images.pull.ImageStore`."""
+        call = _RegistryCall("ask for", request.image, login, inactivity_seconds)
+        path = f"/distribution/{quote(request.image, safe='/:')}/json"
+        await self._send(call, requests.Request("GET", path), lambda _: None)
 
-        def ask(api: docker.APIClient, line: Line) -> None:
-            path = f"/distribution/{quote(spec.image, safe='/:')}/json"
-            headers = _auth_header(api, spec.image, login)
-            request = requests.Request("GET", url(api, path), headers=headers)
-            line.send(api, request, inactivity_seconds).close()
-
-        await self._asked(spec.image, "ask for", login, inactivity_seconds, ask)
-
-    async def _asked(
+    async def _send(
         self,
-        image: str,
-        doing: str,
-        login: Login | None,
-        inactivity_seconds: float,
-        request: Callable[[docker.APIClient, Line], None],
+        call: _RegistryCall,
+        request: requests.Request,
+        read: Callable[[requests.Response], None],
     ) -> None:
-        masker, line = Masker([login.password] if login else []), Line(self._docker)
-
-        def ask(api: docker.APIClient) -> None:
-            try:
-                request(api, line)
-            except docker.errors.APIError as error:
-                words = masker.text(said(error))
-                raise image_error(image, words, error.status_code, doing=doing) from error
-            except requests.exceptions.RequestException as error:
-                if _is_silence(error):
-                    raise silent(image, inactivity_seconds, doing=doing) from error
-                raise
+        connection = PullConnection()
 
         def work() -> None:
-            with translated(f"trying to {doing} the image {image}"), line.open() as api:
-                ask(api)
+            doing = f"trying to {call.doing} the image {call.image}"
+            with (
+                translated(doing),
+                closing(self._docker.connect()) as client,
+                call.image_errors(),
+            ):
+                request.url = url(client.api, str(request.url))
+                request.headers = _auth_header(client.api, call.image, call.login)
+                with connection.send(client.api, request, call.inactivity_seconds) as answer:
+                    read(answer)
 
         try:
             await in_thread(work)
         finally:
-            line.hang_up()
+            connection.hang_up()
 
 
 def image_of(found: Mapping[str, Any], name: str) -> Image:

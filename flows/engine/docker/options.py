@@ -13,7 +13,7 @@ from flows.engine.types import Image
 from flows.payload.fields import network
 from flows.payload.policy import Policy
 from flows.payload.policy_check import is_allowed, user_is_allowed
-from flows.spec import LABEL_JOB_ID, ContainerSpec
+from flows.spec import ContainerSpec
 
 # The first API version that takes the platform of a container.
 _PLATFORM_API = (1, 41)
@@ -44,7 +44,7 @@ class Option:
     key: str
     value: Callable[[Creation], Any]
     words: Callable[[Any], Words]
-    is_allowed: Callable[[Any, ContainerSpec, Policy], bool]
+    is_allowed: Callable[[Any, Policy], bool]
 
 
 def _unsaid(_value: object) -> Words:
@@ -59,14 +59,6 @@ def _each(name: str) -> Callable[[list[str]], Words]:
     return lambda values: ((name, value) for value in values)
 
 
-def _env_words(variables: Mapping[str, str]) -> Words:
-    return (("--env", f"{name}={value}") for name, value in variables.items())
-
-
-def _cpu_words(nano_cpus: int) -> Words:
-    yield "--cpus", f"{nano_cpus / 1e9:.9f}".rstrip("0").rstrip(".")
-
-
 def _bytes(name: str) -> Callable[[int], Words]:
     def words(number: int) -> Words:
         units = ((1024**3, "g"), (1024**2, "m"), (1024, "k"))
@@ -74,6 +66,14 @@ def _bytes(name: str) -> Callable[[int], Words]:
         yield name, next(exact, str(number))
 
     return words
+
+
+def _env_words(variables: Mapping[str, str]) -> Words:
+    return (("--env", f"{name}={value}") for name, value in variables.items())
+
+
+def _cpu_words(nano_cpus: int) -> Words:
+    yield "--cpus", f"{nano_cpus / 1e9:.9f}".rstrip("0").rstrip(".")
 
 
 def _gpu_words(requests: list[Mapping[str, Any]]) -> Words:
@@ -90,32 +90,22 @@ def _mount_words(mounts: list[Mapping[str, Any]]) -> Words:
         yield "--mount", line.getvalue()
 
 
-def _entrypoint(creation: Creation) -> list[str] | None:
-    words = creation.spec.entrypoint
+def _mounts(made: Creation) -> list[Mapping[str, object]]:
+    return [mount_arguments(made.spec, each, made.api_version) for each in made.spec.mounts]
+
+
+def _entrypoint(made: Creation) -> list[str] | None:
+    words = made.spec.entrypoint
     # Docker takes an empty list for "the image's own".
     return None if words is None else list(words) or [""]
 
 
-def _mounts(creation: Creation) -> list[Mapping[str, object]]:
-    spec, version = creation.spec, creation.api_version
-    return [mount_arguments(spec, mount, version) for mount in spec.mounts]
-
-
-def _gpus(creation: Creation) -> list[Mapping[str, object]] | None:
-    gpus = creation.spec.gpus
-    count = -1 if gpus == "all" else gpus
+def _gpus(made: Creation) -> list[Mapping[str, object]] | None:
+    count = -1 if made.spec.gpus == "all" else made.spec.gpus
     return None if count is None else [{"count": count, "capabilities": [["gpu"]]}]
 
 
-def _any(_value: object, _spec: ContainerSpec, _policy: Policy) -> bool:
-    return True
-
-
-def _is_own_name(value: str | None, spec: ContainerSpec, _policy: Policy) -> bool:
-    return value == spec.name and spec.name.startswith(f"mm-task-{spec.job_id}-")
-
-
-def _is_network(value: str | None, _spec: ContainerSpec, policy: Policy) -> bool:
+def _is_network(value: str | None, policy: Policy) -> bool:
     try:
         name = network(value or "host")
     except ValueError:
@@ -123,101 +113,92 @@ def _is_network(value: str | None, _spec: ContainerSpec, policy: Policy) -> bool
     return name == policy.network or is_allowed([name], policy.allowed_networks)
 
 
-def _is_security(value: list[str] | None, _spec: ContainerSpec, policy: Policy) -> bool:
-    return value == ["no-new-privileges"] if policy.no_new_privileges else not value
-
-
-def _are_gpus(value: list[dict[str, Any]] | None, _spec: ContainerSpec, policy: Policy) -> bool:
+def _are_gpus(requests: list[Mapping[str, Any]] | None, policy: Policy) -> bool:
     return all(
         request.keys() == {"count", "capabilities"}
         and request["capabilities"] == [["gpu"]]
         and (policy.max_gpus is None or 0 < request["count"] <= policy.max_gpus)
-        for request in value or []
+        for request in requests or []
     )
 
 
-def _up_to(
-    ceiling: Callable[[Policy], float | None],
-) -> Callable[[float | None, ContainerSpec, Policy], bool]:
-    def is_allowed(value: float | None, _spec: ContainerSpec, policy: Policy) -> bool:
-        most = ceiling(policy)
-        return most is None or (value is not None and 0 < value <= most)
-
-    return is_allowed
+def _up_to(most: float | None, value: float | None) -> bool:
+    return most is None or (value is not None and 0 < value <= most)
 
 
-_max_memory = _up_to(lambda policy: policy.max_memory_bytes)
+def _free(_value: object, _policy: Policy) -> bool:
+    return True
+
 
 OPTIONS = (
     # By id, so that no pull can change it.
-    Option(
-        "image", lambda c: c.image.id, _unsaid, lambda v, _, __: bool(_IMAGE_ID.fullmatch(v or ""))
-    ),
-    Option("command", lambda c: list(c.spec.command), _unsaid, _any),
-    # In `docker run`, its name and labels would make the container the runner's, which removes it.
-    Option("name", lambda c: c.spec.name, _unsaid, _is_own_name),
-    Option("environment", lambda c: {**c.secrets, **c.spec.env}, _env_words, _any),
-    Option(
-        "labels",
-        lambda c: dict(c.spec.labels),
-        _unsaid,
-        lambda v, spec, _: (v or {}).get(LABEL_JOB_ID) == spec.job_id,
-    ),
-    Option("working_dir", lambda c: c.spec.workdir, _one("--workdir"), _any),
-    # The guard judges each mount by itself.
-    Option("mounts", _mounts, _mount_words, _any),
+    Option("image", lambda c: c.image.id, _unsaid, lambda v, _: bool(_IMAGE_ID.fullmatch(v or ""))),
+    Option("command", lambda c: list(c.spec.command), _unsaid, _free),
+    # In `docker run`, name and labels would make the container the runner's, which removes it. The
+    # guard compares them with the spec.
+    Option("name", lambda c: c.spec.name, _unsaid, _free),
+    Option("environment", lambda c: {**c.secrets, **c.spec.env}, _env_words, _free),
+    Option("labels", lambda c: dict(c.spec.labels), _unsaid, _free),
+    Option("working_dir", lambda c: c.spec.workdir, _one("--workdir"), _free),
+    # The guard compares each with the spec.
+    Option("mounts", _mounts, _mount_words, _free),
     # A process of the image's own as pid 1 ignores SIGTERM and leaves its orphans unreaped.
-    Option("init", lambda _: True, _unsaid, _any),
-    Option("privileged", lambda _: False, _unsaid, lambda v, _, __: v is False),
+    Option("init", lambda _: True, _unsaid, _free),
+    Option("privileged", lambda _: False, _unsaid, lambda v, _: v is False),
     Option("network_mode", lambda c: c.spec.network, _one("--network"), _is_network),
     Option(
         "security_opt",
         lambda c: ["no-new-privileges"] if c.spec.no_new_privileges else [],
         _each("--security-opt"),
-        _is_security,
+        lambda v, p: v == ["no-new-privileges"] if p.no_new_privileges else not v,
     ),
     Option(
         "cap_add",
         lambda c: list(c.spec.cap_add),
         _each("--cap-add"),
-        lambda v, _, policy: set(v or ()) <= set(policy.cap_add),
+        lambda v, p: set(v or ()) <= set(p.cap_add),
     ),
     Option(
         "cap_drop",
         lambda c: list(c.spec.cap_drop),
         _each("--cap-drop"),
-        lambda v, _, policy: set(v or ()) >= set(policy.cap_drop),
+        lambda v, p: set(v or ()) >= set(p.cap_drop),
     ),
     Option(
         "pids_limit",
         lambda c: c.spec.pids_limit,
         _one("--pids-limit"),
-        _up_to(lambda policy: policy.pids_limit),
+        lambda v, p: _up_to(p.pids_limit, v),
     ),
-    Option("entrypoint", _entrypoint, lambda words: _one("--entrypoint")(words[0]), _any),
-    Option(
-        "user",
-        lambda c: c.spec.user,
-        _one("--user"),
-        lambda v, _, policy: user_is_allowed(v, policy),
-    ),
-    Option("shm_size", lambda c: c.spec.shm_bytes, _bytes("--shm-size"), _any),
+    Option("entrypoint", _entrypoint, lambda words: _one("--entrypoint")(words[0]), _free),
+    Option("user", lambda c: c.spec.user, _one("--user"), user_is_allowed),
+    Option("shm_size", lambda c: c.spec.shm_bytes, _bytes("--shm-size"), _free),
     Option("device_requests", _gpus, _gpu_words, _are_gpus),
     Option(
         "platform",
         lambda c: c.spec.platform if c.api_version >= _PLATFORM_API else None,
         _one("--platform"),
-        lambda v, _, __: v is None or isinstance(v, str),
+        lambda v, _: v is None or isinstance(v, str),
     ),
     Option(
         "nano_cpus",
         lambda c: None if c.spec.cpus is None else round(c.spec.cpus * 10**9),
         _cpu_words,
-        _up_to(lambda policy: policy.max_cpus and round(policy.max_cpus * 10**9)),
+        lambda v, p: _up_to(p.max_cpus and round(p.max_cpus * 10**9), v),
     ),
-    Option("mem_limit", lambda c: c.spec.memory_bytes, _bytes("--memory"), _max_memory),
+    Option(
+        "mem_limit",
+        lambda c: c.spec.memory_bytes,
+        _bytes("--memory"),
+        lambda v, p: _up_to(p.max_memory_bytes, v),
+    ),
     # Without a swap limit of the same size, Docker grants as much swap again.
-    Option("memswap_limit", lambda c: c.spec.memory_bytes, _bytes("--memory-swap"), _max_memory),
+    Option(
+        "memswap_limit",
+        lambda c: c.spec.memory_bytes,
+        _bytes("--memory-swap"),
+        lambda v, p: _up_to(p.max_memory_bytes, v),
+    ),
 )
 """In the order in which a report shows them. What has no row is nothing that a task may ask for."""
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from flows.engine.chown import Owner, reclaim_of
+from flows.engine.chown import Owner, plan_reclaim
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.events import read_evidence
@@ -177,7 +177,7 @@ async def test_giving_the_files_of_a_job_back_goes_through(
     in_volume = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX]
     subprocess.run([*in_volume, "mkdir", f"/jobs/{spec.job_id}"], check=True)
     owner, now = Owner(12345, 12345), datetime.now(UTC)
-    await engine.reclaim(reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
+    await engine.reclaim(plan_reclaim(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, now))
     if kind == "volume":
         whose = subprocess.check_output([*in_volume, "stat", "-c", "%u", f"/jobs/{spec.job_id}"])
         assert whose == b"12345\n"

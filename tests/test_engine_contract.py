@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine.chown import Owner, reclaim_of
+from flows.engine.chown import Owner, plan_reclaim
 from flows.engine.contract import Engine
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.selection import ENGINES, OpenEngine, open_engine
@@ -290,7 +290,9 @@ async def test_reclaimed_files_are_their_new_owners_and_nothing_outside_is(case:
     outside.write_text("precious")
     fill_as_others(top / "repo")
     owner = Owner(12345, 54321)
-    decided = reclaim_of(spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, datetime.now(UTC))
+    decided = plan_reclaim(
+        spec.name, spec.mounts[0], BUSYBOX, owner, spec.labels, datetime.now(UTC)
+    )
     for _ in range(2):
         await case.engine.reclaim(decided)
     files = [path for path in (top, *top.rglob("*")) if path.is_dir() or path.is_file()]
@@ -310,7 +312,7 @@ async def test_reclaimed_files_are_their_new_owners_and_nothing_outside_is(case:
 async def test_an_image_for_reclaiming_that_cannot_be_had_is_an_image_error(case: Case) -> None:
     spec = case.spec("print")
     image = "127.0.0.1:1/no-such-image:1"
-    decided = reclaim_of(
+    decided = plan_reclaim(
         spec.name, spec.mounts[0], image, Owner(1, 1), spec.labels, datetime.now(UTC)
     )
     with pytest.raises(ImageError):

@@ -3,7 +3,7 @@
 Each runs the whole flow. Whatever it does: its outcome is what it is, nothing outside of the job's
 folder is read, changed or removed, nothing stays on the engine, and the folder can be removed. The
 same for a worker that is not root is in test_other_owners.py; a full disk, the lack of memory and a
-wrecked artifacts folder are in test_flow.py, floods of output in test_log_integrity.py.
+wrecked artifacts folder are in test_flow.py, floods of output in test_docker_logs.py.
 """
 
 import json

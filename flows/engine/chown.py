@@ -54,7 +54,7 @@ class Owner:
         """Whoever owns what this process makes in `folder`."""
         found = folder.stat()
         gid = found.st_gid if found.st_mode & stat.S_ISGID else os.getegid()
-        return cls(outside(os.geteuid(), _table("uid")), outside(gid, _table("gid")))
+        return cls(outer_id(os.geteuid(), _id_map("uid")), outer_id(gid, _id_map("gid")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ class Reclaim:
         return ("sh", "-c", SCRIPT, "reclaim", *numbers, self.mount.target)
 
 
-def reclaim_of(
+def plan_reclaim(
     name: str, mount: Mount, image: str, owner: Owner, labels: Mapping[str, str], now: datetime
 ) -> Reclaim:
-    """Decide the container that gives a folder back; `name` is that of what filled it.
+    """The container that gives a folder back; `name` is that of what filled it.
 
     `labels` are the job's. Only the times are its own: a sweep may come long after the job.
     """
@@ -95,7 +95,7 @@ def reclaim_of(
     return Reclaim(f"{name}-files", image, mount, owner, {**labels, **times})
 
 
-def outside(number: int, table: str) -> int:
+def outer_id(number: int, table: str) -> int:
     """What the user or group `number` is called in the namespace around this process's own.
 
     `table` is the text of `/proc/self/uid_map` or `gid_map`; without it, all is one namespace.
@@ -107,7 +107,7 @@ def outside(number: int, table: str) -> int:
     return number
 
 
-def _table(kind: str) -> str:
+def _id_map(kind: str) -> str:
     try:
         return Path(f"/proc/self/{kind}_map").read_text()
     except OSError:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.attempt import Prepared
-from flows.engine.chown import RECLAIM_SECONDS, Owner, Reclaim, reclaim_of
+from flows.engine.chown import RECLAIM_SECONDS, Owner, Reclaim, plan_reclaim
 from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
@@ -118,7 +118,7 @@ async def _reclaim(
         return None
     image = HostSettings.from_environment().helper_image
     owner = Owner.in_folder(folder.parent)
-    decided = reclaim_of(name, mount, image, owner, labels, datetime.now(UTC))
+    decided = plan_reclaim(name, mount, image, owner, labels, datetime.now(UTC))
     try:
         await to_the_end(_bounded(engine, decided))
     except ImageError as error:

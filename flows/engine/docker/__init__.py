@@ -1,1 +1,13 @@
-"""."""
+"""The contract on a Docker Engine, by docker-py and prefect-docker.
+
+engine         `DockerEngine`
+client         connections: address, API version, calls in threads
+errors         docker-py's exceptions as `EngineError`s
+options        the create options, a row each; guard checks them right before Docker gets them
+volumes        a job's folder and caches as mounts; objects: what carries a job's label
+images         inspect, pull and ask registries
+logs           output as it comes; log_delivery and log_position: each byte of it once
+stats, events  samples of `/stats` and the evidence in `/events`
+chown          runs the container that gives a job's files back
+calls, probe   what doctor asks of an engine and of a proxy before it
+"""

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine.chown import Owner, Reclaim, outside, reclaim_of
+from flows.engine.chown import Owner, Reclaim, outer_id, plan_reclaim
 from flows.engine.contract import Engine
 from flows.engine.docker.chown import reclaim_arguments
 from flows.engine.docker.engine import DockerEngine
@@ -36,7 +36,7 @@ def reclaim_in(folder: Path, image: str = BUSYBOX, owner: Owner | None = None) -
     mount = replace(BIND, source=str(folder), target="/job")
     labels = {"moonmind.job_id": str(uuid4())}
     name = f"mm-task-{uuid4()}-1"
-    return reclaim_of(name, mount, image, owner or Owner(12345, 12345), labels, datetime.now(UTC))
+    return plan_reclaim(name, mount, image, owner or Owner(12345, 12345), labels, datetime.now(UTC))
 
 
 def deep(folder: Path, name: str, levels: int) -> None:
@@ -136,7 +136,7 @@ def test_a_look_ends_where_there_is_too_much_and_where_it_is_too_deep(tmp_path: 
 def test_a_user_has_another_number_outside_of_its_namespace(
     table: str, number: int, is_outside: int
 ) -> None:
-    assert outside(number, table) == is_outside
+    assert outer_id(number, table) == is_outside
 
 
 def test_a_folder_that_passes_its_group_on_keeps_to_it(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_folder_that_passes_its_group_on_keeps_to_it(tmp_path: Path) -> None:
 
 def test_the_helper_may_change_owners_in_the_jobs_folder_and_nothing_else() -> None:
     spec = compiled(FULL)
-    decided = reclaim_of(spec.name, BIND, BUSYBOX, Owner(1000, 1001), spec.labels, NOW)
+    decided = plan_reclaim(spec.name, BIND, BUSYBOX, Owner(1000, 1001), spec.labels, NOW)
     arguments = reclaim_arguments(decided, IMAGE, (1, 41))
     assert arguments["name"] == f"{spec.name}-files"
     assert arguments["image"] == IMAGE.id
@@ -172,7 +172,7 @@ def test_the_helper_may_change_owners_in_the_jobs_folder_and_nothing_else() -> N
 )
 def test_the_helper_sees_one_folder_of_a_volume(api_version: tuple[int, int], source: str) -> None:
     spec = compiled(FULL, mount=VOLUME)
-    decided = reclaim_of(spec.name, VOLUME, BUSYBOX, Owner(1, 1), spec.labels, NOW)
+    decided = plan_reclaim(spec.name, VOLUME, BUSYBOX, Owner(1, 1), spec.labels, NOW)
     (mount,) = reclaim_arguments(decided, Image("sha256:1"), api_version)["mounts"]
     assert mount["Source"] == source
     assert mount.get("VolumeOptions", {}).get("Subpath") == (

@@ -17,8 +17,9 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from flows.engine.docker.samples import Sample, add
 from flows.engine.docker.stats import Sampler
-from flows.engine.usage import MAX_POINTS, Point, Sample, Series, Usage, add
+from flows.engine.usage import MAX_POINTS, Point, Series, Usage
 from tests.runs import BUSYBOX
 
 MEBIBYTE = 1024**2

@@ -1,4 +1,4 @@
-"""The container that gives a job's folder back, on a Docker Engine."""
+"""Run the container that gives a job's folder back, and leave nothing of it."""
 
 import time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Translate what docker-py and its HTTP client raise into this package's errors, all of it once."""
+"""Translate what docker-py and its HTTP client raise into `EngineError`s, all of it once."""
 
 import os
 from collections.abc import Iterator

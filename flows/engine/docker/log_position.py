@@ -1,8 +1,7 @@
-"""How far one stream of a container has been delivered, measured in the bytes of the engine's log.
+"""Length and checksum of what was delivered of one stream, in the bytes of the engine's log.
 
 The log of a driver is not always byte for byte what the container wrote, and a rotated one no
-longer begins where the container did; so a position is a length and a checksum of what lies
-before it.
+longer begins where the container did; so what lies before a position is compared, too.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""What this runner owns on an engine, by label, and its removal."""
+"""List and remove what carries a job's label on an engine."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

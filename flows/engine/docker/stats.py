@@ -1,4 +1,4 @@
-"""Follow the stats of one container, in a thread of its own, into a `Usage`."""
+"""Stream the stats of one container, in a thread of its own, into a `Usage`."""
 
 import contextlib
 import json
@@ -11,16 +11,15 @@ import requests
 from flows.engine.contract import Measured
 from flows.engine.docker.client import shut_down, url
 from flows.engine.docker.errors import translated
-from flows.engine.usage import (
-    Point,
+from flows.engine.docker.samples import (
     Sample,
-    Series,
     add,
     cpu_seconds,
     memory_bytes,
     moment,
     was_running,
 )
+from flows.engine.usage import Point, Series
 from flows.errors import EngineError, EngineUnavailable
 
 _RECONNECT_SECONDS = 0.5

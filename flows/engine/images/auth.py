@@ -1,4 +1,4 @@
-"""What an operator calls a registry, and the log-in for it. Pure."""
+"""Host names of registries, and the log-in that an engine shows to one. Pure."""
 
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit

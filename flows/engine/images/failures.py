@@ -1,4 +1,4 @@
-"""What a registry or an engine says of a pull that failed: its class, and the sentence. Pure."""
+"""Classify why a pull failed, by what the registry or the engine said, and word it. Pure."""
 
 import re
 

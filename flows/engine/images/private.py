@@ -1,4 +1,4 @@
-"""Which images of this host came with credentials: they are for those who have some.
+"""Marker files for images that came with credentials: they are for runs that have some.
 
 An empty file each, named by a hash: made in one step, whoever else makes one, and without a secret.
 """

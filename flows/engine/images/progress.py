@@ -1,4 +1,4 @@
-"""How far a pull is, from the engine's events. Pure: a fold, and what is said of it."""
+"""Fold the events of a pull into layers, bytes and percent. Pure."""
 
 import re
 from collections.abc import Mapping

@@ -10,11 +10,10 @@ import requests.exceptions
 from docker.types import LogConfig
 
 from flows.engine.chown import RECLAIM_SECONDS, Reclaim
-from flows.engine.docker.objects import remove_container
+from flows.engine.docker.objects import remove_own
 from flows.engine.docker.volumes import create_run_volume, mount_arguments, remove_run_volume
 from flows.engine.types import Image
 from flows.errors import EngineError
-from flows.spec import LABEL_JOB_ID
 
 # The deepest tree that was tried, of 4,000 folders with names of 250 letters, takes 60 MiB and 530
 # processes.
@@ -89,8 +88,5 @@ def _require_success(api: docker.APIClient, reclaim: Reclaim) -> None:
 
 
 def _remove(api: docker.APIClient, reclaim: Reclaim) -> None:
-    with suppress(docker.errors.NotFound):
-        found = api.inspect_container(reclaim.name)["Config"]["Labels"] or {}
-        if found.get(LABEL_JOB_ID) == reclaim.job_id:
-            remove_container(api, reclaim.name)
+    remove_own(api, "container", reclaim.name, reclaim.job_id)
     remove_run_volume(api, reclaim)

@@ -23,7 +23,7 @@ from flows.engine.docker.events import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
-from flows.engine.docker.objects import discard, list_owned, remove_container
+from flows.engine.docker.objects import list_owned, remove_container, remove_own
 from flows.engine.docker.options import create_arguments
 from flows.engine.docker.stats import Sampler
 from flows.engine.docker.volumes import (
@@ -231,7 +231,8 @@ class DockerEngine(Engine):
 
     async def discard(self, owned: Owned) -> bool:
         return await self._docker.call(
-            f"removing {owned.name}", lambda: discard(self._docker.api, owned)
+            f"removing {owned.name}",
+            lambda: remove_own(self._docker.api, owned.kind, owned.id, owned.job_id),
         )
 
     async def _on_container(self, spec: ContainerSpec, doing: str, function: Callable[[], T]) -> T:

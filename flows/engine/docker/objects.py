@@ -21,8 +21,8 @@ def list_owned(api: docker.APIClient) -> Iterator[Owned]:
         yield Owned("network", found["Name"], found["Id"], found["Labels"])
 
 
-def discard(api: docker.APIClient, owned: Owned) -> bool:
-    """Remove it if it still carries its job's label; whether it was removed."""
+def remove_own(api: docker.APIClient, kind: str, name: str, job_id: str) -> bool:
+    """Remove an object by its name or id if it carries the job's label; whether it was removed."""
     kinds: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
         "container": (
             lambda key: api.inspect_container(key)["Config"]["Labels"],
@@ -31,12 +31,12 @@ def discard(api: docker.APIClient, owned: Owned) -> bool:
         "volume": (lambda key: api.inspect_volume(key)["Labels"], api.remove_volume),
         "network": (lambda key: api.inspect_network(key)["Labels"], api.remove_network),
     }
-    labels_of, remove = kinds[owned.kind]
+    labels_of, remove = kinds[kind]
     try:
         # Read again right before: the object of that name may be somebody else's by now.
-        if (labels_of(owned.id) or {}).get(LABEL_JOB_ID) != owned.job_id:
+        if (labels_of(name) or {}).get(LABEL_JOB_ID) != job_id:
             return False
-        remove(owned.id)
+        remove(name)
     except docker.errors.NotFound:
         return False
     return True

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import docker
 import docker.errors
 
+from flows.engine.docker.objects import remove_own
 from flows.errors import Rejected
 from flows.payload.policy_check import is_allowed
-from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount
+from flows.spec import LABEL_CACHE, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
@@ -118,8 +119,4 @@ def remove_caches(api: docker.APIClient, names: list[str]) -> None:
 
 def remove_run_volume(api: docker.APIClient, spec: Named) -> None:
     """Remove the per-run volume if it is this job's; the data it showed stays."""
-    name = run_volume_name(spec)
-    with suppress(docker.errors.NotFound):
-        labels = api.inspect_volume(name).get("Labels") or {}
-        if labels.get(LABEL_JOB_ID) == spec.job_id:
-            api.remove_volume(name)
+    remove_own(api, "volume", run_volume_name(spec), spec.job_id)

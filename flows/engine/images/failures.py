@@ -75,6 +75,10 @@ def cause_of(words: str, status: int | None = None) -> ImageCause:
     return _STATUSES.get(status or 0, ImageCause.OTHER)
 
 
+def _advice(cause: ImageCause, image: str) -> str:
+    return _ADVICE[cause].format(registry=ImageName.parse(image).registry)
+
+
 def image_error(
     image: str, words: str, status: int | None = None, *, doing: str = "pull"
 ) -> ImageError:
@@ -84,7 +88,7 @@ def image_error(
     passing = cause in (ImageCause.RATE_LIMITED, ImageCause.UNREACHABLE)
     return ImageError(
         f"cannot {doing} the image {image}: {words or 'no reason was given'}; "
-        f"{_ADVICE[cause].format(registry=ImageName.parse(image).registry)}",
+        f"{_advice(cause, image)}",
         cause,
         may_pass=passing and not _LASTING.search(words),
     )
@@ -94,8 +98,8 @@ def silent(image: str, seconds: float, *, doing: str = "pull") -> ImageError:
     """For a pull of which nothing is heard any more."""
     return ImageError(
         f"cannot {doing} the image {image}: nothing was heard of it for {seconds:g} s; "
-        f"{_ADVICE[ImageCause.TIMEOUT].format(registry=ImageName.parse(image).registry)}, or raise "
-        "MOONMIND_PULL_INACTIVITY_SECONDS on this worker",
+        f"{_advice(ImageCause.TIMEOUT, image)}, or raise MOONMIND_PULL_INACTIVITY_SECONDS on this "
+        "worker",
         ImageCause.TIMEOUT,
     )
 

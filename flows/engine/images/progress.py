@@ -26,10 +26,8 @@ class Layer:
     @property
     def share(self) -> float:
         """How much of its way is behind it, from 0 to 1."""
-        if self.done:
-            return 1.0
-        if not self.total:
-            return 0.0
+        if self.done or not self.total:
+            return float(self.done)
         unpacked = (1 - _DOWNLOAD_SHARE) * self.extracted / self.total
         return min(1.0, _DOWNLOAD_SHARE * self.downloaded / self.total + unpacked)
 
@@ -61,19 +59,9 @@ class PullProgress:
         return any(not layer.present for layer in self.layers.values())
 
     @property
-    def done(self) -> int:
-        """How many layers are in place."""
-        return sum(layer.done for layer in self.layers.values())
-
-    @property
     def bytes(self) -> int:
         """Downloaded so far, packed."""
         return sum(layer.downloaded for layer in self.layers.values())
-
-    @property
-    def total_bytes(self) -> int:
-        """To download, of those layers whose size is known, packed."""
-        return sum(layer.total for layer in self.layers.values())
 
     @property
     def percent(self) -> float:
@@ -87,10 +75,10 @@ class PullProgress:
         """`3 of 7 layers, 120 MiB of 1.2 GiB`."""
         if not self.layers:
             return "waiting for the registry"
-        return (
-            f"{self.done} of {len(self.layers)} layers, "
-            f"{size(self.bytes)} of {size(self.total_bytes)}"
-        )
+        done = sum(layer.done for layer in self.layers.values())
+        total_bytes = sum(layer.total for layer in self.layers.values())
+        in_bytes = f"{size(self.bytes)} of {size(total_bytes)}"
+        return f"{done} of {len(self.layers)} layers, {in_bytes}"
 
 
 def _moved(layer: Layer, status: str, event: Mapping[str, Any]) -> Layer | None:

@@ -123,8 +123,8 @@ async def test_an_engine_is_opened_by_its_name(
         spec = await Case("recording", engine, tmp_path).started("exit 3")
         assert await engine.wait(spec, 30)
         await engine.destroy(spec)
-    about = [(method, spec.name) for method in ("pull", "create", "start", "wait", "destroy")]
-    assert engine.calls == about
+    steps = [(method, spec.name) for method in ("create", "start", "wait", "destroy")]
+    assert engine.calls == [("pull", BUSYBOX), *steps]
 
 
 async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from flows.engine.chown import Reclaim
-from flows.engine.images.pull import PullOptions
+from flows.engine.images.pull import PullOptions, PullRequest
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.engine.usage import Point, Usage
 from flows.spec import ContainerSpec, Owned
@@ -52,9 +52,9 @@ class Engine(Protocol):
     async def find(self, spec: ContainerSpec) -> bool:
         """Whether a container made for this very spec exists: name, job and fingerprint agree."""
 
-    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
-        """Make the image present as `spec.pull` and `spec.platform` say, with what `options` gives
-        for it; see `flows.engine.images.pull.ensure_image`.
+    async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
+        """Make the image present as `request.pull` and `request.platform` say, with what `options`
+        gives for it; see `flows.engine.images.pull.ensure_image`.
 
         Raises `ImageError`, also where the registry reports the failure in the middle of a
         successful response. A caller that is cancelled ends the pull on the engine too, and leaves

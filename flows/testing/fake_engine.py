@@ -67,11 +67,11 @@ class FakeEngine(Engine):
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
-    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
+    async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
         self._note("pull")
         if self._hangs_at == "pull":
             await asyncio.Event().wait()
-        return await ensure_image(self, spec, options or PullOptions())
+        return await ensure_image(self, request, options or PullOptions())
 
     async def look(self, name: str) -> Image | None:
         return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None

@@ -11,7 +11,7 @@ from typing import Self
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
-from flows.engine.images.pull import PullOptions
+from flows.engine.images.pull import PullOptions, PullRequest
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Owned
@@ -20,7 +20,7 @@ from tests.behaviours import busybox
 
 
 class RecordingEngine(Engine):
-    """Records in `calls` the name of each method, and what container or object it was about."""
+    """Records in `calls` each method, and the image, container or object that it was about."""
 
     def __init__(self, policy: Policy | None = None, engine: Engine | None = None) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -39,8 +39,8 @@ class RecordingEngine(Engine):
     async def find(self, spec: ContainerSpec) -> bool:
         return await self._for("find", spec.name).find(spec)
 
-    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
-        return await self._for("pull", spec.name).pull(spec, options)
+    async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
+        return await self._for("pull", request.image).pull(request, options)
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
         await self._for("create", spec.name).create(spec, image, secrets)

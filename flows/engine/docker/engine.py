@@ -70,22 +70,16 @@ class DockerEngine(Engine):
 
     async def find(self, spec: ContainerSpec) -> bool:
         labels = await self._labels(spec.name)
-        wanted = (LABEL_JOB_ID, LABEL_SPEC)
-        return bool(labels) and all(labels.get(key) == spec.labels[key] for key in wanted)
+        return all(labels.get(key) == spec.labels[key] for key in (LABEL_JOB_ID, LABEL_SPEC))
 
-    async def pull(self, spec: ContainerSpec, options: PullOptions | None = None) -> Image:
-        return await self._obtained(spec, options)
-
-    async def _obtained(self, wanted: PullRequest, options: PullOptions | None = None) -> Image:
-        return await ensure_image(DockerImages(self._docker), wanted, options or PullOptions())
+    async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
+        return await ensure_image(DockerImages(self._docker), request, options or PullOptions())
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
         if not spec.secrets:
             return {}
-        found = await self._on_container(
-            spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
-        )
-        given = (each.partition("=") for each in found["Config"]["Env"] or [])
+        environment = (await self._inspected(spec))["Config"]["Env"] or []
+        given = (each.partition("=") for each in environment)
         return {name: value for name, _, value in given if name in spec.secrets}
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
@@ -192,10 +186,7 @@ class DockerEngine(Engine):
         return await self._docker.call("reading the engine's events", read)
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        found = await self._on_container(
-            spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
-        )
-        return _state(found["State"])
+        return _state((await self._inspected(spec))["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
         if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
@@ -209,7 +200,7 @@ class DockerEngine(Engine):
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:
-        image = await self._obtained(reclaim)
+        image = await self.pull(reclaim)
         await self._docker.call(
             f"giving the files of {reclaim.job_id} back",
             lambda: run_reclaim(self._docker.client, reclaim, image, self._docker.api_version),
@@ -233,6 +224,11 @@ class DockerEngine(Engine):
         return await self._docker.call(
             f"removing {owned.name}",
             lambda: remove_own(self._docker.api, owned.kind, owned.id, owned.job_id),
+        )
+
+    async def _inspected(self, spec: ContainerSpec) -> Mapping[str, Any]:
+        return await self._on_container(
+            spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
         )
 
     async def _on_container(self, spec: ContainerSpec, doing: str, function: Callable[[], T]) -> T:

@@ -8,7 +8,6 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +24,6 @@ from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
-from tests.behaviours import busybox
 from tests.cutting_proxy import CuttingProxy
 from tests.runs import BUSYBOX, payload
 
@@ -342,17 +340,6 @@ async def test_a_log_that_differs_harms_no_output_that_nobody_cut(
     with CuttingProxy(60) as patient:
         output, tailed = await case.run(patient, script, *options)
     assert (output == expected, tailed) == (True, Tailed(reconnects=0, complete=True))
-
-
-async def test_a_fake_engine_replays_too(tmp_path: Path) -> None:
-    engine, sink = busybox(), Collector()
-    spec = replace(spec_of(tmp_path, "true"), command=("print", "hello"))
-    await engine.create(spec, await engine.pull(spec), {})
-    await engine.start(spec)
-    assert await engine.wait(spec, 30)
-    async with engine.tail(spec, sink, replay=True) as tailed:
-        pass
-    assert (bytes(sink.output), tailed.complete) == (b"hello\n", True)
 
 
 def pieces(data: bytes, generator: random.Random) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from flows.engine.chown import Owner, plan_reclaim
-from flows.engine.contract import Engine
+from flows.engine.contract import Engine, Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.selection import ENGINES, OpenEngine, open_engine
 from flows.errors import ContainerGone, EngineError, ImageError
@@ -128,18 +128,21 @@ async def test_an_engine_is_opened_by_its_name(
 
 
 async def test_a_container_runs_to_its_end_and_its_output_is_whole(case: Case) -> None:
-    spec, sink = await case.created("print"), Collector()
-    async with case.engine.tail(spec, sink):
+    spec, sink, again = await case.created("print"), Collector(), Collector()
+    async with case.engine.tail(spec, sink) as tailed:
         await case.engine.start(spec)
         assert await case.engine.wait(spec, 30)
     state = await case.engine.inspect(spec)
+    async with case.engine.tail(spec, again, replay=True) as replayed:
+        pass
     await case.engine.destroy(spec)
     assert (state.running, state.exit_code, state.oom_killed) == (False, 0, False)
     assert state.started_at is not None
     assert state.finished_at is not None
     # The engine notes the start after it happened, at times a moment after a short life's end.
     assert timedelta(seconds=-1) < state.finished_at - state.started_at < timedelta(seconds=30)
-    assert sink.output == b"hello\n"
+    assert sink.output == again.output == b"hello\n"
+    assert tailed == replayed == Tailed(reconnects=0, complete=True)
 
 
 async def test_a_container_that_exists_tells_its_secrets(case: Case) -> None:

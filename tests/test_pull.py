@@ -1,4 +1,4 @@
-"""What is told of a pull while it goes on, on a source that a test leads."""
+"""What is reported of a pull while it goes on, from an image store that a test leads."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ HALF = {"status": "Downloading", "id": "x", "progressDetail": {"current": 5, "to
 
 
 class Led:
-    """A source with one image, which comes as `pull` says."""
+    """An image store with one image, which comes as `pull` says."""
 
     def __init__(self, pull: Callable[[Take], Awaitable[None]]) -> None:
         self._pull = pull

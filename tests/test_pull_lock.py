@@ -98,7 +98,7 @@ async def test_whoever_waits_may_be_cancelled(tmp_path: Path) -> None:
 
     async def pull() -> None:
         async with lock.held("a", heard.set):
-            pytest.fail("the turn is another's")
+            pytest.fail("the lock is another's")
 
     async with lock.held("a"):
         waiting = asyncio.create_task(pull())

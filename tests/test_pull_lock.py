@@ -14,7 +14,7 @@ from flows.engine.images.private import PrivateImages
 from flows.errors import ImageCause, ImageError, WorkspaceError
 
 
-async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: Path) -> None:
+async def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> None:
     lock, inside, waited = PullLock(tmp_path / "pulls"), 0, []
 
     async def pull() -> None:
@@ -31,7 +31,7 @@ async def test_a_turn_ends_before_the_next_begins_and_leaves_no_file(tmp_path: P
     assert list((tmp_path / "pulls").iterdir()) == []
 
 
-async def test_other_images_have_turns_of_their_own(tmp_path: Path) -> None:
+async def test_other_images_have_locks_of_their_own(tmp_path: Path) -> None:
     lock = PullLock(tmp_path)
     async with lock.held("a"), lock.held("b") as waited:
         assert not waited

@@ -277,7 +277,7 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
     asked = len(proxy.requests)
 
     def pulling() -> list[str]:
-        return [each.name for each in threading.enumerate() if "_asked" in each.name]
+        return [each.name for each in threading.enumerate() if "DockerImages._send" in each.name]
 
     with proxy.failing(on(part, Answer(held=True))):
         options = RunOptions(cancellation=cancellation, pull_options=pull_options_of(tmp_path))

@@ -8,7 +8,7 @@ from flows.engine.docker.log_position import REPLACEMENT, TEXT_DRIVER, Position,
 STREAMS = (1, 2)
 
 
-class Delivery:
+class OutputDelivery:
     """What has been delivered of both streams, by an attached connection or from the log.
 
     `seen` counts bytes that came, new or not. A log that is `strayed` does not begin with what was

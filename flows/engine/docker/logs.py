@@ -15,7 +15,7 @@ from docker.utils.socket import frames_iter
 
 from flows.engine.contract import Sink, Tailed
 from flows.engine.docker.client import is_local, shut_down, url
-from flows.engine.docker.log_delivery import STREAMS, Delivery
+from flows.engine.docker.log_delivery import STREAMS, OutputDelivery
 from flows.engine.docker.log_position import UnlikeLogError
 
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
@@ -41,7 +41,7 @@ class Attachment:
     """
 
     def __init__(
-        self, client: docker.DockerClient, name: str, delivery: Delivery, attached: Any
+        self, client: docker.DockerClient, name: str, delivery: OutputDelivery, attached: Any
     ) -> None:
         self._client = client
         self._name = name
@@ -62,7 +62,7 @@ class Attachment:
         With `replay`, its log is read from the beginning instead.
         """
         found = client.api.inspect_container(name)
-        delivery = Delivery(sink, found["HostConfig"]["LogConfig"]["Type"])
+        delivery = OutputDelivery(sink, found["HostConfig"]["LogConfig"]["Type"])
         if replay:
             return cls(client, name, delivery, None)
         query = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 0}

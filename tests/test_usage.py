@@ -17,8 +17,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from flows.engine.docker.samples import Sample, add
-from flows.engine.docker.stats import Sampler
+from flows.engine.docker.stats import Sample, Sampler, add
 from flows.engine.usage import MAX_POINTS, Point, Series, Usage
 from tests.runs import BUSYBOX
 

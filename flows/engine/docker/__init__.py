@@ -6,8 +6,8 @@ errors         docker-py's exceptions as `EngineError`s
 options        the create options, a row each; guard checks them right before Docker gets them
 volumes        a job's folder and caches as mounts; objects: what carries a job's label
 images         inspect, pull and ask registries
-logs           output as it comes; log_delivery and log_position: each byte of it once
-stats          what a container uses, streamed; samples: one answer of `/stats` read
+logs           output as it comes; log_position: each byte of it once
+stats          what a container uses, streamed from `/stats`
 events         the evidence in `/events`
 chown          runs the container that gives a job's files back
 calls, probe   what doctor asks of an engine and of a proxy before it

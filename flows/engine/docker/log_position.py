@@ -1,4 +1,4 @@
-"""Length and checksum of what was delivered of one stream, in the bytes of the engine's log.
+"""Deliver each byte of output once, by positions in the engine's log: a length and a checksum.
 
 The log of a driver is not always byte for byte what the container wrote, and a rotated one no
 longer begins where the container did; so what lies before a position is compared, too.
@@ -6,12 +6,16 @@ longer begins where the container did; so what lies before a position is compare
 
 import codecs
 import re
+import time
 import zlib
 
+from flows.engine.contract import Sink, Tailed
+
+STREAMS = (1, 2)
 # The driver that keeps text: it writes U+FFFD for each byte that is no UTF-8.
-TEXT_DRIVER = "json-file"
+_TEXT_DRIVER = "json-file"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-REPLACEMENT = _REPLACEMENT.encode()
+_REPLACEMENT_BYTES = _REPLACEMENT.encode()
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 # The engine logs a line in pieces of this size, each encoded by itself.
 _PIECE_BYTES = 16 * 1024
@@ -76,10 +80,10 @@ class Position:
     def _less_half(self, logged: bytes) -> bytes:
         """Without the character of which a part was delivered: whole by now, or replaced."""
         self._held += logged
-        if self._half[:1] == REPLACEMENT[:1] and len(self._held) < len(REPLACEMENT):
+        if self._half[:1] == _REPLACEMENT_BYTES[:1] and len(self._held) < len(_REPLACEMENT_BYTES):
             return b""
-        is_replaced = self._held[:1] != self._half[:1] or self._held.startswith(REPLACEMENT)
-        self._owed = len(self._half) * (len(REPLACEMENT) if is_replaced else 1)
+        is_replaced = self._held[:1] != self._half[:1] or self._held.startswith(_REPLACEMENT_BYTES)
+        self._owed = len(self._half) * (len(_REPLACEMENT_BYTES) if is_replaced else 1)
         held, self._held, self._half = self._held, b"", b""
         return self._less_owed(held)
 
@@ -142,3 +146,59 @@ def _halved(written: bytes) -> tuple[bytes, bytes]:
     decoder.decode(written)
     half, _ = decoder.getstate()
     return _logged(written[: len(written) - len(half)]), half
+
+
+class OutputDelivery:
+    """What has been delivered of both streams, by an attached connection or from the log.
+
+    `seen` counts bytes that came, new or not. A log that is `strayed` does not begin with what was
+    delivered, so from there on all that it has is taken for new; what was `damaged` on its way is
+    not complete.
+    """
+
+    def __init__(self, sink: Sink, driver: str) -> None:
+        self.tailed = Tailed()
+        self.seen = 0
+        self.last_output = time.time()
+        self.damaged = False
+        self.strayed = False
+        self._broken = False
+        self._sink = sink
+        self._as_text = driver == _TEXT_DRIVER
+        self._positions = {stream: Position(as_text=self._as_text) for stream in STREAMS}
+
+    def take_attached(self, stream: int, chunk: bytes) -> None:
+        """Deliver what an attached connection gave, which is what the container wrote."""
+        self.seen += len(chunk)
+        self._positions[stream].add(chunk)
+        self._deliver(chunk)
+
+    def broke(self) -> None:
+        """Note that the connection is over; the next output counts as a reconnect."""
+        self._broken = True
+
+    def stray(self) -> None:
+        """Give up comparing the log with what was delivered."""
+        self.strayed = self.damaged = True
+
+    def rewinds(self) -> dict[int, Rewind]:
+        """For a reading of the log from its beginning, by stream."""
+        return {stream: position.rewind() for stream, position in self._positions.items()}
+
+    def take_logged(self, rewind: Rewind, chunk: bytes) -> None:
+        """Deliver what is new of the log's next bytes. Raises `UnlikeLogError`."""
+        self.seen += len(chunk)
+        fresh = chunk if self.strayed else rewind.fresh(chunk)
+        if not fresh:
+            return
+        if self._broken:
+            self._broken = False
+            self.tailed.reconnects += 1
+        if self._as_text and _REPLACEMENT_BYTES in fresh:
+            # It may stand for a byte that only an attached connection would have given.
+            self.damaged = True
+        self._deliver(fresh)
+
+    def _deliver(self, chunk: bytes) -> None:
+        self.last_output = time.time()
+        self._sink.write(chunk)

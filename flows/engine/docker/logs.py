@@ -15,8 +15,7 @@ from docker.utils.socket import frames_iter
 
 from flows.engine.contract import Sink, Tailed
 from flows.engine.docker.client import is_local, shut_down, url
-from flows.engine.docker.log_delivery import STREAMS, OutputDelivery
-from flows.engine.docker.log_position import UnlikeLogError
+from flows.engine.docker.log_position import STREAMS, OutputDelivery, UnlikeLogError
 
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 _PAUSES_SECONDS = (0.1, 2.0)

@@ -1,9 +1,12 @@
-"""Stream the stats of one container, in a thread of its own, into a `Usage`."""
+"""Stream the stats of one container, of cgroup v1 or v2, in a thread, into a `Usage`."""
 
 import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
 
 import docker
 import requests
@@ -11,16 +14,11 @@ import requests
 from flows.engine.contract import Measured
 from flows.engine.docker.client import shut_down, url
 from flows.engine.docker.errors import translated
-from flows.engine.docker.samples import (
-    Sample,
-    add,
-    cpu_seconds,
-    memory_bytes,
-    moment,
-    was_running,
-)
-from flows.engine.usage import Point, Series
+from flows.engine.usage import Point, Series, Usage, highest
 from flows.errors import EngineError, EngineUnavailable
+
+Sample = Mapping[str, Any]
+"""One answer of `GET /containers/x/stats`, of an engine on cgroup v1 or v2."""
 
 _RECONNECT_SECONDS = 0.5
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
@@ -88,7 +86,7 @@ class Sampler:
     def _take_all(self, response: requests.Response) -> None:
         for line in response.iter_lines():
             sample = json.loads(line)
-            if was_running(sample):
+            if _was_running(sample):
                 self._take(sample)
             elif not self._may_go_on():
                 # The stream of a container that has ended goes on, empty.
@@ -105,7 +103,7 @@ class Sampler:
     def _seconds(self, sample: Sample) -> float:
         """Since the start, by the engine's clock: news of a sample may be late, and the next one
         in time."""
-        heard, taken = time.monotonic() - self._started, moment(sample)
+        heard, taken = time.monotonic() - self._started, _moment(sample)
         if taken is None:
             return heard
         if self._ahead is None:
@@ -121,3 +119,71 @@ class Sampler:
         except EngineError:
             return False
         return state["Status"] not in ("exited", "removing", "dead")
+
+
+def add(usage: Usage, sample: Sample) -> Usage:
+    """`usage` with one more sample."""
+    if not _was_running(sample):
+        return usage
+    received, sent = _network_bytes(sample, "rx_bytes"), _network_bytes(sample, "tx_bytes")
+    return Usage(
+        peak_memory_bytes=highest(usage.peak_memory_bytes, memory_bytes(sample)),
+        cpu_seconds=highest(usage.cpu_seconds, cpu_seconds(sample)),
+        block_read_bytes=highest(usage.block_read_bytes, _block_bytes(sample, "read")),
+        block_write_bytes=highest(usage.block_write_bytes, _block_bytes(sample, "write")),
+        network_received_bytes=highest(usage.network_received_bytes, received),
+        network_sent_bytes=highest(usage.network_sent_bytes, sent),
+        samples=usage.samples + 1,
+        peak_pids=highest(usage.peak_pids, (sample.get("pids_stats") or {}).get("current")),
+    )
+
+
+def _moment(sample: Sample) -> float | None:
+    """When the sample was taken, in seconds by the engine's clock; None where it does not say."""
+    try:
+        return datetime.fromisoformat(str(sample.get("read"))).timestamp()
+    except ValueError:
+        return None
+
+
+def _was_running(sample: Sample) -> bool:
+    """Whether the sample is of a running container: of others the engine sends zeros, read at
+    the zero time."""
+    return not str(sample.get("read", "")).startswith("0001-")
+
+
+def memory_bytes(sample: Sample) -> int | None:
+    """Memory in use, as `docker stats` counts it: without inactive page cache.
+
+    The `max_usage` of cgroup v1 is left alone: it includes the page cache of its moment, which
+    nothing tells afterwards, so a task that only copies files would seem to need its whole limit.
+    """
+    memory = sample.get("memory_stats") or {}
+    used: int | None = memory.get("usage")
+    if used is None:
+        return None
+    stats = memory.get("stats") or {}
+    # On cgroup v1 the name without "total_" leaves out the container's inner groups.
+    cache: int = stats.get("total_inactive_file", stats.get("inactive_file", 0))
+    return used - cache if cache < used else used
+
+
+def cpu_seconds(sample: Sample) -> float | None:
+    """CPU time used since the container's start, over all CPUs."""
+    used = ((sample.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage")
+    return None if used is None else used / 1e9
+
+
+def _block_bytes(sample: Sample, operation: str) -> int | None:
+    devices = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or []
+    # Upper case on cgroup v1.
+    return _sum(device["value"] for device in devices if device["op"].lower() == operation)
+
+
+def _network_bytes(sample: Sample, counter: str) -> int | None:
+    return _sum(network[counter] for network in (sample.get("networks") or {}).values())
+
+
+def _sum(values: Iterable[int]) -> int | None:
+    found = list(values)
+    return sum(found) if found else None

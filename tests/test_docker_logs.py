@@ -238,15 +238,16 @@ async def test_an_engine_that_does_not_answer_for_a_while_is_waited_for(
 
 
 @docker
-async def test_a_container_that_another_process_started_is_replayed(
-    case: Case, proxy: CuttingProxy
-) -> None:
-    spec, first, second, third = case.create(numbered(60)), Collector(), Collector(), Collector()
-    async with through(proxy) as engine, engine.tail(spec, first):
-        await case.engine.start(spec)
-        await first.until(b"out 20\n")
-        async with engine.tail(spec, second, replay=True) as running:
-            assert await case.engine.wait(spec, 60)
+async def test_a_container_that_another_process_started_is_replayed(case: Case) -> None:
+    spec, first, second, third = case.create(numbered(100)), Collector(), Collector(), Collector()
+    with CuttingProxy(60) as patient:
+        async with through(patient) as engine, engine.tail(spec, first):
+            await case.engine.start(spec)
+            await first.until(b"out 20\n")
+            async with engine.tail(spec, second, replay=True) as running:
+                await second.until(b"out 20\n")
+                patient.refuse(0)
+                assert await case.engine.wait(spec, 60)
     async with case.engine.tail(spec, third, replay=True) as finished:
         pass
     assert sorted(first.output.splitlines()) == sorted(second.output.splitlines())

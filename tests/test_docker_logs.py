@@ -170,7 +170,7 @@ async def test_output_that_nobody_cuts_is_complete_without_a_reconnect(case: Cas
 async def test_a_container_may_close_a_stream_and_run_on(case: Case, proxy: CuttingProxy) -> None:
     output, tailed = await case.run(proxy, "echo one; exec 1>&-; sleep 1; echo two >&2")
     assert (output, tailed.complete) == (b"one\ntwo\n", True)
-    output, tailed = await case.run(proxy, "echo one; exec 1>&- 2>&-; sleep 1.2; exit 3")
+    output, tailed = await case.run_and_cut("echo one; exec 1>&- 2>&-; sleep 1; exit 3", b"one\n")
     assert (output, tailed) == (b"one\n", Tailed(reconnects=0, complete=True))
 
 

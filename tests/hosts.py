@@ -78,3 +78,15 @@ def as_nobody() -> Iterator[None]:
     finally:
         os.seteuid(0)
         os.setegid(0)
+
+
+def deep(folder: Path, name: str, levels: int) -> None:
+    """A tree that is deeper than paths are long, with a file at its bottom."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)

@@ -23,8 +23,8 @@ from flows.spec import is_expired
 from flows.testing import FakeEngine
 from flows.workspace.folder import Workspace
 from flows.workspace.permissions import Ownership, ownership
-from flows.workspace.tree import MAX_DEPTH, remove_tree
-from tests.hosts import NOBODY, as_nobody, fill_as_others, need_root, nobodys_folder
+from flows.workspace.tree import remove_tree
+from tests.hosts import NOBODY, as_nobody, deep, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine
 from tests.specs import BIND, IMAGE, NOW, VOLUME, compiled
 from tests.strategies import FULL
@@ -39,18 +39,6 @@ def reclaim_in(folder: Path, image: str = BUSYBOX, owner: Owner | None = None) -
     return plan_reclaim(name, mount, image, owner or Owner(12345, 12345), labels, datetime.now(UTC))
 
 
-def deep(folder: Path, name: str, levels: int) -> None:
-    """A tree that is deeper than paths are long, with a file at its bottom."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir(name, dir_fd=descriptor)
-        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = below
-    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
-    os.close(descriptor)
-
-
 @pytest.fixture
 def nobodys() -> Iterator[Workspace]:
     """A job's folder of a worker that is not root, filled by a container of somebody else."""
@@ -60,67 +48,6 @@ def nobodys() -> Iterator[Workspace]:
             workspace.create("container")
         fill_as_others(workspace.repo)
         yield workspace
-
-
-@pytest.mark.parametrize(
-    ("mode", "found"),
-    [
-        (0o644, Ownership.OURS),
-        (0o400, Ownership.OURS),
-        (0o200, Ownership.FOREIGN),
-        (0o4755, Ownership.FOREIGN),
-    ],
-)
-def test_a_file_is_the_workers_that_it_may_read_and_that_gives_nobody_rights(
-    tmp_path: Path, mode: int, found: Ownership
-) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "file").touch()
-    (tmp_path / "folder" / "file").chmod(mode)
-    assert ownership(tmp_path, ME) is found
-
-
-@pytest.mark.parametrize(
-    ("mode", "found"),
-    [
-        (0o2755, Ownership.OURS),
-        (0o700, Ownership.OURS),
-        (0o555, Ownership.FOREIGN),
-        (0, Ownership.FOREIGN),
-    ],
-)
-def test_a_folder_is_the_workers_that_it_may_write_in(
-    tmp_path: Path, mode: int, found: Ownership
-) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder").chmod(mode)
-    assert ownership(tmp_path, ME) is found
-
-
-def test_what_nobody_reads_or_must_own_to_remove_does_not_count(tmp_path: Path) -> None:
-    need_root("gives links and pipes away")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("/etc/shadow")
-    for name in ("pipe", "link"):
-        os.chown(tmp_path / name, 1234, 1234, follow_symlinks=False)
-    assert ownership(tmp_path, ME) is Ownership.OURS
-    (tmp_path / "file").touch()
-    os.chown(tmp_path / "file", 1234, -1)
-    assert ownership(tmp_path, ME) is Ownership.FOREIGN
-
-
-def test_a_look_ends_where_there_is_too_much_and_where_it_is_too_deep(tmp_path: Path) -> None:
-    for number in range(5):
-        (tmp_path / str(number)).touch()
-    assert ownership(tmp_path, ME, limit=5) is Ownership.OURS
-    assert ownership(tmp_path, ME, limit=4) is Ownership.UNSEEN
-    assert ownership(tmp_path / "nowhere", ME) is Ownership.OURS
-    (tmp_path / "0").unlink()
-    (tmp_path / "0").mkdir()
-    deep(tmp_path / "0", "n" * 250, 20)
-    assert ownership(tmp_path, ME) is Ownership.OURS
-    deep(tmp_path / "0", "n", MAX_DEPTH)
-    assert ownership(tmp_path, ME) is Ownership.UNSEEN
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
 from flows.threads import to_the_end
-from flows.workspace.folder import REMOVED, Workspace, left_behind, mount_of
+from flows.workspace.folder import REMOVED, Workspace, left_behind
 from flows.workspace.permissions import Ownership, ownership
 from flows.workspace.tree import remove_tree
 
@@ -100,7 +100,7 @@ async def remove_left_behind(engine: Engine, host: HostSettings) -> list[str]:
     for folder in await asyncio.to_thread(left_behind, host.workdir):
         name = folder.name.removeprefix(REMOVED)
         labels = {LABEL_JOB_ID: name.rpartition("-")[0] or name}
-        mount = mount_of(host.workdir, folder.name, host.workspace_volume)
+        mount = Workspace(host.workdir, folder.name, host.workspace_volume).mount
         reason = await _reclaim(engine, folder, mount, f"{NAME_PREFIX}{name}", labels)
         await asyncio.to_thread(remove_tree, folder)
         if os.path.lexists(folder):

@@ -1,4 +1,4 @@
-"""One job's folder on disk: made, filled with a checkout, inspected, removed."""
+"""One job's folder on disk: mkdir, run.json, listing, rename of an earlier attempt's, removal."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from flows.errors import WorkdirMissing, WorkspaceError
 from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, listing
 from flows.workspace.log_file import LogFile, move_log
-from flows.workspace.safe_open import is_folder, write_whole
+from flows.workspace.safe_open import free_name, is_folder, write_whole
 from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.
@@ -78,7 +78,10 @@ class Workspace:
     @property
     def mount(self) -> Mount:
         """How the container gets this folder, and no other job's."""
-        return mount_of(self.root, self.job_id, self.volume)
+        target = f"{JOB_ROOT}/{self.job_id}"
+        if self.volume:
+            return Mount("volume", self.volume, target, subpath=self.job_id)
+        return Mount("bind", str(self.folder), target)
 
     def create(self, artifacts_subdir: str, earlier_attempt: int | None = None) -> None:
         """Make the folder anew; the container's user may write in it, whoever that is.
@@ -88,9 +91,9 @@ class Workspace:
         """
         with self._explained("cannot make the job folder"):
             self._make_root()
-            self._reserve()
             self.move_logs(artifacts_subdir)
-            self._drop_logs()
+            self._drop_records()
+            self._reserve()
             earlier = self._set_aside(earlier_attempt)
             self.folder.mkdir()
             for folder in (
@@ -130,28 +133,23 @@ class Workspace:
             return os.fstat(file.fileno()).st_ctime_ns
 
     def listing(self) -> Listing:
-        """What the run left in `artifacts/`, but for the files this runner still writes."""
+        """What the run left in `artifacts/`, but for the journal, which is still written."""
         found = listing(self.artifacts)
-        own = {"logs/execute.log"}
-        return replace(found, entries=tuple(e for e in found.entries if e.path not in own))
+        kept = tuple(each for each in found.entries if each.path != "logs/execute.log")
+        return replace(found, entries=kept)
 
     def write_run_json(self, artifacts_subdir: str, text: str) -> Path:
         """Write the metadata file and return its path, also where the task filled the disk.
 
         Raises `WorkspaceError`; what was at the path before is then still there.
         """
-        path = self.run_json(artifacts_subdir)
         with self._explained("cannot write run.json in the job folder"):
             self._ballast.unlink(missing_ok=True)
-            write_whole(path, self.folder, text.encode())
-        return path
+        return self._write(self.run_json(artifacts_subdir), text)
 
     def write_picture(self, artifacts_subdir: str, text: str) -> Path:
         """Write `usage.svg` beside run.json and return its path. Raises `WorkspaceError`."""
-        path = self.run_json(artifacts_subdir).with_name("usage.svg")
-        with self._explained("cannot write usage.svg in the job folder"):
-            write_whole(path, self.folder, text.encode())
-        return path
+        return self._write(self.run_json(artifacts_subdir).with_name("usage.svg"), text)
 
     def remove(self) -> None:
         """Remove the folder and all in it; nothing to remove is no error.
@@ -160,10 +158,14 @@ class Workspace:
         the next removal.
         """
         with self._explained("cannot remove the job folder"):
-            self._ballast.unlink(missing_ok=True)
-            self._drop_logs()
+            self._drop_records()
             if os.path.lexists(self.folder):
                 self._discard(self.folder)
+
+    def _write(self, path: Path, text: str) -> Path:
+        with self._explained(f"cannot write {path.name} in the job folder"):
+            write_whole(path, self.folder, text.encode())
+        return path
 
     @property
     def _ballast(self) -> Path:
@@ -174,8 +176,8 @@ class Workspace:
         """A file about the job where no container reaches; it goes when the job is forgotten."""
         return self.root / RUNS_FOLDER / f"{self.job_id}.{name}"
 
-    def _drop_logs(self) -> None:
-        for name in ("execute.log", "runner.log"):
+    def _drop_records(self) -> None:
+        for name in ("ballast", "execute.log", "runner.log"):
             self._record(name).unlink(missing_ok=True)
 
     def _make_root(self) -> None:
@@ -222,7 +224,8 @@ class Workspace:
                 (earlier / "attempts").rename(attempts)
             attempts.mkdir(exist_ok=True)
             if is_folder(results):
-                results.rename(_free(attempts / str(attempt or "earlier")))
+                place = attempts / str(attempt or "earlier")
+                results.rename(free_name(str(place)) if os.path.lexists(place) else place)
         except OSError:
             return
         self._discard(earlier)
@@ -244,19 +247,6 @@ class Workspace:
             ) from error
 
 
-def mount_of(root: Path, name: str, volume: str) -> Mount:
-    """How a container gets the folder `name` of `root`, and no other; see `Workspace`."""
-    target = f"{JOB_ROOT}/{name}"
-    if volume:
-        return Mount("volume", volume, target, subpath=name)
-    return Mount("bind", str(root / name), target)
-
-
 def left_behind(root: Path) -> list[Path]:
     """What removals had to leave, because a container had made it somebody else's."""
     return list(root.glob(f"{REMOVED}*"))
-
-
-def _free(path: Path) -> Path:
-    """`path`, or one like it that is not taken."""
-    return path.with_name(f"{path.name}.{uuid4().hex[:8]}") if os.path.lexists(path) else path

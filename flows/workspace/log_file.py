@@ -6,7 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from flows.workspace.safe_open import APPEND, folder_of, move_into, opened_to_append
+from flows.workspace.safe_open import move_into
+from flows.workspace.tree import Tree, open_file
+
+_APPEND = os.O_RDWR | os.O_APPEND
 
 
 class LogFile:
@@ -66,13 +69,14 @@ class LogFile:
 
     def _open(self) -> int:
         if not self._live.exists():
-            with suppress(OSError), folder_of(self._path, self._root) as folder:
-                return opened_to_append(self._path.name, folder)
+            parts = self._path.relative_to(self._root).parts
+            with suppress(OSError):
+                return open_file(Tree(self._root), parts, _APPEND)
         return self._open_live()
 
     def _open_live(self, flags: int = 0) -> int:
         self._live.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(self._live, APPEND | os.O_CREAT | flags, 0o666)
+        return os.open(self._live, _APPEND | os.O_CREAT | flags, 0o666)
 
     def _next_data(self, position: int) -> int:
         """Past what was never written: a container of an earlier version's can have made a hole

@@ -15,7 +15,6 @@ from typing import BinaryIO
 from uuid import uuid4
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-APPEND = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -48,7 +47,13 @@ def clear(name: str, folder: int) -> None:
 def move_aside(name: str, folder: int) -> None:
     """Rename what is at `name`, if anything is, to a name like it that nothing has."""
     with suppress(FileNotFoundError):
-        os.rename(name, _free_name(name), src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(name, free_name(name), src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def free_name(name: str) -> str:
+    """A name like `name`, which may be as long as names can be, that nothing has."""
+    folder, last = os.path.split(name)
+    return os.path.join(folder, f"{last[:60]}.{uuid4().hex[:8]}")
 
 
 def is_folder(path: Path | str, folder: int | None = None) -> bool:
@@ -59,20 +64,6 @@ def is_folder(path: Path | str, folder: int | None = None) -> bool:
         return False
 
 
-def opened_to_append(name: str, folder: int) -> int:
-    """A descriptor of the existing file `name`; raises `OSError` for a link, a pipe, a device or a
-    folder, and waits for none of them."""
-    # A device may do something when it is opened.
-    _require_file(os.stat(name, dir_fd=folder, follow_symlinks=False))
-    descriptor = os.open(name, APPEND | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        _require_file(os.fstat(descriptor))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 @contextmanager
 def replacing(name: str, folder: int | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A new file that is renamed to `name` when the block ends well, after an fsync if `durable`.
@@ -80,7 +71,7 @@ def replacing(name: str, folder: int | None = None, *, durable: bool = False) ->
     Raises `OSError`, for instance where a folder is in the way; what was at `name` is then still
     there, and nothing else.
     """
-    draft = _free_name(name)
+    draft = free_name(name)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     descriptor = os.open(draft, flags, 0o666, dir_fd=folder)
     try:
@@ -168,12 +159,6 @@ def _copy(source: BinaryIO, name: str, folder: int) -> None:
         os.utime(copy.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _free_name(name: str) -> str:
-    """A name like `name`, which may be as long as names can be, that nothing has."""
-    folder, last = os.path.split(name)
-    return os.path.join(folder, f"{last[:60]}.{uuid4().hex[:8]}")
-
-
 def _entered(name: str, parent: int) -> int:
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
@@ -196,8 +181,3 @@ def _may_write_in(folder: int) -> bool:
             # By this way, as a descriptor for the way alone changes no mode itself.
             os.chmod(f"/proc/self/fd/{folder}", 0o777)
     return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
-
-
-def _require_file(found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no file")

@@ -80,11 +80,6 @@ class Bounds:
             yield child
 
 
-class _All:
-    def each(self, scan: Scan) -> Scan:
-        return scan
-
-
 def walk(
     tree: Tree,
     enters: Callable[[tuple[str, ...]], bool] = lambda _: True,
@@ -94,7 +89,7 @@ def walk(
 
     Raises `OSError` where there is no such tree, and what the `bounds` raise.
     """
-    each = (bounds or _All()).each
+    each = bounds.each if bounds else iter
     with closing(Descent(tree)) as descent:
         descent.folder(())
         # By the folder above, which is one for all in it: a path is as long as its folder is deep.
@@ -118,10 +113,10 @@ def walk(
                 yield Found(parts, "folder")
 
 
-def open_file(tree: Tree, parts: tuple[str, ...]) -> int:
-    """A descriptor of a regular file in the tree, for reading. Raises `OSError`."""
+def open_file(tree: Tree, parts: tuple[str, ...], flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file in the tree; see `Descent.file`. Raises `OSError`."""
     with closing(Descent(tree)) as descent:
-        return descent.file(parts)
+        return descent.file(parts, flags)
 
 
 def is_there(tree: Tree) -> bool:
@@ -159,14 +154,17 @@ class Descent:
                 os.close(self._open.pop(0))
         return self._open[-1]
 
-    def file(self, parts: tuple[str, ...]) -> int:
-        """A descriptor of a regular file, for reading. Raises `OSError`, also for what is none by
-        now: nothing waits on a pipe."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(parts[-1], flags, dir_fd=self.folder(parts[:-1]))
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    def file(self, parts: tuple[str, ...], flags: int = os.O_RDONLY) -> int:
+        """A descriptor of a regular file. Raises `OSError` for anything else, and waits for none:
+        a pipe has no writer, and a device may do something when it is opened."""
+        folder, name = self.folder(parts[:-1]), parts[-1]
+        _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        try:
+            _require_regular(os.fstat(descriptor))
+        except OSError:
             os.close(descriptor)
-            raise OSError("it is no regular file any more")
+            raise
         return descriptor
 
     def close(self) -> None:
@@ -188,6 +186,11 @@ class Descent:
 def _found(path: tuple[str, ...], child: "os.DirEntry[str]") -> Found:
     info = child.stat(follow_symlinks=False)
     return Found(path, _kind(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns)
+
+
+def _require_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file any more")
 
 
 def _kind(mode: int) -> Kind:

@@ -87,6 +87,21 @@ async def submitted() -> str:
         return str((await client.create_flow_run(container_task, parameters={"payload": TASK})).id)
 
 
+async def test_a_log_whose_process_died_before_it_was_moved_is_moved_and_published(
+    runner: Runner, jobs_folder: Path
+) -> None:
+    done, job_id = await runner(TASK), await submitted()
+    log = done.file("container/logs/runner.log")
+    log.rename(jobs_folder / ".runs" / f"{done.job_id}.runner.log")
+    store = inherit(jobs_folder, done, job_id)
+    newest = store.last()
+    assert newest is not None
+    store.put(replace(newest, published=False))
+    assert await taken_up(store, job_id) == "Failed"
+    assert log.read_text() == "once\n"
+    assert "container/logs/runner.log" in {each["path"] for each in done.run_json["artifacts"]}
+
+
 async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
     runner: Runner, jobs_folder: Path
 ) -> None:

@@ -23,8 +23,8 @@ from flows.runtime.store import known_jobs
 from scripts.postgres import Postgres
 from scripts.stack import FINAL, POOL, Stack, free_port
 from tests.own_engine import OwnEngine
-from tests.runs import shell
-from tests.weather import FINISHED, STARTED, Weather, wait_until
+from tests.runs import shell, until
+from tests.weather import FINISHED, STARTED, Weather
 
 app = App(name="scripts/benchmark hosts", help=__doc__)
 console = Console(stderr=True)
@@ -111,7 +111,7 @@ def hosts(
                 console.print("All are over; the second host comes back.")
                 second.engine.start()
                 second.start_worker()
-                wait_until("nothing left", lambda: not second.left(), _RETURN_SECONDS)
+                until(lambda: not second.left(), _RETURN_SECONDS, "nothing left")
                 facts["leftovers"] = len(first.left()) + len(second.left())
     facts["ok"] = facts["ok"] and not facts["leftovers"]
     report("Two hosts", facts)

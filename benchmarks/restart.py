@@ -16,8 +16,8 @@ from rich.console import Console
 from benchmarks.counts import count, report
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
-from tests.runs import shell
-from tests.weather import Weather, wait_until
+from tests.runs import shell, until
+from tests.weather import Weather
 
 app = App(name="scripts/benchmark restart", help=__doc__)
 console = Console(stderr=True)
@@ -45,7 +45,7 @@ def _restart_under(weather: Weather, tasks: int) -> dict[str, object]:
     stack = weather.stack
     runs = [weather.submit(shell(_TASK, timeoutSeconds=1800)) for _ in range(tasks)]
     for run_id in runs:
-        wait_until("its first line", lambda: weather.output(run_id), _PATIENCE_SECONDS)  # noqa: B023
+        until(lambda: weather.output(run_id), _PATIENCE_SECONDS, "its first line")  # noqa: B023
     seconds = {}
     ways: tuple[tuple[str, Callable[[], None]], ...] = (
         ("toldToStop", lambda: stack.stop("worker")),
@@ -59,10 +59,10 @@ def _restart_under(weather: Weather, tasks: int) -> dict[str, object]:
         began = time.monotonic()
         stack.start_worker()
         for run_id in runs:
-            wait_until(
-                "its adoption",
+            until(
                 lambda: weather.journal(run_id).count("Adopting") > adopted[run_id],  # noqa: B023
                 _PATIENCE_SECONDS,
+                "its adoption",
             )
         seconds[f"{way}AllAdoptedSeconds"] = round(time.monotonic() - began, 1)
     for run_id in runs:

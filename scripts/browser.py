@@ -27,6 +27,9 @@ _LIGHT = "localStorage.setItem('color-scheme', JSON.stringify('light'))"
 # A busy machine takes long to show a page.
 _PATIENCE_MS = 90_000
 _PAGE_MS = 30_000
+# A field hands its text to the form a moment after the last key, which on a busy machine is later
+# than the click that follows. The page's timers go off in their order, however late.
+_SETTLED = "new Promise(settled => setTimeout(settled, 1000))"
 
 
 def chromium() -> str | None:
@@ -96,6 +99,7 @@ class SubmitForm:
 
     async def submit(self) -> str:
         """Send it; return the id of the flow run that came of it."""
+        await self.page.evaluate(_SETTLED)
         async with self.page.expect_response(re.compile("/create_flow_run$")) as answer:
             await self.page.get_by_role("button", name="Submit").click()
         return str((await (await answer.value).json())["id"])

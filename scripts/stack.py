@@ -145,9 +145,14 @@ class Stack:
         )
         return flow_run_id(text)
 
-    def submit_to(self, deployment: str) -> str:
-        """Start a deployment without parameters; return the flow run's id."""
-        return flow_run_id(self.prefect("deployment", "run", deployment))
+    def submit_to(self, deployment: str, parameters: Mapping[str, object] | None = None) -> str:
+        """Start a deployment through the API; return the flow run's id."""
+        found = self.api("GET", f"/deployments/name/{deployment}")
+        found.raise_for_status()
+        path = f"/deployments/{found.json()['id']}/create_flow_run"
+        answer = self.api("POST", path, parameters=parameters or {})
+        answer.raise_for_status()
+        return str(answer.json()["id"])
 
     def forget(self, name: str) -> None:
         """A process that somebody else has ended is no longer ours to stop."""

@@ -1,16 +1,18 @@
 """The command `container-task`: as a process of its own, and called in this one."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prefect.settings import (
@@ -21,6 +23,7 @@ from prefect.settings import (
 )
 
 from flows.cli import run
+from tests.runs import until
 
 COMMAND = Path(sys.executable).with_name("container-task")
 
@@ -104,6 +107,27 @@ class Here:
             status = int(ended.code or 0)
         captured = self._capsys.readouterr()
         return Result(status, captured.out, captured.err)
+
+    def interrupted(self, *words: str, at: str) -> Result:
+        """Call it, and interrupt it as Ctrl-C does once it has printed `at`, wherever."""
+        shown = [cast(io.StringIO, stream) for stream in (sys.stdout, sys.stderr)]
+        over = threading.Event()
+
+        def interrupt() -> None:
+            until(lambda: over.is_set() or any(at in each.getvalue() for each in shown))
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._capsys.readouterr()
+        thread.start()
+        try:
+            return self(*words)
+        finally:
+            over.set()
+            thread.join()
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

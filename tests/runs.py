@@ -1,17 +1,20 @@
 """Payloads, and the way to run one and look at everything it left."""
 
+import asyncio
+import itertools
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect.client.schemas.objects import State
 
 from flows.container_task import container_task
 
+T = TypeVar("T")
 BUSYBOX = "moonmind-local/busybox:1.36"
 PYTHON = "moonmind-local/python:3"
 GCC = "moonmind-local/gcc:12"
@@ -38,12 +41,27 @@ def waiting(then: str, **container: Any) -> Any:
     return shell(script, timeoutSeconds=120, **container)
 
 
-def until(is_so: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
+def until(is_so: Callable[[], T | None], seconds: float = 60, what: str = "the condition") -> T:
+    """Ask until the answer is true, and return it; fail with `what` when it never is."""
+    deadline, pauses = time.monotonic() + seconds, _pauses()
+    while not (answer := is_so()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(next(pauses))
+    return answer
+
+
+async def until_async(is_so: Callable[[], object], seconds: float = 20) -> None:
+    """The same, in a loop that goes on meanwhile."""
+    deadline, pauses = time.monotonic() + seconds, _pauses()
     while not is_so():
-        assert time.monotonic() < deadline, "the condition never came about"
-        time.sleep(0.1)
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
+        await asyncio.sleep(next(pauses))
+
+
+def _pauses() -> Iterator[float]:
+    """Short at first; what takes long is asked for ten times a second."""
+    yield from (0.01, 0.02, 0.04, 0.08)
+    yield from itertools.repeat(0.1)
 
 
 def left_on_engine(job_id: str, host: str = "") -> list[str]:

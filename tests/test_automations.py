@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from scripts.stack import KIND, ROOT, Stack
-from tests.runs import PYTHON, shell
-from tests.weather import Weather, wait_until
+from tests.runs import PYTHON, shell, until
+from tests.weather import Weather
 
 # All on the stack: what is deployed here would cancel what other files let wait.
 pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
@@ -158,11 +158,11 @@ def told(deployed: Alerts, weather: Weather) -> dict[str, str]:
     for name in set(runs) - {"late", "crashed"}:
         weather.end(runs[name])
     for name in set(runs) - {"succeeded"}:
-        wait_until(f"word of {name}", lambda: deployed.receiver.of(runs[name]), 90)  # noqa: B023
+        until(lambda: deployed.receiver.of(runs[name]), 90, what=f"word of {name}")  # noqa: B023
     runs["summary"] = stack.submit_to("failure-summary/docker")
     assert stack.await_final(runs["summary"])["state_type"] == "COMPLETED"
     # The last of all: what was to be sent before has been sent.
-    wait_until("the summary's word", lambda: deployed.receiver.of(runs["summary"]))
+    until(lambda: deployed.receiver.of(runs["summary"]), what="the summary's word")
     return runs
 
 
@@ -324,7 +324,7 @@ def _summary_event(stack: Stack, run_id: str) -> Any:
     def stored() -> Any:
         return stack.api("POST", "/events/filter", filter=wanted, limit=50).json()["events"]
 
-    (event,) = wait_until("the summary's event", stored)
+    (event,) = until(stored, what="the summary's event")
     return event
 
 

@@ -23,10 +23,10 @@ from flows.cli.follow import watch
 from flows.cli.prefect_api import connected
 from scripts.stack import Stack
 from tests.answering import Answering
-from tests.command import COMMAND, Here, container_task, environment, read_until, server_at, started
+from tests.command import COMMAND, Here, environment, read_until, server_at, started
 from tests.holding_proxy import HoldingProxy, to_port
-from tests.runs import payload, shell
-from tests.weather import ENDLESS, Weather, wait_until
+from tests.runs import payload, shell, until
+from tests.weather import ENDLESS, Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
@@ -44,10 +44,10 @@ def settings(stack: Stack) -> dict[str, str]:
 
 
 def test_submit_watch_shows_every_line_once_and_ends_with_the_outcomes_status(
-    stack: Stack, written: Any
+    here: Here, stack: Stack, written: Any
 ) -> None:
-    script = "for i in $(seq 40); do echo line $i of forty; sleep 0.1; done"
-    result = container_task("submit", written(shell(script)), "--watch", **settings(stack))
+    script = "for i in $(seq 40); do echo line $i of forty; sleep 0.05; done"
+    result = here("submit", written(shell(script)), "--watch")
     assert result.status == ExitStatus.SUCCEEDED, result.err
     lines = [line for line in result.out.splitlines() if line.startswith("line ")]
     assert lines == [f"line {number} of forty" for number in range(1, 41)]
@@ -186,17 +186,16 @@ def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
     assert b"succeeded: exited 0" in shown
 
 
-def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(stack: Stack, written: Any) -> None:
+def test_an_interrupt_leaves_the_run_and_says_how_to_end_it(
+    here: Here, stack: Stack, written: Any
+) -> None:
     name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
-    process = started("submit", name, "--watch", settings=settings(stack))
-    read_until(process, "begun\n")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == ExitStatus.INTERRUPTED
-    run_id = err.split()[1].rstrip(",")
-    assert f"prefect flow-run cancel {run_id}" in err.splitlines()[-1]
+    result = here.interrupted("submit", name, "--watch", at="begun\n")
+    assert result.status == ExitStatus.INTERRUPTED
+    run_id = result.err.split()[1].rstrip(",")
+    assert f"prefect flow-run cancel {run_id}" in result.err.splitlines()[-1]
     assert stack.flow_run(run_id)["state_type"] == "RUNNING"
-    assert "Traceback" not in err
+    assert "Traceback" not in result.err
     state = {"type": "CANCELLING"}
     stack.api("POST", f"/flow_runs/{run_id}/set_state", state=state).raise_for_status()
 
@@ -215,20 +214,13 @@ def test_an_interrupt_cancels_the_run_where_that_is_asked_for(
     assert err.splitlines()[-1].startswith("canceled: ")
 
 
-def test_a_run_that_no_worker_takes_says_so(stack: Stack, written: Any) -> None:
+def test_a_run_that_no_worker_takes_says_so(here: Here, stack: Stack, written: Any) -> None:
     stack.create_pool("idle")
     stack.deploy_to("idle")
     words = ("--watch", "--cancel-on-interrupt", "--deployment", "container-task/idle")
-    process = started("submit", written(shell("true")), *words, settings=settings(stack))
-    assert process.stderr is not None
-    said = ""
-    while "No worker" not in said:
-        said = process.stderr.readline()
-        assert said, "it ended"
-    assert "prefect worker start --pool idle" in said
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == ExitStatus.CANCELED
+    result = here.interrupted("submit", written(shell("true")), *words, at="No worker")
+    assert "prefect worker start --pool idle" in result.err
+    assert result.status == ExitStatus.CANCELED, result.err
 
 
 @pytest.fixture(scope="module")
@@ -318,17 +310,21 @@ def test_a_server_that_is_none_or_lets_nobody_in_is_told_in_a_sentence(
     assert "secret" not in result.err
 
 
-def test_without_a_server_nothing_is_started_for_the_occasion() -> None:
-    result = container_task("logs", "anything", "--json")
-    assert (result.status, result.err) == (ExitStatus.UNREACHABLE, "")
-    assert result.json["error"].startswith("PREFECT_API_URL is not set")
-    assert result.json["exitStatus"] == ExitStatus.UNREACHABLE
+def test_without_a_server_nothing_is_started_for_the_occasion(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with server_at(None):
+        result = Here(capsys)("status", "anything")
+        told = Here(capsys)("logs", "anything", "--json").json
+    assert (result.status, result.out) == (ExitStatus.UNREACHABLE, "")
+    assert result.err.startswith("PREFECT_API_URL is not set")
+    assert told["exitStatus"] == 3
 
 
 def test_waiting_runs_say_what_they_wait_for(stack: Stack, here: Here, written: Any) -> None:
     special = shell("true") | {"requiredCapabilities": ["gpu"]}
     run_id = here("submit", written(special), "--json").json["id"]
-    wait_until("a word in the status", lambda: "waiting for a worker" in here("status", run_id).out)
+    until(lambda: "waiting for a worker" in here("status", run_id).out, what="a word in the status")
     stack.api("POST", f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLED"})
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from flows.worker.worker import ContainerTaskWorker
 from scripts.stack import Stack
-from tests.runs import left_on_engine, payload, shell
-from tests.weather import ENDLESS, Weather, wait_until
+from tests.runs import left_on_engine, payload, shell, until
+from tests.weather import ENDLESS, Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
 
@@ -46,13 +46,14 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_over_and_the_next_one_adop
     assert weather.stack.flow_run(run_id)["state_name"] == "AwaitingRetry"
     assert len(left_on_engine(run_id)) == 1, "its container runs on"
     weather.stack.start_worker()
-    wait_until("the adoption", lambda: "Adopting" in weather.journal(run_id))
+    until(lambda: "Adopting" in weather.journal(run_id), what="the adoption")
     weather.let_end(run_id)
     assert weather.end(run_id)["state_type"] == "COMPLETED"
     weather.assert_counted(run_id)
     weather.assert_told_once(run_id)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_leaves_runs_that_the_next_one_adopts_when_it_starts(
     weather: Weather,
 ) -> None:
@@ -60,7 +61,7 @@ def test_a_worker_that_is_killed_leaves_runs_that_the_next_one_adopts_when_it_st
     weather.kill_worker()
     weather.stack.start_worker()
     for run_id in runs:
-        wait_until("the adoption", lambda: "Adopting" in weather.journal(run_id))  # noqa: B023
+        until(lambda: "Adopting" in weather.journal(run_id), what="the adoption")  # noqa: B023
         weather.let_end(run_id)
     for run_id in runs:
         assert weather.end(run_id)["state_type"] == "COMPLETED"
@@ -75,7 +76,7 @@ def test_two_tasks_of_most_of_the_memory_run_one_after_the_other_and_small_ones_
     large = {"resources": {"memory": "600m"}}
     first = small.submit_and_see(shell(ENDLESS, **large), "line 1\n")
     second = small.submit(shell(ENDLESS, **large))
-    wait_until("a word on what it waits for", lambda: tags(small, second)[1:])
+    until(lambda: tags(small, second)[1:], what="a word on what it waits for")
     assert f"waiting for 600 MiB on {HOST}" in tags(small, second)
     passing = [
         small.submit(shell("true", resources={"memory": "100m"})),
@@ -85,7 +86,7 @@ def test_two_tasks_of_most_of_the_memory_run_one_after_the_other_and_small_ones_
         assert small.end(run_id)["state_type"] == "COMPLETED"
     assert small.stack.flow_run(second)["state_type"] == "SCHEDULED"
     small.let_end(first)
-    wait_until("the second to run", lambda: "line 1\n" in small.output(second))
+    until(lambda: "line 1\n" in small.output(second), what="the second to run")
     assert tags(small, second) == ["container-task"]
     small.let_end(second)
     assert [small.end(run_id)["state_type"] for run_id in (first, second)] == ["COMPLETED"] * 2
@@ -106,7 +107,7 @@ def test_a_task_waits_for_a_worker_with_its_capabilities_and_holds_nobody_up(
     small: Weather,
 ) -> None:
     special = small.submit(shell("true") | {"requiredCapabilities": ["gpu", "docker"]})
-    wait_until("a word on what it waits for", lambda: tags(small, special)[1:])
+    until(lambda: tags(small, special)[1:], what="a word on what it waits for")
     assert "waiting for a worker with the capability gpu" in tags(small, special)
     assert small.end(small.submit(shell("true")))["state_type"] == "COMPLETED"
     assert small.stack.flow_run(special)["state_type"] == "SCHEDULED"
@@ -138,6 +139,7 @@ def test_a_task_that_is_due_later_waits_for_its_time(weather: Weather) -> None:
     assert flow_run["start_time"] >= flow_run["expected_start_time"]
 
 
+@pytest.mark.thorough
 def test_two_workers_of_a_pool_share_its_tasks_and_run_each_once(
     stack: Stack, small: Weather
 ) -> None:

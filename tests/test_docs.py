@@ -17,9 +17,10 @@ FILES = {file.stem for file in (ROOT / "tests").glob("test_*.py")}
 
 
 def rows(page: str) -> list[str]:
-    """The rows of a page's tables that name a test."""
-    lines = (ROOT / "docs" / page).read_text().splitlines()
-    return [line for line in lines if line.startswith("| ") and "`test_" in line]
+    """The rows of a page's tables whose last column is of tests."""
+    text = (ROOT / "docs" / page).read_text()
+    tables = re.findall(r"^\|.*\| tests? \|\n\|[ -|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [row for table in tables for row in table.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -29,10 +30,5 @@ def rows(page: str) -> list[str]:
 )
 def test_every_promise_names_the_test_that_holds_it(row: str) -> None:
     names = re.findall(r"`(test_\w+)(?:\.py)?`", row)
-    assert names
+    assert names or re.search(r"\battacks?\b", row), "neither a test nor an attack"
     assert set(names) <= TESTS | FILES
-
-
-@pytest.mark.parametrize("page", ["lifecycle.md", "security.md"])
-def test_the_tables_have_their_rows(page: str) -> None:
-    assert len(rows(page)) > 15

@@ -28,7 +28,7 @@ from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
-from tests.command import Here, container_task
+from tests.command import Here, container_task, server_at
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
 from tests.runs import BUSYBOX
@@ -52,15 +52,17 @@ def ours_on_engine() -> list[str]:
 
 @pytest.mark.docker
 @pytest.mark.server
-def test_a_good_host_has_no_fault_and_nothing_stays_behind(stack: Stack, tmp_path: Path) -> None:
-    result = container_task(
-        "doctor",
-        "--json",
-        MOONMIND_WORKDIR=str(tmp_path / "none/yet"),
-        MOONMIND_HELPER_IMAGE=BUSYBOX,
-        MOONMIND_WORKER_NAME="the-doctor",
-        PREFECT_API_URL=f"{stack.address}/api",
-    )
+def test_a_good_host_has_no_fault_and_nothing_stays_behind(
+    stack: Stack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path / "none/yet"))
+    monkeypatch.setenv("MOONMIND_HELPER_IMAGE", BUSYBOX)
+    monkeypatch.setenv("MOONMIND_WORKER_NAME", "the-doctor")
+    with server_at(f"{stack.address}/api"):
+        result = Here(capsys)("doctor", "--json")
     findings = result.json["findings"]
     levels = {each["name"]: each["level"] for each in findings}
     assert "fault" not in levels.values(), findings

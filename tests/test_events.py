@@ -1,6 +1,7 @@
 """docs/events.md says what is really emitted, and all of it."""
 
 import re
+import shlex
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,10 @@ from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.report import events
 from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
 from flows.report.sentences import state_name
-from scripts.stack import ROOT, Stack, flow_run_id
+from scripts.stack import ROOT, Stack
 from tests.finished import finished
-from tests.runs import payload
-from tests.weather import Weather, wait_until
+from tests.runs import payload, until
+from tests.weather import Weather
 
 PAGE = (ROOT / "docs" / "events.md").read_text()
 
@@ -92,14 +93,16 @@ def test_no_event_shows_a_secret_that_stands_in_the_command(
 def test_the_event_of_a_summary_has_the_keys_and_labels_of_the_page(stack: Stack) -> None:
     page = (ROOT / "docs" / "automations.md").read_text()
     (command,) = re.findall(r"^\$ prefect (deployment run failure-summary.*)$", page, re.MULTILINE)
-    run_id = flow_run_id(stack.prefect(*command.split()))
-    assert stack.flow_run(run_id)["state_type"] == "COMPLETED"
+    deployment, *parameters = shlex.split(command)[2:]
+    assert parameters == ["--param", "days=30", "--watch"]
+    run_id = stack.submit_to(deployment, {"days": 30})
+    assert stack.await_final(run_id)["state_type"] == "COMPLETED"
     resource = f"moonmind.summary.{run_id}"
-    wait_until("the event", lambda: emitted(stack, resource))
+    until(lambda: emitted(stack, resource), what="the event")
     event = emitted(stack, resource)[SUMMARY]
     assert_documented(event)
-    since, until = (datetime.fromisoformat(event["payload"][key]) for key in ("since", "until"))
-    assert until - since == timedelta(days=30)
+    since, end = (datetime.fromisoformat(event["payload"][key]) for key in ("since", "until"))
+    assert end - since == timedelta(days=30)
 
 
 def test_every_outcome_has_its_row_with_its_state_and_every_class_is_named() -> None:

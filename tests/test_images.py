@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from tests.cutting_proxy import CuttingProxy
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
-from tests.runs import BUSYBOX, payload
+from tests.runs import BUSYBOX, payload, until_async
 
 pytestmark = pytest.mark.docker
 
@@ -177,16 +177,9 @@ async def test_a_registry_that_fails_is_told_by_its_class(
         await engine.pull(spec_of(name), pull_options_of(tmp_path, inactivity_seconds=1.0))
     assert raised.value.cause is cause
     assert name in str(raised.value)
-    await until(lambda: threading.active_count() <= threads + 1)
+    await until_async(lambda: threading.active_count() <= threads + 1)
     # Whatever it was, the next task may find it over.
     assert (await engine.pull(spec_of(name), pull_options_of(tmp_path))).cache_hit is False
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline, "the condition never came about"
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("missing", ["tag", "name"])
@@ -257,7 +250,7 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
         )
         assert (outcome.name, outcome.failure_class) == (OutcomeName.IMAGE_ERROR, "timeout")
         assert "longer than its limit of 1 s" in (outcome.error or "")
-        await until(lambda: threading.active_count() <= threads + 1)
+        await until_async(lambda: threading.active_count() <= threads + 1)
 
 
 @pytest.fixture(params=["over the socket", "over TCP"])
@@ -282,14 +275,14 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
     with proxy.failing(on(part, Answer(held=True))):
         options = RunOptions(cancellation=cancellation, pull_options=pull_options_of(tmp_path))
         running = asyncio.create_task(execution.run(engine, spec, Nowhere(), options))
-        await until(lambda: any(part in path for _, path in proxy.requests[asked:]))
+        await until_async(lambda: any(part in path for _, path in proxy.requests[asked:]))
         assert pulling()
         started = time.monotonic()
         cancellation.request(Reason.CANCEL)
         outcome = await running
         assert outcome.name is OutcomeName.CANCELED
         assert time.monotonic() - started < 2
-        await until(lambda: not pulling())
+        await until_async(lambda: not pulling())
     assert list((tmp_path / "pulls").iterdir()) == []
 
 
@@ -308,7 +301,7 @@ async def test_ten_runs_of_a_missing_image_cause_one_pull(
     threads = [threading.Thread(target=lambda: asyncio.run(run())) for _ in range(10)]
     for each in threads:
         each.start()
-    await until(lambda: not any(each.is_alive() for each in threads))
+    await until_async(lambda: not any(each.is_alive() for each in threads))
     assert len(images) == 10
     assert len({each.id for each in images}) == 1
     assert [each.cache_hit for each in images].count(False) == 1

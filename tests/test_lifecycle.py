@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.runs import left_on_engine, payload, shell
-from tests.weather import ENDLESS, Weather, wait_until
+from tests.runs import left_on_engine, payload, shell, until
+from tests.weather import ENDLESS, Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
@@ -26,7 +26,7 @@ def runs(processes: Weather) -> dict[str, str]:
     """The ids of the runs of `TASKS`, each in a process of its own, whose containers all run."""
     runs = {name: processes.submit(task) for name, task in TASKS.items()}
     for run_id in runs.values():
-        wait_until("the first line", lambda: "line 1\n" in processes.output(run_id))  # noqa: B023
+        until(lambda: "line 1\n" in processes.output(run_id), what="the first line")  # noqa: B023
     return runs
 
 
@@ -65,7 +65,7 @@ def test_a_killed_flow_process_is_replaced_and_its_container_adopted(
 ) -> None:
     run_id = runs["killed"]
     processes.kill_flow(run_id)
-    wait_until("the adoption", lambda: "Adopting" in processes.journal(run_id))
+    until(lambda: "Adopting" in processes.journal(run_id), what="the adoption")
     processes.let_end(run_id)
     flow_run = processes.end(run_id)
     assert flow_run["state_type"] == "COMPLETED", flow_run["state"]["message"]
@@ -117,7 +117,7 @@ def test_after_the_death_of_flow_and_worker_a_fresh_worker_brings_the_run_to_its
     processes.kill_flow(run_id)
     processes.stack.start_worker("processes", "process")
     processes.sweep()
-    wait_until("the adoption", lambda: "Adopting" in processes.journal(run_id))
+    until(lambda: "Adopting" in processes.journal(run_id), what="the adoption")
     processes.let_end(run_id)
     assert processes.end(run_id)["state_type"] == "COMPLETED"
     processes.assert_counted(run_id)
@@ -127,7 +127,7 @@ def test_after_the_death_of_flow_and_worker_a_fresh_worker_brings_the_run_to_its
 def test_a_run_goes_on_while_the_server_is_down_for_twenty_seconds(weather: Weather) -> None:
     run_id = weather.submit_and_see(shell(ENDLESS), "line 3\n")
     weather.stack.stop("server")
-    wait_until("output without a server", lambda: "line 105\n" in weather.output(run_id))
+    until(lambda: "line 105\n" in weather.output(run_id), what="output without a server")
     weather.stack.start_server()
     weather.let_end(run_id)
     assert weather.end(run_id)["state_type"] == "COMPLETED"

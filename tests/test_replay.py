@@ -2,7 +2,6 @@
 
 import os
 import pty
-import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import run
 from flows.cli.console import ExitStatus
 from flows.cli.replay.leftovers import LABEL_REPLAY
 from flows.cli.replay.recording import is_run_json, recording_of, recording_of_run_json
@@ -20,7 +20,7 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import image_is_allowed
 from flows.spec import Output
 from scripts.stack import Stack
-from tests.command import COMMAND, Here, environment, read_until, server_at, started
+from tests.command import COMMAND, Here, environment, server_at
 from tests.git_server import commit_all, git_daemon
 from tests.runs import payload, shell
 from tests.specs import compiled
@@ -146,17 +146,18 @@ def test_a_replay_is_judged_by_its_outputs_and_test_reports_as_a_run_is(
 
 @pytest.mark.docker
 def test_a_container_writes_to_a_pipe_as_it_is_and_to_a_terminal_harmlessly(
-    written: Any, folder: Path
+    written: Any, folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     name = written(
         shell("printf '\\033]0;owned\\007titled\\n\\303'; sleep .2; printf '\\251t\\351'")
     )
-    words = [COMMAND, "replay", name, "--folder", str(folder)]
-    piped = subprocess.run(words, env=environment(), capture_output=True, check=True)
-    assert piped.stdout == b"\x1b]0;owned\x07titled\n\xc3\xa9t\xe9"
+    words = ["replay", name, "--folder", str(folder)]
+    with server_at(None):
+        assert run(words) == 0
+    assert capfdbinary.readouterr().out == b"\x1b]0;owned\x07titled\n\xc3\xa9t\xe9"
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
-        process = subprocess.Popen(words, env=environment(), stdout=theirs)
+        process = subprocess.Popen([COMMAND, *words], env=environment(), stdout=theirs)
         os.close(theirs)
         shown = b""
         # What a terminal says when nobody writes to it any more is an error.
@@ -251,14 +252,13 @@ def test_the_value_of_a_secret_comes_from_this_environment_and_is_masked(
 
 
 @pytest.mark.docker
-def test_an_interrupt_stops_the_container_and_leaves_nothing(written: Any, folder: Path) -> None:
+def test_an_interrupt_stops_the_container_and_leaves_nothing(
+    here: Here, written: Any, folder: Path
+) -> None:
     name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
-    process = started("replay", name, "--folder", str(folder))
-    read_until(process, "begun\n")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == ExitStatus.CANCELED, err
-    assert "Traceback" not in err
+    result = here.interrupted("replay", name, "--folder", str(folder), at="begun\n")
+    assert result.status == ExitStatus.CANCELED, result.err
+    assert "Traceback" not in result.err
     assert kept_containers(folder) == []
     assert [path.name for path in folder.iterdir()] == [".runs"]
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-import signal
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,18 @@ from uuid import uuid4
 
 import pytest
 
-from flows.cli.console import ExitStatus
 from flows.cli.replay.leftovers import marker, remove
 from flows.runtime.store import AttemptStore
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace.folder import Workspace
-from tests.command import COMMAND, Here, environment, read_until, started
+from tests.command import Here, read_until, started
 from tests.runs import BUSYBOX, left_on_engine, shell
 from tests.specs import NOW, compiled
 
 pytestmark = pytest.mark.docker
 
 
-def test_clean_leaves_what_runs_and_what_another_folder_has(
+def test_clean_leaves_what_runs_and_another_folders_and_takes_what_a_killed_replay_left(
     here: Here, written: Any, tmp_path: Path
 ) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
@@ -36,24 +35,12 @@ def test_clean_leaves_what_runs_and_what_another_folder_has(
         cleaned = here("replay", "--clean", "--folder", str(folder))
         assert (cleaned.status, cleaned.out) == (0, f"Nothing was kept in {folder}.\n")
         assert len(left_on_engine(job_id)) == 1
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == ExitStatus.CANCELED, err
-    assert left_on_engine(job_id) == []
-
-
-def test_what_a_killed_replay_left_is_cleaned(here: Here, written: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "replays"
-    name = written(shell("echo begun; sleep 60", stopGraceSeconds=1))
-    process = started("replay", name, "--folder", str(folder))
-    read_until(process, "begun\n")
-    (job_id,) = (path.stem for path in (folder / ".runs").glob("*.replay"))
     process.kill()
     process.communicate(timeout=60)
-    cleaned = here("replay", "--clean", "--folder", str(folder))
+    cleaned = here("replay", "--clean", "--folder", str(other))
     assert f"Removed the container mm-task-{job_id}-1." in cleaned.out
     assert left_on_engine(job_id) == []
-    assert [path.name for path in folder.iterdir()] == [".runs"]
+    assert [path.name for path in other.iterdir()] == [".runs"]
 
 
 def test_what_is_kept_of_a_secret_is_told_and_its_copy_does_not_hand_it_on(
@@ -85,15 +72,10 @@ def test_what_is_kept_of_a_secret_is_told_and_its_copy_does_not_hand_it_on(
         ).stdout.splitlines()
         assert shown[1:5] == ["[] a b", "1000", "lo", str(64 * 1024**2)]
     finally:
-        cleaned = subprocess.run(
-            told["look"]["remove"].replace("container-task", str(COMMAND)),
-            shell=True,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    assert f"Removed the container {told['container']}." in cleaned.stdout
+        program, *words = shlex.split(told["look"]["remove"])
+        cleaned = here(*words)
+    assert program == "container-task"
+    assert f"Removed the container {told['container']}." in cleaned.out
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from blocks.storage import ArtifactStorage
 from scripts.stack import Stack
 from tests.gate import Gate
 from tests.holding_proxy import to_port
-from tests.runs import shell
+from tests.runs import shell, until
 from tests.s3 import BUCKET, endpoint
-from tests.weather import Weather, wait_until
+from tests.weather import Weather
 
 DONE = "COMPLETED"
 
@@ -47,8 +47,8 @@ def test_a_process_that_is_killed_in_mid_upload_is_replaced_and_the_upload_compl
                 processes.kill_flow(run_id)
                 before = list(gate.puts)
             # Its attempt was told as finished before, so that tells nothing of the run's end.
-            wait_until(
-                "the end", lambda: processes.stack.flow_run(run_id)["state_type"] == DONE, 90
+            until(
+                lambda: processes.stack.flow_run(run_id)["state_type"] == DONE, 90, what="the end"
             )
             assert processes.stack.flow_run(run_id)["state"]["message"] == "exited 0"
             keys = set(s3.keys(f"storm/{run_id}/1/"))

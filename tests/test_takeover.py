@@ -11,8 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.worker.takeover import Silence, take_over
 from scripts.stack import Stack
 from tests.own_engine import OwnEngine
-from tests.runs import left_on_engine, shell
-from tests.weather import ENDLESS, Weather, wait_until
+from tests.runs import left_on_engine, shell, until
+from tests.weather import ENDLESS, Weather
 
 POOL = "two-hosts"
 NOON = datetime(2026, 2, 3, 12, tzinfo=UTC)
@@ -114,17 +114,17 @@ async def test_the_runs_of_a_host_that_is_gone_go_to_another_and_it_lets_go_of_t
 ) -> None:
     first = hosts.start("first")
     run_id = first.submit_and_see(shell(ENDLESS), "line 1\n")
-    wait_until("its host", lambda: hosts.stack.flow_run(run_id)["labels"].get("moonmind.host"))
+    until(lambda: hosts.stack.flow_run(run_id)["labels"].get("moonmind.host"), what="its host")
     hosts.kill("first")
     second = hosts.start("second")
     (taken,) = await hosts.take_over()
     assert taken == f"{run_id}: its host host-first is silent"
-    wait_until("the other host's container", lambda: "line 1\n" in second.output(run_id))
+    until(lambda: "line 1\n" in second.output(run_id), what="the other host's container")
     assert hosts.left(run_id) == (1, 1), "the container of the host that is gone runs on"
-    wait_until("the label", lambda: _host(hosts.stack, run_id) == "host-second")
+    until(lambda: _host(hosts.stack, run_id) == "host-second", what="the label")
     # It comes back, as after a power cut.
     hosts.start("first")
-    wait_until("the first host's letting go", lambda: hosts.left(run_id) == (0, 1))
+    until(lambda: hosts.left(run_id) == (0, 1), what="the first host's letting go")
     second.let_end(run_id)
     assert second.end(run_id)["state_type"] == "COMPLETED"
     second.assert_counted(run_id)
@@ -142,14 +142,14 @@ async def test_a_run_without_starts_left_is_told_as_finished_by_another_host(hos
     hosts.stack.stop("second")
     first = Weather(hosts.stack, POOL, hosts._folder / "first")
     run_id = first.submit_and_see(shell(ENDLESS, retry={"infrastructure": 0}), "line 1\n")
-    wait_until("its host", lambda: _host(hosts.stack, run_id))
-    wait_until("the event", lambda: first.events(run_id))
+    until(lambda: _host(hosts.stack, run_id), what="its host")
+    until(lambda: first.events(run_id), what="the event")
     hosts.kill("first")
     assert len(await hosts.take_over()) == 1
-    wait_until("both events", lambda: len(first.events(run_id)) == 2)
+    until(lambda: len(first.events(run_id)) == 2, what="both events")
     assert hosts.stack.flow_run(run_id)["state_type"] == "CRASHED"
     hosts.start("first")
-    wait_until("nothing left", lambda: hosts.left(run_id) == (0, 0))
+    until(lambda: hosts.left(run_id) == (0, 0), what="nothing left")
     first.assert_told_once(run_id)
 
 

@@ -94,6 +94,7 @@ async def test_a_python_projects_own_tests_pass_in_a_python_image(
     assert run.run_json["exitCode"] == 0
 
 
+@pytest.mark.thorough
 async def test_a_c_project_is_built_and_tested_in_a_gcc_image(origins: str, runner: Runner) -> None:
     run = await runner(example("c", origins))
     assert run.state.is_completed(), run.message
@@ -103,6 +104,7 @@ async def test_a_c_project_is_built_and_tested_in_a_gcc_image(origins: str, runn
     assert run.run_json["commit"]
 
 
+@pytest.mark.thorough
 async def test_a_build_that_is_made_to_fail_says_so_in_the_state_and_in_the_log(
     origins: str, runner: Runner
 ) -> None:
@@ -115,6 +117,7 @@ async def test_a_build_that_is_made_to_fail_says_so_in_the_state_and_in_the_log(
     assert run.run_json["outcome"] == "failed"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["hello", "python", "node"])
 async def test_an_example_runs_on_the_stand_in_of_its_image(
     origins: str, runner: Runner, name: str

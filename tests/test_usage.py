@@ -19,7 +19,7 @@ from docker.models.containers import Container
 
 from flows.engine.docker.stats import Sample, Sampler, add
 from flows.engine.usage import MAX_POINTS, Point, Series, Usage
-from tests.runs import BUSYBOX
+from tests.runs import BUSYBOX, until
 
 MEBIBYTE = 1024**2
 SOCKET = os.environ.get("DOCKER_HOST", "/var/run/docker.sock").removeprefix("unix://")
@@ -157,14 +157,6 @@ class Forwarding(socketserver.BaseRequestHandler):
 
     def finish(self) -> None:
         self.server.open.discard(self.request)
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came to hold"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 
 from scripts.stack import DEPLOYMENT, POOL, Stack
 from tests.holding_proxy import HoldingProxy, to_engine, to_port
-from tests.runs import BUSYBOX, payload, shell
-from tests.weather import Weather, wait_until
+from tests.runs import BUSYBOX, payload, shell, until
+from tests.weather import Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
 
@@ -136,7 +136,7 @@ def test_no_backlog_of_tasks_holds_the_sweep_up(weather: Weather) -> None:
 def test_the_sweep_is_scheduled_by_nobodys_hand(weather: Weather) -> None:
     answer = weather.stack.api("GET", "/deployments/name/reap-orphans/docker")
     wanted = {"deployments": {"id": {"any_": [answer.json()["id"]]}}}
-    wait_until(
-        "a scheduled sweep",
+    until(
         lambda: weather.stack.api("POST", "/flow_runs/filter", **wanted).json(),
+        what="a scheduled sweep",
     )

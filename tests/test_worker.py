@@ -141,7 +141,8 @@ def test_a_strangers_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) ->
     with HTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with (
-            Stack(tmp_path, server.server_port) as stack,
+            # It ends at once, as a server does whose port is taken.
+            Stack(tmp_path, server.server_port, python=Path("/bin/false")) as stack,
             pytest.raises(StackError, match="the server did not start"),
         ):
             stack.start_server()

@@ -3,9 +3,8 @@
 import json
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from scripts.stack import DEPLOYMENT, POOL, Stack
-from tests.runs import left_on_engine
+from tests.runs import left_on_engine, until
 
 # Counts until its test lets it end.
 ENDLESS = """
@@ -21,16 +20,6 @@ until [ -e $ARTIFACT_DIR/../enough ]; do i=$((i+1)); echo line $i; sleep 0.2; do
 """
 STARTED = "moonmind.task.container.started"
 FINISHED = "moonmind.task.container.finished"
-
-
-def wait_until(what: str, is_so: Callable[[], Any], seconds: float = 60) -> Any:
-    """Ask until the answer is true, and return it; fail with `what` when it never is."""
-    deadline = time.monotonic() + seconds
-    while not (answer := is_so()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.1)
-    return answer
 
 
 class Weather:
@@ -103,7 +92,7 @@ class Weather:
     def submit_and_see(self, payload: object, line: str) -> str:
         """Submit, and return once the container has printed `line`."""
         run_id = self.submit(payload)
-        wait_until(f"{line!r} in the output", lambda: line in self.output(run_id))
+        until(lambda: line in self.output(run_id), what=f"{line!r} in the output")
         return run_id
 
     def events(self, run_id: str) -> Counter[tuple[str, int]]:
@@ -165,7 +154,7 @@ class Weather:
             crashed = run["state_type"] == "CRASHED"
             return run if crashed and (FINISHED, 1) in self.events(run_id) else None
 
-        return dict(wait_until("the end of the run", over, seconds))
+        return dict(until(over, seconds, what="the end of the run"))
 
     def sweep(self) -> None:
         """Run the reaper now instead of at its next minute."""
@@ -179,7 +168,7 @@ class Weather:
             assert ended["state_type"] in ("COMPLETED", "CANCELLED"), ended["state"]
             return bool(ended["state_type"] == "COMPLETED")
 
-        wait_until("a sweep", swept)
+        until(swept, what="a sweep")
 
     def assert_told_once(self, run_id: str, attempts: int = 1, host: str = "") -> None:
         """One `started` and one `finished` for each attempt, and nothing left on the engine."""
@@ -187,7 +176,7 @@ class Weather:
             (event, number): 1 for event in (STARTED, FINISHED) for number in range(1, attempts + 1)
         }
         try:
-            wait_until("both events", lambda: self.events(run_id) == expected, 15)
+            until(lambda: self.events(run_id) == expected, 15, what="both events")
         except AssertionError:
             assert self.events(run_id) == expected
-        wait_until("nothing left", lambda: left_on_engine(run_id, host) == [], 15)
+        until(lambda: left_on_engine(run_id, host) == [], 15, what="nothing left")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,27 +45,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-# What is made once a process, and takes long. Tests that run flows in processes of their own mostly
-# wait for them: they have a stack to themselves.
-_SHARED = ("processes", "stack", "container_task_api")
+# What takes long to make, and how many processes make it for their tests. Tests that run flows in
+# processes of their own mostly wait for them: they have a stack to themselves.
+_SHARED = {"processes": 2, "stack": 1, "container_task_api": 2}
 # A run in a process of its own loads Prefect twice; a browser loads the whole UI for each page.
 _TAKES_MINUTES = {"processes", "page", "sessions"}
 
 
 def _group(items: list[pytest.Item]) -> None:
-    """Give what shares a server to one process, first of all, and each other file to one."""
-
-    def group(item: pytest.Item) -> str:
-        return next(filter(_asks_for(item).__contains__, _SHARED), item.path.stem)
+    """Give each file to one process, but for its tests on what is shared; these come first."""
+    on = {item: next(filter(_asks_for(item).__contains__, _SHARED), "") for item in items}
+    share = _spread(Counter((on[item], item.path.stem) for item in items if on[item]))
 
     def rank(item: pytest.Item) -> tuple[bool, bool]:
-        return group(item) not in _SHARED, item.get_closest_marker("server") is None
+        return not on[item], item.get_closest_marker("server") is None
 
     items.sort(key=rank)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+        file = item.path.stem
+        group = f"{on[item]}-{share[on[item], file]}" if on[item] else file
+        item.add_marker(pytest.mark.xdist_group(group))
         if _TAKES_MINUTES & _asks_for(item):
             item.add_marker(pytest.mark.thorough)
+
+
+def _spread(sizes: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """For each file on something shared the number of a process: as many tests for each."""
+    filled: Counter[tuple[str, int]] = Counter()
+    numbers = {}
+    for (shared, file), size in sorted(sizes.items(), key=lambda each: (-each[1], each[0])):
+        number = min(range(_SHARED[shared]), key=lambda each: filled[shared, each])
+        filled[shared, number] += size
+        numbers[shared, file] = number
+    return numbers
 
 
 def _asks_for(item: pytest.Item) -> set[str]:

@@ -17,6 +17,7 @@ from scripts.browser import chromium, opened_page
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
 from tests.command import Here, server_at
+from tests.prefect_api import prefect_api_in
 from tests.registry import Registry
 from tests.runs import Runner
 from tests.weather import Weather
@@ -97,6 +98,13 @@ def jobs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def container_task_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In the place of the package's own, whose start costs more; tests/test_wheel.py has that."""
+    with prefect_api_in(tmp_path_factory.mktemp("prefect-api")):
+        yield
+
+
+@pytest.fixture(scope="session")
 def prefect_api(container_task_api: None) -> None:
     """A Prefect API with an empty database, for flows run in this process."""
 
@@ -141,7 +149,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One server with our worker and deployments, for every test that asks for one."""
     # SQLite serves one run at a time well, and no more.
     with Postgres() as database:
-        settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
+        settings = {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
+            # Tests ask for what a run emitted as soon as it is over; by default it is five seconds.
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+        }
         with Stack(tmp_path_factory.mktemp("stack"), free_port(), settings) as stack:
             stack.start()
             yield stack

@@ -77,7 +77,7 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     try:
         host = HostSettings.from_environment()
         store = AttemptStore(host.workdir, str(runtime.flow_run.id))
-        job = Job(store, get_run_logger(), injected().open_engine, secrets_of(raw))
+        job = Job(store, get_run_logger(), injected().open_engine, secrets_of(raw), host)
         return await _until_canceled(job, raw)
     except ContainerTaskError as error:
         return _final_state(outcome_of(error))

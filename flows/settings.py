@@ -1,4 +1,4 @@
-"""What differs by host, read from the environment: paths, capabilities, the default time limit."""
+"""`MOONMIND_*` environment variables as pydantic settings: what differs by host."""
 
 import socket
 from pathlib import Path
@@ -8,9 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from flows.errors import CapabilityMissing, HostMisconfigured
+from flows.errors import HostMisconfigured
 from flows.payload import fields
-from flows.payload.models import TaskPayload
 from flows.units import memory_bytes
 
 
@@ -99,20 +98,6 @@ class HostSettings(BaseSettings):
             raise HostMisconfigured(
                 "; ".join(map(_sentence, error.errors(include_url=False)))
             ) from error
-
-    def missing_capabilities(self, payload: TaskPayload) -> tuple[str, ...]:
-        """What the task requires and this worker lacks."""
-        required = payload.required_capabilities
-        return tuple(word for word in required if word not in self.capabilities)
-
-    def require_capabilities(self, payload: TaskPayload) -> None:
-        """Raise `CapabilityMissing` naming every capability this worker lacks for the task."""
-        if missing := self.missing_capabilities(payload):
-            raise CapabilityMissing(
-                f"this worker lacks the capability {', '.join(missing)} that the task requires "
-                f"(it has {', '.join(self.capabilities)}): send the task to a worker that has it, "
-                "or add it to MOONMIND_WORKER_CAPABILITIES"
-            )
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -7,6 +7,7 @@ import pytest
 from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.outcome import OutcomeName, outcome_of
 from flows.payload.parse import parse
+from flows.payload.policy_check import require_capabilities
 from flows.settings import HostSettings
 from tests.strategies import enabled
 
@@ -78,10 +79,10 @@ def test_a_time_limit_that_is_none_is_refused(environment: pytest.MonkeyPatch, v
 def test_a_worker_with_every_capability_takes_the_task(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MOONMIND_WORKER_CAPABILITIES", "docker,git,gpu")
     payload = parse(enabled() | {"repository": "a/b", "requiredCapabilities": ["GPU"]})
-    HostSettings.from_environment().require_capabilities(payload)
+    require_capabilities(payload, HostSettings.from_environment().capabilities)
 
 
 def test_a_worker_names_every_capability_that_it_lacks(environment: pytest.MonkeyPatch) -> None:
     payload = parse(enabled() | {"requiredCapabilities": ["GPU", "docker", "unity"]})
     with pytest.raises(CapabilityMissing, match=r"lacks the capability gpu, unity .*docker, git"):
-        HostSettings.from_environment().require_capabilities(payload)
+        require_capabilities(payload, HostSettings.from_environment().capabilities)

@@ -1,10 +1,11 @@
-"""Whether a policy allows a task: pure, every fault at once, each with the rule and its remedy."""
+"""The operator's policy and a worker's capabilities held against a payload: every fault at once,
+each with the rule and its remedy. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from flows.errors import Fault, PolicyRefused
+from flows.errors import CapabilityMissing, Fault, PolicyRefused
 from flows.payload.container import Container
 from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
@@ -25,6 +26,22 @@ def require_allowed(payload: TaskPayload, policy: Policy) -> None:
     ]
     if faults:
         raise PolicyRefused(faults)
+
+
+def missing_capabilities(payload: TaskPayload, capabilities: Iterable[str]) -> tuple[str, ...]:
+    """What the task requires and a worker of these capabilities lacks."""
+    has = set(capabilities)
+    return tuple(word for word in payload.required_capabilities if word not in has)
+
+
+def require_capabilities(payload: TaskPayload, capabilities: tuple[str, ...]) -> None:
+    """Raise `CapabilityMissing` naming every capability that the worker lacks for the task."""
+    if missing := missing_capabilities(payload, capabilities):
+        raise CapabilityMissing(
+            f"this worker lacks the capability {', '.join(missing)} that the task requires "
+            f"(it has {', '.join(capabilities)}): send the task to a worker that has it, "
+            "or add it to MOONMIND_WORKER_CAPABILITIES"
+        )
 
 
 def is_allowed(spellings: Iterable[str], globs: Iterable[str]) -> bool:

@@ -138,7 +138,7 @@ async def _run(
         RunProgress(spec, say) as run_progress,
     ):
         observer = _StoringObserver(job.store, attempt, logs, run_progress)
-        pulling = _pull_options(PrefectPullObserver(pull_progress, say), logs)
+        pulling = _pull_options(PrefectPullObserver(pull_progress, say), logs, job.host)
         if options.adopt:
             with suppress(EngineError):
                 # For the log's sake alone: the image is judged, the container runs.
@@ -149,7 +149,9 @@ async def _run(
     return observer.attempt, outcome
 
 
-def _pull_options(observer: PrefectPullObserver, logs: _OpenLogs) -> PullOptions:
+def _pull_options(
+    observer: PrefectPullObserver, logs: _OpenLogs, host: HostSettings
+) -> PullOptions:
     """What an image is pulled with; the password of a registry is masked from there on."""
 
     async def login(registry: str) -> Login | None:
@@ -159,7 +161,7 @@ def _pull_options(observer: PrefectPullObserver, logs: _OpenLogs) -> PullOptions
             logs.runner_log.mask_with(observer.masker)
         return found
 
-    return pull_options(observer, login, HostSettings.from_environment())
+    return pull_options(observer, login, host)
 
 
 async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:

@@ -6,7 +6,7 @@ run finds that in Prefect's `FlowRunContext`, its hooks in the flow that Prefect
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ParamSpec, Self, TypeVar
 
 from prefect import Flow
@@ -15,6 +15,7 @@ from prefect.context import FlowRunContext
 from flows.engine.selection import OpenEngine, open_engine
 from flows.runtime.cancellation import Cancellation
 from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
+from flows.settings import HostSettings
 from flows.workspace.logs import Logger
 
 P = ParamSpec("P")
@@ -63,9 +64,10 @@ def injected(flow: object = None) -> Dependencies:
 @dataclass(frozen=True, slots=True)
 class Job:
     """What every step of one job needs. `secrets` are those that its payload shows, to be masked
-    in the output; None where nobody knows them any more."""
+    in the output; None where nobody knows them any more. `host` is read once, for all steps."""
 
     store: AttemptStore
     logger: Logger
     open_engine: OpenEngine = open_engine
     secrets: Sequence[str] | None = ()
+    host: HostSettings = field(default_factory=HostSettings.from_environment)

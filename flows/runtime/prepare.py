@@ -1,5 +1,4 @@
-"""What happens before a container: the payload judged, its spec decided, its folder and checkout
-made. The attempt is in the attempt store when it is prepared."""
+"""The stage `prepare`: parse the payload, compile its spec, make the job's folder, `git clone`."""
 
 import asyncio
 import time
@@ -16,6 +15,7 @@ from flows.payload.container import Retry
 from flows.payload.models import TaskPayload
 from flows.payload.parse import misplaced, runnable
 from flows.payload.policy import Policy
+from flows.payload.policy_check import require_capabilities
 from flows.payload.repository import Remote
 from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
@@ -68,7 +68,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
     """
     started, logger = time.monotonic(), job.logger
-    decided = await _decided(raw, job.store)
+    decided = await _decided(raw, job.store, job.host)
     for sentence in misplaced(decided.payload):
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
@@ -93,10 +93,9 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     return attempt
 
 
-async def _decided(raw: object, store: AttemptStore) -> _Decided:
+async def _decided(raw: object, store: AttemptStore, host: HostSettings) -> _Decided:
     payload = runnable(raw)
-    host = HostSettings.from_environment()
-    host.require_capabilities(payload)
+    require_capabilities(payload, host.capabilities)
     policy = await policy_in_force()
     earlier = await _earlier_attempts(store)
     run = Run(store.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))

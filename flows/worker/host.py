@@ -33,7 +33,7 @@ class SweptHost:
 
     def job(self, store: AttemptStore) -> Job:
         """A job, for those that end or restart it."""
-        return Job(store, self.logger)
+        return Job(store, self.logger, host=self.settings)
 
     def log(self, done: list[str]) -> list[str]:
         """Say in the log what was done, or would be; returns it."""

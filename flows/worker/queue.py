@@ -12,6 +12,7 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 from flows.errors import PayloadError
 from flows.payload.parse import parse
+from flows.payload.policy_check import missing_capabilities
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.units import Resources, memory_bytes
@@ -104,7 +105,7 @@ class RunQueue:
         return QueuedTask(
             run.id,
             Resources(limits.cpus or 0.0, memory_bytes(limits.memory) if limits.memory else 0),
-            self._host.missing_capabilities(payload),
+            missing_capabilities(payload, self._host.capabilities),
             runs_here=began and self._runs_here(str(run.id)),
             other_host=host if began and host != self._host.worker else None,
         )

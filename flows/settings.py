@@ -30,61 +30,45 @@ class HostSettings(BaseSettings):
 
     # Docker would take a relative path for the name of a volume.
     workdir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
-        default=Path("/work/agent_jobs"),
-        alias="MOONMIND_WORKDIR",
+        default=Path("/work/agent_jobs"), alias="MOONMIND_WORKDIR",
         description="the path of a folder",
-    )
+    )  # fmt: skip
     workspace_volume: str = Field(
-        default="",
-        alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME",
+        default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME",
         description="the name of a volume",
-    )
+    )  # fmt: skip
     capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
-        default=("docker", "git"),
-        alias="MOONMIND_WORKER_CAPABILITIES",
+        default=("docker", "git"), alias="MOONMIND_WORKER_CAPABILITIES",
         description="words separated by commas",
-    )
+    )  # fmt: skip
     timeout_seconds: int = Field(
-        default=3600,
-        ge=1,
-        alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS",
+        default=3600, ge=1, alias="MOONMIND_CONTAINER_TIMEOUT_SECONDS",
         description="a whole number of seconds, 1 or more",
-    )
+    )  # fmt: skip
     pull_inactivity_seconds: int = Field(
-        default=120,
-        ge=1,
-        alias="MOONMIND_PULL_INACTIVITY_SECONDS",
+        default=120, ge=1, alias="MOONMIND_PULL_INACTIVITY_SECONDS",
         description="a whole number of seconds, 1 or more",
-    )
+    )  # fmt: skip
     worker: str = Field(
-        default_factory=socket.gethostname,
-        alias="MOONMIND_WORKER_NAME",
+        default_factory=socket.gethostname, alias="MOONMIND_WORKER_NAME",
         description="a name",
-    )
+    )  # fmt: skip
     helper_image: str = Field(
-        default="busybox:1.36",
-        alias="MOONMIND_HELPER_IMAGE",
+        default="busybox:1.36", alias="MOONMIND_HELPER_IMAGE",
         description="the name of an image",
-    )
-
+    )  # fmt: skip
     worker_cpus: float | None = Field(
-        default=None,
-        gt=0,
-        alias="MOONMIND_WORKER_CPUS",
+        default=None, gt=0, alias="MOONMIND_WORKER_CPUS",
         description="a number of processors above 0, such as 3.5",
-    )
+    )  # fmt: skip
     worker_memory: Annotated[int | None, BeforeValidator(_memory)] = Field(
-        default=None,
-        alias="MOONMIND_WORKER_MEMORY",
+        default=None, alias="MOONMIND_WORKER_MEMORY",
         description="an amount of memory, such as 16g",
-    )
-
+    )  # fmt: skip
     patience_seconds: float = Field(
-        default=300.0,
-        ge=60,
-        alias="MOONMIND_HOST_PATIENCE_SECONDS",
+        default=300.0, ge=60, alias="MOONMIND_HOST_PATIENCE_SECONDS",
         description="a number of seconds, 60 or more",
-    )
+    )  # fmt: skip
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -95,9 +79,8 @@ class HostSettings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            raise HostMisconfigured(
-                "; ".join(map(_sentence, error.errors(include_url=False)))
-            ) from error
+            faults = map(_sentence, error.errors(include_url=False))
+            raise HostMisconfigured("; ".join(faults)) from error
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login
-from flows.report.progress_artifact import PROGRESS_KEY
+from flows.report.names import PULL_PROGRESS_KEY
 from tests.registry import PASSWORD, USER, Registry
 from tests.runs import BUSYBOX, Finished, Runner, shell
 
@@ -49,7 +49,7 @@ async def shown(client: PrefectClient, run: Finished) -> list[Artifact]:
     found = await client.read_artifacts(
         artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run.job_id)]))
     )
-    return [each for each in found if each.key == PROGRESS_KEY]
+    return [each for each in found if each.key == PULL_PROGRESS_KEY]
 
 
 def image_facts(run: Finished) -> Any:

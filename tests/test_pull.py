@@ -15,7 +15,7 @@ from flows.engine.images.observer import PullObserver, Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable, ImageError
-from flows.report.progress_artifact import PrefectPullObserver, ProgressArtifact
+from flows.report.progress import PrefectPullObserver, ProgressArtifact
 from tests.specs import compiled
 from tests.strategies import FULL
 

@@ -37,12 +37,11 @@ from flows.outcome import (
     outcome_of,
 )
 from flows.payload.parse import parse
-from flows.report import names as naming
-from flows.report import page as report
-from flows.report import progress as run_progress
-from flows.report import progress_artifact, run_json
-from flows.report import sentences as messages
-from flows.report.run_json import RunReport
+from flows.report import names, sentences
+from flows.report.artifacts import metadata_table
+from flows.report.facts import run_report
+from flows.report.page import markdown, rejection_markdown
+from flows.report.run_json import Artifact, RunReport
 from flows.workspace.folder import Workspace
 from flows.workspace.listing import Entry, Listing
 from flows.workspace.logs import LogFacts
@@ -113,7 +112,7 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
     ended = datetime(2026, 2, 3, 4, 6, 0, 250_000, tzinfo=UTC)
     image = changes.pop("image_of", IMAGE)
     executed = Executed(replace(outcome, image=image), LOG, NOW, ended)
-    return run_json.build(replace(prepared, **changes), executed, FOUND)
+    return run_report(replace(prepared, **changes), executed, FOUND)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,8 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
 )
 def test_the_state_says_how_it_ended(case: str, name: str | None, says: str) -> None:
     outcome = OUTCOMES[case]
-    assert messages.state_name(outcome) == name
-    assert messages.state_message(outcome, LOG).startswith(says)
+    assert sentences.state_name(outcome) == name
+    assert sentences.state_message(outcome, LOG).startswith(says)
 
 
 def test_every_outcome_is_among_those_tested() -> None:
@@ -172,7 +171,7 @@ def test_every_outcome_is_among_those_tested() -> None:
 )
 def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: str) -> None:
     message = "exited 3: see the end of runner.log" + (f". Its last line: {line}" if line else "")
-    assert messages.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
+    assert sentences.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,7 @@ def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: 
      ("canceled", "Failed")],
 )  # fmt: skip
 def test_a_stage_is_named_after_what_ended_it(case: str, name: str) -> None:
-    assert messages.stage_name(OUTCOMES[case]) == name
+    assert sentences.stage_name(OUTCOMES[case]) == name
 
 
 def test_run_json_has_the_facts_of_the_attempt() -> None:
@@ -244,10 +243,10 @@ def test_a_report_tells_how_the_image_came(
     image: Image, keys: tuple[object, ...], row: str
 ) -> None:
     facts = reported(OUTCOMES["failed"], image_of=image)
-    names = ("imagePlatform", "imageCacheHit", "imagePulledBytes", "imagePullSeconds")
+    image_keys = ("imagePlatform", "imageCacheHit", "imagePulledBytes", "imagePullSeconds")
     written = json.loads(facts.as_json())
-    assert tuple(written[name] for name in names) == keys
-    assert page(report.markdown(facts, LOG)).facts["Pull"] == row
+    assert tuple(written[name] for name in image_keys) == keys
+    assert page(markdown(facts, LOG)).facts["Pull"] == row
 
 
 def schema() -> Any:
@@ -297,9 +296,9 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None, NO_RETRY, 0.1)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
     executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
-    facts = run_json.build(prepared, executed, Listing(()))
+    facts = run_report(prepared, executed, Listing(()))
     assert facts.logs.complete is False
-    assert "No space left on device" in page(report.markdown(facts, log)).text
+    assert "No space left on device" in page(markdown(facts, log)).text
 
 
 @pytest.mark.parametrize(
@@ -311,27 +310,27 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
 )
 def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str, ends: str) -> None:
     upload = Upload("s3://bucket", "the bucket is *gone*")
-    said = messages.state_message(OUTCOMES[case], LOG, upload)
+    said = sentences.state_message(OUTCOMES[case], LOG, upload)
     assert said.startswith(begins)
     assert said.endswith(ends)
     assert "not uploaded: the bucket is *gone*; the sweep" in said
-    shown = page(report.markdown(reported(OUTCOMES[case]), LOG, upload=upload))
+    shown = page(markdown(reported(OUTCOMES[case]), LOG, upload=upload))
     assert "not uploaded: the bucket is *gone*" in shown.text
     assert "Uploaded to" not in shown.facts
     assert shown.links == []
 
 
 def test_the_report_says_where_the_files_are() -> None:
-    shown = page(report.markdown(reported(), LOG, upload=Upload("s3://bucket/7f1e/2")))
+    shown = page(markdown(reported(), LOG, upload=Upload("s3://bucket/7f1e/2")))
     assert shown.facts["Uploaded to"] == "s3://bucket/7f1e/2"
     assert shown.links == ["s3://bucket/7f1e/2/container/logs/runner.log"]
 
 
 def test_a_link_leads_to_the_file_whatever_its_name_is() -> None:
     names = ["a b/c).txt", "x](http://evil.example)", "q?#|.txt", "bytes\\xff"]
-    files = [run_json.Artifact(path=n, kind="file", size_bytes=1, sha256=None) for n in names]
+    files = [Artifact(path=n, kind="file", size_bytes=1, sha256=None) for n in names]
     facts = reported().model_copy(update={"artifacts": files})
-    shown = page(report.markdown(facts, LOG, upload=Upload("https://store.example/7f1e/2")))
+    shown = page(markdown(facts, LOG, upload=Upload("https://store.example/7f1e/2")))
     assert [unquote(unquote(link)) for link in shown.links] == [
         f"https://store.example/7f1e/2/{name}" for name in names[:3]
     ]
@@ -418,10 +417,10 @@ def test_hostile_text_stays_text_in_the_report(text: str) -> None:
     outcome = replace(OUTCOMES["failed"], error=text, cleanup_error=text)
     facts = reported(outcome, instructions=text, repository=text, spec={"command": (text,)})
     facts = facts.model_copy(
-        update={"artifacts": [run_json.Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
+        update={"artifacts": [Artifact(path=text, kind="file", size_bytes=1, sha256=None)]}
     )
     attempts = [outcome, outcome]
-    shown = page(report.markdown(facts, replace(LOG, tail=text), attempts))
+    shown = page(markdown(facts, replace(LOG, tail=text), attempts))
     assert set(shown.tags) <= {
         "h1", "h2", "p", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "ul", "li",
         "code", "pre",
@@ -443,9 +442,9 @@ UNSEEN = "\x1b[2J\x1b]0;owned\x07a\x1b\x07\x08b\u202egnp.exe\u2028c\x9b1md"
 def test_nothing_that_acts_in_a_terminal_gets_into_a_report() -> None:
     outcome = replace(OUTCOMES["failed"], error=UNSEEN, cleanup_error=UNSEEN)
     facts = reported(outcome, instructions=UNSEEN, repository=UNSEEN, spec={"command": (UNSEEN,)})
-    file = run_json.Artifact(path=UNSEEN, kind="file", size_bytes=1, sha256=None)
+    file = Artifact(path=UNSEEN, kind="file", size_bytes=1, sha256=None)
     facts = facts.model_copy(update={"artifacts": [file]})
-    text = report.markdown(facts, replace(LOG, tail=UNSEEN), [outcome] * 2, Upload("s3://b"))
+    text = markdown(facts, replace(LOG, tail=UNSEEN), [outcome] * 2, Upload("s3://b"))
     assert [char for char in text if not char.isprintable() and char != "\n"] == []
     assert page(text).points[0].startswith("\\x1b[2J\\x1b]0;owned\\x07a")
 
@@ -461,7 +460,7 @@ def test_nothing_that_acts_in_a_terminal_gets_into_a_report() -> None:
     ],
 )
 def test_the_last_lines_are_those_that_a_terminal_would_have_left(tail: str, shown: str) -> None:
-    blocks = page(report.markdown(reported(), replace(LOG, tail=tail))).blocks
+    blocks = page(markdown(reported(), replace(LOG, tail=tail))).blocks
     assert blocks[0] == f"{shown}\n"
 
 
@@ -480,7 +479,7 @@ def test_a_report_shows_the_facts_and_the_last_lines() -> None:
         stages={"run": 54.0},
         finished_at=NOW + timedelta(seconds=54),
     )
-    shown = page(report.markdown(reported(outcome, instructions="Run it"), LOG))
+    shown = page(markdown(reported(outcome, instructions="Run it"), LOG))
     assert (shown.facts["Exit code"], shown.facts["Ended by"]) == ("3", "itself")
     assert shown.table == {
         "prepare": ["0.1 s", "0 %", "░" * 20],
@@ -519,14 +518,14 @@ def test_a_report_shows_the_facts_and_the_last_lines() -> None:
 def test_a_report_begins_with_the_outcome_and_what_to_do(
     outcome: str, heading: str, advice: str
 ) -> None:
-    shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG)).text
+    shown = page(markdown(reported(OUTCOMES[outcome]), LOG)).text
     assert shown.startswith(f"{heading}\n{advice}")
 
 
 def test_the_image_is_named_by_its_digest() -> None:
     digest = "sha256:" + "d" * 64
     facts = reported(image_of=Image("sha256:1", digest))
-    shown = page(report.markdown(facts, LOG))
+    shown = page(markdown(facts, LOG))
     assert shown.facts["Exact image"] == f"mcr.microsoft.com/dotnet/sdk@{digest}"
     assert f"sdk@{digest} bash -lc" in shown.blocks[1]
 
@@ -534,11 +533,11 @@ def test_the_image_is_named_by_its_digest() -> None:
 def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
     path = "/".join(["a-folder-with-a-long-name"] * 6)
     digest = "sha256:" + "d" * 64
-    file = run_json.Artifact(path=path, kind="file", size_bytes=1, sha256="0" * 64)
+    file = Artifact(path=path, kind="file", size_bytes=1, sha256="0" * 64)
     facts = reported(
         replace(OUTCOMES["failed"], error="word " * 60), image_of=Image("sha256:1", digest)
     ).model_copy(update={"artifacts": [file]})
-    lines = terminal(report.markdown(facts, replace(LOG, tail="x" * 200), [OUTCOMES["failed"]] * 2))
+    lines = terminal(markdown(facts, replace(LOG, tail="x" * 200), [OUTCOMES["failed"]] * 2))
     joined = "".join(line.strip() for line in lines)
     assert max(map(len, lines)) <= 80
     assert "…" not in joined
@@ -548,7 +547,7 @@ def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
 
 def test_a_command_that_fills_the_page_is_left_to_run_json() -> None:
     facts = reported(spec={"command": ("x" * 9000,)})
-    shown = page(report.markdown(facts, LOG))
+    shown = page(markdown(facts, LOG))
     assert len(shown.blocks) == 1
     assert "it is dockerRun in run.json" in shown.text
 
@@ -564,17 +563,15 @@ def test_a_command_that_fills_the_page_is_left_to_run_json() -> None:
 def test_a_report_tells_who_ended_it_and_with_which_signal(
     outcome: str, exit_code: str, ended_by: str
 ) -> None:
-    shown = page(report.markdown(reported(OUTCOMES[outcome]), LOG))
+    shown = page(markdown(reported(OUTCOMES[outcome]), LOG))
     assert (shown.facts["Exit code"], shown.facts["Ended by"]) == (exit_code, ended_by)
     assert "It ended before its use of resources was first measured" in shown.text
     assert shown.table["Memory"][0] == shown.table["CPU"][0] == "unknown"
 
 
 def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
-    files = [
-        run_json.Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)
-    ]
-    shown = page(report.markdown(reported().model_copy(update={"artifacts": files}), LOG))
+    files = [Artifact(path=f"f{i}", kind="file", size_bytes=i, sha256=None) for i in range(60)]
+    shown = page(markdown(reported().model_copy(update={"artifacts": files}), LOG))
     assert len(shown.points) == 50 + 11
     assert "Files (60)" in shown.text
     assert "and 10 more: all are in run.json" in shown.text
@@ -582,7 +579,7 @@ def test_a_report_lists_fifty_files_and_counts_the_rest() -> None:
 
 def test_what_no_list_has_room_for_is_counted() -> None:
     facts = reported().model_copy(update={"artifacts_left_out": 7})
-    shown = page(report.markdown(facts, LOG))
+    shown = page(markdown(facts, LOG))
     assert "Files (9)" in shown.text
     assert "and 7 more that are listed nowhere" in shown.text
     assert json.loads(facts.as_json())["artifactsLeftOut"] == 7
@@ -590,7 +587,7 @@ def test_what_no_list_has_room_for_is_counted() -> None:
 
 def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:
     error = refusal()
-    shown = page(report.rejection_markdown(outcome_of(error), error.faults))
+    shown = page(rejection_markdown(outcome_of(error), error.faults))
     assert shown.tags == ["h1", "ul", "li", "li", "li"]
     assert "task.container.image: is 'UPPER; a: b', not an image name; it takes" in shown.text
     assert "task.container.imagee: is not a key that exists here; did you mean" in shown.text
@@ -599,20 +596,20 @@ def test_a_refusal_is_a_list_with_a_line_a_fault() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text_in_a_refusal(text: str) -> None:
     outcome = Outcome(OutcomeName.REJECTED, FailureClass.REPOSITORY, text)
-    shown = page(report.rejection_markdown(outcome))
+    shown = page(rejection_markdown(outcome))
     assert set(shown.tags) <= {"h1", "ul", "li", "p"}
     assert " ".join(text.split()) in shown.text
 
 
 def test_the_metadata_table_cuts_what_the_page_would_cut() -> None:
     outcome = replace(OUTCOMES["failed"], error="long " * 100)
-    rows = {row["key"]: row["value"] for row in run_json.metadata_table(reported(outcome))}
+    rows = {row["key"]: row["value"] for row in metadata_table(reported(outcome))}
     assert len(rows["error"]) == 120
     assert rows["error"].endswith("long…")
 
 
 def test_the_metadata_table_has_a_row_for_every_plain_key() -> None:
-    rows = {row["key"]: row["value"] for row in run_json.metadata_table(reported())}
+    rows = {row["key"]: row["value"] for row in metadata_table(reported())}
     assert rows["exitCode"] == "0"
     assert rows["error"] == ""
     assert rows["outcome"] == "succeeded"
@@ -626,14 +623,14 @@ def test_the_page_on_reports_lists_every_artifact() -> None:
     text = (SCHEMA.parent / "reports.md").read_text()
     listed = re.findall(r"^\| `([a-z-]+)` \| (?:markdown|table|image|progress) \|", text, re.M)
     keys = {
-        naming.REPORT_KEY,
-        naming.METADATA_KEY,
-        naming.TESTS_KEY,
-        naming.OUTPUTS_KEY,
-        naming.USAGE_KEY,
-        run_progress.PROGRESS_KEY,
-        naming.FILES_KEY,
-        progress_artifact.PROGRESS_KEY,
+        names.REPORT_KEY,
+        names.METADATA_KEY,
+        names.TESTS_KEY,
+        names.OUTPUTS_KEY,
+        names.USAGE_KEY,
+        names.PROGRESS_KEY,
+        names.FILES_KEY,
+        names.PULL_PROGRESS_KEY,
     }
     assert set(listed) == keys
     assert all(outcome in re.findall(r"^\| `([a-z-]+)` \|", text, re.M) for outcome in OutcomeName)

@@ -21,15 +21,15 @@ from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.engine.usage import Point
 from flows.outcome import FailureClass, Outcome, OutcomeName
+from flows.report.names import PROGRESS_KEY
 from flows.report.progress import (
     COLLECTING,
-    PROGRESS_KEY,
     PUBLISHING,
     UPLOADING,
     RunProgress,
     end_progress,
     moments,
-    sentence,
+    running_text,
 )
 from flows.spec import ContainerSpec
 from flows.workspace.logs import LogFacts
@@ -107,7 +107,7 @@ def test_it_says_how_long_and_how_much(
     changes: dict[str, Any], measured: Measured, said: str
 ) -> None:
     spec = replace(compiled(FULL), **{"attempt": 1, **changes})
-    assert sentence(spec, 180.4, measured) == said
+    assert running_text(spec, 180.4, measured) == said
 
 
 async def test_a_run_is_shown_as_one_artifact_until_its_end(

@@ -6,7 +6,8 @@ whole of it is in the reports, in `run.json` and in `metadata/outputs.json`.
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.actions import ArtifactCreate
@@ -21,7 +22,7 @@ from flows.report.names import (
     TESTS_KEY,
     USAGE_KEY,
 )
-from flows.report.run_json import RunReport, metadata_table
+from flows.report.run_json import RunReport
 from flows.results import REASONS, OutputRow, ReportedTests, Results
 from flows.text import code, escape, one_line
 
@@ -30,6 +31,12 @@ _PATH_LENGTH = 60
 _MESSAGE_LENGTH = 100
 _SHA256_LENGTH = 12
 _MARKS = {"failed": "FAILED", "error": "ERROR", "skipped": "skipped", "passed": "passed"}
+
+_TABLE_WIDTH = 120
+_NOT_IN_TABLE: dict[str, Any] = {
+    **dict.fromkeys(("artifacts", "logs", "command", "docker_run", "outputs"), True),
+    "tests": {"failures", "unreadable_reports"},
+}
 
 TableRow = dict[str, str]
 
@@ -144,3 +151,31 @@ def _file_row(
         "reason": reason,
         "sha256": sha256,
     }
+
+
+def metadata_table(report: RunReport) -> list[dict[str, str]]:
+    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`.
+
+    A sentence is cut at the width of the page, which would cut it without a sign.
+    """
+    sentences = ("error", "cleanup_error", "instructions")
+    cut = {key: one_line(text, _TABLE_WIDTH) for key in sentences if (text := getattr(report, key))}
+    plain = report.model_copy(update=cut).model_dump(
+        mode="json", by_alias=True, exclude=_NOT_IN_TABLE
+    )
+    return [{"key": key, "value": value} for key, value in _cells(plain)]
+
+
+def _cells(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in plain.items():
+        match value:
+            case dict():
+                yield from _cells(value, f"{path}{key}.")
+            case list():
+                yield f"{path}{key}", ", ".join(map(str, value))
+            case _:
+                yield f"{path}{key}", value if isinstance(value, str) else _cell(value)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else json.dumps(value)

@@ -15,6 +15,8 @@ TESTS_KEY = "container-run-tests"
 OUTPUTS_KEY = "container-run-outputs"
 USAGE_KEY = "container-run-usage"
 FILES_KEY = "container-run-files"
+PROGRESS_KEY = "container-run-progress"
+PULL_PROGRESS_KEY = "image-pull"
 _COMMAND_LENGTH = 60
 
 

@@ -1,4 +1,4 @@
-"""Show in the Prefect UI that a long run goes on: a progress artifact, renewed ever more seldom.
+"""Prefect's progress artifacts: how far a pull is, and that a long run goes on.
 
 A run shorter than ten seconds costs no request. Hundreds that go on together cost one a minute
 each; what follows a container costs one a stage, and none where it is done within seconds.
@@ -8,36 +8,143 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import UUID
 
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
-from flows.report.progress_artifact import ProgressArtifact, find
+from flows.engine.images.observer import PullObserver
+from flows.masking import Masker
+from flows.report.names import PROGRESS_KEY
 from flows.report.sentences import state_message
 from flows.spec import ContainerSpec
 from flows.text import escape
 from flows.units import duration, size
 from flows.workspace.logs import Logger
 
-PROGRESS_KEY = "container-run-progress"
 COLLECTING = "collecting what it left"
 PUBLISHING = "listing its files"
 UPLOADING = "uploading its files"
 FIRST_SECONDS = 10.0
 AFTER_SECONDS = 3.0
-_SECONDS = 10.0
+# Nothing waits longer for a server that is away.
+_REQUEST_SECONDS = 10.0
 # For a request that is broken off.
 _END_SECONDS = 2.0
+
+
+class ProgressArtifact:
+    """The artifact `key` of a job, made when there is something to show.
+
+    Asks the API for nothing until then. An API that fails costs the artifact and nothing else:
+    `say` hears of it once, in a sentence about `what`.
+    """
+
+    def __init__(self, job_id: str, key: str, what: str, say: Callable[[str], None]) -> None:
+        self._job_id = UUID(job_id)
+        self._key = key
+        self._what = what
+        self._say = say
+        self._stack = AsyncExitStack()
+        self._client: PrefectClient | None = None
+        self._artifact: UUID | None = None
+        self._gave_up = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is there, as far as is known."""
+        return self._artifact is not None
+
+    async def show(self, percent: float, description: str) -> None:
+        """Show how far it is, from 0 to 100; never raises."""
+        if self._gave_up:
+            return
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                await self._make_or_update(percent, description)
+        except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
+            self._gave_up = True
+            reason = f"{type(error).__name__} {error}".strip()
+            self._say(f"The progress of {self._what} is not shown any more: {reason}")
+
+    async def _make_or_update(self, percent: float, description: str) -> None:
+        if self._client is None:
+            self._client = await self._stack.enter_async_context(get_client())
+            # An earlier process, or attempt, may have made it.
+            self._artifact = await _find(self._client, self._job_id, self._key)
+        if self._artifact is not None:
+            changed = ArtifactUpdate(data=percent, description=description)
+            await self._client.update_artifact(self._artifact, changed)
+            return
+        new = ArtifactCreate(
+            key=self._key,
+            type="progress",
+            data=percent,
+            description=description,
+            flow_run_id=self._job_id,
+        )
+        self._artifact = (await self._client.create_artifact(new)).id
+
+
+async def _find(client: PrefectClient, job_id: UUID, key: str) -> UUID | None:
+    """The job's artifact of that key; None where it has none."""
+    wanted = ArtifactFilter(
+        key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=[job_id])
+    )
+    found = await client.read_artifacts(artifact_filter=wanted, limit=1)
+    return next((each.id for each in found), None)
+
+
+class PrefectPullObserver(PullObserver):
+    """Says sentences with `say`, and shows how far the pull is in `artifact`."""
+
+    def __init__(self, artifact: ProgressArtifact, say: Callable[[str], None]) -> None:
+        self.masker = Masker()
+        self._artifact = artifact
+        self._say = say
+
+    def say(self, sentence: str) -> None:
+        """See `flows.engine.images.observer.PullObserver`."""
+        self._say(self.masker.text(sentence))
+
+    async def show(self, percent: float, description: str) -> None:
+        """See `flows.engine.images.observer.PullObserver`."""
+        await self._artifact.show(percent, description)
 
 
 def moments() -> Iterator[float]:
     """The seconds of a container's life at which its progress is shown."""
     return itertools.chain((FIRST_SECONDS, 20.0, 40.0), itertools.count(100.0, 60.0))
+
+
+class _Phase(NamedTuple):
+    """What is shown at some moments, in seconds of the run's life, until it is over."""
+
+    moments: Iterator[float]
+    text: Callable[[], str]
+    is_over: asyncio.Event
 
 
 class RunProgress:
@@ -57,8 +164,8 @@ class RunProgress:
         self._after_seconds = after_seconds
         self._began = time.monotonic()
         self._ran_seconds = 0.0
-        self._turn = _Turn(iter(()), lambda: "", asyncio.Event())
-        self._following: asyncio.Task[None] | None = None
+        self._phase = _Phase(iter(()), str, asyncio.Event())
+        self._showing: asyncio.Task[None] | None = None
 
     @classmethod
     def after(cls, spec: ContainerSpec, executed: Executed, say: Callable[[str], None]) -> Self:
@@ -79,9 +186,9 @@ class RunProgress:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._following is not None:
-                self._following.cancel()
-                await asyncio.wait([self._following], timeout=_END_SECONDS)
+            if self._showing is not None:
+                self._showing.cancel()
+                await asyncio.wait([self._showing], timeout=_END_SECONDS)
         finally:
             await self._artifact.__aexit__(kind, error, traceback)
 
@@ -94,47 +201,38 @@ class RunProgress:
         """The container runs, for so long at most."""
         self._began = time.monotonic() - (self._spec.timeout_seconds - seconds_left)
 
-        def told() -> str:
+        def text() -> str:
             self._ran_seconds = time.monotonic() - self._began
-            return sentence(self._spec, self._ran_seconds, measured)
+            return running_text(self._spec, self._ran_seconds, measured)
 
-        self._turn_to(self._moments(), told)
+        self._enter(self._moments(), text)
 
     def goes_on(self, doing: str) -> None:
         """The container has ended, and its files are worked on; shown where that takes long."""
         seconds = time.monotonic() - self._began
         moment = max(next(self._moments()), seconds + self._after_seconds)
-        self._turn_to(iter([moment]), lambda: about(self._spec, doing))
+        self._enter(iter([moment]), lambda: _numbered(self._spec, doing))
 
-    def _turn_to(self, moments: Iterator[float], told: Callable[[], str]) -> None:
-        earlier, self._turn = self._turn, _Turn(moments, told, asyncio.Event())
+    def _enter(self, moments: Iterator[float], text: Callable[[], str]) -> None:
+        earlier, self._phase = self._phase, _Phase(moments, text, asyncio.Event())
         earlier.is_over.set()
-        if self._following is None:
-            self._following = asyncio.ensure_future(self._follow())
+        if self._showing is None:
+            self._showing = asyncio.ensure_future(self._show())
 
-    async def _follow(self) -> None:
+    async def _show(self) -> None:
         while True:
-            turn = self._turn
-            for moment in turn.moments:
+            phase = self._phase
+            for moment in phase.moments:
                 pause = self._began + moment - time.monotonic()
                 # What an earlier process had to show is past.
-                if pause > 0 and await _is_set_within(turn.is_over, pause):
+                if pause <= 0:
+                    continue
+                if await _is_set_within(phase.is_over, pause):
                     break
-                if pause > 0:
-                    await self._show(turn.told())
-            await turn.is_over.wait()
-
-    async def _show(self, told: str) -> None:
-        percent = min(99.0, round(100 * self._ran_seconds / self._spec.timeout_seconds, 1))
-        await self._artifact.show(percent, told)
-
-
-class _Turn(NamedTuple):
-    """Something that is told at some moments, in seconds of the run's life, until it is over."""
-
-    moments: Iterator[float]
-    told: Callable[[], str]
-    is_over: asyncio.Event
+                text = phase.text()
+                percent = round(100 * self._ran_seconds / self._spec.timeout_seconds, 1)
+                await self._artifact.show(min(99.0, percent), text)
+            await phase.is_over.wait()
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -145,21 +243,21 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
         return False
 
 
-def about(spec: ContainerSpec, doing: str) -> str:
+def _numbered(spec: ContainerSpec, doing: str) -> str:
     """`Running`, or `Attempt 2: running`."""
     capital = f"{doing[0].upper()}{doing[1:]}"
     return f"Attempt {spec.attempt}: {doing}" if spec.attempt > 1 else capital
 
 
-def sentence(spec: ContainerSpec, seconds: float, measured: Measured) -> str:
+def running_text(spec: ContainerSpec, seconds: float, measured: Measured) -> str:
     """`Running for 3 min of at most 1 h; memory 1.2 GiB of 2 GiB`."""
     longest = duration(spec.timeout_seconds)
-    said = f"{about(spec, 'running')} for {duration(seconds)} of at most {longest}"
+    text = f"{_numbered(spec, 'running')} for {duration(seconds)} of at most {longest}"
     used = next((at.memory_bytes for at in reversed(measured.points) if at.memory_bytes), None)
     if used is None:
-        return said
+        return text
     limit = f" of {size(spec.memory_bytes)}" if spec.memory_bytes else ""
-    return f"{said}; memory {size(used)}{limit}"
+    return f"{text}; memory {size(used)}{limit}"
 
 
 async def end_progress(
@@ -173,13 +271,13 @@ async def end_progress(
     """Show that the attempt is over, where its progress was shown by whatever process."""
     if executed.duration_seconds < FIRST_SECONDS and not is_shown:
         return
-    outcome = executed.outcome
-    said = f"{outcome.name} after {duration(executed.duration_seconds)}: {state_message(outcome)}"
+    outcome, took = executed.outcome, duration(executed.duration_seconds)
+    text = escape(f"{outcome.name} after {took}: {state_message(outcome)}")
     try:
-        async with asyncio.timeout(_SECONDS):
-            artifact = await find(client, UUID(job_id), PROGRESS_KEY)
+        async with asyncio.timeout(_REQUEST_SECONDS):
+            artifact = await _find(client, UUID(job_id), PROGRESS_KEY)
             if artifact is not None:
-                changed = ArtifactUpdate(data=100.0, description=escape(said))
+                changed = ArtifactUpdate(data=100.0, description=text)
                 await client.update_artifact(artifact, changed)
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
         logger.warning("The progress of the run could not be ended: %r", error)

@@ -1,24 +1,12 @@
-"""`run.json`: the facts of one attempt. Pure; nothing here writes or talks to anybody."""
+"""The models of `run.json`, whose JSON schema is docs/run.schema.json. Pure."""
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from flows.attempt import Executed, Prepared
 from flows.outcome import FailureClass, OutcomeName, StoppedBy
 from flows.outputs.manifest import PublishedModel
-from flows.report.docker_run import docker_run, secret_variables
-from flows.results import MAX_NAMED, ReportedTests, Results
-from flows.spec import command_summary
-from flows.text import one_line
-from flows.workspace.listing import Listing
-
-SCHEMA_VERSION: Literal[1] = 1
-_TABLE_WIDTH = 120
 
 
 class Artifact(PublishedModel):
@@ -170,137 +158,3 @@ class RunReport(PublishedModel):
     def as_json(self) -> str:
         """The text of the file."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
-
-
-def build(
-    prepared: Prepared, executed: Executed, found: Listing, publish_seconds: float = 0.0
-) -> RunReport:
-    """Put the facts of one attempt together."""
-    spec, outcome, log = prepared.shown, executed.outcome, executed.log
-    stages = {"prepare": prepared.prepare_seconds, **outcome.stages, "publish": publish_seconds}
-    return RunReport(
-        schema_version=SCHEMA_VERSION,
-        job_id=spec.job_id,
-        attempt=spec.attempt,
-        repository=prepared.repository,
-        commit=prepared.commit,
-        instructions=prepared.instructions,
-        container_name=spec.name,
-        image=spec.image,
-        image_id=outcome.image.id if outcome.image else None,
-        image_digest=(outcome.image.digest or None) if outcome.image else None,
-        image_platform=(outcome.image.platform or None) if outcome.image else None,
-        image_cache_hit=outcome.image.cache_hit if outcome.image else None,
-        image_pulled_bytes=outcome.image.pulled_bytes if outcome.image else None,
-        image_pull_seconds=outcome.image.pull_seconds if outcome.image else None,
-        command=list(spec.command),
-        command_summary=command_summary(spec.command),
-        pull_mode=spec.pull,
-        workdir=spec.workdir,
-        artifact_dir=spec.artifact_dir,
-        artifacts_subdir=spec.artifacts_subdir,
-        timeout_seconds=spec.timeout_seconds,
-        timed_out=outcome.timed_out,
-        exit_code=outcome.exit_code,
-        oom_killed=outcome.oom_killed,
-        outcome=outcome.name,
-        failure_class=outcome.failure_class,
-        error=outcome.error,
-        cleanup_error=outcome.cleanup_error,
-        started_at=executed.started_at,
-        finished_at=executed.finished_at,
-        duration_seconds=executed.duration_seconds,
-        stopped_by=outcome.stopped_by,
-        signal=outcome.signal,
-        stage_seconds=stages,
-        container_started_at=outcome.started_at,
-        container_finished_at=outcome.finished_at,
-        worker=spec.worker,
-        logs=Logs(
-            bytes=log.bytes,
-            lines=log.lines,
-            complete=log.error is None,
-            dropped_from_ui=log.dropped_from_ui,
-            reconnects=outcome.log_reconnects,
-        ),
-        limits=Limits(
-            cpus=spec.cpus,
-            memory_bytes=spec.memory_bytes,
-            pids=spec.pids_limit,
-            shm_bytes=spec.shm_bytes,
-            gpus=spec.gpus,
-        ),
-        usage=Used(**asdict(outcome.usage)),
-        outputs=_outputs(outcome.results) if outcome.results else None,
-        tests=_tests(outcome.results.tests) if outcome.results and outcome.results.tests else None,
-        secrets=sorted(secret_variables(prepared)),
-        docker_run=docker_run(prepared, outcome.image),
-        artifacts=[Artifact(**asdict(entry)) for entry in found.entries],
-        artifacts_left_out=found.left_out,
-    )
-
-
-def _outputs(results: Results) -> list[OutputReport]:
-    return [
-        OutputReport(
-            path=each.path,
-            required=each.required,
-            type=each.type,
-            missing=each.missing,
-            collected=each.collected,
-            collected_bytes=each.size_bytes,
-            rejected=each.rejected,
-        )
-        for each in results.outputs
-    ]
-
-
-def _tests(tests: ReportedTests) -> TestsReport:
-    return TestsReport(
-        total=tests.total,
-        passed=tests.passed,
-        failed=tests.failed,
-        errors=tests.errors,
-        skipped=tests.skipped,
-        flaky=tests.flaky,
-        files=tests.files,
-        unreadable=tests.unreadable_files,
-        unreadable_reports=[UnreadableTestReport(**asdict(each)) for each in tests.unreadable],
-        failures=[
-            FailedTest(name=case.short_name, message=case.message)
-            for case in tests.failures[:MAX_NAMED]
-        ],
-    )
-
-
-_UNTABLED: dict[str, Any] = {
-    **dict.fromkeys(("artifacts", "logs", "command", "docker_run", "outputs"), True),
-    "tests": {"failures", "unreadable_reports"},
-}
-
-
-def metadata_table(report: RunReport) -> list[dict[str, str]]:
-    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`.
-
-    A sentence is cut at the width of the page, which would cut it without a sign.
-    """
-    sentences = ("error", "cleanup_error", "instructions")
-    cut = {key: one_line(text, _TABLE_WIDTH) for key in sentences if (text := getattr(report, key))}
-    told = report.model_copy(update=cut)
-    plain = told.model_dump(mode="json", by_alias=True, exclude=_UNTABLED)
-    return [{"key": key, "value": value} for key, value in _flat(plain)]
-
-
-def _flat(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in plain.items():
-        match value:
-            case dict():
-                yield from _flat(value, f"{path}{key}.")
-            case list():
-                yield f"{path}{key}", ", ".join(map(str, value))
-            case _:
-                yield f"{path}{key}", value if isinstance(value, str) else _plain(value)
-
-
-def _plain(value: object) -> str:
-    return "" if value is None else json.dumps(value)

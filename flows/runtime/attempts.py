@@ -18,8 +18,13 @@ from flows.errors import ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
-from flows.report.progress import COLLECTING, RunProgress
-from flows.report.progress_artifact import PROGRESS_KEY, PrefectPullObserver, ProgressArtifact
+from flows.report.names import PULL_PROGRESS_KEY
+from flows.report.progress import (
+    COLLECTING,
+    PrefectPullObserver,
+    ProgressArtifact,
+    RunProgress,
+)
 from flows.report.sentences import state_message
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
@@ -134,7 +139,7 @@ async def _run(
     summary = f"Running {words} in {spec.image} as {spec.name}"
     say(f"Adopting {spec.name}" if options.adopt else summary)
     async with (
-        ProgressArtifact(spec.job_id, PROGRESS_KEY, "the pull", say) as pull_progress,
+        ProgressArtifact(spec.job_id, PULL_PROGRESS_KEY, "the pull", say) as pull_progress,
         RunProgress(spec, say) as run_progress,
     ):
         observer = _StoringObserver(job.store, attempt, logs, run_progress)

@@ -12,9 +12,10 @@ from prefect.client.orchestration import PrefectClient
 from flows.attempt import Attempt, Executed, Prepared
 from flows.outcome import Outcome
 from flows.outputs.upload import begin_delivery, deliver
-from flows.report import page, run_json
+from flows.report import page
 from flows.report.artifacts import files_artifact, run_artifacts
 from flows.report.chart import usage_svg
+from flows.report.facts import run_report
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport
 from flows.runtime.attempts import with_files_back
@@ -84,7 +85,7 @@ async def _written(
     await asyncio.to_thread(workspace.move_logs, spec.artifacts_subdir)
     picture = await _picture(workspace, spec, executed.outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
-    facts = run_json.build(prepared, executed, entries, round(time.monotonic() - started, 3))
+    facts = run_report(prepared, executed, entries, round(time.monotonic() - started, 3))
     path = workspace.write_run_json(spec.artifacts_subdir, facts.as_json())
     with Journal(workspace, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")

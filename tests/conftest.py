@@ -82,11 +82,11 @@ def _spread(sizes: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
 
 
 def _asks_for(item: pytest.Item) -> set[str]:
-    """Its fixtures; a parameter may name one, too."""
+    """Its fixtures; a parameter is none, and may name one."""
     callspec = getattr(item, "callspec", None)
-    parameters = callspec.params.values() if callspec else ()
-    named = (each for each in parameters if isinstance(each, str))
-    return {*getattr(item, "fixturenames", ()), *named}
+    parameters = callspec.params if callspec else {}
+    named = {each for each in parameters.values() if isinstance(each, str)}
+    return {*getattr(item, "fixturenames", ())} - parameters.keys() | named
 
 
 @pytest.fixture(scope="session", autouse=True)

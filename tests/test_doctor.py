@@ -14,7 +14,7 @@ import pytest
 from flows.cli.console import Console
 from flows.cli.doctor import probe
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, ok, run_checks
-from flows.cli.doctor.command import Examination, chosen
+from flows.cli.doctor.command import chosen
 from flows.cli.doctor.engine import EngineChecks, check_tasks, quiet_finding
 from flows.cli.doctor.host import (
     check_git,
@@ -143,10 +143,10 @@ async def test_checks_run_together_and_none_holds_the_others_up() -> None:
 
 
 def test_a_part_has_its_checks_and_silently_what_they_need() -> None:
-    everything = {check.name for check in chosen(Examination((), DEPLOYMENT, 1.0))}
+    everything = {check.name for check in chosen((), DEPLOYMENT, 1.0)}
     told = []
     for part in Part:
-        checks = chosen(Examination((part,), DEPLOYMENT, 1.0))
+        checks = chosen((part,), DEPLOYMENT, 1.0)
         assert all(check.is_silent == (check.part is not part) for check in checks)
         names = {check.name for check in checks}
         assert all(names.issuperset(check.needs) for check in checks)
@@ -158,7 +158,7 @@ async def test_what_another_part_keeps_from_being_looked_at_is_told_with_the_rea
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
-    checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 1.0))
+    checks = chosen((Part.ENGINE,), DEPLOYMENT, 1.0)
     found = {each.name: each for _, each in await run_checks(checks, lambda _: None)}
     left_out = found["probe container"]
     assert left_out.level is Level.SKIPPED
@@ -171,7 +171,7 @@ async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
     prefect_api: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    checks = chosen(Examination((Part.PREFECT,), DEPLOYMENT, 1))
+    checks = chosen((Part.PREFECT,), DEPLOYMENT, 1)
     found = {each.name: each for _, each in await run_checks(checks, lambda _: None)}
     assert "Docker Engine" not in found
     assert found["registries"].level is Level.SKIPPED
@@ -258,7 +258,7 @@ async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
 ) -> None:
     with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
-        checks = chosen(Examination((Part.ENGINE,), DEPLOYMENT, 2))
+        checks = chosen((Part.ENGINE,), DEPLOYMENT, 2)
         assert_all_ok([each for _, each in await run_checks(checks, lambda _: None)])
     assert not host.exists()
 

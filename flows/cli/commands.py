@@ -147,10 +147,11 @@ def replay(
     as it comes; neither Prefect's server nor its workers take notice. Values of secrets come from
     their Prefect blocks, or from this environment. The exit status is that of the outcome.
     """
-    from flows.cli.replay.command import ReplayOptions, replay_run
+    from flows.cli.replay.command import clean_replays, replay_run
 
-    options = ReplayOptions(keep=keep, clean=clean, folder=folder)
-    return answer(lambda console: replay_run(console, what, options), as_json=json)
+    if clean:
+        return answer(lambda console: clean_replays(console, what, folder), as_json=json)
+    return answer(lambda console: replay_run(console, what, folder, keep=keep), as_json=json)
 
 
 @app.command
@@ -178,10 +179,9 @@ def doctor(
     failed, 1 where one did. It removes what it makes, but for moonmind-doctor.txt where a storage
     lets nobody remove files.
     """
-    from flows.cli.doctor.command import Examination, examine
+    from flows.cli.doctor.command import examine
 
-    asked = Examination(only, deployment, quiet_seconds)
-    return answer(lambda console: examine(console, asked), as_json=json)
+    return answer(lambda console: examine(console, only, deployment, quiet_seconds), as_json=json)
 
 
 @app.command

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rich.table import Table
 from rich.text import Text
@@ -25,18 +25,9 @@ _COLOURS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What is to be looked at; all parts where none is named."""
-
-    only: tuple[str, ...]
-    deployment: str
-    quiet_seconds: float
-
-
-def examine(console: Console, asked: Examination) -> int:
-    """Look, tell what was found, and how to mend each fault."""
-    checks = chosen(asked)
+def examine(console: Console, parts: Sequence[str], deployment: str, quiet_seconds: float) -> int:
+    """Look at all parts, or those named; tell what was found, and how to mend each fault."""
+    checks = chosen(parts, deployment, quiet_seconds)
     with nullcontext() if console.as_json else console.spinner("Looking") as show:
 
         def tell(names: Sequence[str]) -> None:
@@ -55,19 +46,19 @@ def examine(console: Console, asked: Examination) -> int:
     return ExitStatus.FAILED if counts[Level.FAULT] else ExitStatus.SUCCEEDED
 
 
-def chosen(asked: Examination) -> list[Check]:
+def chosen(parts: Sequence[str], deployment: str, quiet_seconds: float) -> list[Check]:
     """The checks of the parts that are asked for, and, silent, those of others that they need."""
     checks = [
         *host_checks(),
-        *EngineChecks(asked.quiet_seconds).checks(),
-        *server_checks(asked.deployment),
+        *EngineChecks(quiet_seconds).checks(),
+        *server_checks(deployment),
         *block_checks(),
     ]
     found: list[Check] = []
     needed: set[str] = set()
     # Each check stands after those that it needs.
     for check in reversed(checks):
-        is_wanted = not asked.only or check.part in asked.only
+        is_wanted = not parts or check.part in parts
         if is_wanted or check.name in needed:
             needed.update(check.needs)
             found.insert(0, replace(check, is_silent=not is_wanted))

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +31,39 @@ from flows.spec import command_summary
 _HEALTH_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """The options of the command; `folder` is where replays have their folders."""
-
-    keep: bool = False
-    clean: bool = False
-    folder: Path | None = None
-
-
-def replay_run(console: Console, what: str | None, options: ReplayOptions) -> int:
-    """Run it again and tell how it ended; or remove what earlier replays kept."""
-    host = HostSettings.from_environment()
-    root, volume = _folder_and_volume(host, options.folder)
-    if options.clean:
-        if what is not None:
-            raise CommandError("--clean removes what all replays kept: name no run with it")
-        removed = asyncio.run(clean(root, volume, host))
-        if console.as_json:
-            console.document({"removed": removed})
-        for sentence in removed or [f"nothing was kept in {root}"]:
-            console.line(f"{sentence[0].upper()}{sentence[1:]}.")
-        return ExitStatus.SUCCEEDED
+def replay_run(console: Console, what: str | None, folder: Path | None, *, keep: bool) -> int:
+    """Run it again in the folder for replays, and tell how it ended."""
+    root, volume = _folder_and_volume(HostSettings.from_environment(), folder)
     if what is None:
         raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
     has_api = _api_answers()
     recording = _recording(console, what, has_api=has_api)
     place = Place(root, volume, has_api, os.environ)
     with console.raw() as write:
-        ended = asyncio.run(replay(recording, place, write, console.say, keep=options.keep))
+        ended = asyncio.run(replay(recording, place, write, console.say, keep=keep))
     _warn(console, recording, ended)
-    _print(console, ended, options)
+    looks = looks_at(ended, folder) if ended.is_kept else {}
+    if console.as_json:
+        console.document({**_facts(ended), "look": looks, "warning": _warning(ended)})
+    else:
+        _print(console, ended, looks)
+        if keep and not ended.is_kept:
+            console.say("There is no container to keep, as none was made.")
     return ExitStatus[ended.outcome.name.name]
+
+
+def clean_replays(console: Console, what: str | None, folder: Path | None) -> int:
+    """Remove what earlier replays kept in the folder for replays."""
+    host = HostSettings.from_environment()
+    root, volume = _folder_and_volume(host, folder)
+    if what is not None:
+        raise CommandError("--clean removes what all replays kept: name no run with it")
+    removed = asyncio.run(clean(root, volume, host))
+    if console.as_json:
+        console.document({"removed": removed})
+    for sentence in removed or [f"nothing was kept in {root}"]:
+        console.line(f"{sentence[0].upper()}{sentence[1:]}.")
+    return ExitStatus.SUCCEEDED
 
 
 def _folder_and_volume(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
@@ -131,36 +131,37 @@ def _warn(console: Console, recording: Recording, ended: Replayed) -> None:
         )
 
 
-def _print(console: Console, ended: Replayed, options: ReplayOptions) -> None:
-    outcome, spec = ended.outcome, ended.spec
-    looks = looks_at(ended, options.folder) if ended.is_kept else {}
-    warning = None
-    if ended.is_kept and ended.hidden:
-        warning = (
-            f"The kept container still holds {', '.join(ended.hidden)} for anyone who may use this "
-            "engine (docker inspect), and so does the image that a shell is made of while it is "
-            "open: push it nowhere, and remove what was kept when you are done."
-        )
-    if console.as_json:
-        facts = {
-            "outcome": outcome.name,
-            "exitCode": outcome.exit_code,
-            "message": state_message(outcome),
-            "image": spec.image,
-            "imageId": outcome.image.id if outcome.image else None,
-            "command": command_summary(spec.command),
-            "container": spec.name if ended.is_kept else None,
-            "folder": str(ended.workspace.folder) if ended.is_kept else None,
-        }
-        console.document({**facts, "look": looks, "warning": warning})
-        return
-    console.say(f"{outcome.name}: {state_message(outcome)}")
-    if options.keep and not ended.is_kept:
-        console.say("There is no container to keep, as none was made.")
+def _print(console: Console, ended: Replayed, looks: Mapping[str, str]) -> None:
+    console.say(f"{ended.outcome.name}: {state_message(ended.outcome)}")
     if ended.is_kept:
         hours = KEPT_FOR.total_seconds() / 3600
         console.say(f"Kept for {hours:.0f} hours or more. To look inside:")
         for what, command in looks.items():
             console.say(f"  {what:<8} {command}")
-    if warning:
+    if warning := _warning(ended):
         console.say(warning)
+
+
+def _warning(ended: Replayed) -> str | None:
+    """What to know of a kept container that was given secrets."""
+    if not ended.is_kept or not ended.hidden:
+        return None
+    return (
+        f"The kept container still holds {', '.join(ended.hidden)} for anyone who may use this "
+        "engine (docker inspect), and so does the image that a shell is made of while it is open: "
+        "push it nowhere, and remove what was kept when you are done."
+    )
+
+
+def _facts(ended: Replayed) -> dict[str, Any]:
+    outcome, spec = ended.outcome, ended.spec
+    return {
+        "outcome": outcome.name,
+        "exitCode": outcome.exit_code,
+        "message": state_message(outcome),
+        "image": spec.image,
+        "imageId": outcome.image.id if outcome.image else None,
+        "command": command_summary(spec.command),
+        "container": spec.name if ended.is_kept else None,
+        "folder": str(ended.workspace.folder) if ended.is_kept else None,
+    }

@@ -142,7 +142,8 @@ async def deploy(
     `AutomationRefused`.
     """
     _require_unique_names(specs)
-    ids = {block: await _block_id(client, block, specs) for block in _blocks(specs)}
+    blocks = sorted({block for each in specs for block in each.blocks})
+    ids = {block: await _block_id(client, block, specs) for block in blocks}
     present = {each.name: await client.read_automations_by_name(each.name) for each in specs}
     if several := [name for name, found in present.items() if len(found) > 1]:
         raise AutomationRefused(
@@ -176,10 +177,6 @@ def _require_unique_names(specs: Iterable[AutomationSpec]) -> None:
                 f"{sources[each.name]}: give one of them another name"
             )
         sources[each.name] = each.source
-
-
-def _blocks(specs: Iterable[AutomationSpec]) -> list[str]:
-    return sorted(set[str]().union(*(each.blocks for each in specs)))
 
 
 async def _create_or_update(

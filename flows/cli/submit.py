@@ -30,7 +30,7 @@ def submit_payload(console: Console, asked: Submission) -> int:
     """Start the run, tell of it, and watch it if asked."""
     raw = read_json(asked.payload)
     require_runnable(console, raw)
-    if asked.cancel_on_interrupt:
+    if asked.watch and asked.cancel_on_interrupt:
         # Even where SIGINT is ignored, as a shell's background jobs inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with connected() as client:

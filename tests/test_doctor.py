@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -284,8 +285,8 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
     with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = EngineChecks(quiet_seconds=1)
-        assert_all_ok(await checks.engine())
-        found = only(await checks.calls(), Level.FAULT)
+        assert_all_ok(await checks.check_engine())
+        found = only(await checks.check_calls(), Level.FAULT)
     real = f"tcp://127.0.0.1:{port}"
     assert host_mistakes.FORBIDDEN.told_by(found, {real: "tcp://docker.example.org:2375"})
 
@@ -306,8 +307,8 @@ async def test_what_is_no_answer_of_an_engine_is_told_with_its_cause(
     with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = EngineChecks(quiet_seconds=1)
-        assert_all_ok(await checks.engine())
-        found = only(await checks.calls(), Level.FAULT)
+        assert_all_ok(await checks.check_engine())
+        found = only(await checks.check_calls(), Level.FAULT)
     assert f"POST /containers/<name>/start, POST /containers/<name>/wait {says}" in found.says
     assert mend in found.mend
 
@@ -360,8 +361,8 @@ async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
     with CuttingProxy(2.0) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         checks = EngineChecks(quiet_seconds=8)
-        assert_all_ok(await checks.engine())
-        found = only(await checks.quiet(), Level.WARNING)
+        assert_all_ok(await checks.check_engine())
+        found = only(await checks.check_quiet(), Level.WARNING)
         assert host_mistakes.CUT.told_by(found, {proxy.url: "tcp://docker.example.org:2375"})
 
 
@@ -372,8 +373,8 @@ async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
     with CuttingProxy(6) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         checks = EngineChecks(quiet_seconds=1)
-        assert_all_ok(await checks.engine())
-        (found,) = await checks.quiet()
+        assert_all_ok(await checks.check_engine())
+        (found,) = await checks.check_quiet()
         assert found.says.startswith(f"one to {proxy.url} lasted ")
     assert found.level is Level.OK
     assert found.says.endswith(
@@ -407,7 +408,7 @@ async def test_an_engine_that_is_away_is_told_with_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    found = only(await EngineChecks(1).engine(), Level.FAULT)
+    found = only(await EngineChecks(1).check_engine(), Level.FAULT)
     real = "tcp://127.0.0.1:9"
     assert host_mistakes.NO_ENGINE.told_by(found, {real: "tcp://docker.example.org:2375"})
 
@@ -443,13 +444,13 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
 
 def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
     outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
-    where = "/work/agent_jobs"
-    other = probe.workspace_finding(outcome, probe.Seen({"word": ""}, None), words, where)
+    unread, unwritten = probe.Ended(outcome, {"word": ""}), probe.Ended(outcome, {"word": "ours"})
+    other = probe.workspace_finding(unread, words, "/work/agent_jobs")
     assert other.level is Level.FAULT
     assert host_mistakes.OTHER_FOLDER.told_by(other)
-    lost = probe.workspace_finding(outcome, probe.Seen({"word": "ours"}, None), words, "/jobs")
+    lost = probe.workspace_finding(unwritten, words, "/jobs")
     assert "this process does not see in /jobs what a container wrote" in lost.says
-    same = probe.workspace_finding(outcome, probe.Seen({"word": "ours"}, "theirs"), words, "/jobs")
+    same = probe.workspace_finding(replace(unwritten, answer="theirs"), words, "/jobs")
     assert same.level is Level.OK
 
 

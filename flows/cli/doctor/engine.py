@@ -1,11 +1,10 @@
-"""Checks of the Docker Engine, and of a proxy before it: real containers, and harmless calls."""
+"""Checks of the Docker Engine, and of a proxy before it, by harmless calls and two small tasks."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from prefect.logging import disable_run_logger
@@ -13,21 +12,20 @@ from prefect.logging import disable_run_logger
 from flows.cli.doctor import probe
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, split_advice, warning
 from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
-from flows.engine.docker.calls import Refusal
+from flows.engine.docker.calls import Obstacle, Refusal
 from flows.engine.docker.probe import Quiet, quiet, refused_calls
 from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine
 from flows.engine.types import Pong
 from flows.errors import EngineError
-from flows.outcome import Outcome, OutcomeName
+from flows.outcome import OutcomeName
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.collect import reclaim
-from flows.runtime.execution import RunOptions
 from flows.settings import HostSettings
-from flows.spec import ContainerSpec, Run
+from flows.spec import Run
 from flows.threads import in_thread
 from flows.workspace.folder import Workspace
 
@@ -57,14 +55,14 @@ class EngineChecks:
         """What is looked at."""
         needs = (ENGINE,)
         return [
-            Check(ENGINE, Part.ENGINE, self.engine),
-            Check(CLOCK, Part.ENGINE, self.clock, needs),
-            Check(CALLS, Part.ENGINE, self.calls, needs, 60),
-            Check(QUIET, Part.ENGINE, self.quiet, needs, self.quiet_seconds + 30),
+            Check(ENGINE, Part.ENGINE, self.check_engine),
+            Check(CLOCK, Part.ENGINE, self.check_clock, needs),
+            Check(CALLS, Part.ENGINE, self.check_calls, needs, 60),
+            Check(QUIET, Part.ENGINE, self.check_quiet, needs, self.quiet_seconds + 30),
             Check(PROBE, Part.ENGINE, check_tasks, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
         ]
 
-    async def engine(self) -> Sequence[Finding]:
+    async def check_engine(self) -> Sequence[Finding]:
         """Whether one answers, and which."""
         try:
             async with open_engine() as engine:
@@ -78,18 +76,18 @@ class EngineChecks:
             return [fault(ENGINE, f"{says} is too old", "use Docker Engine 19.03 or newer")]
         return [ok(ENGINE, says)]
 
-    async def clock(self) -> Sequence[Finding]:
+    async def check_clock(self) -> Sequence[Finding]:
         """Whether the engine's host and this one agree on the time."""
         assert self.pong is not None
         return [clock_finding(CLOCK, "the engine's host", self.pong.now, self.pong.asked_at)]
 
-    async def calls(self) -> Sequence[Finding]:
+    async def check_calls(self) -> Sequence[Finding]:
         """Whether everything that runs ask of an engine gets through to it."""
         assert self.pong is not None
         refused = await in_thread(lambda: refused_calls(self._now()))
         return call_findings(refused, self.pong.address)
 
-    async def quiet(self) -> Sequence[Finding]:
+    async def check_quiet(self) -> Sequence[Finding]:
         """Whether a connection on which nothing is said stays open, as a quiet task's must."""
         assert self.pong is not None
         if self.pong.is_local:
@@ -108,23 +106,16 @@ class EngineChecks:
 
 def call_findings(refused: Sequence[Refusal], address: str) -> list[Finding]:
     """A fault for each obstacle, with its calls by what was said of them."""
-    if not refused:
-        return [ok(CALLS, "all that a run makes get through")]
-    obstacles = dict.fromkeys(each.obstacle for each in refused)
-    return [
-        _call_fault([each for each in refused if each.obstacle is obstacle], address)
-        for obstacle in obstacles
-    ]
-
-
-def _call_fault(alike: Sequence[Refusal], address: str) -> Finding:
-    said = dict.fromkeys(each.words for each in alike)
-    parts = [
-        f"{', '.join(str(each.call) for each in alike if each.words == words)} ({words})"
-        for words in said
-    ]
-    says = f"what answers at {address} does not let through: {'; '.join(parts)}"
-    return fault(CALLS, says, alike[0].obstacle.value)
+    obstacles: dict[Obstacle, dict[str, list[str]]] = {}
+    for each in refused:
+        calls = obstacles.setdefault(each.obstacle, {}).setdefault(each.words, [])
+        calls.append(str(each.call))
+    findings = []
+    for obstacle, by_words in obstacles.items():
+        told = "; ".join(f"{', '.join(calls)} ({words})" for words, calls in by_words.items())
+        says = f"what answers at {address} does not let through: {told}"
+        findings.append(fault(CALLS, says, obstacle.value))
+    return findings or [ok(CALLS, "all that a run makes get through")]
 
 
 def quiet_finding(found: Quiet, wanted_seconds: float, address: str) -> Finding:
@@ -161,70 +152,54 @@ async def check_tasks() -> Sequence[Finding]:
     """Run two small tasks as any task is run, in folders of their own."""
     host = HostSettings.from_environment()
     with without_leftovers(host.workdir), disable_run_logger():
-        found = await _looked(host)
+        found = await _run_limits_task(host)
         if found[0].level is Level.FAULT:
             return found
-        return [*found, probe.memory_kill_finding(await _greedy(host))]
+        ended = await _run_task(host, probe.memory_task(host.helper_image))
+        return [*found, probe.memory_kill_finding(ended.outcome)]
 
 
-async def _looked(host: HostSettings) -> list[Finding]:
+async def _run_limits_task(host: HostSettings) -> list[Finding]:
     words = uuid4().hex, uuid4().hex
-    payload = probe.limits_task(host.helper_image, words[1])
-    spec, workspace = _decided(host, payload)
-    output = _Kept()
-    try:
-        await asyncio.to_thread(_fill, workspace, spec, words[0])
-        outcome, kept = await _run(spec, workspace, output)
-        told = probe.answers(output.text)
-        answer = await asyncio.to_thread(_read, workspace.repo / "answer")
-    finally:
-        await asyncio.to_thread(workspace.remove)
-    image = probe.image_finding(outcome, host.helper_image)
+    ended = await _run_task(host, probe.limits_task(host.helper_image, words[1]), words[0])
+    image = probe.image_finding(ended.outcome, host.helper_image)
     if image.level is Level.FAULT:
         return [image]
     where = f"{host.workdir} ({host.workspace_volume or 'bind mount'})"
-    seen = probe.Seen(told, answer)
-    same = probe.workspace_finding(outcome, seen, words, where)
+    same = probe.workspace_finding(ended, words, where)
     if same.level is Level.FAULT:
         return [same, image]
-    if kept:
+    if ended.not_reclaimed:
         mend = "see MOONMIND_HELPER_IMAGE and files of any owner in docs/operating.md"
-        same = warning(probe.WORKSPACE, kept, mend)
-    free_bytes = int(told.get("disk_kib") or 0) * 1024
+        same = warning(probe.WORKSPACE, ended.not_reclaimed, mend)
+    free_bytes = int(ended.told.get("disk_kib") or 0) * 1024
     room = room_finding(ROOM, "the disk of the engine's images and containers", free_bytes)
-    return [same, image, probe.limits_finding(told), room]
+    return [same, image, probe.limits_finding(ended.told), room]
 
 
-async def _greedy(host: HostSettings) -> Outcome:
-    spec, workspace = _decided(host, probe.memory_task(host.helper_image))
-    try:
-        await asyncio.to_thread(_fill, workspace, spec, "")
-        return (await _run(spec, workspace, _Kept()))[0]
-    finally:
-        await asyncio.to_thread(workspace.remove)
-
-
-async def _run(
-    spec: ContainerSpec, workspace: Workspace, output: "_Kept"
-) -> tuple[Outcome, str | None]:
-    async with open_engine() as engine:
-        outcome = await execution.run(
-            engine, spec, output, RunOptions(pull_options=PullOptions(tries=1))
-        )
-        is_run = outcome.name is not OutcomeName.IMAGE_ERROR
-        return outcome, await reclaim(engine, workspace, spec) if is_run else None
-
-
-def _decided(host: HostSettings, payload: Any) -> tuple[ContainerSpec, Workspace]:
+async def _run_task(host: HostSettings, payload: object, word: str = "") -> probe.Ended:
+    """Run a task that finds `word` in its folder; nothing of it is left."""
     run = Run(str(uuid4()), attempt=1, worker=host.worker, now=datetime.now(UTC))
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
     spec = compile_spec(parse(payload), Policy(), workspace.mount, run, default_timeout_seconds=30)
-    return spec, workspace
+    options = execution.RunOptions(pull_options=PullOptions(tries=1))
+    output, not_reclaimed = _Capture(), None
 
+    def fill() -> None:
+        workspace.create(spec.artifacts_subdir)
+        (workspace.repo / "word").write_text(word)
 
-def _fill(workspace: Workspace, spec: ContainerSpec, word: str) -> None:
-    workspace.create(spec.artifacts_subdir)
-    (workspace.repo / "word").write_text(word)
+    try:
+        await asyncio.to_thread(fill)
+        async with open_engine() as engine:
+            outcome = await execution.run(engine, spec, output, options)
+            if outcome.name is not OutcomeName.IMAGE_ERROR:
+                not_reclaimed = await reclaim(engine, workspace, spec)
+        answer = await asyncio.to_thread(_read, workspace.repo / "answer")
+    finally:
+        await asyncio.to_thread(workspace.remove)
+    told = probe.answers(output.data.decode(errors="replace"))
+    return probe.Ended(outcome, told, answer, not_reclaimed)
 
 
 def _read(path: Path) -> str | None:
@@ -234,16 +209,12 @@ def _read(path: Path) -> str | None:
         return None
 
 
-class _Kept:
-    """Takes what the probe prints, which is little."""
+class _Capture:
+    """Keeps what a task prints, which is little."""
 
     def __init__(self) -> None:
-        self._data = b""
-
-    @property
-    def text(self) -> str:
-        return self._data.decode(errors="replace")
+        self.data = b""
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
-        self._data = (self._data + chunk)[:65536]
+        self.data += chunk

@@ -43,11 +43,14 @@ done
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the first task told, and what it wrote back, as this process sees it."""
+class Ended:
+    """What became of a task: `told` has the lines `name=value` of its output, `answer` what it
+    wrote back, as this process sees it; `not_reclaimed` why files of others are left."""
 
+    outcome: Outcome
     told: Mapping[str, str]
-    answer: str | None
+    answer: str | None = None
+    not_reclaimed: str | None = None
 
 
 def limits_task(image: str, answer: str) -> dict[str, Any]:
@@ -68,18 +71,18 @@ def answers(output: str) -> dict[str, str]:
     return {name: value for name, found, value in pairs if found}
 
 
-def workspace_finding(outcome: Outcome, seen: Seen, words: tuple[str, str], where: str) -> Finding:
+def workspace_finding(ended: Ended, words: tuple[str, str], where: str) -> Finding:
     """Whether container and worker saw the same folder; `words` are what each was to read."""
     mend = (
         "run the worker on the engine's host with MOONMIND_WORKDIR at the same path on both, or "
         "put it into a volume and name that in MOONMIND_CONTAINER_WORKSPACE_VOLUME"
     )
-    if outcome.name is not OutcomeName.SUCCEEDED:
-        return fault(WORKSPACE, f"a container with {where} ended: {outcome.error}", mend)
-    if seen.told.get("word") != words[0]:
+    if ended.outcome.name is not OutcomeName.SUCCEEDED:
+        return fault(WORKSPACE, f"a container with {where} ended: {ended.outcome.error}", mend)
+    if ended.told.get("word") != words[0]:
         says = f"a container does not see in {where} what this process wrote there"
         return fault(WORKSPACE, says, mend)
-    if seen.answer != words[1]:
+    if ended.answer != words[1]:
         says = f"this process does not see in {where} what a container wrote there"
         return fault(WORKSPACE, says, mend)
     return ok(WORKSPACE, f"{where} is the same folder for a container and for this process")

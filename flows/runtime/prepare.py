@@ -31,7 +31,7 @@ from flows.workspace.logs import Journal, Logger
 
 
 @dataclass(frozen=True, slots=True)
-class _Decided:
+class Decided:
     """Everything about an attempt of which nothing is made yet; `earlier` attempts were."""
 
     payload: TaskPayload
@@ -40,7 +40,7 @@ class _Decided:
     spec: ContainerSpec
     remote: Remote | None
     masker: Masker
-    earlier: int
+    earlier: int = 0
 
     def prepared(self, commit: str | None, seconds: float, ready_ns: int) -> Prepared:
         """As the attempt store keeps it. What is shown of it has no secret."""
@@ -93,7 +93,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     return attempt
 
 
-async def _decided(raw: object, store: AttemptStore, host: HostSettings) -> _Decided:
+async def _decided(raw: object, store: AttemptStore, host: HostSettings) -> Decided:
     payload = runnable(raw)
     require_capabilities(payload, host.capabilities)
     policy = await policy_in_force()
@@ -107,7 +107,7 @@ async def _decided(raw: object, store: AttemptStore, host: HostSettings) -> _Dec
     variables = await container_secrets(spec.secrets)
     remote = await remote_of(payload)
     masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
-    return _Decided(payload, policy, workspace, spec, remote, masker, earlier)
+    return Decided(payload, policy, workspace, spec, remote, masker, earlier)
 
 
 async def _rename(name: str, logger: Logger) -> None:
@@ -119,7 +119,7 @@ async def _rename(name: str, logger: Logger) -> None:
         logger.warning("The run keeps a name without its command: %s", type(error).__name__)
 
 
-async def _checked_out(decided: _Decided, logger: Logger) -> str | None:
+async def _checked_out(decided: Decided, logger: Logger) -> str | None:
     """The commit, where there is a repository."""
     workspace, remote = decided.workspace, decided.remote
     with Journal(workspace, logger) as journal:

@@ -1,4 +1,4 @@
-"""What a replay takes from its surroundings: rules, secrets and log-ins, of a server or of here."""
+"""Where replays run: their folder, and the blocks or variables that a run needs the values of."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,19 +17,8 @@ from flows.runtime.secrets import container_secrets
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where replays are run: their folder, the volume that it lies in, and whether a server's
-    blocks can be read. `environment` has the values of secrets where they cannot."""
-
-    root: Path
-    volume: str
-    has_blocks: bool
-    environment: Mapping[str, str]
-
-
-class _Sayer(PullObserver):
-    """Tells a pull to a person."""
+class _SpokenPull(PullObserver):
+    """Tells a person of a pull."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -39,54 +28,57 @@ class _Sayer(PullObserver):
         self._say(f"{sentence}.")
 
 
-def pull_options_of(place: Place, say: Say) -> PullOptions:
-    """What the image is pulled with."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder of replays, the volume that it lies in, and whether a server's blocks can be
+    read. `environment` has the values of secrets where they cannot."""
 
-    async def login(registry: str) -> Login | None:
-        return await surroundings.registry_login(registry) if place.has_blocks else None
+    root: Path
+    volume: str
+    has_blocks: bool
+    environment: Mapping[str, str]
 
-    return PullOptions(observer=_Sayer(say), login_to=login)
+    async def policy(self) -> Policy:
+        """The rules of the server, or the built-in ones."""
+        return await surroundings.policy_in_force() if self.has_blocks else Policy()
 
+    def pull_options(self, say: Say) -> PullOptions:
+        """How the image is pulled: with the server's log-ins, if it has any."""
 
-async def policy_of(place: Place) -> Policy:
-    """The rules of the server, or the built-in ones."""
-    return await surroundings.policy_in_force() if place.has_blocks else Policy()
+        async def login(registry: str) -> Login | None:
+            return await surroundings.registry_login(registry) if self.has_blocks else None
 
+        return PullOptions(observer=_SpokenPull(say), login_to=login)
 
-async def secret_values(names: Mapping[str, str], place: Place) -> dict[str, str]:
-    """Of each variable: what its block holds, else what this environment has for it."""
-    values: dict[str, str] = {}
-    faults = []
-    for variable, block in names.items():
-        value = await _from_block(variable, block) if place.has_blocks else None
-        value = place.environment.get(variable) if value is None else value
-        if value is None:
-            faults.append(
-                Fault(
-                    f"task.container.secrets.{variable}",
-                    f"the Secret block {block!r} cannot be read here, and {variable} is not set in "
-                    f"this environment: export {variable}, or set PREFECT_API_URL to the server "
-                    "that has the block",
-                )
+    async def remote(self, payload: TaskPayload, say: Say) -> Remote | None:
+        """The repository, with its credentials where they can be had."""
+        block = payload.secret_blocks.get(REPO_AUTH)
+        if payload.repository and block and not self.has_blocks:
+            say(f"The block {block} cannot be read here: git uses the credentials of this user.")
+            payload = payload.model_copy(update={"auth": None})
+        return await surroundings.remote_of(payload)
+
+    async def secret_values(self, blocks: Mapping[str, str]) -> dict[str, str]:
+        """Of each variable: what its block holds, else what this environment has for it."""
+        found = {name: await self._secret_value(name, block) for name, block in blocks.items()}
+        values = {name: value for name, value in found.items() if value is not None}
+        if faults := [
+            Fault(
+                f"task.container.secrets.{name}",
+                f"the Secret block {blocks[name]!r} cannot be read here, and {name} is not set in "
+                f"this environment: export {name}, or set PREFECT_API_URL to the server that has "
+                "the block",
             )
-        else:
-            values[variable] = value
-    if faults:
-        raise PayloadError(faults)
-    return values
+            for name in found
+            if name not in values
+        ]:
+            raise PayloadError(faults)
+        return values
 
-
-async def _from_block(variable: str, block: str) -> str | None:
-    try:
-        return (await container_secrets({variable: block}))[variable]
-    except (PayloadError, HostMisconfigured):
-        return None
-
-
-async def remote_of(payload: TaskPayload, place: Place, say: Say) -> Remote | None:
-    """The repository, with its credentials where they can be had."""
-    block = payload.secret_blocks.get(REPO_AUTH)
-    if payload.repository and block and not place.has_blocks:
-        say(f"The block {block} cannot be read here: git uses the credentials of this user.")
-        payload = payload.model_copy(update={"auth": None})
-    return await surroundings.remote_of(payload)
+    async def _secret_value(self, name: str, block: str) -> str | None:
+        if self.has_blocks:
+            try:
+                return (await container_secrets({name: block}))[name]
+            except (PayloadError, HostMisconfigured):
+                pass
+        return self.environment.get(name)

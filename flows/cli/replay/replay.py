@@ -7,7 +7,7 @@ and a date after which any sweep removes it.
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,9 +17,9 @@ from uuid import uuid4
 
 from prefect.logging import disable_run_logger
 
-from flows.attempt import Prepared, RetryRules
+from flows.attempt import Prepared
 from flows.cli.replay.leftovers import LABEL_REPLAY, marker, remove
-from flows.cli.replay.place import Place, Say, policy_of, pull_options_of, remote_of, secret_values
+from flows.cli.replay.place import Place, Say
 from flows.cli.replay.recording import Recording
 from flows.engine.contract import Engine, Sink
 from flows.engine.selection import open_engine
@@ -29,14 +29,14 @@ from flows.outcome import Outcome
 from flows.payload.compiler import compile_spec
 from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
-from flows.payload.parse import parse, runnable, secrets_of
+from flows.payload.parse import parse, runnable
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
-from flows.payload.repository import Remote
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
+from flows.runtime.prepare import Decided
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import check_out
 from flows.settings import HostSettings
@@ -63,6 +63,80 @@ class Replayed:
     hidden: tuple[str, ...] = ()
 
 
+async def replay(
+    recording: Recording, place: Place, write: Write, say: Say, *, keep: bool
+) -> Replayed:
+    """Run it to its end. Raises `ContainerTaskError` where it cannot begin."""
+    decided, secrets = await _decide(recording, place, say, keep=keep)
+    spec, workspace, masker = decided.spec, decided.workspace, decided.masker
+    store = AttemptStore(place.root, spec.job_id)
+    with store.held(make=True), disable_run_logger():
+        marker(place.root, spec.job_id).touch()
+        observer, is_kept = _BeginObserver(), False
+        try:
+            prepared = await _prepared(decided, say)
+            async with open_engine(decided.policy) as opened:
+                engine = cast(Engine, _Keeping(opened)) if keep else opened
+                job = Job(store, _LOGGER)
+                with _output(decided, write) as sink, _ctrl_c(say) as cancellation:
+                    options = execution.RunOptions(
+                        cancellation=cancellation,
+                        observer=observer,
+                        pull_options=place.pull_options(say),
+                        secrets=secrets,
+                        collect=partial(collect_results, engine, job, prepared, masker),
+                    )
+                    outcome = await execution.run(engine, spec, sink, options)
+                is_kept = keep and await _is_found(engine, spec)
+        finally:
+            if not is_kept:
+                await remove(store, workspace, spec, say, began=observer.began)
+    shown = replace(outcome, error=outcome.error and masker.text(outcome.error))
+    return Replayed(spec, workspace, shown, is_kept, (*spec.secrets, *prepared.withheld))
+
+
+async def _decide(
+    recording: Recording, place: Place, say: Say, *, keep: bool
+) -> tuple[Decided, Mapping[str, str]]:
+    """What is run, and the values of its secrets; nothing is made yet."""
+    payload = runnable(recording.pinned())
+    policy = allowing(payload, recording, await place.policy())
+    host, now = HostSettings.from_environment(), datetime.now(UTC)
+    run = Run(str(uuid4()), attempt=1, worker=host.worker, now=now)
+    workspace = Workspace(place.root, run.job_id, place.volume)
+    default = recording.timeout_seconds or host.timeout_seconds
+    spec = compile_spec(payload, policy, workspace.mount, run, default_timeout_seconds=default)
+    labels = {**spec.labels, LABEL_REPLAY: recording.job_id or "a payload"}
+    if keep:
+        expires = datetime.fromisoformat(labels[LABEL_EXPIRES_AT]) + KEPT_FOR
+        labels[LABEL_EXPIRES_AT] = expires.isoformat()
+    secrets = await place.secret_values(spec.secrets)
+    remote = await place.remote(payload, say)
+    masker = Masker([*(remote.secrets if remote else ()), *secrets.values()])
+    spec = replace(spec, labels=labels)
+    return Decided(payload, policy, workspace, spec, remote, masker), secrets
+
+
+def allowing(payload: TaskPayload, recording: Recording, policy: Policy) -> Policy:
+    """The policy, with the very image of the run where it allows the image that was asked for."""
+    require_allowed(parse(dict(recording.payload)), policy)
+    # Its last spelling is that with the digest, without a tag.
+    pinned = ImageName.parse(str(payload.task.container.image)).spellings()[-1]
+    return policy.model_copy(update={"allowed_images": [*policy.allowed_images, pinned]})
+
+
+async def _prepared(decided: Decided, say: Say) -> Prepared:
+    """Make its folder and its checkout."""
+    workspace, spec, remote, commit = decided.workspace, decided.spec, decided.remote, None
+    await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
+    if remote is not None:
+        commit = await check_out(decided.payload, remote, decided.policy, workspace)
+        say(f"Checked out {remote.display} at {commit}.")
+    ready_ns = workspace.now_ns()
+    workspace.require_workdir(spec)
+    return decided.prepared(commit, 0.0, ready_ns)
+
+
 class _Keeping:
     """An engine on which what was run stays, stopped: it forwards all but `destroy`."""
 
@@ -74,6 +148,15 @@ class _Keeping:
 
     async def destroy(self, spec: ContainerSpec) -> None:
         """Leave it as it is."""
+
+
+class _BeginObserver(execution.Observer):
+    """Notes whether there can be a container."""
+
+    began = False
+
+    def creating(self) -> None:
+        self.began = True
 
 
 class _Tee:
@@ -98,118 +181,11 @@ class _Tee:
             self._write(chunk)
 
 
-class _Observer(execution.Observer):
-    """Whether there can be a container."""
-
-    began = False
-
-    def creating(self) -> None:
-        self.began = True
-
-
-async def replay(
-    recording: Recording, place: Place, write: Write, say: Say, *, keep: bool
-) -> Replayed:
-    """Run it to its end. Raises `ContainerTaskError` where it cannot begin."""
-    raw = recording.pinned()
-    payload = runnable(raw)
-    policy = allowing(payload, recording, await policy_of(place))
-    spec, workspace = _decided(payload, policy, recording, place, keep=keep)
-    values = await secret_values(spec.secrets, place)
-    remote = await remote_of(payload, place, say)
-    masker = Masker([*secrets_of(raw), *values.values()])
-    store = AttemptStore(place.root, spec.job_id)
-    with store.held(make=True), disable_run_logger():
-        marker(place.root, spec.job_id).touch()
-        observer, is_kept = _Observer(), False
-        try:
-            prepared = await _prepared(workspace, spec, remote, payload, policy, say)
-            async with open_engine(policy) as opened:
-                engine = cast(Engine, _Keeping(opened)) if keep else opened
-                with _output(workspace, spec, write, masker) as sink, _ctrl_c(say) as cancellation:
-                    options = execution.RunOptions(
-                        cancellation=cancellation,
-                        observer=observer,
-                        pull_options=pull_options_of(place, say),
-                        secrets=values,
-                        collect=partial(
-                            collect_results, engine, Job(store, _LOGGER), prepared, masker
-                        ),
-                    )
-                    outcome = await execution.run(engine, spec, sink, options)
-                is_kept = keep and await _is_there(engine, spec)
-            return _replayed(spec, workspace, outcome, masker, is_kept=is_kept)
-        finally:
-            if not is_kept:
-                await remove(store, workspace, spec, say, began=observer.began)
-
-
-def _replayed(
-    spec: ContainerSpec, workspace: Workspace, outcome: Outcome, masker: Masker, *, is_kept: bool
-) -> Replayed:
-    shown = replace(outcome, error=outcome.error and masker.text(outcome.error))
-    repeating = (name for name, value in spec.env.items() if masker.text(value) != value)
-    return Replayed(spec, workspace, shown, is_kept, (*spec.secrets, *repeating))
-
-
-def allowing(payload: TaskPayload, recording: Recording, policy: Policy) -> Policy:
-    """The policy, with the very image of the run where it allows the image that was asked for."""
-    require_allowed(parse(dict(recording.payload)), policy)
-    # Its last spelling is that with the digest, without a tag.
-    pinned = ImageName.parse(str(payload.task.container.image)).spellings()[-1]
-    return policy.model_copy(update={"allowed_images": [*policy.allowed_images, pinned]})
-
-
-def _decided(
-    payload: TaskPayload, policy: Policy, recording: Recording, place: Place, *, keep: bool
-) -> tuple[ContainerSpec, Workspace]:
-    host, now = HostSettings.from_environment(), datetime.now(UTC)
-    run = Run(str(uuid4()), attempt=1, worker=host.worker, now=now)
-    workspace = Workspace(place.root, run.job_id, place.volume)
-    default = recording.timeout_seconds or host.timeout_seconds
-    spec = compile_spec(payload, policy, workspace.mount, run, default_timeout_seconds=default)
-    more = {LABEL_REPLAY: recording.job_id or "a payload"}
-    if keep:
-        expires = datetime.fromisoformat(spec.labels[LABEL_EXPIRES_AT]) + KEPT_FOR
-        more[LABEL_EXPIRES_AT] = expires.isoformat()
-    return replace(spec, labels={**spec.labels, **more}), workspace
-
-
-async def _prepared(
-    workspace: Workspace,
-    spec: ContainerSpec,
-    remote: Remote | None,
-    payload: TaskPayload,
-    policy: Policy,
-    say: Say,
-) -> Prepared:
-    commit = None
-    await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
-    if remote is not None:
-        commit = await check_out(payload, remote, policy, workspace)
-        say(f"Checked out {remote.display} at {commit}.")
-    ready_ns = workspace.now_ns()
-    workspace.require_workdir(spec)
-    return Prepared(
-        workspace=workspace,
-        spec=spec,
-        repository=remote.display if remote else None,
-        commit=commit,
-        instructions=payload.task.instructions,
-        retry=RetryRules(0, 0, {}),
-        prepare_seconds=0.0,
-        policy=policy,
-        ready_ns=ready_ns,
-    )
-
-
 @contextmanager
-def _output(
-    workspace: Workspace, spec: ContainerSpec, write: Write, masker: Masker
-) -> Iterator[Sink]:
+def _output(decided: Decided, write: Write) -> Iterator[Sink]:
     """Takes the container's output, for a person and for `runner.log`."""
-    subdir = spec.artifacts_subdir
-    with RunnerLog(workspace, subdir, lambda _: None, masker=masker) as log:
+    subdir, masker = decided.spec.artifacts_subdir, decided.masker
+    with RunnerLog(decided.workspace, subdir, lambda _: None, masker=masker) as log:
         tee = _Tee(log, write, masker)
         try:
             yield tee
@@ -234,7 +210,7 @@ def _ctrl_c(say: Say) -> Iterator[Cancellation]:
         loop.remove_signal_handler(signal.SIGINT)
 
 
-async def _is_there(engine: Engine, spec: ContainerSpec) -> bool:
+async def _is_found(engine: Engine, spec: ContainerSpec) -> bool:
     try:
         return await engine.find(spec)
     except EngineError:

@@ -68,10 +68,11 @@ class RunOptions:
     With `adopt`, the container exists already (an earlier process made it) and is taken over: its
     output comes whole, its time limit counts from its own start. `cancellation` ends it early;
     `secrets` has the values of `spec.secrets`. A container that ran has its outcome from `collect`,
-    before `observer` hears of it.
+    before `observer` hears of it. With `keep`, the container stays when it has stopped.
     """
 
     adopt: bool = False
+    keep: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
     observer: Observer = field(default_factory=Observer)
     pull_options: PullOptions | None = None
@@ -108,7 +109,7 @@ class _Execution:
     async def run(self) -> Outcome:
         outcome = replace(await self._outcome(), image=self._image, stages=self._stages)
         self._options.observer.ended(outcome)
-        left = await destroy(self._engine, self._spec, patient=self._may_exist)
+        left = await self._destroy(patient=self._may_exist)
         return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
     async def _outcome(self) -> Outcome:
@@ -125,8 +126,13 @@ class _Execution:
         except CancellationRequested as requested:
             return ended_early(requested.reason.stopped_by)
         except Exception:
-            await destroy(self._engine, self._spec)
+            await self._destroy()
             raise
+
+    async def _destroy(self, *, patient: bool = False) -> str | None:
+        if self._options.keep:
+            return None
+        return await destroy(self._engine, self._spec, patient=patient)
 
     async def _create(self) -> None:
         with self._timed("pull"):

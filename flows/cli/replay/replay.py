@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, cast
 from uuid import uuid4
 
 from prefect.logging import disable_run_logger
@@ -75,11 +74,11 @@ async def replay(
         observer, is_kept = _BeginObserver(), False
         try:
             prepared = await _prepared(decided, say)
-            async with open_engine(decided.policy) as opened:
-                engine = cast(Engine, _Keeping(opened)) if keep else opened
+            async with open_engine(decided.policy) as engine:
                 job = Job(store, _LOGGER)
                 with _output(decided, write) as sink, _ctrl_c(say) as cancellation:
                     options = execution.RunOptions(
+                        keep=keep,
                         cancellation=cancellation,
                         observer=observer,
                         pull_options=place.pull_options(say),
@@ -135,19 +134,6 @@ async def _prepared(decided: Decided, say: Say) -> Prepared:
     ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)
     return decided.prepared(commit, 0.0, ready_ns)
-
-
-class _Keeping:
-    """An engine on which what was run stays, stopped: it forwards all but `destroy`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    async def destroy(self, spec: ContainerSpec) -> None:
-        """Leave it as it is."""
 
 
 class _BeginObserver(execution.Observer):

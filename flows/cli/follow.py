@@ -95,8 +95,8 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
 
     One whose process died is over when nobody has taken it up after a while.
     """
-    patiently = retrying(console)
-    log = RunLog(partial(patiently, client.read_logs), run.id)
+    retry = retrying(console)
+    log = RunLog(partial(retry, client.read_logs), run.id)
     began = quiet_since = time.monotonic()
     told: set[str] = set()
     with (
@@ -105,10 +105,10 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
         nullcontext() if console.as_json else console.spinner(summary(run)) as show,
     ):
         while True:
-            run = patiently(_read_run, client, run.id)
+            run = retry(_read_run, client, run.id)
             if show:
                 show(summary(run))
-            reasons = patiently(_reasons, client, run, time.monotonic() - began)
+            reasons = retry(_reasons, client, run, time.monotonic() - began)
             for reason in reasons:
                 if reason not in told:
                     console.say(reason)

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +38,7 @@ def examine(console: Console, parts: Sequence[str], deployment: str, quiet_secon
     findings = [each for _, each in found]
     counts = Counter(each.level for each in findings)
     if console.as_json:
-        told = [{"name": each.name, "part": check.part, **_facts(each)} for check, each in found]
+        told = [{"name": each.name, "part": check.part, **asdict(each)} for check, each in found]
         console.document({"healthy": not counts[Level.FAULT], "findings": told})
     else:
         _print(console, findings)
@@ -63,10 +63,6 @@ def chosen(parts: Sequence[str], deployment: str, quiet_seconds: float) -> list[
             needed.update(check.needs)
             found.insert(0, replace(check, is_silent=not is_wanted))
     return found
-
-
-def _facts(finding: Finding) -> dict[str, str]:
-    return {"level": finding.level, "says": finding.says, "mend": finding.mend}
 
 
 def _print(console: Console, found: Sequence[Finding]) -> None:

@@ -52,7 +52,7 @@ class ProgressArtifact:
     """
 
     def __init__(self, job_id: str, key: str, what: str, say: Callable[[str], None]) -> None:
-        self._job_id = UUID(job_id)
+        self._job_id = job_id
         self._key = key
         self._what = what
         self._say = say
@@ -93,7 +93,7 @@ class ProgressArtifact:
         if self._client is None:
             self._client = await self._stack.enter_async_context(get_client())
             # An earlier process, or attempt, may have made it.
-            self._artifact = await _find(self._client, self._job_id, self._key)
+            self._artifact = await _find(self._client, UUID(self._job_id), self._key)
         if self._artifact is not None:
             changed = ArtifactUpdate(data=percent, description=description)
             await self._client.update_artifact(self._artifact, changed)
@@ -103,7 +103,7 @@ class ProgressArtifact:
             type="progress",
             data=percent,
             description=description,
-            flow_run_id=self._job_id,
+            flow_run_id=UUID(self._job_id),
         )
         self._artifact = (await self._client.create_artifact(new)).id
 

@@ -29,7 +29,7 @@ from flows.engine.docker.probe import Quiet
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
-from tests.command import Here, container_task, server_at
+from tests.command import Here, server_at
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
 from tests.runs import BUSYBOX
@@ -75,13 +75,13 @@ def test_a_good_host_has_no_fault_and_nothing_stays_behind(
 
 
 @pytest.mark.docker
-def test_faults_come_with_what_to_do_and_an_exit_status(tmp_path: Path) -> None:
-    result = container_task(
-        "doctor",
-        DOCKER_HOST="unix:///nowhere/docker.sock",
-        PREFECT_API_URL="http://127.0.0.1:9/api",
-        MOONMIND_WORKDIR=str(tmp_path / "jobs"),
-    )
+def test_faults_come_with_what_to_do_and_an_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path / "jobs"))
+    with server_at("http://127.0.0.1:9/api"):
+        result = Here(capsys)("doctor")
     assert (result.status, result.err) == (1, "")
     assert "Docker at unix:///nowhere/docker.sock does not answer" in result.out
     assert "start the engine, or name the right one in DOCKER_HOST" in result.out

@@ -15,7 +15,7 @@ STREAMS = (1, 2)
 # The driver that keeps text: it writes U+FFFD for each byte that is no UTF-8.
 _TEXT_DRIVER = "json-file"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_REPLACEMENT_BYTES = _REPLACEMENT.encode()
+_REPLACED = _REPLACEMENT.encode()
 _BAD_BYTE = re.compile("[\udc80-\udcff]")
 # The engine logs a line in pieces of this size, each encoded by itself.
 _PIECE_BYTES = 16 * 1024
@@ -37,11 +37,11 @@ class Position:
         self._checksum = 0
         # Checksums on the way, so that a log that begins elsewhere is noticed early.
         self._marks: list[tuple[int, int]] = []
-        # Of what the text driver has not logged yet: how much it will be, how it ends, and what
-        # the log shows while that end cannot be judged.
-        self._owed = 0
-        self._half = b""
-        self._held = b""
+        # What the text driver has not logged yet of what was delivered: its length in the log, the
+        # part of a character that it ends with, and what the log has for that one so far.
+        self._still_to_skip = 0
+        self._cut_character = b""
+        self._undecided = b""
 
     def add(self, chunk: bytes) -> None:
         """Note that `chunk`, as the container wrote it, has been delivered."""
@@ -57,35 +57,36 @@ class Position:
     def rewind(self) -> "Rewind":
         """Begin to read the log from its start; `add` is not used any more after that."""
         if self._unfinished:
-            logged, self._half = _halved(self._unfinished)
-            self._owed, self._unfinished = len(logged), b""
+            logged, self._cut_character = _split_cut_character(self._unfinished)
+            self._still_to_skip, self._unfinished = len(logged), b""
         return Rewind(self, [*self._marks, (self._length, self._checksum)])
 
-    def pass_by(self, logged: bytes) -> bytes:
+    def pass_over(self, logged: bytes) -> bytes:
         """Move on by what the log has next; returns what of it was not delivered yet."""
         self._advance(logged)
-        fresh = self._less_owed(logged)
-        return self._less_half(fresh) if self._half and fresh else fresh
+        fresh = self._without_delivered(logged)
+        return self._without_cut_character(fresh) if self._cut_character and fresh else fresh
 
     @property
     def is_settled(self) -> bool:
         """Whether the log has shown everything that was delivered."""
-        return not (self._owed or self._half)
+        return not (self._still_to_skip or self._cut_character)
 
-    def _less_owed(self, logged: bytes) -> bytes:
-        fresh = logged[self._owed :]
-        self._owed -= len(logged) - len(fresh)
+    def _without_delivered(self, logged: bytes) -> bytes:
+        fresh = logged[self._still_to_skip :]
+        self._still_to_skip -= len(logged) - len(fresh)
         return fresh
 
-    def _less_half(self, logged: bytes) -> bytes:
+    def _without_cut_character(self, logged: bytes) -> bytes:
         """Without the character of which a part was delivered: whole by now, or replaced."""
-        self._held += logged
-        if self._half[:1] == _REPLACEMENT_BYTES[:1] and len(self._held) < len(_REPLACEMENT_BYTES):
+        self._undecided += logged
+        part, found = self._cut_character, self._undecided
+        if part[:1] == _REPLACED[:1] and len(found) < len(_REPLACED):
             return b""
-        is_replaced = self._held[:1] != self._half[:1] or self._held.startswith(_REPLACEMENT_BYTES)
-        self._owed = len(self._half) * (len(_REPLACEMENT_BYTES) if is_replaced else 1)
-        held, self._held, self._half = self._held, b"", b""
-        return self._less_owed(held)
+        is_replaced = found[:1] != part[:1] or found.startswith(_REPLACED)
+        self._still_to_skip = len(part) * (len(_REPLACED) if is_replaced else 1)
+        self._undecided = self._cut_character = b""
+        return self._without_delivered(found)
 
     def _advance(self, logged: bytes) -> None:
         if not self._marks and len(logged) > (first := _FIRST_MARK_BYTES - self._length):
@@ -122,7 +123,7 @@ class Rewind:
                 raise UnlikeLogError
             self._marks.pop()
             logged = logged[len(known) :]
-        return self._position.pass_by(logged)
+        return self._position.pass_over(logged)
 
     @property
     def caught_up(self) -> bool:
@@ -140,7 +141,7 @@ def _logged(written: bytes) -> bytes:
     return _BAD_BYTE.sub(_REPLACEMENT, text).encode()
 
 
-def _halved(written: bytes) -> tuple[bytes, bytes]:
+def _split_cut_character(written: bytes) -> tuple[bytes, bytes]:
     """`written` as it will be logged, without the half character at its end, and that half."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     decoder.decode(written)
@@ -194,7 +195,7 @@ class OutputDelivery:
         if self._broken:
             self._broken = False
             self.tailed.reconnects += 1
-        if self._as_text and _REPLACEMENT_BYTES in fresh:
+        if self._as_text and _REPLACED in fresh:
             # It may stand for a byte that only an attached connection would have given.
             self.damaged = True
         self._deliver(fresh)

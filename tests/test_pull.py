@@ -36,14 +36,14 @@ class Led:
         return self._image
 
     async def fetch(
-        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         self.tries += 1
         await self._pull(take)
         self._image = Image("sha256:1", "sha256:2", "linux/amd64")
 
     async def may_read(
-        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, inactivity_seconds: float
     ) -> None:
         raise AssertionError("nothing was present")
 

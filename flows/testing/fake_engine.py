@@ -77,14 +77,14 @@ class FakeEngine(Engine):
         return Image(f"sha256:{name}", platform="linux/amd64") if self._has(name) else None
 
     async def fetch(
-        self, spec: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:
         self.calls.append("fetch")
-        if not self._has(spec.image):
-            raise image_error(spec.image, "manifest unknown")
+        if not self._has(request.image):
+            raise image_error(request.image, "manifest unknown")
 
     async def may_read(
-        self, spec: PullRequest, login: Login | None, inactivity_seconds: float
+        self, request: PullRequest, login: Login | None, inactivity_seconds: float
     ) -> None:
         self.calls.append("may_read")
 

@@ -111,7 +111,7 @@ async def _canceled_state(job: Job) -> State[Any]:
 
 async def _in_turn(job: Job, payload: object) -> State[Any]:
     async with job.store.held_in_turn():
-        return await _ended_before(job) or await _attempts(job, payload)
+        return await _ended_before(job) or await _run_attempts(job, payload)
 
 
 async def _ended_before(job: Job) -> State[Any] | None:
@@ -123,10 +123,10 @@ async def _ended_before(job: Job) -> State[Any] | None:
     return None if await _is_asked_for_again() else _final_state(newest.outcome, newest)
 
 
-async def _attempts(job: Job, payload: object) -> State[Any]:
+async def _run_attempts(job: Job, payload: object) -> State[Any]:
     """One attempt after another, as long as the payload's retry rules allow."""
     while True:
-        attempt = await _attempt(job, payload)
+        attempt = await _run_attempt(job, payload)
         if isinstance(attempt, Outcome):
             return _final_state(attempt)
         attempts = job.store.attempts()
@@ -137,13 +137,13 @@ async def _attempts(job: Job, payload: object) -> State[Any]:
         await asyncio.sleep(seconds)
 
 
-async def _attempt(job: Job, payload: object) -> Attempt | Outcome:
+async def _run_attempt(job: Job, payload: object) -> Attempt | Outcome:
     """One attempt through its three stages; the outcome alone where it could not be prepared."""
-    attempt = await _result(prepare(payload, job))
+    attempt = await _value_of(prepare(payload, job))
     if isinstance(attempt, Outcome):
         return attempt
     if attempt.executed is None:
-        attempt = await _executed(attempt, job)
+        attempt = await _execute_in_time(attempt, job)
     # Prefect's types know no `return_state` of an async task.
     published: State[Attempt] = await publish(attempt, job, return_state=True)  # type: ignore[misc]
     if published.is_completed():
@@ -161,7 +161,7 @@ async def prepare(payload: object, job: Job) -> Attempt | Outcome:
     instead where the run ends here.
     """
     unfinished = job.store.last()
-    if unfinished is not None and not unfinished.published and _may_go_on(unfinished):
+    if unfinished is not None and not unfinished.published and _can_go_on(unfinished):
         return unfinished
     try:
         return await prepare_attempt(payload, _in_task(job))
@@ -169,7 +169,7 @@ async def prepare(payload: object, job: Job) -> Attempt | Outcome:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
         await acreate_markdown_artifact(page.rejection_markdown(outcome, faults), key=REPORT_KEY)
-        return _named(outcome, outcome)
+        return _with_state(outcome, outcome)
 
 
 @task(
@@ -203,7 +203,7 @@ async def execute(attempt: Attempt, job: Job) -> Attempt:
         # delivered here: Prefect runs no further stage.
         await publish_attempt(job, executed, upload_seconds=UPLOAD_CANCELED_SECONDS)
         raise asyncio.CancelledError
-    return _named(executed, executed.outcome)
+    return _with_state(executed, executed.outcome)
 
 
 @task(
@@ -218,11 +218,11 @@ async def publish(attempt: Attempt, job: Job) -> Attempt:
     return await publish_attempt(_in_task(job), attempt)
 
 
-async def _executed(attempt: Attempt, job: Job) -> Attempt:
+async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
     """The attempt with its outcome, also where the execute task outlives its own limit."""
     try:
         async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
-            return await _result(execute(attempt, job))
+            return await _value_of(execute(attempt, job))
     except TimeoutError:
         return await finish_attempt(job, job.store.last() or attempt, OVERDUE)
 
@@ -232,7 +232,7 @@ def _in_task(job: Job) -> Job:
     return replace(job, logger=get_run_logger())
 
 
-def _may_go_on(unfinished: Attempt) -> bool:
+def _can_go_on(unfinished: Attempt) -> bool:
     """Whether an attempt can be taken up. One that an earlier version decided, without noting the
     policy, and that never began, is decided anew."""
     return unfinished.began or unfinished.prepared.policy is not None
@@ -277,7 +277,7 @@ def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]
     return Failed(name=state_name(outcome), message=message)
 
 
-def _named(value: T, outcome: Outcome) -> T:
+def _with_state(value: T, outcome: Outcome) -> T:
     """`value` as a stage's result, under a state that tells the outcome at a glance.
 
     The stage itself did its work, so the state is Completed whatever the container did.
@@ -290,7 +290,7 @@ def _named(value: T, outcome: Outcome) -> T:
     )
 
 
-async def _result(stage: Coroutine[Any, Any, T]) -> T:
-    """What a stage returned, taken out of the state that `_named` put it into."""
+async def _value_of(stage: Coroutine[Any, Any, T]) -> T:
+    """What a stage returned, taken out of the state that `_with_state` put it into."""
     returned = await stage
     return cast(T, await returned.aresult()) if isinstance(returned, State) else returned

@@ -1,6 +1,7 @@
-"""The work of one attempt, for whoever does it: the flow, a hook after it, or a sweep.
+"""Execute or finish one attempt: its engine, its open logs, its progress, and its stored outcome.
 
-Everything it needs of an earlier process it finds in the attempt store and on the engine.
+The flow does it, a hook after the flow, or a sweep. What an earlier process did is found in the
+attempt store and on the engine.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class _OpenLogs:
 
 
 class _StoringObserver(execution.Observer):
-    """Keeps the attempt store ahead of what happens on the engine."""
+    """Writes each step to the attempt store before the engine makes it."""
 
     def __init__(
         self, store: AttemptStore, attempt: Attempt, logs: _OpenLogs, progress: RunProgress
@@ -78,7 +79,7 @@ class _StoringObserver(execution.Observer):
 
     def ended(self, outcome: Outcome) -> None:
         log = self._logs.runner_log.so_far()
-        self._put(_ended(self.attempt, _masked(outcome, self._logs.masker), log))
+        self._put(_with_outcome(self.attempt, _masked(outcome, self._logs.masker), log))
 
     def _put(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -100,7 +101,7 @@ async def execute_attempt(
         secrets = *(job.secrets or ()), *values.values()
         with _open_logs(attempt, job.logger, secrets, anew=adopt) as logs:
             if refusal is not None:
-                return await _record(job, attempt, refusal, logs)
+                return await _store_outcome(job, attempt, refusal, logs)
             if attempt.stopping is not None:
                 cancellation.request(Reason(attempt.stopping))
             if attempt.began and not adopt:
@@ -108,10 +109,10 @@ async def execute_attempt(
                 outcome = LOST
             else:
                 options = RunOptions(adopt=adopt, cancellation=cancellation, secrets=values)
-                attempt, outcome = await _run(engine, job, attempt, logs, options)
+                attempt, outcome = await _run_container(engine, job, attempt, logs, options)
             if outcome.results is None:
                 outcome = await with_files_back(engine, attempt.prepared, outcome)
-            return await _record(job, attempt, outcome, logs)
+            return await _store_outcome(job, attempt, outcome, logs)
 
 
 async def _secret_values(
@@ -130,7 +131,7 @@ async def _secret_values(
         return {}, outcome_of(error)
 
 
-async def _run(
+async def _run_container(
     engine: Engine, job: Job, attempt: Attempt, logs: _OpenLogs, options: RunOptions
 ) -> tuple[Attempt, Outcome]:
     """Run the container and tell how far it is; the attempt as it is stored by then."""
@@ -170,7 +171,7 @@ def _pull_options(
 
 
 async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:
-    """End an attempt that nobody will go on with; see `flows.runtime.ending.finish`.
+    """Stop and remove the container of an attempt that no process goes on with.
 
     Where nobody knows its secrets any more, its log stays as it is, masked.
     """
@@ -187,7 +188,7 @@ async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Att
             outcome = await finish(engine, attempt, sink, unfinished, collect)
             if outcome.results is None:
                 outcome = await with_files_back(engine, prepared, outcome)
-            return await _record(job, attempt, outcome, logs)
+            return await _store_outcome(job, attempt, outcome, logs)
 
 
 class _Nowhere:
@@ -206,14 +207,14 @@ async def _exists(engine: Engine, spec: ContainerSpec) -> bool:
 
 
 async def prepare_again(job: Job, workspace: Workspace, spec: ContainerSpec) -> None:
-    """See to it that what an earlier attempt left can be set aside and removed."""
+    """`chown` what an earlier attempt left, so that it can be set aside and removed."""
     async with job.open_engine(None) as engine:
         if kept := await reclaim(engine, workspace, spec):
             job.logger.warning("Of an earlier attempt, %s", kept)
 
 
 async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:
-    """The outcome, after the container's files are back in this worker's hands."""
+    """The outcome, after the container's files were given back to this process by `chown`."""
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
@@ -240,18 +241,18 @@ def _masked(outcome: Outcome, masker: Masker) -> Outcome:
     )
 
 
-def _ended(attempt: Attempt, outcome: Outcome, log: LogFacts) -> Attempt:
+def _with_outcome(attempt: Attempt, outcome: Outcome, log: LogFacts) -> Attempt:
     executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
     return replace(attempt, executed=executed)
 
 
-async def _record(job: Job, attempt: Attempt, outcome: Outcome, logs: _OpenLogs) -> Attempt:
+async def _store_outcome(job: Job, attempt: Attempt, outcome: Outcome, logs: _OpenLogs) -> Attempt:
     outcome = _masked(outcome, logs.masker)
     log = await asyncio.to_thread(logs.runner_log.facts)
     if not outcome.log_complete and log.error is None:
         log = replace(log, error=_CUT)
     logs.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
     logs.journal.move_to_artifacts()
-    attempt = _ended(attempt, outcome, log)
+    attempt = _with_outcome(attempt, outcome, log)
     job.store.put(attempt)
     return attempt

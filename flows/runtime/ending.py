@@ -1,4 +1,4 @@
-"""The end of a container: stop it, read its outcome from the engine, and destroy it.
+"""Stop a container, read its outcome from inspect and events, and remove it.
 
 Knows no Docker and no Prefect. `execution` comes here with the container that it watched,
 `finish` with one whose process is no more.
@@ -39,21 +39,23 @@ async def finish(
     unfinished: Outcome,
     collect: Collect | None = None,
 ) -> Outcome:
-    """End the attempt of a process that is no more, and destroy its container.
+    """Stop and remove the container of an attempt whose process is no more; the outcome.
 
     A container that has ended by itself tells the truth about it; for one that still runs, or is
     gone, the outcome is `unfinished`, with what the engine knows of its end.
     """
     spec = attempt.prepared.spec
     try:
-        outcome = await _finish(engine, attempt, sink, unfinished)
+        outcome = await _finished_outcome(engine, attempt, sink, unfinished)
         outcome = await with_results(outcome, collect)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
     return replace(outcome, cleanup_error=await destroy(engine, spec) or outcome.cleanup_error)
 
 
-async def _finish(engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome) -> Outcome:
+async def _finished_outcome(
+    engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome
+) -> Outcome:
     spec, stopping = attempt.prepared.spec, attempt.stopping
     if not await engine.find(spec):
         return unfinished

@@ -1,4 +1,4 @@
-"""The state hooks: they emit the events, and they see to runs whose process is gone.
+"""Prefect's state hooks: they emit the events, and end or restart runs whose process is gone.
 
 Prefect calls task hooks and the hooks of a run that ends by itself in the run's own process, the
 others (a cancellation, a crash that the worker saw) in the worker's, or in a new one. They find
@@ -18,30 +18,31 @@ from flows.settings import HostSettings
 
 
 def tell_started(task: object, task_run: TaskRun, state: object) -> None:
-    """The execute stage runs."""
+    """`on_running` of the execute task: emit `container.started`."""
     if (attempt := _store(task_run.flow_run_id).last()) is not None:
         emit_started(attempt)
 
 
 def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
-    """The execute stage is over."""
+    """`on_completion` and `on_failure` of the execute task: emit `container.finished`."""
     if (attempt := _store(task_run.flow_run_id).last()) is not None:
         emit_finished(attempt)
 
 
 def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
-    """The run ended by itself; tell once more what a hook before this may have failed to tell."""
+    """`on_completion` and `on_failure` of the flow: emit again, with the same event ids, what
+    a hook before this may have failed to emit."""
     for attempt in _store(flow_run.id).attempts():
         emit_finished(attempt)
 
 
 async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
-    """The run was cancelled; its process may have been killed before it was done."""
+    """`on_cancellation`: end the attempt of a process that may have been killed before it did."""
     await settle(_job(flow, flow_run), CANCELED, flow_run)
 
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
-    """The run's process died or was told to stop."""
+    """`on_crashed`: restart a run whose process died or was told to stop, or end it."""
     async with get_client() as client:
         # The run that a worker hands to its hooks is the one it once submitted.
         now = await client.read_flow_run(flow_run.id)

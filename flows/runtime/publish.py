@@ -1,4 +1,4 @@
-"""What is told of an attempt when it is over: `run.json`, its files, the artifacts of the UI."""
+"""Publish an attempt: `run.json`, the upload of its files, and the artifacts of Prefect's UI."""
 
 import asyncio
 import time
@@ -62,7 +62,7 @@ async def publish_attempt(
     async with get_client() as client:
         await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
         history = [each.outcome for each in job.store.attempts() if each.executed]
-        await _show(client, attempt, executed, written, history)
+        await _create_artifacts(client, attempt, executed, written, history)
     return job.store.close(attempt)
 
 
@@ -93,7 +93,7 @@ async def _written(
     return _Written(facts, path, picture)
 
 
-async def _show(
+async def _create_artifacts(
     client: PrefectClient,
     attempt: Attempt,
     executed: Executed,

@@ -1,4 +1,4 @@
-"""What follows when a run's process is gone: the run starts again, or it is ended properly.
+"""Restart a flow run whose process is gone, by Prefect's AwaitingRetry, or end its attempt.
 
 Used by the hooks that run after a crash or a cancellation, and by the sweep. Whoever comes second
 finds the job's lock taken or its attempt published, and does nothing.
@@ -37,10 +37,11 @@ from flows.spec import UPLOAD_CANCELED_SECONDS
 from flows.workspace.logs import LogFacts
 
 _MOMENT_SECONDS = 5.0
+_MOST_EVENTS = 50
 
 
 async def settle(job: Job, unfinished: Outcome, flow_run: FlowRun | None) -> None:
-    """End the newest attempt if it has not ended, and tell what has not been told of it.
+    """Finish the newest attempt, emit its events and publish it, as far as that is not done yet.
 
     Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
     """
@@ -107,8 +108,30 @@ async def recover(flow_run_id: UUID, job: Job) -> None:
         await settle(job, ABANDONED, flow_run)
 
 
+async def attempts_elsewhere(
+    client: PrefectClient, run_id: UUID, known: Collection[int] = ()
+) -> int:
+    """The number of the last attempt of a run, by the events of all hosts; 0 where there is none.
+
+    For those without a `finished` event one is emitted, but for the `known` ones: their host does
+    it.
+    """
+    of_the_run = EventFilter(
+        event=EventNameFilter(name=[STARTED, FINISHED]),
+        resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
+    )
+    page = await client.read_events(filter=of_the_run, limit=_MOST_EVENTS)
+    ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
+    ended |= set(known)
+    for each in page.events:
+        if each.event == STARTED and each.payload["attempt"] not in ended:
+            seconds = (datetime.now(UTC) - each.occurred).total_seconds()
+            emit_finished_of(str(run_id), each.payload, round(seconds, 3))
+    return max((int(each.payload["attempt"]) for each in page.events), default=0)
+
+
 def recover_soon(flow_run_id: UUID) -> None:
-    """`recover` in a moment, in a process of its own.
+    """Start a process of its own (setsid) that calls `recover` in some seconds.
 
     A worker reports the crash of a process twice, the second time after the hooks and theirs: a
     run that is back in its queue by then would be marked as crashed again. Should the process
@@ -162,28 +185,3 @@ async def _recover_later(flow_run_id: UUID) -> None:
 
 if __name__ == "__main__":
     asyncio.run(_recover_later(UUID(sys.argv[1])))
-
-
-_EVENTS = 50
-
-
-async def attempts_elsewhere(
-    client: PrefectClient, run_id: UUID, known: Collection[int] = ()
-) -> int:
-    """The number of the last attempt that any host began at a run; 0 where none did.
-
-    The end of those that nobody told the end of is told, but for the `known` ones, whose host is
-    at hand to do it.
-    """
-    told = EventFilter(
-        event=EventNameFilter(name=[STARTED, FINISHED]),
-        resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
-    )
-    page = await client.read_events(filter=told, limit=_EVENTS)
-    ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
-    ended |= set(known)
-    for each in page.events:
-        if each.event == STARTED and each.payload["attempt"] not in ended:
-            seconds = (datetime.now(UTC) - each.occurred).total_seconds()
-            emit_finished_of(str(run_id), each.payload, round(seconds, 3))
-    return max((int(each.payload["attempt"]) for each in page.events), default=0)

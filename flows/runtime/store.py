@@ -1,8 +1,8 @@
-"""What is known of each run, on disk and outside every container's reach.
+"""A job's attempts in a JSON file, and a flock that tells whether a process works on the job.
 
-One file a job below `<MOONMIND_WORKDIR>/.runs`: its attempts, as far as they got. One lock a job,
-held by the process that works on it; the kernel lets go of it when that process dies, however it
-dies. Together they tell a fresh process what an old one left, without a database.
+Both are in `<MOONMIND_WORKDIR>/.runs`, outside every container's reach. The kernel lets go of the
+lock when its process dies, however it dies. Together they tell a fresh process what an old one
+left, without a database.
 """
 
 import asyncio
@@ -82,13 +82,13 @@ class AttemptStore:
             file.write(data)
 
     def close(self, attempt: Attempt) -> Attempt:
-        """Note that everything about the attempt has been told."""
-        told = replace(attempt, published=True)
-        self.put(told)
-        return told
+        """Mark the attempt as published: all of it has been told."""
+        closed = replace(attempt, published=True)
+        self.put(closed)
+        return closed
 
     def note_look(self, attempt: int) -> int:
-        """Note that what the attempt left is about to be looked at; how often it was, so far.
+        """Count that what the attempt left is about to be collected; how often it was, so far.
 
         Beside the attempts, for it must take nothing of the room that is kept for these. Raises
         `OSError`.
@@ -160,7 +160,7 @@ class AttemptStore:
 
     @asynccontextmanager
     async def held_in_turn(self) -> AsyncIterator[None]:
-        """Hold the lock, after whoever has it now: a process that outlived its worker, say."""
+        """Wait for the lock, which a process that outlived its worker may have, and hold it."""
         while True:
             try:
                 with self.held(make=True):

@@ -59,7 +59,9 @@ class TaskResult:
             if is_named and event.payload.items() >= payload.items():
                 return event
         wanted = "".join(f", {key}={value!r}" for key, value in payload.items())
-        raise AssertionError(f"no event {name}{wanted}; there were: {self._events() or 'none'}")
+        raise AssertionError(
+            f"no event {name}{wanted}; there were: {self._told_events() or 'none'}"
+        )
 
     def assert_file(self, path: str, contains: str = "") -> Path:
         """The file at this path below `$ARTIFACT_DIR`; fails where it is not, or lacks a text."""
@@ -85,18 +87,18 @@ class TaskResult:
             "outcome": self.outcome,
             "message": self.message,
             "ran": ran,
-            "events": self._events() or "none",
+            "events": self._told_events() or "none",
             "files": ", ".join(self.files) or "none",
             "folder": self.folder,
             "output": f"the last {len(shown)} of {len(lines)} lines" if lines else "none",
         }
         return "\n".join([*(f"{key + ':':9}{value}" for key, value in facts.items()), *shown])
 
-    def _events(self) -> str:
-        return ", ".join(map(_shown, self.events))
+    def _told_events(self) -> str:
+        return ", ".join(map(_event_summary, self.events))
 
 
-def _shown(event: Event) -> str:
+def _event_summary(event: Event) -> str:
     """The last word of its name, and what of its payload tells one from another."""
     told = [f"{key}={event.payload[key]!r}" for key in _TELLING if key in event.payload]
     return f"{event.event.rpartition('.')[2]} ({', '.join(told)})"

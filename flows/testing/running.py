@@ -54,8 +54,8 @@ async def run_task(
         spec=attempt.prepared.spec if attempt else None,
         events=await _events(job_id, len(store.attempts())),
         artifacts=await _artifacts(job_id),
-        output=_output(attempt) if attempt else "",
-        files=_files(run, folder / "artifacts") if run else {},
+        output=_container_output(attempt) if attempt else "",
+        files=_task_files(run, folder / "artifacts") if run else {},
         folder=folder,
     )
 
@@ -76,13 +76,13 @@ def _run_report(attempt: Attempt) -> RunReport | None:
     return RunReport.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def _output(attempt: Attempt) -> str:
+def _container_output(attempt: Attempt) -> str:
     spec, workspace = attempt.prepared.spec, attempt.prepared.workspace
     path = workspace.runner_log(spec.artifacts_subdir)
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def _files(run: RunReport, artifacts: Path) -> Mapping[str, Path]:
+def _task_files(run: RunReport, artifacts: Path) -> Mapping[str, Path]:
     """What `run.json` lists of the task's own, by the path below `$ARTIFACT_DIR`."""
     top = f"{run.artifacts_subdir}/"
     listed = (each.path for each in run.artifacts if each.kind == "file")

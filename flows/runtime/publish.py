@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import get_client
@@ -23,15 +23,6 @@ from flows.runtime.context import Job
 from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What the job's folder says of an attempt by now; `picture` is None where there is none."""
-
-    facts: RunReport
-    path: Path
-    picture: str | None
 
 
 async def publish_attempt(
@@ -54,7 +45,7 @@ async def publish_attempt(
             (each.prepared.spec.attempt for each in job.store.attempts()), default=spec.attempt
         )
         delivery = await begin_delivery(attempt, newest, logger)
-        written = await _written(attempt.prepared, executed, started, logger)
+        written = await _write_report(attempt.prepared, executed, started, logger)
         progress.goes_on(UPLOADING)
         left = max(0.0, upload_seconds - (time.monotonic() - began))
         upload = await deliver(delivery, logger, left) if delivery else None
@@ -75,11 +66,13 @@ async def _with_files_back(job: Job, prepared: Prepared, executed: Executed) -> 
         return replace(executed, outcome=await with_files_back(engine, prepared, outcome))
 
 
-async def _written(
+async def _write_report(
     prepared: Prepared, executed: Executed, started: float, logger: Logger
-) -> _Written:
-    """After the picture and `run.json` are in the job's folder; `started` is when publishing did,
-    by the monotonic clock."""
+) -> tuple[RunReport, Path, str | None]:
+    """Write the chart and `run.json` into the job's folder: the report, its path, and the chart.
+
+    `started` is when publishing did, by the monotonic clock.
+    """
     workspace, spec = prepared.workspace, prepared.spec
     # An earlier process may have died before it did.
     await asyncio.to_thread(workspace.move_logs, spec.artifacts_subdir)
@@ -90,22 +83,22 @@ async def _written(
     with Journal(workspace, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")
         journal.move_to_artifacts()
-    return _Written(facts, path, picture)
+    return facts, path, picture
 
 
 async def _create_artifacts(
     client: PrefectClient,
     attempt: Attempt,
     executed: Executed,
-    written: _Written,
+    written: tuple[RunReport, Path, str | None],
     history: Sequence[Outcome],
 ) -> None:
     """Make the artifacts of the UI; `history` has every attempt's outcome, oldest first."""
     spec, upload = attempt.prepared.spec, attempt.upload
-    facts, path = written.facts, str(written.path)
+    facts, path, picture = written
     text = page.markdown(facts, executed.log, history, upload)
     results = executed.outcome.results
-    for artifact in run_artifacts(facts, path, text, written.picture, results):
+    for artifact in run_artifacts(facts, str(path), text, picture, results):
         await client.create_artifact(artifact)
     if (upload and not upload.error) or spec.outputs:
         await client.create_artifact(files_artifact(attempt))

@@ -15,7 +15,6 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventOrder, EventResourceFilter
 
-from flows.attempt import Attempt
 from flows.container_task import container_task
 from flows.engine.contract import Engine
 from flows.outcome import Outcome, OutcomeName
@@ -45,8 +44,12 @@ async def run_task(
     state: State[Any] = await flow(payload, return_state=True)
     job_id = str(state.state_details.flow_run_id)
     store, folder = AttemptStore(workdir, job_id), workdir / job_id
-    attempt = store.last()
-    run = _run_report(attempt) if attempt else None
+    attempt, run, output = store.last(), None, ""
+    if attempt is not None:
+        workspace, subdir = attempt.prepared.workspace, attempt.prepared.spec.artifacts_subdir
+        output = _text(workspace.runner_log(subdir))
+        if report := _text(workspace.run_json(subdir)):
+            run = RunReport.model_validate_json(report)
     return TaskResult(
         outcome=attempt.outcome.name if attempt else await _outcome_of(state),
         state=state,
@@ -54,7 +57,7 @@ async def run_task(
         spec=attempt.prepared.spec if attempt else None,
         events=await _events(job_id, len(store.attempts())),
         artifacts=await _artifacts(job_id),
-        output=_container_output(attempt) if attempt else "",
+        output=output,
         files=_task_files(run, folder / "artifacts") if run else {},
         folder=folder,
     )
@@ -70,15 +73,7 @@ async def _outcome_of(state: State[Any]) -> OutcomeName:
     return _UNNAMED[state.name or ""]
 
 
-def _run_report(attempt: Attempt) -> RunReport | None:
-    spec, workspace = attempt.prepared.spec, attempt.prepared.workspace
-    path = workspace.run_json(spec.artifacts_subdir)
-    return RunReport.model_validate_json(path.read_text()) if path.is_file() else None
-
-
-def _container_output(attempt: Attempt) -> str:
-    spec, workspace = attempt.prepared.spec, attempt.prepared.workspace
-    path = workspace.runner_log(spec.artifacts_subdir)
+def _text(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 

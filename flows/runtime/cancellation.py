@@ -67,14 +67,14 @@ class Cancellation:
     async def cancels(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which a request cancels and which is waited for even then."""
         running = asyncio.ensure_future(work)
-        asyncio.wrap_future(self._request).add_done_callback(lambda _: running.cancel())
+        self._requested().add_done_callback(lambda _: running.cancel())
         return await running
 
     async def unless_requested(self, step: Coroutine[Any, Any, T]) -> T:
         """The result of `step`; raises `CancellationRequested`, and cancels the step, when the
         request comes first."""
         running = asyncio.ensure_future(step)
-        either: list[asyncio.Future[Any]] = [running, asyncio.wrap_future(self._request)]
+        either: list[asyncio.Future[Any]] = [running, self._requested()]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -88,3 +88,18 @@ class Cancellation:
         if self.reason is not None:
             raise CancellationRequested(self.reason)
         return running.result()
+
+    def _requested(self) -> asyncio.Future[None]:
+        """Done, in the loop of the caller, as soon as there is a request.
+
+        Not `asyncio.wrap_future`, which a loop that is closed by then makes log an error.
+        """
+        loop = asyncio.get_running_loop()
+        requested: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(requested.set_result, None)
+
+        self._request.add_done_callback(wake)
+        return requested

@@ -6,7 +6,7 @@ which no two servers share. Here an automation is known by its name, and a block
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -131,39 +131,59 @@ def _ignored_keys(given: object, known: object, path: str = "") -> Iterator[str]
             yield from _ignored_keys(one, other, f"{path}.{index}")
 
 
-async def deploy(
-    client: PrefectClient, specs: Sequence[AutomationSpec]
-) -> AsyncIterator[tuple[str, str]]:
-    """Create what the server does not have and update what it has otherwise.
+def deploy_files(console: Console, names: Sequence[str]) -> int:
+    """Deploy what the files say; a line for each automation."""
+    specs = [each for name in names for each in _parse_files(name)]
+    if not specs:
+        raise AutomationRefused("name files or folders of YAML, such as examples/automations")
+    with api_errors():
+        asyncio.run(_deploy(console, specs))
+    return ExitStatus.SUCCEEDED
 
-    Yields what was done (`created`, `updated` or `unchanged`), and the name, for each.
+
+async def _deploy(console: Console, specs: Sequence[AutomationSpec]) -> None:
+    """Create what the server does not have and update what it has otherwise.
 
     Nothing is touched unless all blocks are there and no two have one name: raises
     `AutomationRefused`.
     """
     _require_unique_names(specs)
-    blocks = sorted({block for each in specs for block in each.blocks})
-    ids = {block: await _block_id(client, block, specs) for block in blocks}
-    present = {each.name: await client.read_automations_by_name(each.name) for each in specs}
-    if several := [name for name, found in present.items() if len(found) > 1]:
-        raise AutomationRefused(
-            f"the server has several automations named {several[0]}: delete all of them but one"
-        )
-    for each in specs:
-        new = AutomationCore.model_validate(each.with_ids(ids))
-        old = next(iter(present[each.name]), None)
-        if old and "enabled" not in each.fields:
-            # Whoever paused it did so on purpose.
-            new = new.model_copy(update={"enabled": old.enabled})
+    async with get_client() as client:
+        blocks = sorted({block for each in specs for block in each.blocks})
+        ids = {block: await _block_id(client, block, specs) for block in blocks}
+        present = {each.name: await client.read_automations_by_name(each.name) for each in specs}
+        if several := [name for name, found in present.items() if len(found) > 1]:
+            raise AutomationRefused(
+                f"the server has several automations named {several[0]}: delete all of them but one"
+            )
+        for each in specs:
+            new = AutomationCore.model_validate(each.with_ids(ids))
+            try:
+                done = await _create_or_update(client, each, new, present[each.name])
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
+                    raise
+                # Templates, which the server alone can judge.
+                found = error.response.json()["exception_detail"]
+                faults = ({**fault, "loc": fault["loc"][1:]} for fault in found)
+                raise each.refusal(_sentences(faults)) from None
+            console.line(f"{done} {each.name}")
+            console.record(done, name=each.name)
+
+
+def _parse_files(name: str) -> Iterator[AutomationSpec]:
+    if name == "-":
+        yield from parse_automations("standard input", sys.stdin.read())
+        return
+    paths = sorted(Path(name).glob("*.yaml")) if Path(name).is_dir() else [Path(name)]
+    if not paths:
+        raise AutomationRefused(f"{name}: this folder has no file *.yaml")
+    for path in paths:
         try:
-            yield await _create_or_update(client, new, old), each.name
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
-                raise
-            # Templates, which the server alone can judge.
-            found = error.response.json()["exception_detail"]
-            faults = ({**fault, "loc": fault["loc"][1:]} for fault in found)
-            raise each.refusal(_sentences(faults)) from None
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AutomationRefused(f"{path}: cannot be read: {error}") from None
+        yield from parse_automations(str(path), text)
 
 
 def _require_unique_names(specs: Iterable[AutomationSpec]) -> None:
@@ -180,11 +200,16 @@ def _require_unique_names(specs: Iterable[AutomationSpec]) -> None:
 
 
 async def _create_or_update(
-    client: PrefectClient, new: AutomationCore, old: Automation | None
+    client: PrefectClient, spec: AutomationSpec, new: AutomationCore, present: list[Automation]
 ) -> str:
-    if old is None:
+    """What was done: `created`, `updated` or `unchanged`."""
+    if not present:
         await client.create_automation(new)
         return "created"
+    old = present[0]
+    if "enabled" not in spec.fields:
+        # Whoever paused it did so on purpose.
+        new = new.model_copy(update={"enabled": old.enabled})
     if AutomationCore.model_validate(old.model_dump()) == new:
         return "unchanged"
     # Of a field that is not set, the server would keep what it has; an owner it takes not at all.
@@ -219,35 +244,3 @@ async def _block_id(client: PrefectClient, name: str, specs: Iterable[Automation
         f"{source}: no block that sends notifications is named {name}: make one in the UI below "
         "Blocks, of the type Slack Webhook, Microsoft Teams Webhook, Custom Webhook or another"
     )
-
-
-def deploy_files(console: Console, names: Sequence[str]) -> int:
-    """Deploy what the files say; a line for each automation."""
-    specs = [each for name in names for each in _parse_files(name)]
-    if not specs:
-        raise AutomationRefused("name files or folders of YAML, such as examples/automations")
-    with api_errors():
-        asyncio.run(_deploy_and_tell(console, specs))
-    return ExitStatus.SUCCEEDED
-
-
-def _parse_files(name: str) -> Iterator[AutomationSpec]:
-    if name == "-":
-        yield from parse_automations("standard input", sys.stdin.read())
-        return
-    paths = sorted(Path(name).glob("*.yaml")) if Path(name).is_dir() else [Path(name)]
-    if not paths:
-        raise AutomationRefused(f"{name}: this folder has no file *.yaml")
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise AutomationRefused(f"{path}: cannot be read: {error}") from None
-        yield from parse_automations(str(path), text)
-
-
-async def _deploy_and_tell(console: Console, specs: list[AutomationSpec]) -> None:
-    async with get_client() as client:
-        async for done, name in deploy(client, specs):
-            console.line(f"{done} {name}")
-            console.record(done, name=name)

@@ -13,13 +13,13 @@ from flows.payload import fields
 from flows.units import memory_bytes
 
 
-def _words(value: object) -> object:
+def _split_words(value: object) -> object:
     if not isinstance(value, str):
         return value
     return value.lower().replace(",", " ").split()
 
 
-def _memory(value: object) -> object:
+def _memory_bytes(value: object) -> object:
     return memory_bytes(fields.memory(value)) if isinstance(value, str) else value
 
 
@@ -37,7 +37,7 @@ class HostSettings(BaseSettings):
         default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME",
         description="the name of a volume",
     )  # fmt: skip
-    capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+    capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = Field(
         default=("docker", "git"), alias="MOONMIND_WORKER_CAPABILITIES",
         description="words separated by commas",
     )  # fmt: skip
@@ -61,7 +61,7 @@ class HostSettings(BaseSettings):
         default=None, gt=0, alias="MOONMIND_WORKER_CPUS",
         description="a number of processors above 0, such as 3.5",
     )  # fmt: skip
-    worker_memory: Annotated[int | None, BeforeValidator(_memory)] = Field(
+    worker_memory: Annotated[int | None, BeforeValidator(_memory_bytes)] = Field(
         default=None, alias="MOONMIND_WORKER_MEMORY",
         description="an amount of memory, such as 16g",
     )  # fmt: skip
@@ -79,11 +79,11 @@ class HostSettings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            faults = map(_sentence, error.errors(include_url=False))
+            faults = map(_fault_sentence, error.errors(include_url=False))
             raise HostMisconfigured("; ".join(faults)) from error
 
 
-def _sentence(fault: ErrorDetails) -> str:
+def _fault_sentence(fault: ErrorDetails) -> str:
     variable = fault["loc"][0]
     field = next(f for f in HostSettings.model_fields.values() if f.alias == variable)
     return f"{variable} is {fault['input']!r:.60} on this worker, but takes {field.description}"

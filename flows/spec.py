@@ -1,7 +1,7 @@
-"""What will run, decided once: `compile_spec` turns a payload into a frozen `ContainerSpec`.
+"""The frozen `ContainerSpec`: all of one container, named and labelled before it exists.
 
-Pure and standard library only: no clock, no host, no Docker. The spec prints as JSON, so what a
-task would do can be read and tested without doing it. It holds no secret.
+Plain data, which prints as JSON, so what a task would do can be read and tested without doing it.
+It holds no secret. `flows.payload.compiler` makes it; here are the time limits that follow from it.
 """
 
 import json

@@ -52,7 +52,7 @@ class Decided:
             repository=self.remote.display if self.remote else None,
             commit=commit,
             instructions=task.instructions and mask.text(task.instructions),
-            retry=_rules(task.container.retry),
+            retry=_retry_rules(task.container.retry),
             prepare_seconds=round(seconds, 3),
             policy=self.policy,
             withheld=tuple(name for name, value in spec.env.items() if mask.text(value) != value),
@@ -68,7 +68,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
     """
     started, logger = time.monotonic(), job.logger
-    decided = await _decided(raw, job.store, job.host)
+    decided = await _decide(raw, job.store, job.host)
     for sentence in misplaced(decided.payload):
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
@@ -93,7 +93,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     return attempt
 
 
-async def _decided(raw: object, store: AttemptStore, host: HostSettings) -> Decided:
+async def _decide(raw: object, store: AttemptStore, host: HostSettings) -> Decided:
     payload = runnable(raw)
     require_capabilities(payload, host.capabilities)
     policy = await policy_in_force()
@@ -142,6 +142,6 @@ async def _earlier_attempts(store: AttemptStore) -> int:
     return max(here, elsewhere)
 
 
-def _rules(retry: Retry) -> RetryRules:
+def _retry_rules(retry: Retry) -> RetryRules:
     exit_codes = {int(code): times for code, times in retry.exit_codes.items()}
     return RetryRules(retry.infrastructure, retry.image, exit_codes)

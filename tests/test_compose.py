@@ -26,7 +26,7 @@ OURS = {"migrate", "prefect-server", "services", "deploy", "worker"}
 
 
 @pytest.fixture(scope="module")
-def stack() -> Any:
+def composed() -> Any:
     """The file as it stands, with its anchors resolved and its variables not."""
     return YAML(typ="safe").load(FILE)
 
@@ -110,43 +110,45 @@ def test_the_example_names_every_variable_with_its_default() -> None:
     assert set(re.findall(r"\$\{(\w+)", text + of_a_further_host)) == {*PASSWORDS, *DEFAULTS}
 
 
-def test_a_further_host_has_the_same_proxy_and_worker(stack: Any, further: Any) -> None:
+def test_a_further_host_has_the_same_proxy_and_worker(composed: Any, further: Any) -> None:
     assert set(further["services"]) == {"docker-proxy", "worker"}
-    assert further["services"]["docker-proxy"] == stack["services"]["docker-proxy"]
-    ours, theirs = stack["services"]["worker"], further["services"]["worker"]
+    assert further["services"]["docker-proxy"] == composed["services"]["docker-proxy"]
+    ours, theirs = composed["services"]["worker"], further["services"]["worker"]
     assert {key for key in ours if ours[key] != theirs.get(key)} == {"depends_on", "environment"}
     of_ours, of_theirs = ours["environment"], theirs["environment"]
     assert set(of_ours) == set(of_theirs)
     assert {key for key in of_ours if of_ours[key] != of_theirs[key]} == OF_A_FURTHER_HOST
 
 
-def test_only_the_docker_proxy_mounts_the_docker_socket(stack: Any) -> None:
+def test_only_the_docker_proxy_mounts_the_docker_socket(composed: Any) -> None:
     mounts = {
         name
-        for name, service in stack["services"].items()
+        for name, service in composed["services"].items()
         if any("docker.sock" in volume for volume in service.get("volumes", []))
     }
     assert mounts == {"docker-proxy"}
 
 
-def test_only_the_worker_reaches_the_docker_proxy(stack: Any) -> None:
-    reach = {name for name, service in stack["services"].items() if "engine" in service["networks"]}
+def test_only_the_worker_reaches_the_docker_proxy(composed: Any) -> None:
+    reach = {
+        name for name, service in composed["services"].items() if "engine" in service["networks"]
+    }
     assert reach == {"docker-proxy", "worker"}
-    assert stack["services"]["docker-proxy"]["networks"] == ["engine"]
-    assert stack["networks"]["engine"]["internal"]
+    assert composed["services"]["docker-proxy"]["networks"] == ["engine"]
+    assert composed["networks"]["engine"]["internal"]
 
 
-def test_nothing_is_published_beyond_loopback(stack: Any) -> None:
+def test_nothing_is_published_beyond_loopback(composed: Any) -> None:
     published = [
-        port for service in stack["services"].values() for port in service.get("ports", [])
+        port for service in composed["services"].values() for port in service.get("ports", [])
     ]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
-    assert not any("network_mode" in service for service in stack["services"].values())
+    assert not any("network_mode" in service for service in composed["services"].values())
 
 
-def test_every_service_that_stays_has_a_health_check_and_comes_back(stack: Any) -> None:
-    for name, service in stack["services"].items():
+def test_every_service_that_stays_has_a_health_check_and_comes_back(composed: Any) -> None:
+    for name, service in composed["services"].items():
         stays = name not in ONCE
         assert ("healthcheck" in service, service["restart"]) == (
             stays,
@@ -154,15 +156,15 @@ def test_every_service_that_stays_has_a_health_check_and_comes_back(stack: Any) 
         )
 
 
-def test_everything_waits_for_what_it_needs(stack: Any) -> None:
-    for name, service in stack["services"].items():
+def test_everything_waits_for_what_it_needs(composed: Any) -> None:
+    for name, service in composed["services"].items():
         for needed, how in service.get("depends_on", {}).items():
             ends = "completed_successfully" if needed in ONCE else "healthy"
             assert how == {"condition": f"service_{ends}"}, f"{name} waits for {needed}"
 
 
-def test_the_tables_are_made_once_and_the_services_run_once(stack: Any) -> None:
-    services = stack["services"]
+def test_the_tables_are_made_once_and_the_services_run_once(composed: Any) -> None:
+    services = composed["services"]
     assert "--no-services" in services["prefect-server"]["command"]
     for name in ("prefect-server", "services"):
         environment = services[name]["environment"]
@@ -170,23 +172,23 @@ def test_the_tables_are_made_once_and_the_services_run_once(stack: Any) -> None:
         assert "migrate" in services[name]["depends_on"]
 
 
-def test_what_the_processes_of_the_server_share_is_the_same(stack: Any) -> None:
-    services = stack["services"]
+def test_what_the_processes_of_the_server_share_is_the_same(composed: Any) -> None:
+    services = composed["services"]
     shared = services["services"]["environment"]
     for name in ("migrate", "prefect-server"):
         assert shared.items() <= services[name]["environment"].items()
 
 
-def test_the_worker_names_the_volume_that_its_folder_lies_in(stack: Any) -> None:
-    environment = stack["services"]["worker"]["environment"]
-    volume = stack["volumes"]["agent_workspaces"]["name"]
+def test_the_worker_names_the_volume_that_its_folder_lies_in(composed: Any) -> None:
+    environment = composed["services"]["worker"]["environment"]
+    volume = composed["volumes"]["agent_workspaces"]["name"]
     assert environment["MOONMIND_CONTAINER_WORKSPACE_VOLUME"] == volume
     mount = f"agent_workspaces:{environment['MOONMIND_WORKDIR']}"
-    assert mount in stack["services"]["worker"]["volumes"]
+    assert mount in composed["services"]["worker"]["volumes"]
 
 
-def test_server_and_worker_are_one_image_without_root(stack: Any) -> None:
-    ours = {name: each for name, each in stack["services"].items() if "build" in each}
+def test_server_and_worker_are_one_image_without_root(composed: Any) -> None:
+    ours = {name: each for name, each in composed["services"].items() if "build" in each}
     assert set(ours) == OURS
     assert len({(each["image"], str(each["build"])) for each in ours.values()}) == 1
     assert not any("user" in each or "privileged" in each for each in ours.values())
@@ -194,7 +196,7 @@ def test_server_and_worker_are_one_image_without_root(stack: Any) -> None:
     assert users == ["runner"]
 
 
-def test_no_password_is_a_word_of_a_command(stack: Any) -> None:
-    for service in stack["services"].values():
+def test_no_password_is_a_word_of_a_command(composed: Any) -> None:
+    for service in composed["services"].values():
         words = str(service.get("command"))
         assert not any(f"{{{password}" in words for password in PASSWORDS)

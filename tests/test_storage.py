@@ -108,33 +108,37 @@ async def test_the_storage_is_read_anew_for_each_run(
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize(("code", "state"), [("0", "COMPLETED"), ("3", "FAILED")])
 async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
-    client: PrefectClient, runner: Runner, code: str, state: str
+    client: PrefectClient, runner: Runner, jobs_folder: Path
 ) -> None:
+    runs = {}
     with endpoint() as s3:
         await save(to_s3(s3))
         s3.kill()
-        run = await runner(shell("echo a > $ARTIFACT_DIR/a; exit $CODE", env={"CODE": code}))
-        assert run.state.type == state
-        assert run.message.startswith("exited 0" if code == "0" else "exited 3")
-        told = "Its files are on its host and not uploaded: "
-        assert told in run.message
-        assert told in (await artifacts(client, run))["container-run"]
-        assert run.run_json["outcome"] == ("succeeded" if code == "0" else "failed")
+        for code, state in ((0, "COMPLETED"), (3, "FAILED")):
+            run = await runner(shell(f"echo a > $ARTIFACT_DIR/a; exit {code}"))
+            assert run.state.type == state
+            assert run.message.startswith(f"exited {code}")
+            told = "Its files are on its host and not uploaded: "
+            assert told in run.message
+            assert told in (await artifacts(client, run))["container-run"]
+            assert run.run_json["outcome"] == ("failed" if code else "succeeded")
+            runs[run.job_id] = run
         assert not [line for line in await reap_orphans(dry_run=True) if "still" in line]
-        assert pending_uploads(run.folder.parent) == [(run.job_id, 1)]
+        assert sorted(pending_uploads(jobs_folder)) == [(job_id, 1) for job_id in sorted(runs)]
         s3.start()
         done = await reap_orphans()
-        address = f"s3://{BUCKET}/runs/{run.job_id}/1"
-        assert f"{run.job_id}: uploaded the files of attempt 1 to {address}" in done
-        assert "container/a" in s3.keys(f"runs/{run.job_id}/1/")
-        assert (await artifacts(client, run))["container-run-files"] == f"[{address}]({address})"
-        last = AttemptStore(run.folder.parent, run.job_id).last()
-        assert last is not None
-        assert last.upload == Upload(address)
-        assert pending_uploads(run.folder.parent) == []
-        assert not [line for line in await reap_orphans() if run.job_id in line]
+        for job_id, run in runs.items():
+            address = f"s3://{BUCKET}/runs/{job_id}/1"
+            assert f"{job_id}: uploaded the files of attempt 1 to {address}" in done
+            assert "container/a" in s3.keys(f"runs/{job_id}/1/")
+            link = f"[{address}]({address})"
+            assert (await artifacts(client, run))["container-run-files"] == link
+            last = AttemptStore(jobs_folder, job_id).last()
+            assert last is not None
+            assert last.upload == Upload(address)
+        assert pending_uploads(jobs_folder) == []
+        assert not [line for line in await reap_orphans() if any(each in line for each in runs)]
 
 
 @pytest.mark.docker

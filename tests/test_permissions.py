@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.workspace.permissions import Ownership, ownership
-from flows.workspace.tree import MAX_DEPTH
+from flows.workspace.tree import MAX_DEPTH, remove_tree
 from tests.hosts import deep, need_root
 
 ME = os.geteuid()
@@ -71,3 +71,5 @@ def test_a_look_ends_where_there_is_too_much_and_where_it_is_too_deep(tmp_path: 
     assert ownership(tmp_path, ME) is Ownership.OURS
     deep(tmp_path / "0", "n", MAX_DEPTH)
     assert ownership(tmp_path, ME) is Ownership.UNSEEN
+    # pytest's own removal recurses once a level.
+    remove_tree(tmp_path / "0")

@@ -48,8 +48,6 @@ def compile_spec(
         raise ValueError("only a payload with an enabled container compiles")
     require_allowed(payload, policy)
     job_dir, limits = f"{JOB_ROOT}/{run.job_id}", container.resources
-    repository = payload.remote.display if payload.remote else ""
-    caches = (Mount("cache", volume.name, volume.target) for volume in container.cache_volumes)
     spec = ContainerSpec(
         job_id=run.job_id,
         attempt=run.attempt,
@@ -58,8 +56,11 @@ def compile_spec(
         pull=container.pull,
         command=container.command,
         workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
-        env={**container.env, **_own_variables(container, run, repository)},
-        mounts=(mount, *caches),
+        env={**container.env, **_own_variables(payload, run)},
+        mounts=(
+            mount,
+            *(Mount("cache", each.name, each.target) for each in container.cache_volumes),
+        ),
         artifacts_subdir=container.artifacts_subdir,
         pull_timeout_seconds=container.pull_timeout_seconds,
         timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
@@ -93,9 +94,10 @@ def _stop_grace(container: Container, policy: Policy) -> int:
     return policy.stop_grace_seconds if seconds is None else seconds
 
 
-def _own_variables(container: Container, run: Run, repository: str) -> Mapping[str, str]:
+def _own_variables(payload: TaskPayload, run: Run) -> Mapping[str, str]:
     """The environment variables that the runner sets in every container."""
-    artifact_dir = f"{JOB_ROOT}/{run.job_id}/artifacts/{container.artifacts_subdir}"
+    repository = payload.remote.display if payload.remote else ""
+    artifact_dir = f"{JOB_ROOT}/{run.job_id}/artifacts/{payload.task.container.artifacts_subdir}"
     return {"JOB_ID": run.job_id, "REPOSITORY": repository, "ARTIFACT_DIR": artifact_dir}
 
 

@@ -1,7 +1,7 @@
-"""The flow `container-task`: prepare, execute, publish, and the state that the outcome decides.
+"""The Prefect flow `container-task`, its tasks prepare, execute and publish, and its final state.
 
-Glue that Prefect can show. What a task means is decided in `flows.spec`, how it runs in
-`flows.runtime.execution`; nothing here knows Docker.
+What runs is decided in `flows.payload.compiler`, how it runs in `flows.runtime.execution`; nothing
+here knows Docker.
 """
 
 import asyncio
@@ -72,8 +72,8 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
     Args:
         payload: Which image and command to run, and in what surroundings.
     """
-    raw: object = payload
-    raw = parsed_if_valid(None if raw is PydanticUndefined else raw)
+    given: object = payload
+    raw = parsed_if_valid(None if given is PydanticUndefined else given)
     try:
         host = HostSettings.from_environment()
         store = AttemptStore(host.workdir, str(runtime.flow_run.id))
@@ -284,10 +284,9 @@ def _with_state(value: T, outcome: Outcome) -> T:
     """
     if outcome.name is OutcomeName.SUCCEEDED:
         return value
-    return cast(
-        T,
-        Completed(name=stage_name(outcome), message=state_message(outcome), data=value),
-    )
+    message = state_message(outcome)
+    state: State[Any] = Completed(name=stage_name(outcome), message=message, data=value)
+    return cast(T, state)
 
 
 async def _value_of(stage: Coroutine[Any, Any, T]) -> T:

@@ -1,4 +1,4 @@
-"""The fixtures that `pytest_plugins = ["flows.testing"]` brings."""
+"""Pytest fixtures: a Prefect test server, and `container_task_run`, which runs the flow on it."""
 
 import asyncio
 from collections.abc import Callable, Iterator

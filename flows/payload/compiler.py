@@ -57,10 +57,7 @@ def compile_spec(
         command=container.command,
         workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
         env={**container.env, **_own_variables(payload, run)},
-        mounts=(
-            mount,
-            *(Mount("cache", each.name, each.target) for each in container.cache_volumes),
-        ),
+        mounts=(mount, *_caches(container)),
         artifacts_subdir=container.artifacts_subdir,
         pull_timeout_seconds=container.pull_timeout_seconds,
         timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
@@ -82,6 +79,10 @@ def compile_spec(
         outputs=tuple(Output(each.path, each.required, each.type) for each in container.outputs),
     )
     return replace(spec, labels=_labels(spec, run))
+
+
+def _caches(container: Container) -> list[Mount]:
+    return [Mount("cache", each.name, each.target) for each in container.cache_volumes]
 
 
 def _time_limit(container: Container, policy: Policy, default_seconds: int) -> int:

@@ -1,25 +1,28 @@
-"""Runs carried in this process, on a real API: what becomes of those that cannot go on."""
+"""Runs in this process, on a real API: what becomes of them, and what their threads share."""
 
+import asyncio
 import logging
+import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import get_client
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Completed, Scheduled
+from prefect.states import Cancelling, Scheduled
 
-from flows.payload.parse import parse
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import known_jobs
 from flows.settings import HostSettings
-from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs
+from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs, RunThreads
+from tests.runs import shell
 
 LOGGER = logging.getLogger(__name__)
 # Refused by the flow, so that it needs no engine.
-TASK = {"task": {"container": {"enabled": False}}}
+REFUSED = {"task": {"container": {"enabled": False}}}
 
 
 @pytest.fixture
@@ -35,12 +38,13 @@ async def in_process() -> AsyncIterator[InProcessRunner]:
     runner.close()
 
 
-async def submitted(client: PrefectClient, entrypoint: str) -> FlowRun:
+async def submitted(client: PrefectClient, payload: object = REFUSED) -> FlowRun:
     flow_id = await client.create_flow_from_name("of a test")
+    entrypoint = "flows.container_task.container_task"
     deployment_id = await client.create_deployment(flow_id, name=entrypoint, entrypoint=entrypoint)
     scheduled: State[Any] = Scheduled()
     return await client.create_flow_run_from_deployment(
-        deployment_id, parameters={"payload": TASK}, state=scheduled
+        deployment_id, parameters={"payload": payload}, state=scheduled
     )
 
 
@@ -53,7 +57,7 @@ async def final(client: PrefectClient, run_id: UUID) -> str:
 async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
+    run = await submitted(client)
     await in_process.run(client, run, Cancellation(), LOGGER)
     assert await final(client, run.id) == "Rejected"
 
@@ -61,7 +65,7 @@ async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
 async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_cancelling(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
+    run = await submitted(client)
     cancellation = Cancellation()
     cancellation.request(Reason.CANCEL)
     await client.set_flow_run_state(run.id, Cancelling(), force=True)
@@ -70,18 +74,17 @@ async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_can
 
 
 async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
-    client: PrefectClient, in_process: InProcessRunner, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
-
-    async def cancelled_meanwhile(payload: object, job: object) -> None:
-        async with get_client() as another:
-            await another.set_flow_run_state(run.id, Cancelling(), force=True)
-        parse(payload)
-
-    monkeypatch.setattr("flows.container_task.prepare_attempt", cancelled_meanwhile)
-    monkeypatch.setattr("flows.container_task._final_state", lambda _: Completed())
-    await in_process.run(client, run, Cancellation(), LOGGER)
+    with socket.create_server(("127.0.0.1", 0)) as git:
+        repository = f"git://127.0.0.1:{git.getsockname()[1]}/a"
+        run = await submitted(client, shell("true") | {"repository": repository})
+        running = asyncio.ensure_future(in_process.run(client, run, Cancellation(), LOGGER))
+        fetch, _ = await asyncio.to_thread(git.accept)
+        await client.set_flow_run_state(run.id, Cancelling(), force=True)
+        # The flow is not told, and ends as one whose repository cannot be had.
+        fetch.close()
+    await running
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert (state.name, state.message) == (
@@ -93,7 +96,7 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
 async def test_a_deployment_that_was_deleted_names_no_flow(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
+    run = await submitted(client)
     assert run.deployment_id is not None
     await client.delete_deployment(run.deployment_id)
     with pytest.raises(NotOurs, match="was deleted"):
@@ -103,12 +106,12 @@ async def test_a_deployment_that_was_deleted_names_no_flow(
 async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
+    run = await submitted(client)
     await client.delete_flow_run(run.id)
     with pytest.raises(BrokenOff, match="not found"):
         await in_process.run(client, run, Cancellation(), LOGGER)
     assert str(run.id) in known_jobs(HostSettings().workdir), "noted before the flow's first step"
-    after = await submitted(client, "flows.container_task.container_task")
+    after = await submitted(client)
     await in_process.run(client, after, Cancellation(), LOGGER)
     assert await final(client, after.id) == "Rejected"
 
@@ -116,8 +119,48 @@ async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
 async def test_a_run_without_a_deployment_is_not_ours(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
-    run = await submitted(client, "flows.container_task.container_task")
+    run = await submitted(client)
     with pytest.raises(NotOurs, match="no deployment"):
         await in_process.run(
             client, run.model_copy(update={"deployment_id": None}), Cancellation(), LOGGER
         )
+
+
+@pytest.fixture
+async def threads(prefect_api: None) -> AsyncIterator[RunThreads]:
+    threads = RunThreads()
+    yield threads
+    threads.close()
+
+
+async def clients() -> tuple[PrefectClient, SyncPrefectClient]:
+    return get_client(), get_client(sync_client=True)
+
+
+async def test_a_thread_keeps_its_client_for_the_next_run(threads: RunThreads) -> None:
+    first, second = await threads.run(clients), await threads.run(clients)
+    assert first[0] is second[0]
+
+
+async def test_threads_share_one_blocking_client_which_is_open(threads: RunThreads) -> None:
+    both = threading.Barrier(2)
+
+    async def beside() -> tuple[PrefectClient, SyncPrefectClient]:
+        both.wait(30)
+        return await clients()
+
+    first, second = await asyncio.gather(threads.run(beside), threads.run(beside))
+    assert first[0] is not second[0]
+    assert first[1] is second[1]
+    assert first[1].hello().status_code == 200
+
+
+async def test_what_a_run_raises_reaches_its_worker_and_the_next_run_goes_on(
+    threads: RunThreads,
+) -> None:
+    async def fails() -> None:
+        raise ValueError("of the run")
+
+    with pytest.raises(ValueError, match="of the run"):
+        await threads.run(fails)
+    assert (await threads.run(clients))[0] is not None

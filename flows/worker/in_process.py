@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -32,7 +33,12 @@ from flows.workspace.logs import Logger
 _DRAIN_SECONDS = 5.0
 _LET_GO_SECONDS = 15.0
 _PACKAGE = "flows."
+# How many threads wait for the next run, rather than end.
+_MOST_IDLE = 8
 _AS_IT_ENDED = "canceled as it ended: its report tells what became of its container"
+
+T = TypeVar("T")
+_Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
 
 
 class NotOurs(Exception):
@@ -152,98 +158,81 @@ async def _end_cancelling(client: PrefectClient, run_id: UUID, message: str) -> 
         await client.set_flow_run_state(run_id, Cancelled(message=message))
 
 
-T = TypeVar("T")
-
-_Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
-
-# How many wait for the next run, rather than end.
-_IDLE = 8
-
-
 class RunThreads:
-    """Pool of threads, each with an event loop for one coroutine at a time. Used from one loop."""
+    """Pool of daemon threads, each with an event loop that runs one coroutine at a time.
+
+    All runs of a thread share Prefect's client, and all threads its blocking one. Used from one
+    loop.
+    """
 
     def __init__(self) -> None:
-        self._idle: list[_RunThread] = []
-        self._context_lock = threading.Lock()
-        self._shared_context: contextvars.Context | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._context: contextvars.Context | None = None
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work()`. A caller that is cancelled leaves it running."""
-        thread = self._idle.pop() if self._idle else _RunThread(self._context)
-        done = thread.start(work)
-        done.add_done_callback(lambda _: self._put_back(thread))
+        done: Future[T] = Future()
+        with self._lock:
+            is_served, self._idle = self._idle > 0, max(0, self._idle - 1)
+        if not is_served:
+            # A daemon: a run that will not end must not keep its worker.
+            threading.Thread(target=self._serve, daemon=True, name="flow run").start()
+        self._jobs.put((work, done))
         return await asyncio.shield(asyncio.wrap_future(done))
 
     def close(self) -> None:
-        """End the threads that run nothing."""
-        while self._idle:
-            self._idle.pop().end()
+        """End the idle threads."""
+        with self._lock:
+            for _ in range(self._idle):
+                self._jobs.put(None)
+            self._idle = 0
 
-    def _context(self) -> contextvars.Context:
-        """A context in which Prefect finds the blocking client. Called in a pool's thread."""
-        with self._context_lock:
-            if self._shared_context is None:
-                shared = contextvars.copy_context()
-                shared.run(SyncClientContext().__enter__)
-                self._shared_context = shared
-            return self._shared_context.copy()
-
-    def _put_back(self, thread: "_RunThread") -> None:
-        if thread.is_broken or len(self._idle) >= _IDLE:
-            thread.end()
-        else:
-            self._idle.append(thread)
-
-
-class _RunThread:
-    def __init__(self, context: Callable[[], contextvars.Context]) -> None:
-        self.is_broken = False
-        self._context = context
-        self._jobs: Future[_Job | None] = Future()
-        # A daemon: a run that will not end must not keep its worker.
-        threading.Thread(target=self._work, daemon=True, name="flow run").start()
-
-    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> "Future[T]":
-        done: Future[T] = Future()
-        self._jobs.set_result((work, done))
-        return done
-
-    def end(self) -> None:
-        self._jobs.set_result(None)
-
-    def _work(self) -> None:
-        try:
-            context = self._context()
-        except Exception as error:  # noqa: BLE001 - the run will say what is wrong with the server
-            logging.getLogger(__name__).warning("No API client to share: %s", error)
-            context = contextvars.copy_context()
-        context.run(asyncio.run, self._serve())
-
-    async def _serve(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            has_client = False
-            while (job := await asyncio.wrap_future(self._jobs)) is not None:
-                self._jobs = Future()
+    def _serve(self) -> None:
+        context, clients, is_reusable = self._copied_context(), contextlib.AsyncExitStack(), True
+        with asyncio.Runner() as loop:
+            while is_reusable and (job := self._jobs.get()) is not None:
                 work, done = job
+                result = error = None
                 try:
-                    if not has_client:
-                        # In this task's context, where every run finds it.
-                        await stack.enter_async_context(AsyncClientContext.get_or_create())
-                        has_client = True
-                    result = await asyncio.create_task(work())
-                except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-                    self.is_broken = True
-                    await _end_strays()
-                    done.set_exception(error)
-                else:
-                    await _end_strays()
+                    result = loop.run(_run_alone(work, clients), context=context)
+                except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
+                    error = raised
+                with self._lock:
+                    is_reusable = error is None and self._idle < _MOST_IDLE
+                    self._idle += is_reusable
+                if error is None:
                     done.set_result(result)
+                else:
+                    done.set_exception(error)
+            loop.run(clients.aclose(), context=context)
+
+    def _copied_context(self) -> contextvars.Context:
+        """A context in which Prefect finds the blocking client, which is opened once."""
+        with self._lock:
+            try:
+                if self._context is None:
+                    context = contextvars.copy_context()
+                    context.run(SyncClientContext().__enter__)
+                    self._context = context
+                return self._context.copy()
+            except Exception as error:  # noqa: BLE001 - the run will say what is wrong with the server
+                logging.getLogger(__name__).warning("No API client to share: %s", error)
+                return contextvars.copy_context()
 
 
-async def _end_strays() -> None:
-    """Cancel what a run left behind in the loop."""
-    strays = asyncio.all_tasks() - {asyncio.current_task()}
-    for stray in strays:
-        stray.cancel()
-    await asyncio.gather(*strays, return_exceptions=True)
+async def _run_alone(
+    work: Callable[[], Coroutine[Any, Any, T]], clients: contextlib.AsyncExitStack
+) -> T:
+    """The result of `work()`, after which nothing of it is left in the loop."""
+    try:
+        if AsyncClientContext.get() is None:
+            # In this task's context, which all runs of the thread copy.
+            await clients.enter_async_context(AsyncClientContext.get_or_create())
+        return await asyncio.create_task(work())
+    finally:
+        strays = asyncio.all_tasks() - {asyncio.current_task()}
+        for stray in strays:
+            stray.cancel()
+        await asyncio.gather(*strays, return_exceptions=True)

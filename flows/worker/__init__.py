@@ -1,1 +1,13 @@
-"""."""
+"""The Prefect worker of the type `container-task`, and what looks after its host.
+
+worker      the worker: polls its work pool, claims flow runs, runs and releases them
+queue       the pool's scheduled runs as the server gave them; what each payload asks for
+admission   which of them may start now, by the host's CPUs and memory
+in_process  runs flows in threads of this process, each with an event loop
+run_notes   labels and tags on flow runs
+services    beside the claim loop: pool events by websocket, SIGTERM, a sweep every minute
+host        what a sweep works with
+sweep       restarts or ends runs whose process died, removes containers nobody owns
+takeover    starts runs again whose host is silent, by workers' heartbeats
+cleanup     retries uploads (`uploads`) and removes job folders (`retention`)
+"""

@@ -107,8 +107,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         """Run one flow run to its end. Prefect calls it for flows submitted to the object alone."""
         if task_status is not None:
             task_status.started(self._host.worker)
-        cancellation, logger = Cancellation(), self.get_flow_run_logger(flow_run)
-        await self._runner.run(self.client, flow_run, cancellation, logger)
+        logger = self.get_flow_run_logger(flow_run)
+        await self._runner.run(self.client, flow_run, Cancellation(), logger)
         return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -143,12 +143,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if self._work_pool is None or self._is_serving:
             return
         self._is_serving = True
-        pool = self._work_pool
         host = SweptHost(self.client, self._host, self._logger, self._is_running)
         for service in (
-            partial(services.follow_pool, pool.id, self._wake, self._cancel),
+            partial(services.follow_pool, self._work_pool.id, self._wake, self._cancel),
             self._start_when_woken,
-            partial(services.sweep_every_minute, host, pool.name, self.name),
+            partial(services.sweep_every_minute, host, self._work_pool_name, self.name),
             partial(services.tidy_every_minute, host),
         ):
             self._spawn(self._serve, service)
@@ -265,8 +264,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         flow_run, client = claimed.queued.flow_run, self.client
         logger = self.get_flow_run_logger(flow_run)
         # Nothing of the run waits for its labels.
-        whose = (self.name, self._host.worker)
-        self._spawn(label_host, client, flow_run, *whose, claimed.queued.is_blocked)
+        labels = (self.name, self._host.worker)
+        self._spawn(label_host, client, flow_run, *labels, claimed.queued.is_blocked)
         try:
             await self._runner.run(client, flow_run, claimed.cancellation, logger)
         except NotOurs as error:
@@ -283,10 +282,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._wake(may_have_more=False)
 
     async def _tell(self, decisions: Mapping[UUID, Admission]) -> bool:
-        """Tag runs with what they wait for, once, and end those that can never start here.
-
-        Returns whether there was anything new to say.
-        """
+        """Tag runs with what they wait for, once, and end those that can never start; whether any
+        was new."""
         is_new = False
         for run_id, each in decisions.items():
             if each.decision is Decision.WAIT and (blocked := self._queue.block(run_id)):

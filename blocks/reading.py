@@ -1,4 +1,4 @@
-"""Reading the block of a kind that is in force: the saved one named `default`, or none."""
+"""Load the Prefect block of a type that is in force: the saved one named `default`, or none."""
 
 from typing import TypeVar
 
@@ -22,17 +22,27 @@ async def saved_or_default(kind: type[B], refusal: type[Exception]) -> B:
     except Exception as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return kind()
-        slug = f"{kind.get_block_type_slug()}/{NAME}"
-        raise refusal(_sentence(slug, error.__cause__ or error)) from error
+        raise refusal(_refusal(f"{kind.get_block_type_slug()}/{NAME}", error)) from error
 
 
-def _sentence(slug: str, error: BaseException) -> str:
-    if not isinstance(error, ValidationError):
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+def _refusal(slug: str, error: Exception) -> str:
+    cause = error.__cause__ or error
+    if not isinstance(cause, ValidationError):
+        said = one_line(cause)
         return f"the block {slug} cannot be read ({said}): check that Prefect's API answers"
+    said = faults_of(cause)
+    return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's name and text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def faults_of(error: ValidationError) -> str:
+    """What is wrong with which field, without the values: one of them may be a password."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    said = "; ".join(
+    return "; ".join(
         ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
         for fault in faults
     )
-    return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"

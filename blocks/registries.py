@@ -12,6 +12,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect_docker import DockerRegistryCredentials  # noqa: TID251 - its fields, not its clients
 from pydantic import ValidationError
 
+from blocks.reading import faults_of, one_line
+
 _SECONDS = 30.0
 
 
@@ -55,9 +57,9 @@ async def _saved() -> list[tuple[str, dict[str, Any]]]:
         # Nobody has registered the type, so nobody has saved a block of it.
         if error.response.status_code == 404:
             return []
-        raise CredentialsUnreadable(_sentence(error)) from error
+        raise _unreadable(error) from error
     except Exception as error:
-        raise CredentialsUnreadable(_sentence(error)) from error
+        raise _unreadable(error) from error
     return [(each.name or "", each.data) for each in found]
 
 
@@ -65,19 +67,15 @@ def _login(registry: str, name: str, data: dict[str, Any]) -> Login:
     try:
         block = DockerRegistryCredentials.model_validate(data)
     except ValidationError as error:
-        # Without the values: one of them is a password.
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in faults)
         raise CredentialsUnreadable(
-            f"the Docker Registry Credentials block {name} for {registry} is not valid ({said}): "
-            "correct it, or delete it"
+            f"the Docker Registry Credentials block {name} for {registry} is not valid "
+            f"({faults_of(error)}): correct it, or delete it"
         ) from None
     return Login(registry, block.username, block.password.get_secret_value())
 
 
-def _sentence(error: Exception) -> str:
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return (
-        f"the Docker Registry Credentials blocks cannot be read ({said}), so nobody knows whether "
-        "this task may read its image: check that Prefect's API answers"
+def _unreadable(error: Exception) -> CredentialsUnreadable:
+    return CredentialsUnreadable(
+        f"the Docker Registry Credentials blocks cannot be read ({one_line(error)}), so nobody "
+        "knows whether this task may read its image: check that Prefect's API answers"
     )

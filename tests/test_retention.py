@@ -13,7 +13,7 @@ from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.outputs.upload_journal import UploadJournal
 from flows.runtime.store import AttemptStore, known_jobs
-from flows.worker.retention import Kept, Rules, due, remove_due, rules_of
+from flows.worker.retention import EndedJob, RetentionRules, due, remove_due, rules_of
 from flows.workspace.folder import left_behind
 from tests.finished import finished
 
@@ -41,7 +41,7 @@ def aged(root: Path, days: float, size: int = 0) -> Attempt:
 
 async def swept(
     root: Path,
-    rules: Rules,
+    rules: RetentionRules,
     may_go: Callable[[AttemptStore], Awaitable[bool]] = yes,
     dry_run: bool = False,
 ) -> list[str]:
@@ -63,17 +63,19 @@ def job(attempt: Attempt) -> str:
 
 def test_by_default_everything_is_kept() -> None:
     assert rules_of(ArtifactStorage()).keep_all
-    assert rules_of(ArtifactStorage(keep_days=2, keep_gib=0.5)) == Rules(2 * DAY, 512 * MIB)
+    assert rules_of(ArtifactStorage(keep_days=2, keep_gib=0.5)) == RetentionRules(
+        2 * DAY, 512 * MIB
+    )
 
 
 def test_the_oldest_go_first_and_no_more_than_must() -> None:
-    jobs = [Kept(name, NOW - days * DAY, 10) for name, days in (("b", 2), ("a", 3), ("c", 1))]
-    by_size = [each.job_id for each, _ in due(jobs, Rules(disk_bytes=15), NOW)]
+    jobs = [EndedJob(name, NOW - days * DAY, 10) for name, days in (("b", 2), ("a", 3), ("c", 1))]
+    by_size = [each.job_id for each, _ in due(jobs, RetentionRules(disk_bytes=15), NOW)]
     assert by_size == ["a", "b"]
-    by_age = [each.job_id for each, _ in due(jobs, Rules(age=2 * DAY), NOW)]
+    by_age = [each.job_id for each, _ in due(jobs, RetentionRules(age=2 * DAY), NOW)]
     assert by_age == ["a", "b"]
-    assert [each.job_id for each, _ in due(jobs, Rules(disk_bytes=30), NOW)] == []
-    both = [each.job_id for each, _ in due(jobs, Rules(3 * DAY, 20), NOW)]
+    assert [each.job_id for each, _ in due(jobs, RetentionRules(disk_bytes=30), NOW)] == []
+    both = [each.job_id for each, _ in due(jobs, RetentionRules(3 * DAY, 20), NOW)]
     assert both == ["a"], "what goes by age counts for the size"
 
 
@@ -84,7 +86,7 @@ async def test_a_job_goes_with_all_that_is_known_of_it(tmp_path: Path) -> None:
     for stranger in ("notes.txt", ".hidden", "0b5b4b5e-0000-4000-8000-000000000000"):
         (tmp_path / stranger).mkdir()
         os.utime(tmp_path / stranger, (0, 0))
-    (line,) = await swept(tmp_path, Rules(age=2 * DAY))
+    (line,) = await swept(tmp_path, RetentionRules(age=2 * DAY))
     assert line == f"{job(old)}: removed its folder, as it ended 3.0 days ago"
     assert folders(tmp_path) == {
         job(young),
@@ -100,7 +102,7 @@ async def test_by_size_what_a_folder_occupies_counts(tmp_path: Path) -> None:
     old, middle, young = (aged(tmp_path, days, MIB) for days in (3, 2, 1))
     with (old.prepared.workspace.artifacts / "sparse").open("wb") as sparse:
         sparse.truncate(1024**4)
-    rules = Rules(disk_bytes=int(2.5 * MIB))
+    rules = RetentionRules(disk_bytes=int(2.5 * MIB))
     told = await swept(tmp_path, rules)
     assert [line.split(":")[0] for line in told] == [job(old)]
     assert folders(tmp_path) == {job(middle), job(young)}
@@ -116,7 +118,7 @@ async def test_what_somebody_still_works_on_or_waits_for_stays(tmp_path: Path, w
         os.utime(tmp_path / ".runs" / f"{job(attempt)}.json", (0, 0))
     if why == "uploading":
         UploadJournal(tmp_path, job(attempt), 1).open()
-    rules, may_go = Rules(timedelta(0), 0), no if why == "retrying" else yes
+    rules, may_go = RetentionRules(timedelta(0), 0), no if why == "retrying" else yes
     if why == "held":
         with store.held():
             assert await swept(tmp_path, rules, may_go) == []
@@ -128,7 +130,7 @@ async def test_what_somebody_still_works_on_or_waits_for_stays(tmp_path: Path, w
 
 async def test_a_dry_run_only_says_what_would_go(tmp_path: Path) -> None:
     attempt = aged(tmp_path, 9)
-    (line,) = await swept(tmp_path, Rules(age=DAY), dry_run=True)
+    (line,) = await swept(tmp_path, RetentionRules(age=DAY), dry_run=True)
     assert line.startswith(f"{job(attempt)}: removed its folder")
     assert job(attempt) in folders(tmp_path)
 
@@ -138,7 +140,7 @@ async def test_a_job_that_never_got_a_folder_is_forgotten_too(tmp_path: Path) ->
     with store.held(make=True):
         pass
     os.utime(tmp_path / ".runs" / "rejected.lock", (0, 0))
-    await swept(tmp_path, Rules(age=DAY))
+    await swept(tmp_path, RetentionRules(age=DAY))
     assert known_jobs(tmp_path) == []
 
 
@@ -148,7 +150,7 @@ async def test_what_cannot_be_removed_is_out_of_the_way_and_keeps_nothing_else(
     one, other = aged(tmp_path, 9), aged(tmp_path, 8)
     # As of a worker that is not root, of a folder that a container left as root's.
     monkeypatch.setattr("flows.worker.retention.remove_tree", lambda path: None)
-    assert len(await swept(tmp_path, Rules(age=DAY))) == 2
+    assert len(await swept(tmp_path, RetentionRules(age=DAY))) == 2
     assert not {job(one), job(other)} & folders(tmp_path)
     assert {path.name.rpartition("-")[0] for path in left_behind(tmp_path)} == {
         f".removed-{job(one)}",

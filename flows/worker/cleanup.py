@@ -12,7 +12,7 @@ from flows.runtime.recovery import read_run
 from flows.runtime.store import AttemptStore
 from flows.spec import is_expired
 from flows.worker.host import SweptHost
-from flows.worker.retention import Rules, remove_due, rules_of
+from flows.worker.retention import RetentionRules, remove_due, rules_of
 from flows.worker.uploads import finish_uploads
 
 
@@ -41,7 +41,7 @@ async def _tidy_results(host: SweptHost) -> AsyncIterator[str]:
             return attempt is None or is_expired(attempt.prepared.spec.labels, host.now())
         return run.state.is_final() and (attempt is not None or not run.state.is_crashed())
 
-    root, rules = host.settings.workdir, rules_of(storage) if storage else Rules()
+    root, rules = host.settings.workdir, rules_of(storage) if storage else RetentionRules()
     async for sentence in remove_due(
         root, host.store, rules, host.now(), may_go, dry_run=host.dry_run
     ):

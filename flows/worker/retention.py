@@ -1,4 +1,4 @@
-"""How long job folders stay on their host: what is due, and its removal with all that is known.
+"""Removal of old job folders, by age and by disk use, with all that is known of the jobs.
 
 Only jobs that the attempt store knows are ever looked at, so whatever else lies in
 `MOONMIND_WORKDIR` stays. By when something was last noted of a job, it is known when it ended.
@@ -27,7 +27,7 @@ _SWEEP_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class EndedJob:
     """A job that is over. `disk_bytes` is what its folders occupy, where that counts."""
 
     job_id: str
@@ -36,7 +36,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RetentionRules:
     """How long job folders are kept; None for ever."""
 
     age: timedelta | None = None
@@ -47,16 +47,18 @@ class Rules:
         return self.age is None and self.disk_bytes is None
 
 
-def rules_of(storage: ArtifactStorage) -> Rules:
+def rules_of(storage: ArtifactStorage) -> RetentionRules:
     """What the block says."""
     days, gib = storage.keep_days, storage.keep_gib
-    return Rules(
+    return RetentionRules(
         timedelta(days=days) if days is not None else None,
         int(gib * _GIB) if gib is not None else None,
     )
 
 
-def due(jobs: Sequence[Kept], rules: Rules, now: datetime) -> Iterator[tuple[Kept, str]]:
+def due(
+    jobs: Sequence[EndedJob], rules: RetentionRules, now: datetime
+) -> Iterator[tuple[EndedJob, str]]:
     """The jobs to remove, oldest first, each with the reason."""
     left = sum(job.disk_bytes for job in jobs)
     for job in sorted(jobs, key=lambda job: job.ended_at):
@@ -73,7 +75,7 @@ def due(jobs: Sequence[Kept], rules: Rules, now: datetime) -> Iterator[tuple[Kep
 async def remove_due(
     root: Path,
     stores: Callable[[str], AttemptStore],
-    rules: Rules,
+    rules: RetentionRules,
     now: datetime,
     may_go: Callable[[AttemptStore], Awaitable[bool]],
     *,
@@ -87,7 +89,7 @@ async def remove_due(
     if rules.keep_all:
         return
     until = time.monotonic() + _SWEEP_SECONDS
-    jobs = await asyncio.to_thread(_over, root, stores, rules, until)
+    jobs = await asyncio.to_thread(_ended_jobs, root, stores, rules, until)
     removed = 0
     for job, why in due(jobs, rules, now):
         if removed >= _MOST_REMOVALS or time.monotonic() > until:
@@ -95,7 +97,7 @@ async def remove_due(
         store = stores(job.job_id)
         try:
             with store.held():
-                if not _is_told(store) or not await may_go(store):
+                if not _is_published(store) or not await may_go(store):
                     continue
                 if not dry_run:
                     await asyncio.to_thread(_remove, root, store)
@@ -108,9 +110,9 @@ async def remove_due(
         yield f"{job.job_id}: removed its folder, as {why}"
 
 
-def _over(
-    root: Path, stores: Callable[[str], AttemptStore], rules: Rules, until: float
-) -> list[Kept]:
+def _ended_jobs(
+    root: Path, stores: Callable[[str], AttemptStore], rules: RetentionRules, until: float
+) -> list[EndedJob]:
     pending = {job_id for job_id, _ in pending_uploads(root)}
     jobs = []
     for job_id in known_jobs(root):
@@ -123,11 +125,11 @@ def _over(
                 size = 0 if rules.disk_bytes is None else _disk_bytes(root, store, until)
         except (Busy, OSError):
             continue
-        jobs.append(Kept(job_id, ended_at, size))
+        jobs.append(EndedJob(job_id, ended_at, size))
     return jobs
 
 
-def _is_told(store: AttemptStore) -> bool:
+def _is_published(store: AttemptStore) -> bool:
     """Whether nobody has anything left to do for the job: all its attempts are published.
 
     One without an attempt was rejected, or never began.

@@ -1,7 +1,7 @@
-"""Runs of hosts that are gone: another host of the pool starts them again.
+"""Take over flow runs of hosts whose worker sends no heartbeats any more, and start them again.
 
-Each host looks after its own runs, which only it can adopt. What tells that it will not any more
-is the silence of the worker that noted on the run that it carries it.
+Each host looks after its own runs, which only it can adopt; the worker that labelled a run is the
+one whose heartbeats count.
 """
 
 import time
@@ -32,7 +32,7 @@ _GAP_SECONDS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _SeenHeartbeat:
     heartbeat: datetime | None
     first: float
     last: float
@@ -48,14 +48,14 @@ class Silence:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._looks: dict[str, _Look] = {}
+        self._looks: dict[str, _SeenHeartbeat] = {}
 
     def covers(self, worker: str, heartbeat: datetime | None) -> bool:
         """Take a look: the worker's last heartbeat now. Whether it has been silent for so long."""
         now, old = self._clock(), self._looks.get(worker)
         is_same = old is not None and old.heartbeat == heartbeat and now - old.last <= _GAP_SECONDS
         first = old.first if old is not None and is_same else now
-        self._looks[worker] = _Look(heartbeat, first, now)
+        self._looks[worker] = _SeenHeartbeat(heartbeat, first, now)
         return is_same and now - first >= self._seconds
 
 

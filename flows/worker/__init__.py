@@ -4,7 +4,7 @@ worker      the worker: polls its work pool, claims flow runs, runs and releases
 queue       the pool's scheduled runs as the server gave them; what each payload asks for
 admission   which of them may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop
-run_notes   labels and tags on flow runs
+run_notes   reads container task runs; labels, tags and rejects them
 services    beside the claim loop: pool events by websocket, SIGTERM, a sweep every minute
 host        what a sweep works with
 sweep       restarts or ends runs whose process died, removes containers nobody owns

@@ -1,26 +1,38 @@
-"""What a worker writes on flow runs: labels of who runs them, tags of what they wait for."""
+"""Flow runs as workers read them, and what they write on them: labels, tags, a rejection."""
 
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
+from prefect.types import DateTime
 from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from flows.outcome import FailureClass, failed
 from flows.report import page
-from flows.report.names import REPORT_KEY
+from flows.report.names import FLOW_NAME, REPORT_KEY
 from flows.report.sentences import state_message, state_name
 
 # Labels of a flow run: the host and the worker that run it, or did last.
 HOST_LABEL = "moonmind.host"
 WORKER_LABEL = "prefect.worker.name"
 
+# The most that the server gives at a time.
+_PAGE = 200
 _LOGGER = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _Write = Callable[Concatenate[PrefectClient, FlowRun, _P], Coroutine[Any, Any, None]]
@@ -41,6 +53,23 @@ def _retried(write: _Write[_P]) -> _Write[_P]:
             _LOGGER.warning("Could not write on the flow run %s: %r", flow_run.id, error)
 
     return retried
+
+
+async def read_runs(
+    client: PrefectClient, *types: StateType, due_after: datetime | None = None
+) -> list[FlowRun]:
+    """All runs of container tasks that are in a state of these types."""
+    states = FlowRunFilterStateType(any_=list(types))
+    due = FlowRunFilterExpectedStartTime(after_=DateTime.instance(due_after)) if due_after else None
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=states), expected_start_time=due)
+    ours, found = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])), list[FlowRun]()
+    while True:
+        page = await client.read_flow_runs(
+            flow_filter=ours, flow_run_filter=wanted, limit=_PAGE, offset=len(found)
+        )
+        found += page
+        if len(page) < _PAGE:
+            return found
 
 
 def host_of(run: FlowRun) -> str | None:

@@ -4,27 +4,17 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
-from prefect.types import DateTime
 
 from flows.attempt import Attempt
 from flows.engine.selection import open_engine
 from flows.outcome import ABANDONED, CANCELED
-from flows.report.names import FLOW_NAME
 from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
 from flows.runtime.store import AttemptStore, Busy, open_jobs
 from flows.spec import Owned, is_expired
 from flows.worker.host import SweptHost
-from flows.worker.run_notes import host_of
+from flows.worker.run_notes import host_of, read_runs
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
@@ -126,16 +116,9 @@ async def _end_or_restart(host: SweptHost, run: FlowRun | None, store: AttemptSt
 
 async def _sweep_unbegun(host: SweptHost) -> AsyncIterator[str]:
     """Put runs back into their queue that died, or whose worker did, before they began."""
-    types = [StateType.PENDING, StateType.CRASHED]
-    recent = DateTime.instance(host.now() - _RECENT)
-    runs = await host.client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
-            expected_start_time=FlowRunFilterExpectedStartTime(after_=recent),
-        ),
-    )
-    for run in runs:
+    recent = host.now() - _RECENT
+    died = (StateType.PENDING, StateType.CRASHED)
+    for run in await read_runs(host.client, *died, due_after=recent):
         store = host.store(str(run.id))
         if run.state is None or _is_held(store) or not await _died_unbegun(host, run, run.state):
             continue

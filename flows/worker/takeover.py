@@ -10,23 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.report.names import FLOW_NAME
 from flows.runtime.recovery import attempts_elsewhere, may_start_again, start_again
-from flows.worker.run_notes import HOST_LABEL, host_of, worker_of
+from flows.worker.run_notes import HOST_LABEL, host_of, read_runs, worker_of
 
-# The most that the server gives at a time.
-_PAGE = 200
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
 _GAP_SECONDS = 150.0
 
@@ -71,7 +61,7 @@ async def take_over(
     silent = {name for name, heartbeat in heartbeats.items() if silence.covers(name, heartbeat)}
     if worker != min({worker, *heartbeats.keys() - silent}):
         return
-    for run in await _running(client):
+    for run in await read_runs(client, StateType.RUNNING):
         name = host_of(run)
         if run.work_pool_name != pool or name is None or name == host:
             continue
@@ -80,22 +70,6 @@ async def take_over(
             silent.add(known)
         if known in silent and await _start_elsewhere(client, run, name):
             yield f"{run.id}: its host {name} is silent"
-
-
-async def _running(client: PrefectClient) -> list[FlowRun]:
-    running = FlowRunFilterStateType(any_=[StateType.RUNNING])
-    found: list[FlowRun] = []
-    while len(found) % _PAGE == 0:
-        page = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
-            limit=_PAGE,
-            offset=len(found),
-        )
-        found += page
-        if not page:
-            break
-    return found
 
 
 async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime]:

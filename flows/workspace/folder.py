@@ -64,7 +64,7 @@ class Workspace:
 
     def log_file(self, path: Path) -> LogFile:
         """The log that is at `path` once the container has stopped, opened. Raises `OSError`."""
-        return LogFile(self._record(path.name), path, self.folder)
+        return LogFile(self._runs_file(path.name), path, self.folder)
 
     def move_logs(self, artifacts_subdir: str) -> None:
         """Rename the logs that an earlier process left in `.runs` into the artifacts.
@@ -73,7 +73,7 @@ class Workspace:
         """
         for path in (self.execute_log, self.runner_log(artifacts_subdir)):
             with suppress(OSError):
-                move_log(self._record(path.name), path, self.folder)
+                move_log(self._runs_file(path.name), path, self.folder)
 
     @property
     def mount(self) -> Mount:
@@ -92,7 +92,7 @@ class Workspace:
         with self._explained("cannot make the job folder"):
             self._make_root()
             self.move_logs(artifacts_subdir)
-            self._drop_records()
+            self._unlink_runs_files()
             self._reserve()
             earlier = self._set_aside(earlier_attempt)
             self.folder.mkdir()
@@ -145,11 +145,11 @@ class Workspace:
         """
         with self._explained("cannot write run.json in the job folder"):
             self._ballast.unlink(missing_ok=True)
-        return self._write(self.run_json(artifacts_subdir), text)
+        return self._write_whole(self.run_json(artifacts_subdir), text)
 
     def write_picture(self, artifacts_subdir: str, text: str) -> Path:
         """Write `usage.svg` beside run.json and return its path. Raises `WorkspaceError`."""
-        return self._write(self.run_json(artifacts_subdir).with_name("usage.svg"), text)
+        return self._write_whole(self.run_json(artifacts_subdir).with_name("usage.svg"), text)
 
     def remove(self) -> None:
         """Remove the folder and all in it; nothing to remove is no error.
@@ -158,11 +158,11 @@ class Workspace:
         the next removal.
         """
         with self._explained("cannot remove the job folder"):
-            self._drop_records()
+            self._unlink_runs_files()
             if os.path.lexists(self.folder):
-                self._discard(self.folder)
+                self._remove_renamed(self.folder)
 
-    def _write(self, path: Path, text: str) -> Path:
+    def _write_whole(self, path: Path, text: str) -> Path:
         with self._explained(f"cannot write {path.name} in the job folder"):
             write_whole(path, self.folder, text.encode())
         return path
@@ -170,15 +170,15 @@ class Workspace:
     @property
     def _ballast(self) -> Path:
         """Space that the container cannot fill, as it lies outside what it is shown."""
-        return self._record("ballast")
+        return self._runs_file("ballast")
 
-    def _record(self, name: str) -> Path:
+    def _runs_file(self, name: str) -> Path:
         """A file about the job where no container reaches; it goes when the job is forgotten."""
         return self.root / RUNS_FOLDER / f"{self.job_id}.{name}"
 
-    def _drop_records(self) -> None:
+    def _unlink_runs_files(self) -> None:
         for name in ("ballast", "execute.log", "runner.log"):
-            self._record(name).unlink(missing_ok=True)
+            self._runs_file(name).unlink(missing_ok=True)
 
     def _make_root(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -228,9 +228,9 @@ class Workspace:
                 results.rename(free_name(str(place)) if os.path.lexists(place) else place)
         except OSError:
             return
-        self._discard(earlier)
+        self._remove_renamed(earlier)
 
-    def _discard(self, folder: Path) -> None:
+    def _remove_renamed(self, folder: Path) -> None:
         """Remove `folder`, and what earlier removals had to leave."""
         folder.rename(self.root / f"{REMOVED}{self.job_id}-{uuid4().hex[:8]}")
         for removed in left_behind(self.root):

@@ -56,7 +56,7 @@ def listing(
     def enters(parts: tuple[str, ...]) -> bool:
         fits = len(os.fsencode("/".join(parts))) < _MAX_PATH_BYTES
         if not fits:
-            entries.append(Entry(_shown(parts), "other", 0, None))
+            entries.append(Entry(_as_text(parts), "other", 0, None))
         return fits
 
     with closing(_Hasher(tree, max_hashed_bytes)) as hasher:
@@ -110,12 +110,12 @@ class _Hasher:
 
 
 def _entry(found: Found, hasher: _Hasher) -> Entry:
-    path = _shown(found.parts)
+    path = _as_text(found.parts)
     if found.kind == "file":
         return Entry(path, "file", found.size_bytes, hasher.sha256(found))
     return Entry(path, "symlink" if found.kind == "symlink" else "other", 0, None)
 
 
-def _shown(parts: tuple[str, ...]) -> str:
+def _as_text(parts: tuple[str, ...]) -> str:
     """File names are bytes; those that are no UTF-8 are shown with escapes."""
     return os.fsencode("/".join(parts)).decode("utf-8", "backslashreplace")

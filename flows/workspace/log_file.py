@@ -23,7 +23,7 @@ class LogFile:
         self._live = live
         self._path = path
         self._root = root
-        self._descriptor = self._open()
+        self._descriptor = self._open_where_it_is()
 
     def write(self, data: bytes) -> None:
         """Append all of `data`. Raises `OSError`, for instance when the disk is full."""
@@ -61,13 +61,13 @@ class LogFile:
         has stopped. Raises `OSError`; the file is then still at `live`."""
         if move_log(self._live, self._path, self._root):
             self.close()
-            self._descriptor = self._open()
+            self._descriptor = self._open_where_it_is()
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self._descriptor)
 
-    def _open(self) -> int:
+    def _open_where_it_is(self) -> int:
         if not self._live.exists():
             parts = self._path.relative_to(self._root).parts
             with suppress(OSError):

@@ -87,12 +87,12 @@ class RunnerLog:
 
     def mask_with(self, masker: Masker) -> None:
         """Mask by `masker` from here on; before the first output, no secret can be cut in two."""
-        self._take(self._masked.end())
+        self._keep_and_show(self._masked.end())
         self._masked = masker.stream()
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; a full disk is noted and the output still drained."""
-        self._take(self._masked.feed(chunk))
+        self._keep_and_show(self._masked.feed(chunk))
 
     def so_far(self) -> LogFacts:
         """What is known before the container is gone."""
@@ -104,7 +104,7 @@ class RunnerLog:
     def facts(self) -> LogFacts:
         """What became of the output, which is in the artifacts after this; call it when the
         container has stopped. Nothing is shown after this."""
-        self._end()
+        self._drain()
         with self._noted():
             self._file.move_to_artifacts()
         return self.so_far()
@@ -113,15 +113,15 @@ class RunnerLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._drain()
         self._file.close()
 
-    def _end(self) -> None:
+    def _drain(self) -> None:
         """Take what was held back in case a secret followed."""
-        self._take(self._masked.end())
+        self._keep_and_show(self._masked.end())
         self._live.finish()
 
-    def _take(self, chunk: bytes) -> None:
+    def _keep_and_show(self, chunk: bytes) -> None:
         if not chunk:
             return
         self._bytes += len(chunk)
@@ -159,7 +159,9 @@ class LiveOutput:
         self.dropped = 0
         self._lock = threading.Lock()
         self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="container output")
+        self._thread = threading.Thread(
+            target=self._show_each_second, daemon=True, name="container output"
+        )
         self._thread.start()
 
     def write(self, chunk: bytes) -> None:
@@ -178,7 +180,7 @@ class LiveOutput:
         self._finished.set()
         self._thread.join()
 
-    def _work(self) -> None:
+    def _show_each_second(self) -> None:
         while not self._finished.wait(self._every_seconds):
             if self._shown < _TOTAL_BYTES:
                 self._flush(whole_lines=True)

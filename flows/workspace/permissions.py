@@ -1,11 +1,12 @@
 """Whether all files in a job's folder belong to the worker, by lstat of each."""
 
+import math
 import os
 import stat
 from enum import Enum
 from pathlib import Path
 
-from flows.workspace.tree import Scan, Tree, walk
+from flows.workspace.tree import Bounds, Scan, TooMuch, Tree, walk
 
 # To look at as many takes a second or so; for folders with more it is not worth it.
 _LOOKED_AT = 100_000
@@ -30,38 +31,30 @@ def ownership(folder: Path, user: int, limit: int = _LOOKED_AT) -> Ownership:
     if not _is_ours(os.lstat(folder), user):
         return Ownership.FOREIGN
     try:
-        unseen = any(
-            each.kind == "folder" for each in walk(Tree(folder), bounds=_Look(user, limit))
-        )
-    except _Seen as seen:
-        return seen.ownership
-    except OSError:
-        unseen = True
-    return Ownership.UNSEEN if unseen else Ownership.OURS
+        found = walk(Tree(folder), bounds=_OwnedBy(user, limit))
+        # One that the walk could not enter: deeper than it goes, say.
+        return Ownership.UNSEEN if any(each.kind == "folder" for each in found) else Ownership.OURS
+    except _ForeignError:
+        return Ownership.FOREIGN
+    except (TooMuch, OSError):
+        return Ownership.UNSEEN
 
 
-class _Seen(Exception):
-    """The look is over."""
-
-    def __init__(self, ownership: Ownership) -> None:
-        super().__init__(ownership)
-        self.ownership = ownership
+class _ForeignError(Exception):
+    """Something is not the user's."""
 
 
-class _Look:
-    """Ends a walk at the first thing that is not the user's, and after so many that are."""
+class _OwnedBy:
+    """All names of a folder, as long as they are the user's and not more than the limit."""
 
     def __init__(self, user: int, limit: int) -> None:
         self._user = user
-        self._left = limit
+        self._bounds = Bounds(limit, math.inf)
 
     def each(self, scan: Scan) -> Scan:
-        for child in scan:
-            self._left -= 1
-            if self._left < 0:
-                raise _Seen(Ownership.UNSEEN)
+        for child in self._bounds.each(scan):
             if not _is_ours(child.stat(follow_symlinks=False), self._user):
-                raise _Seen(Ownership.FOREIGN)
+                raise _ForeignError
             yield child
 
 

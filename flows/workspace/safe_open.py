@@ -114,7 +114,7 @@ def move_into(source: Path, path: Path, root: Path) -> None:
             if error.errno != errno.EXDEV:
                 raise
             with source.open("rb") as file:
-                _copy(file, path.name, folder)
+                _copy_with_times(file, path.name, folder)
             source.unlink()
 
 
@@ -133,7 +133,7 @@ def link_or_copy(source: BinaryIO, path: Path, root: Path) -> None:
             os.link(f"/proc/self/fd/{source.fileno()}", path.name, dst_dir_fd=folder)
         except OSError:
             # Another file system, or one that gives no file two names.
-            _copy(source, path.name, folder)
+            _copy_with_times(source, path.name, folder)
 
 
 def _is_linked_or_copied(source: BinaryIO, name: str, folder: int) -> bool:
@@ -143,14 +143,14 @@ def _is_linked_or_copied(source: BinaryIO, name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     wanted = os.fstat(source.fileno())
-    return os.path.samestat(there, wanted) or _marks(there) == _marks(wanted)
+    return os.path.samestat(there, wanted) or _type_size_mtime(there) == _type_size_mtime(wanted)
 
 
-def _marks(found: os.stat_result) -> tuple[int, int, int]:
+def _type_size_mtime(found: os.stat_result) -> tuple[int, int, int]:
     return stat.S_IFMT(found.st_mode), found.st_size, found.st_mtime_ns
 
 
-def _copy(source: BinaryIO, name: str, folder: int) -> None:
+def _copy_with_times(source: BinaryIO, name: str, folder: int) -> None:
     with replacing(name, folder) as copy:
         source.seek(0)
         shutil.copyfileobj(source, copy, 1024**2)

@@ -185,7 +185,9 @@ class Descent:
 
 def _found(path: tuple[str, ...], child: "os.DirEntry[str]") -> Found:
     info = child.stat(follow_symlinks=False)
-    return Found(path, _kind(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns)
+    return Found(
+        path, _kind_of_mode(info.st_mode), info.st_size, info.st_blocks * 512, info.st_ctime_ns
+    )
 
 
 def _require_regular(found: os.stat_result) -> None:
@@ -193,7 +195,7 @@ def _require_regular(found: os.stat_result) -> None:
         raise OSError("it is no regular file any more")
 
 
-def _kind(mode: int) -> Kind:
+def _kind_of_mode(mode: int) -> Kind:
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISLNK(mode):
@@ -212,11 +214,11 @@ def remove_tree(top: Path) -> None:
     """
     with suppress(OSError):
         _unlock(top)
-        with _opened(top) as root:
+        with _open_folder(top) as root:
             pending = list(_emptied(root, root))
             while pending:
                 name = pending.pop()
-                with suppress(OSError), _opened(name, root) as folder:
+                with suppress(OSError), _open_folder(name, root) as folder:
                     pending.extend(_emptied(folder, root))
                 with suppress(OSError):
                     os.rmdir(name, dir_fd=root)
@@ -246,13 +248,15 @@ def _moved_up(name: str, folder: int, root: int) -> str:
 
 
 def _unlock(path: Path | str, parent: int | None = None) -> None:
-    with _opened(path, parent, os.O_PATH) as folder:
+    with _open_folder(path, parent, os.O_PATH) as folder:
         # By this way, as a descriptor of what may not be read changes no mode itself.
         os.chmod(f"/proc/self/fd/{folder}", 0o700)
 
 
 @contextmanager
-def _opened(path: Path | str, parent: int | None = None, how: int = os.O_RDONLY) -> Iterator[int]:
+def _open_folder(
+    path: Path | str, parent: int | None = None, how: int = os.O_RDONLY
+) -> Iterator[int]:
     descriptor = os.open(path, how | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
         yield descriptor

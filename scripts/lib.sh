@@ -189,12 +189,12 @@ recipe_of() {
   } | digest
 }
 
-# For pip in image builds: how this machine's pip is set, but for folders, which an image has not.
+# For pip in image builds: how this machine's pip is set, but for its files, which an image has not.
 pip_settings() {
   echo '[global]'
   "$ROOT/.venv/bin/python" -m pip config list |
     sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" |
-    grep -vE '^(config-file|find-links) |file:' | sort -u -t= -k1,1
+    grep -vE '^(config-file|find-links|constraint|build-constraint|requirement) |file:' | sort -u -t= -k1,1
 }
 
 # An image without our label is one that a person tagged with this name: it is theirs, and kept.

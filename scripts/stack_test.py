@@ -63,6 +63,8 @@ def main() -> int:
     """Parse the words and do what they say; the exit status is 0 when everything held."""
     words = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell without job control starts what runs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     try:
         if os.geteuid() != 0:

@@ -32,7 +32,7 @@ from flows.report.events import emit_summary
 from flows.report.names import FLOW_NAME, METADATA_KEY
 from flows.report.sentences import state_name
 from flows.report.summary import (
-    Attempt,
+    AttemptFacts,
     Period,
     Summary,
     Unsuccessful,
@@ -98,7 +98,7 @@ async def look_back(client: PrefectClient, period: Period) -> Summary:
 
     unsuccessful = [Unsuccessful.of(run) for run in await _read(runs, _MOST_RUNS)]
     found = await _read(artifacts, _MOST_ATTEMPTS)
-    attempts = [made for each in found if (made := Attempt.of(each.data))]
+    attempts = [made for each in found if (made := AttemptFacts.of(each.data))]
     return Summary(
         period,
         outcomes=await _count(client, period),

@@ -8,7 +8,7 @@ from prefect import get_client
 
 from flows.outcome import OutcomeName
 from flows.report.summary import (
-    Attempt,
+    AttemptFacts,
     Period,
     Summary,
     Unsuccessful,
@@ -27,8 +27,10 @@ FAILED = OutcomeName.FAILED
 
 def attempt(
     job: str, number: int = 1, outcome: str = "failed", cause: str = "exit-code"
-) -> Attempt:
-    return Attempt(job, number, outcome, cause, "gcc:14", "https://a.org/x.git", "make all", 90.4)
+) -> AttemptFacts:
+    return AttemptFacts(
+        job, number, outcome, cause, "gcc:14", "https://a.org/x.git", "make all", 90.4
+    )
 
 
 def unsuccessful(
@@ -88,7 +90,7 @@ def test_causes_are_counted_by_the_last_attempt_and_lead_to_the_newest_run() -> 
 
 def test_the_text_of_strangers_is_shown_as_text() -> None:
     run = Unsuccessful("id", "a](http://evil) | b", FAILED, "<img src=x>\n| x | ![](http://evil)")
-    made = Attempt("id", 1, "failed", "exit-code", "i`m|g", "", "rm [x](y)", 1.0)
+    made = AttemptFacts("id", 1, "failed", "exit-code", "i`m|g", "", "rm [x](y)", 1.0)
     text = markdown(Summary(WEEK, {FAILED: 1}, {}, [run], [made]))
     assert "[a\\](http://evil) \\| b](/runs/flow-run/id)" in text
     assert "\\<img src=x\\> \\| x \\| !\\[\\](http://evil)" in text
@@ -104,7 +106,7 @@ def test_a_summary_that_leaves_runs_out_says_so() -> None:
     "data", [None, "", "[", "{}", '{"jobId": 1}', "[1]", '[{"key": "jobId", "value": "x"}]', 7]
 )
 def test_an_artifact_that_is_none_of_ours_counts_for_nothing(data: object) -> None:
-    assert Attempt.of(data) is None
+    assert AttemptFacts.of(data) is None
 
 
 def test_an_artifact_is_read_as_it_is_written() -> None:
@@ -119,7 +121,9 @@ def test_an_artifact_is_read_as_it_is_written() -> None:
         "durationSeconds": "1.5",
     }
     data = json.dumps([{"key": key, "value": value} for key, value in facts.items()])
-    assert Attempt.of(data) == Attempt("j", 2, "succeeded", "succeeded", "i", "", "make", 1.5)
+    assert AttemptFacts.of(data) == AttemptFacts(
+        "j", 2, "succeeded", "succeeded", "i", "", "make", 1.5
+    )
 
 
 @pytest.mark.docker

@@ -12,7 +12,7 @@ from flows.engine.types import ContainerState
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, container_outcome
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
-from flows.outputs.junit_summary import _shown, reported_tests
+from flows.outputs.junit_summary import masked_line, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.report.artifacts import table_of_outputs, table_of_tests
 from flows.report.sentences import stage_name, state_message
@@ -295,7 +295,7 @@ def test_no_beginning_of_a_secret_is_left_where_a_text_is_cut(job: Workspace) ->
     text = " " * 10 + "x" * (TEXT_LENGTH - 14) + "s3cret-value" + "y" * 50
     report(job, case("a", f"<failure>{text}</failure>"))
     (case_,) = read_cases(job)
-    assert "s3cr" not in _shown(case_.message, KNOWN, 2 * TEXT_LENGTH)
+    assert "s3cr" not in masked_line(case_.message, KNOWN, 2 * TEXT_LENGTH)
 
 
 def test_what_nobody_could_look_for_is_not_there(job: Workspace) -> None:

@@ -62,23 +62,25 @@ def reported_tests(
     if not has_folder and not any(output.type == "junit" for output in spec.outputs):
         return None
     bounds = Bounds(_MAX_LOOKED_AT, time.monotonic() + _SECONDS)
-    budget, sum_ = Budget(_MAX_BYTES, _MAX_ELEMENTS, bounds.until), _Sum()
+    budget, total = Budget(_MAX_BYTES, _MAX_ELEMENTS, bounds.until), _Total()
     paths = set(declared)
     if has_folder:
-        paths |= _in_folder(workspace, folder, bounds, sum_)
+        paths |= _in_folder(workspace, folder, bounds, total)
     for number, path in enumerate(sorted(paths)):
         try:
             if number >= MAX_REPORTS:
                 raise ReportUnreadable(f"there are more than {MAX_REPORTS:,} reports")
             budget.require_time()
-            sum_.read(_read(artifacts, path, budget))
+            total.read(_read_one(artifacts, path, budget))
         except ReportUnreadable as error:
-            sum_.misses(path, str(error))
-    return sum_.told(masker)
+            total.note_unreadable(path, str(error))
+    return total.result(masker)
 
 
-def _in_folder(workspace: Workspace, folder: _Names, bounds: Bounds, sum_: "_Sum") -> set[_Names]:
-    """Some more than are read at most; the rest, and what cannot be had, is told to `sum_`."""
+def _in_folder(
+    workspace: Workspace, folder: _Names, bounds: Bounds, total: "_Total"
+) -> set[_Names]:
+    """Some more than are read at most; the rest, and what cannot be had, is noted in `total`."""
     found: set[_Names] = set()
     try:
         for thing in walk(Tree(workspace.folder, ("artifacts", *folder)), bounds=bounds):
@@ -86,17 +88,17 @@ def _in_folder(workspace: Workspace, folder: _Names, bounds: Bounds, sum_: "_Sum
                 continue
             path = (*folder, *thing.parts)
             if len(os.fsencode("/".join(path))) > _MAX_PATH_BYTES:
-                sum_.misses(path, f"its path has more than {_MAX_PATH_BYTES:,} bytes")
+                total.note_unreadable(path, f"its path has more than {_MAX_PATH_BYTES:,} bytes")
             elif len(found) > MAX_REPORTS:
-                sum_.misses(path, f"there are more than {MAX_REPORTS:,} reports")
+                total.note_unreadable(path, f"there are more than {MAX_REPORTS:,} reports")
             else:
                 found.add(path)
     except TooMuch as bound:
-        sum_.misses(folder, f"it is a folder which {bound}")
+        total.note_unreadable(folder, f"it is a folder which {bound}")
     return found
 
 
-def _read(artifacts: Tree, path: _Names, budget: Budget) -> "_Tally":
+def _read_one(artifacts: Tree, path: _Names, budget: Budget) -> "_Tally":
     tally = _Tally()
     try:
         with open(open_file(artifacts, path), "rb") as file:
@@ -125,7 +127,7 @@ class _Tally:
 
 
 @dataclass(slots=True)
-class _Sum(_Tally):
+class _Total(_Tally):
     """Of all reports; one counts whole or not at all."""
 
     files: int = 0
@@ -140,12 +142,12 @@ class _Sum(_Tally):
             kept = self.cases.setdefault(result, [])
             kept += cases[: MAX_ROWS - len(kept)]
 
-    def misses(self, path: _Names, reason: str) -> None:
+    def note_unreadable(self, path: _Names, reason: str) -> None:
         self.missed += 1
         if len(self.named) < MAX_NAMED:
             self.named.append(UnreadableReport(printable(path), reason))
 
-    def told(self, masker: Masker | None) -> ReportedTests:
+    def result(self, masker: Masker | None) -> ReportedTests:
         """For people: failures first, and nothing that is secret."""
         rows = [case for result in _ORDER for case in self.cases.get(result, ())]
         return ReportedTests(
@@ -156,28 +158,28 @@ class _Sum(_Tally):
             flaky=self.flaky,
             files=self.files,
             unreadable_files=self.missed,
-            unreadable=tuple(_unreadable(each, masker) for each in self.named) if masker else (),
-            rows=tuple(_row(case, masker) for case in rows[:MAX_ROWS]) if masker else (),
+            unreadable=tuple(_masked_report(each, masker) for each in self.named) if masker else (),
+            rows=tuple(_masked_case(case, masker) for case in rows[:MAX_ROWS]) if masker else (),
         )
 
 
-def _row(case: Case, masker: Masker) -> Case:
+def _masked_case(case: Case, masker: Masker) -> Case:
     return Case(
-        _shown(case.suite, masker, _NAME_LENGTH),
-        _shown(case.name, masker, _NAME_LENGTH),
+        masked_line(case.suite, masker, _NAME_LENGTH),
+        masked_line(case.name, masker, _NAME_LENGTH),
         case.result,
         case.seconds,
-        _shown(case.message, masker, _MESSAGE_LENGTH),
+        masked_line(case.message, masker, _MESSAGE_LENGTH),
         case.flaky,
     )
 
 
-def _unreadable(report: UnreadableReport, masker: Masker) -> UnreadableReport:
-    shown = (_shown(text, masker, _MESSAGE_LENGTH) for text in (report.path, report.reason))
+def _masked_report(report: UnreadableReport, masker: Masker) -> UnreadableReport:
+    shown = (masked_line(text, masker, _MESSAGE_LENGTH) for text in (report.path, report.reason))
     return UnreadableReport(*shown)
 
 
-def _shown(text: str, masker: Masker, length: int) -> str:
+def masked_line(text: str, masker: Masker, length: int) -> str:
     """On one line, masked before it is cut, so that no half of a secret is left."""
     stream = masker.stream()
     masked = stream.feed(text.encode(errors="surrogatepass"))

@@ -68,12 +68,12 @@ def _ending(report: RunReport, log: LogFacts, upload: Upload | None) -> Iterable
     ended = f"exited {report.exit_code} after {duration(report.duration_seconds)}"
     unsent = not_uploaded(upload) if upload and upload.error else None
     beside = (report.cleanup_error, log.error, unsent)
-    yield from (_sentence(text) for text in (report.error or ended, *beside) if text)
+    yield from (_as_sentence(text) for text in (report.error or ended, *beside) if text)
     if report.instructions:
         yield f"> {escape(report.instructions)}"
 
 
-def _sentence(text: str) -> str:
+def _as_sentence(text: str) -> str:
     """A stranger's words as a sentence; what begins with a name keeps its spelling."""
     first = text.partition(" ")[0]
     return escape(f"{text[0].upper()}{text[1:]}" if first.isalpha() else text) + "."
@@ -92,7 +92,7 @@ def _tests(tests: TestsReport | None) -> Iterable[str]:
     yield f"## Tests ({tests.total:,})"
     yield ", ".join(f"{number:,} {what}" for what, number in counts if number) + "."
     if tests.failures:
-        yield "\n".join(f"- {code(each.name)}{_said(each)}" for each in tests.failures)
+        yield "\n".join(f"- {code(each.name)}{_message_of(each)}" for each in tests.failures)
     more = tests.failed + tests.errors - len(tests.failures)
     further = f"and {more:,} more; " if more else ""
     yield f"{further}`container-run-tests` has all of them."
@@ -100,7 +100,7 @@ def _tests(tests: TestsReport | None) -> Iterable[str]:
         yield f"The report {code(unread.path)} could not be read: {escape(unread.reason)}."
 
 
-def _said(test: FailedTest) -> str:
+def _message_of(test: FailedTest) -> str:
     return f": {escape(one_line(test.message, _LONGEST_MESSAGE))}" if test.message else ""
 
 
@@ -109,11 +109,11 @@ def _outputs(outputs: Sequence[OutputReport]) -> Iterable[str]:
     if not outputs:
         return
     yield "## Outputs"
-    yield "\n".join(f"- {code(each.path)}: {_left(each)}" for each in outputs)
+    yield "\n".join(f"- {code(each.path)}: {_count_of(each)}" for each in outputs)
     yield "`container-run-outputs` has each file: its checksum, or why it is not kept."
 
 
-def _left(output: OutputReport) -> str:
+def _count_of(output: OutputReport) -> str:
     files = "1 file" if output.collected == 1 else f"{output.collected:,} files"
     missing = "**missing, and required**" if output.required else "missing"
     found = missing if output.missing else f"{files}, {size(output.collected_bytes)}"
@@ -181,20 +181,20 @@ def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
     shown = artifacts[:_LISTED_IN_REPORT]
     address = upload.address if upload and not upload.error else ""
     # No table: a terminal would cut what is too long for its column.
-    yield "\n".join(f"- {_linked(item, address)}, {_about(item)}" for item in shown)
+    yield "\n".join(f"- {_path_of(item, address)}, {_kind_of(item)}" for item in shown)
     if more := len(artifacts) - len(shown):
         yield f"and {more} more: all are in `run.json`"
     if left_out:
         yield f"and {left_out} more that are listed nowhere"
 
 
-def _linked(item: Artifact, address: str) -> str:
+def _path_of(item: Artifact, address: str) -> str:
     """The path, as a link where the file is in a storage."""
     where = file_address(address, item.path) if address and item.kind == "file" else None
     return f"[{code(item.path)}]({where})" if where else code(item.path)
 
 
-def _about(item: Artifact) -> str:
+def _kind_of(item: Artifact) -> str:
     if item.kind != "file":
         return "a link" if item.kind == "symlink" else "neither file nor link"
     checksum = f", sha256 {code(item.sha256[:12])}" if item.sha256 else ""

@@ -40,7 +40,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AttemptFacts:
     """One attempt, as its artifact `container-run-metadata` has it."""
 
     job_id: str
@@ -89,7 +89,7 @@ class Unsuccessful:
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class CauseCount:
     """Why runs did not succeed; `last` is the newest of them."""
 
     name: str
@@ -109,7 +109,7 @@ class Summary:
     outcomes: Mapping[OutcomeName, int]
     before: Mapping[OutcomeName, int]
     unsuccessful: Sequence[Unsuccessful] = ()
-    attempts: Sequence[Attempt] = ()
+    attempts: Sequence[AttemptFacts] = ()
     left_out: bool = False
 
     @property
@@ -117,12 +117,12 @@ class Summary:
         return sum(self.outcomes.values())
 
     @property
-    def last_attempts(self) -> Mapping[str, Attempt]:
+    def last_attempts(self) -> Mapping[str, AttemptFacts]:
         """The last attempt of each run."""
         return {each.job_id: each for each in sorted(self.attempts, key=lambda one: one.number)}
 
     @property
-    def causes(self) -> list[Cause]:
+    def causes(self) -> list[CauseCount]:
         """The most frequent first."""
         last, found = self.last_attempts, dict[tuple[OutcomeName, str], list[Unsuccessful]]()
         for run in self.unsuccessful:
@@ -130,11 +130,11 @@ class Summary:
             is_its = attempt is not None and attempt.outcome == run.outcome
             cause = attempt.cause if attempt and is_its else str(run.outcome)
             found.setdefault((run.outcome, cause), []).append(run)
-        causes = [Cause(name, of, len(runs), runs[0]) for (of, name), runs in found.items()]
+        causes = [CauseCount(name, of, len(runs), runs[0]) for (of, name), runs in found.items()]
         return sorted(causes, key=lambda each: -each.runs)
 
     @property
-    def retried(self) -> list[Attempt]:
+    def retried(self) -> list[AttemptFacts]:
         """The last attempts of runs that had more than one."""
         return [each for each in self.last_attempts.values() if each.number > 1]
 
@@ -143,16 +143,16 @@ def sentence(summary: Summary) -> str:
     """For a notification: what is most worth knowing, in a few lines."""
     if not summary.runs:
         return f"No container task ended from {summary.period}."
-    told = ", ".join(f"{number} {outcome}" for outcome, number in summary.outcomes.items())
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in summary.outcomes.items())
     before = sum(summary.before.values())
     well = summary.before.get(OutcomeName.SUCCEEDED, 0)
     lines = [
-        f"Container tasks from {summary.period}: {summary.runs}, of which {told}.",
+        f"Container tasks from {summary.period}: {summary.runs}, of which {counts}.",
         f"The {summary.period.days} days before: {before}, of which {well} succeeded.",
     ]
     if causes := summary.causes[:_TOP]:
-        told = ", ".join(f"{each.name} {each.runs}" for each in causes)
-        lines.append(f"Causes: {told}.")
+        names = ", ".join(f"{each.name} {each.runs}" for each in causes)
+        lines.append(f"Causes: {names}.")
     return "\n".join(lines)
 
 
@@ -189,7 +189,7 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _of_attempts(last: Sequence[Attempt]) -> list[str]:
+def _of_attempts(last: Sequence[AttemptFacts]) -> list[str]:
     return [
         "## Images",
         _shares("Image", last, lambda each: each.image),
@@ -210,7 +210,7 @@ def _outcomes(summary: Summary) -> str:
     return table(("Outcome", "Runs", f"The {summary.period.days} days before"), rows)
 
 
-def _causes(causes: Sequence[Cause]) -> str:
+def _causes(causes: Sequence[CauseCount]) -> str:
     rows = [
         (
             code(each.name),
@@ -224,7 +224,7 @@ def _causes(causes: Sequence[Cause]) -> str:
     return table(("Cause", "Outcome", "Runs", "The last of them", ""), rows)
 
 
-def _shares(what: str, attempts: Sequence[Attempt], of: Callable[[Attempt], str]) -> str:
+def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFacts], str]) -> str:
     """Runs, and those that did not succeed, by what they have in common."""
     runs, bad, seconds = Counter[str](), Counter[str](), Counter[str]()
     for each in attempts:
@@ -239,7 +239,7 @@ def _shares(what: str, attempts: Sequence[Attempt], of: Callable[[Attempt], str]
     return table((what, "Runs", "Not succeeded", "Time"), rows)
 
 
-def _longest(attempts: Iterable[Attempt]) -> str:
+def _longest(attempts: Iterable[AttemptFacts]) -> str:
     longest = sorted(attempts, key=lambda each: -each.seconds)[:_LONGEST]
     rows = [
         (_time(each.seconds), each.outcome, code(each.image), _link(each.job_id, each.command))
@@ -248,7 +248,7 @@ def _longest(attempts: Iterable[Attempt]) -> str:
     return table(("Time", "Outcome", "Image", "Run"), rows)
 
 
-def _retries(retried: Sequence[Attempt]) -> str:
+def _retries(retried: Sequence[AttemptFacts]) -> str:
     well = sum(each.outcome == OutcomeName.SUCCEEDED for each in retried)
     return f"Runs with more than one attempt: {len(retried)}, of which {well} succeeded in the end."
 

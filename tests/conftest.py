@@ -20,6 +20,7 @@ from tests.command import Here, server_at
 from tests.prefect_api import prefect_api_in
 from tests.registry import Registry
 from tests.runs import Runner
+from tests.s3 import Endpoint, endpoint
 from tests.weather import Weather
 
 pytest_plugins = ["flows.testing"]
@@ -199,3 +200,10 @@ async def page() -> AsyncIterator[Page]:
         pytest.skip("chromium is not installed: install it, or run scripts/test")
     async with opened_page(program) as page:
         yield page
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Endpoint]:
+    """An S3 endpoint, of which each test has its own job's keys."""
+    with endpoint() as running:
+        yield running

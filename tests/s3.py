@@ -7,10 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
 from scripts.stack import free_port
 from tests.runs import until
 
@@ -42,6 +38,10 @@ class Endpoint:
     @property
     def client(self) -> Any:
         """A plain client, which knows nothing of ours."""
+        # Takes long to import, and conftest imports this.
+        import boto3
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=self.url,
@@ -69,6 +69,8 @@ class Endpoint:
     def _has_bucket(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, "moto's server ended"
+        from botocore.exceptions import BotoCoreError, ClientError
+
         with suppress(BotoCoreError, ClientError):
             self.client.create_bucket(Bucket=BUCKET)
             return True

@@ -1,6 +1,7 @@
 """Runs whose results go to a storage: what is told, what a failure changes, who repairs it."""
 
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,13 @@ from flows.outputs.upload_plan import key_of, link
 from flows.report.artifacts import files_artifact
 from flows.runtime.store import AttemptStore
 from tests.finished import finished
+from tests.gate import Gate
+from tests.holding_proxy import to_port
 from tests.runs import Finished, Runner, payload, shell
-from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
+from tests.s3 import BUCKET, SECRET, Endpoint
 from tests.specs import compiled
 
 TASK = shell("echo result > $ARTIFACT_DIR/result.txt; exit $CODE", env={"CODE": "0"})
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Endpoint]:
-    with endpoint() as running:
-        yield running
 
 
 @pytest.fixture
@@ -56,8 +53,8 @@ async def save(storage: ArtifactStorage) -> Any:
     return await storage.asave("default", overwrite=True)
 
 
-def to_s3(s3: Endpoint) -> ArtifactStorage:
-    return ArtifactStorage(url=f"s3://{BUCKET}/runs", options=SecretDict(s3.options()))
+def to_s3(s3: Endpoint, url: str = "") -> ArtifactStorage:
+    return ArtifactStorage(url=f"s3://{BUCKET}/runs", options=SecretDict(s3.options(url)))
 
 
 async def artifacts(client: PrefectClient, run: Finished) -> dict[str, str]:
@@ -109,12 +106,12 @@ async def test_the_storage_is_read_anew_for_each_run(
 
 @pytest.mark.docker
 async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
-    client: PrefectClient, runner: Runner, jobs_folder: Path
+    client: PrefectClient, runner: Runner, s3: Endpoint, jobs_folder: Path
 ) -> None:
     runs = {}
-    with endpoint() as s3:
-        await save(to_s3(s3))
-        s3.kill()
+    with Gate(to_port(s3.port)) as gate:
+        gate.limit = 0
+        await save(to_s3(s3, gate.url))
         for code, state in ((0, "COMPLETED"), (3, "FAILED")):
             run = await runner(shell(f"echo a > $ARTIFACT_DIR/a; exit {code}"))
             assert run.state.type == state
@@ -126,7 +123,7 @@ async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
             runs[run.job_id] = run
         assert not [line for line in await reap_orphans(dry_run=True) if "still" in line]
         assert sorted(pending_uploads(jobs_folder)) == [(job_id, 1) for job_id in sorted(runs)]
-        s3.start()
+        gate.limit = math.inf
         done = await reap_orphans()
         for job_id, run in runs.items():
             address = f"s3://{BUCKET}/runs/{job_id}/1"

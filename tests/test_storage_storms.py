@@ -13,7 +13,7 @@ from scripts.stack import Stack
 from tests.gate import Gate
 from tests.holding_proxy import to_port
 from tests.runs import shell, until
-from tests.s3 import BUCKET, endpoint
+from tests.s3 import BUCKET, Endpoint
 from tests.weather import Weather
 
 DONE = "COMPLETED"
@@ -34,9 +34,9 @@ def in_force(stack: Stack, storage: ArtifactStorage) -> Iterator[None]:
 
 
 def test_a_process_that_is_killed_in_mid_upload_is_replaced_and_the_upload_completed(
-    processes: Weather,
+    processes: Weather, s3: Endpoint
 ) -> None:
-    with endpoint() as s3, Gate(to_port(s3.port)) as gate:
+    with Gate(to_port(s3.port)) as gate:
         options = SecretDict(s3.options(gate.url))
         storage = ArtifactStorage(url=f"s3://{BUCKET}/storm", options=options, parallel_uploads=1)
         with in_force(processes.stack, storage):

@@ -36,12 +36,6 @@ LOGGER = logging.getLogger(__name__)
 MIB = 1024**2
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Endpoint]:
-    with endpoint() as running:
-        yield running
-
-
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
     return finished(tmp_path / "jobs")

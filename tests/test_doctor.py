@@ -24,8 +24,7 @@ from flows.cli.doctor.host import (
     check_workdir,
     room_finding,
 )
-from flows.engine.docker.calls import Call, Obstacle, refusal
-from flows.engine.docker.probe import Quiet
+from flows.engine.docker.probe import Call, Obstacle, Quiet, refusal
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes

@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error
-from flows.engine.images.observer import PullObserver, Take
+from flows.engine.images.progress import PullObserver, Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable, ImageError

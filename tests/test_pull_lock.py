@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.engine.images.auth import PrivateImages
 from flows.engine.images.lock import PullLock
-from flows.engine.images.private import PrivateImages
 from flows.errors import ImageCause, ImageError, WorkspaceError
 
 

@@ -21,10 +21,9 @@ from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.errors import StorageError
 from flows.outputs.stores import BlockStore, FsspecStore, HashingReader, explain, secrets_of
-from flows.outputs.upload import files_of, upload
+from flows.outputs.upload import Uploader, files_of, upload
 from flows.outputs.upload_journal import UploadJournal
 from flows.outputs.upload_plan import plan
-from flows.outputs.uploader import Uploader
 from flows.workspace.tree import Tree, remove_tree, walk
 from tests.finished import finished
 from tests.gate import Gate

@@ -9,26 +9,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flows.masking import Masker
 from flows.outputs.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
+from flows.outputs.manifest import Parts
 from flows.outputs.upload_plan import printable
-from flows.results import (
-    MAX_NAMED,
-    MAX_ROWS,
-    Case,
-    CaseResult,
-    ReportedTests,
-    UnreadableReport,
-)
+from flows.results import MAX_NAMED, MAX_ROWS, Case, CaseResult, ReportedTests, UnreadableReport
 from flows.spec import ContainerSpec
 from flows.text import one_line
 from flows.workspace.folder import Workspace
 from flows.workspace.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
-
-# The parts of a path below a folder.
-_Names = tuple[str, ...]
 
 MAX_REPORTS = 5_000
 MAX_REPORT_BYTES = 64 * 1024**2
@@ -46,10 +37,7 @@ _ORDER: tuple[CaseResult, ...] = ("failed", "error", "skipped", "passed")
 
 
 def reported_tests(
-    workspace: Workspace,
-    spec: ContainerSpec,
-    declared: Iterable[_Names],
-    masker: Masker | None,
+    workspace: Workspace, spec: ContainerSpec, declared: Iterable[Parts], masker: Masker | None
 ) -> ReportedTests | None:
     """What the reports say; None where there is none and nobody expects one.
 
@@ -78,10 +66,10 @@ def reported_tests(
 
 
 def _in_folder(
-    workspace: Workspace, folder: _Names, bounds: Bounds, total: "_Total"
-) -> set[_Names]:
+    workspace: Workspace, folder: Parts, bounds: Bounds, total: "_Total"
+) -> set[Parts]:
     """Some more than are read at most; the rest, and what cannot be had, is noted in `total`."""
-    found: set[_Names] = set()
+    found: set[Parts] = set()
     try:
         for thing in walk(Tree(workspace.folder, ("artifacts", *folder)), bounds=bounds):
             if thing.kind != "file" or not thing.parts[-1].lower().endswith(".xml"):
@@ -98,7 +86,7 @@ def _in_folder(
     return found
 
 
-def _read_one(artifacts: Tree, path: _Names, budget: Budget) -> "_Tally":
+def _read_one(artifacts: Tree, path: Parts, budget: Budget) -> "_Tally":
     tally = _Tally()
     try:
         with open(open_file(artifacts, path), "rb") as file:
@@ -142,7 +130,7 @@ class _Total(_Tally):
             kept = self.cases.setdefault(result, [])
             kept += cases[: MAX_ROWS - len(kept)]
 
-    def note_unreadable(self, path: _Names, reason: str) -> None:
+    def note_unreadable(self, path: Parts, reason: str) -> None:
         self.missed += 1
         if len(self.named) < MAX_NAMED:
             self.named.append(UnreadableReport(printable(path), reason))
@@ -164,13 +152,11 @@ class _Total(_Tally):
 
 
 def _masked_case(case: Case, masker: Masker) -> Case:
-    return Case(
-        masked_line(case.suite, masker, _NAME_LENGTH),
-        masked_line(case.name, masker, _NAME_LENGTH),
-        case.result,
-        case.seconds,
-        masked_line(case.message, masker, _MESSAGE_LENGTH),
-        case.flaky,
+    return replace(
+        case,
+        suite=masked_line(case.suite, masker, _NAME_LENGTH),
+        name=masked_line(case.name, masker, _NAME_LENGTH),
+        message=masked_line(case.message, masker, _MESSAGE_LENGTH),
     )
 
 

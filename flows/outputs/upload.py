@@ -5,23 +5,32 @@ byte until after its manifest: a sweep goes on with it. A failure never changes 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
-from flows.outputs.stores import Store, explain, open_store
+from flows.outputs.manifest import SkippedFile, StoredFile, UploadManifest, as_json
+from flows.outputs.stores import PART_BYTES, HashingReader, Stopped, Store, explain, open_store
 from flows.outputs.upload_journal import UploadJournal
-from flows.outputs.upload_plan import plan
-from flows.outputs.uploader import Uploader
-from flows.threads import in_thread
+from flows.outputs.upload_plan import MANIFEST, Item, Plan, plan, printable, progress, summary
+from flows.threads import begin, in_thread
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Logger
 from flows.workspace.safe_open import is_folder
-from flows.workspace.tree import Tree, walk
+from flows.workspace.tree import Tree, open_file, walk
 
+# A file that the store refuses must not keep the others; a store that is away refuses all.
+_FAILURES = 10
+_SAY_SECONDS = 10.0
+# For threads to come to the end of what they send.
+_END_SECONDS = 2.0
 # For a store to close its connections.
 _CLOSE_SECONDS = 2.0
 
@@ -48,20 +57,19 @@ async def begin_delivery(attempt: Attempt, newest: int, logger: Logger) -> Deliv
     """Open the journal of the attempt's upload; None where its files stay on their host."""
     spec, workspace = attempt.prepared.spec, attempt.prepared.workspace
     journal = UploadJournal(workspace.root, spec.job_id, spec.attempt)
+    storage, unknown = None, ""
     try:
         storage = await ArtifactStorage.in_force()
     except StorageUnreadable as error:
-        delivery = Delivery(workspace, journal, newest, unknown=str(error))
-    else:
-        if not storage.is_remote:
-            journal.close()
-            return None
-        delivery = Delivery(workspace, journal, newest, storage)
+        unknown = str(error)
+    if storage is not None and not storage.is_remote:
+        journal.close()
+        return None
     try:
         journal.open()
     except WorkspaceError as error:
         logger.warning("If the upload fails, no sweep will repair it: %s", error)
-    return delivery
+    return Delivery(workspace, journal, newest, storage, unknown)
 
 
 async def deliver(delivery: Delivery, logger: Logger, seconds: float) -> Upload:
@@ -99,7 +107,7 @@ async def upload(
 ) -> str:
     """Send what is missing of `files`, and the manifest; the address. Raises `StorageError`."""
     most = int(storage.max_upload_gib * 1024**3)
-    async with _opened(storage) as store, _within(seconds, store):
+    async with _opened(storage, seconds) as store:
         found = await in_thread(lambda: plan(walk(files), most))
         uploader = Uploader(store, files, found, journal)
         await uploader.run(storage.parallel_uploads, logger)
@@ -109,22 +117,12 @@ async def upload(
 
 
 @asynccontextmanager
-async def _opened(storage: ArtifactStorage) -> AsyncIterator[Store]:
+async def _opened(storage: ArtifactStorage, seconds: float) -> AsyncIterator[Store]:
+    """Raise `StorageError` for all that goes wrong in the block, and where it takes too long."""
     store = await open_store(storage)
     try:
-        yield store
-    finally:
-        with suppress(Exception):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await in_thread(store.close)
-
-
-@asynccontextmanager
-async def _within(seconds: float, store: Store) -> AsyncIterator[None]:
-    """Raise `StorageError` for all that goes wrong in the block, and where it takes too long."""
-    try:
         async with asyncio.timeout(seconds) as limit:
-            yield
+            yield store
     except StorageError:
         raise
     except Exception as error:
@@ -134,3 +132,146 @@ async def _within(seconds: float, store: Store) -> AsyncIterator[None]:
             ) from None
         said = explain(error, store.secrets)
         raise StorageError(f"the upload to {store.address} failed ({said})") from error
+    finally:
+        with suppress(Exception):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await in_thread(store.close)
+
+
+class Uploader:
+    """One try at uploading an attempt, which is noted in its journal."""
+
+    def __init__(self, store: Store, tree: Tree, plan: Plan, journal: UploadJournal) -> None:
+        known = journal.read()
+        with suppress(WorkspaceError):
+            journal.tries(datetime.now(UTC), store.address)
+        self.address = f"{store.address}/{journal.job_id}/{journal.attempt}"
+        self._store = store
+        self._tree = tree
+        self._plan = plan
+        self._journal = journal
+        self._journal_error: str | None = None
+        self._known = known.sent if known.address == store.address else {}
+        self._items: Iterator[Item] = iter(plan.items)
+        self._stored: list[StoredFile] = []
+        self._stored_bytes = 0
+        # Of those in the store, how many were there before.
+        self._already = 0
+        self._unreadable: list[SkippedFile] = []
+        self._failures: list[tuple[str, Exception]] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    async def run(self, threads: int, logger: Logger) -> None:
+        """Send the files in so many threads, then the manifest; say now and then how far it is.
+
+        Raises `StorageError` for a file that could not be sent, and whatever the store raises for
+        the manifest.
+        """
+        running = {begin(self.send_files) for _ in range(min(threads, len(self._plan.items)))}
+        try:
+            while running:
+                _, running = await asyncio.wait(running, timeout=_SAY_SECONDS)
+                if running:
+                    logger.info(
+                        progress(
+                            len(self._stored),
+                            len(self._plan.items),
+                            self._stored_bytes,
+                            self._plan.size_bytes,
+                        )
+                    )
+            for key, error in self._failures:
+                said = explain(error, self._store.secrets)
+                raise StorageError(f"{key} could not be sent to {self._store.address} ({said})")
+            await in_thread(self.send_manifest)
+        finally:
+            # Every thread ends with the part of a file that it is at.
+            self._stopped.set()
+            if running:
+                await asyncio.wait(running, timeout=_END_SECONDS)
+
+    @property
+    def summary(self) -> str:
+        """What it came to, in a line."""
+        skipped = len(self._plan.skipped) + len(self._unreadable) + self._plan.left_out
+        notes = (
+            summary(len(self._stored), self._stored_bytes, self.address),
+            self._already and f"{self._already:,} were there already",
+            skipped and f"{skipped:,} things were skipped, see manifest.json",
+            self._journal_error,
+        )
+        return "; ".join(note for note in notes if note)
+
+    def send_files(self) -> None:
+        """Send one file after the other until none is left; for several threads at a time."""
+        while (item := self._next()) is not None:
+            try:
+                self._send(item)
+            except Stopped:
+                return
+            except Exception as error:  # noqa: BLE001 - of a file system comes almost anything
+                with self._lock:
+                    self._failures.append((item.key, error))
+
+    def send_manifest(self) -> None:
+        """Send `manifest.json`. Raises whatever the store raises."""
+        if len(self._stored) + len(self._unreadable) != len(self._plan.items):
+            raise StorageError("not every file was sent")
+        manifest = UploadManifest(
+            job_id=self._journal.job_id,
+            attempt=self._journal.attempt,
+            created_at=datetime.now(UTC),
+            files=sorted(self._stored, key=lambda file: file.path),
+            skipped=[*self._plan.skipped, *self._unreadable],
+            left_out=self._plan.left_out,
+        )
+        data = as_json(manifest)
+        reader = HashingReader(BytesIO(data), len(data), self._stopped.is_set)
+        self._store.put(self._key(MANIFEST), reader)
+
+    def _next(self) -> Item | None:
+        with self._lock:
+            if self._stopped.is_set() or len(self._failures) >= _FAILURES:
+                return None
+            return next(self._items, None)
+
+    def _send(self, item: Item) -> None:
+        try:
+            descriptor = open_file(self._tree, item.parts)
+        except OSError:
+            # A worker that is not root may not read what the container kept to itself.
+            skipped = SkippedFile(path=printable(item.parts), kind="unreadable")
+            with self._lock:
+                self._unreadable.append(skipped)
+            return
+        with open(descriptor, "rb", buffering=0) as file:
+            size = os.fstat(descriptor).st_size
+            reader = HashingReader(file, size, self._stopped.is_set)
+            already = self._is_stored(item, reader)
+            if not already:
+                file.seek(0)
+                reader = HashingReader(file, size, self._stopped.is_set)
+                self._store.put(self._key(item.key), reader)
+                try:
+                    self._journal.sent(item.key, reader.size_bytes, reader.sha256)
+                except WorkspaceError as error:
+                    # It is in the store; another try would send it again, and no more.
+                    self._journal_error = str(error)
+        with self._lock:
+            self._stored.append(item.stored(reader.size_bytes, reader.sha256))
+            self._stored_bytes += reader.size_bytes
+            self._already += already
+
+    def _is_stored(self, item: Item, reader: HashingReader) -> bool:
+        """Whether an earlier try has sent the file, as it is now, and the store still has it."""
+        known = self._known.get(item.key)
+        if known is None:
+            return False
+        while reader.read(PART_BYTES):
+            pass
+        same = known == (reader.size_bytes, reader.sha256)
+        return same and self._store.has(self._key(item.key), reader.size_bytes)
+
+    def _key(self, name: str) -> str:
+        return f"{self._journal.job_id}/{self._journal.attempt}/{name}"

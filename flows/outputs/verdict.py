@@ -23,10 +23,7 @@ _NAME_LENGTH = 80
 
 
 def collected(
-    workspace: Workspace,
-    spec: ContainerSpec,
-    masker: Masker | None,
-    ready_ns: int | None = None,
+    workspace: Workspace, spec: ContainerSpec, masker: Masker | None, ready_ns: int | None = None
 ) -> Results:
     """Keep the outputs of a container that has stopped, and read its test reports.
 

@@ -24,7 +24,7 @@ from prefect.client.schemas.filters import (
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
-from flows.engine.images.observer import PullObserver
+from flows.engine.images.progress import PullObserver
 from flows.masking import Masker
 from flows.report.names import PROGRESS_KEY
 from flows.report.sentences import state_message
@@ -126,11 +126,11 @@ class PrefectPullObserver(PullObserver):
         self._say = say
 
     def say(self, sentence: str) -> None:
-        """See `flows.engine.images.observer.PullObserver`."""
+        """See `flows.engine.images.progress.PullObserver`."""
         self._say(self.masker.text(sentence))
 
     async def show(self, percent: float, description: str) -> None:
-        """See `flows.engine.images.observer.PullObserver`."""
+        """See `flows.engine.images.progress.PullObserver`."""
         await self._artifact.show(percent, description)
 
 

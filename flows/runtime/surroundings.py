@@ -8,10 +8,9 @@ from typing import Any
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
-from flows.engine.images.auth import Login
+from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.lock import PullLock
-from flows.engine.images.observer import PullObserver
-from flows.engine.images.private import PrivateImages
+from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.errors import EngineUnavailable, HostMisconfigured
 from flows.payload.models import REPO_AUTH, TaskPayload

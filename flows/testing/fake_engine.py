@@ -16,7 +16,7 @@ from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
-from flows.engine.images.observer import Take
+from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable

@@ -12,8 +12,7 @@ from prefect.logging import disable_run_logger
 from flows.cli.doctor import probe
 from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, split_advice, warning
 from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
-from flows.engine.docker.calls import Obstacle, Refusal
-from flows.engine.docker.probe import Quiet, quiet, refused_calls
+from flows.engine.docker.probe import Obstacle, Quiet, Refusal, quiet, refused_calls
 from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine
 from flows.engine.types import Pong

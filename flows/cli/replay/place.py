@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.engine.images.auth import Login
-from flows.engine.images.observer import PullObserver
+from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.errors import Fault, HostMisconfigured, PayloadError
 from flows.payload.models import REPO_AUTH, TaskPayload

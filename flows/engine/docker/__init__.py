@@ -10,5 +10,5 @@ logs           output as it comes; log_position: each byte of it once
 stats          what a container uses, streamed from `/stats`
 events         the evidence in `/events`
 chown          runs the container that gives a job's files back
-calls, probe   what doctor asks of an engine and of a proxy before it
+probe          what doctor asks of an engine and of a proxy before it
 """

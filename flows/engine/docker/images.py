@@ -18,7 +18,7 @@ from flows.engine.docker.client import Connection, require_ok, shut_down, url
 from flows.engine.docker.errors import NotFound, said, translated
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
-from flows.engine.images.observer import Take
+from flows.engine.images.progress import Take
 from flows.engine.images.pull import ImageStore, PullRequest
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable

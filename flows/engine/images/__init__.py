@@ -2,8 +2,7 @@
 
 pull       `ensure_image`: look, check, lock, pull with retries
 lock       flock per image
-observer   reports while a pull goes on; progress: its events, folded
-private    marks of images that came with credentials
-auth       registries' names and log-ins
+progress   a pull's events, folded and reported
+auth       registries' names and log-ins, and marks of images that came with one
 failures   classes and sentences of pulls that failed
 """

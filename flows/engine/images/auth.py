@@ -1,8 +1,11 @@
-"""Host names of registries, and the log-in that an engine shows to one. Pure."""
+"""Registries by their host names, what an engine shows them, and which images came that way."""
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows.errors import WorkspaceError
 from flows.payload.image_reference import DOCKER_HUB, HUB_NAMES
 
 _HUB_LOG_IN = "https://index.docker.io/v1/"
@@ -41,3 +44,38 @@ def registry_host(address: str) -> str:
         return ""
     host = parts.netloc.rpartition("@")[2].lower()
     return DOCKER_HUB if host in HUB_NAMES else host
+
+
+class PrivateImages:
+    """Marker files in `folder` for the ids and names of images that came with credentials.
+
+    Empty, each named by a hash: made in one step, whoever else makes one, and without a secret.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, *texts: str) -> bool:
+        """Whether any of them is marked."""
+        return any(self._mark(text).exists() for text in texts)
+
+    def add(self, text: str) -> None:
+        """Mark it. Raises `WorkspaceError`."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._mark(text).touch(mode=0o600)
+        except OSError as error:
+            raise WorkspaceError(f"cannot write {self._mark(text)}: {error.strerror}") from error
+
+    def remove(self, *texts: str) -> None:
+        """Take the marks away, where there are any. Raises `WorkspaceError`."""
+        for text in texts:
+            try:
+                self._mark(text).unlink(missing_ok=True)
+            except OSError as error:
+                raise WorkspaceError(
+                    f"cannot remove {self._mark(text)}: {error.strerror}"
+                ) from error
+
+    def _mark(self, text: str) -> Path:
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()

@@ -14,12 +14,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from flows.engine.images.auth import Login
+from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.failures import image_error, not_present, other_platform, withheld
 from flows.engine.images.lock import PullLock
-from flows.engine.images.observer import PullObserver, Take, observed
-from flows.engine.images.private import PrivateImages
-from flows.engine.images.progress import PullProgress
+from flows.engine.images.progress import PullObserver, PullProgress, Take, observed
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.payload.image_reference import ImageName, is_for
@@ -35,16 +33,13 @@ class PullRequest(Protocol):
     """Image, platform and mode of a pull: what a `ContainerSpec` says of them."""
 
     @property
-    def image(self) -> str:
-        """Its name."""
+    def image(self) -> str: ...
 
     @property
-    def pull(self) -> Literal["if-missing", "always", "never"]:
-        """When to pull it."""
+    def pull(self) -> Literal["if-missing", "always", "never"]: ...
 
     @property
-    def platform(self) -> str | None:
-        """For which platform; None for the engine's own choice."""
+    def platform(self) -> str | None: ...
 
 
 class ImageStore(Protocol):
@@ -97,11 +92,12 @@ async def ensure_image(store: ImageStore, request: PullRequest, options: PullOpt
     it, and where it came without credentials if this run has none. Raises `EngineError`,
     `ImageError` above all, and `WorkspaceError`.
     """
-    login, present = await asyncio.gather(
-        options.login_to(ImageName.parse(request.image).registry), _present(store, request)
-    )
-    pull = _Pull(store, request, options, login)
-    if request.pull != "always":
+    login_to = options.login_to(ImageName.parse(request.image).registry)
+    if request.pull == "always":
+        pull = _Pull(store, request, options, await login_to)
+    else:
+        login, present = await asyncio.gather(login_to, store.look(request.image))
+        pull = _Pull(store, request, options, login)
         refusal = pull.refusal(present)
         if present is not None and refusal is None:
             return await pull.cached(present)
@@ -113,10 +109,6 @@ async def ensure_image(store: ImageStore, request: PullRequest, options: PullOpt
             if present is not None and pull.refusal(present) is None:
                 return await pull.cached(present)
         return await pull.pulled()
-
-
-async def _present(store: ImageStore, request: PullRequest) -> Image | None:
-    return None if request.pull == "always" else await store.look(request.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +217,9 @@ class _Pull:
             return await step()
 
         return await AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(
+                lambda error: isinstance(error, ImageError) and error.may_pass
+            ),
             wait=self._pause,
             stop=stop_after_attempt(self.options.tries),
             before_sleep=say,
@@ -237,7 +231,3 @@ class _Pull:
         limited = isinstance(error, ImageError) and error.cause is ImageCause.RATE_LIMITED
         factor = _RATE_LIMIT_FACTOR if limited else 1.0
         return float(factor * self.options.pause_seconds * 2 ** (state.attempt_number - 1))
-
-
-def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, ImageError) and error.may_pass

@@ -65,10 +65,10 @@ class Connection:
         if "client" in self.__dict__:
             self.client.close()
 
-    async def call(self, doing: str, function: Callable[[], T]) -> T:
+    async def call(self, doing: str, function: Callable[[docker.APIClient], T]) -> T:
         """What `function` returns, run in a thread; `doing` tells in an `EngineError` at what."""
         with translated(doing):
-            return await in_thread(function)
+            return await in_thread(lambda: function(self.api))
 
 
 def negotiated(host: DockerHost) -> DockerHost:

@@ -7,12 +7,10 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
+import docker
 import requests.exceptions
 from prefect_docker import DockerHost
-from prefect_docker.containers import (
-    create_docker_container,
-    start_docker_container,
-)
+from prefect_docker.containers import create_docker_container, start_docker_container
 
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
@@ -23,7 +21,7 @@ from flows.engine.docker.events import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
-from flows.engine.docker.objects import list_owned, remove_container, remove_own
+from flows.engine.docker.objects import list_owned, remove_own
 from flows.engine.docker.options import create_arguments
 from flows.engine.docker.stats import Sampler
 from flows.engine.docker.volumes import (
@@ -69,7 +67,13 @@ class DockerEngine(Engine):
         self._docker.close()
 
     async def find(self, spec: ContainerSpec) -> bool:
-        labels = await self._labels(spec.name)
+        try:
+            found = await self._docker.call(
+                "looking for the container", lambda api: api.inspect_container(spec.name)
+            )
+        except NotFound:
+            return False
+        labels = found["Config"]["Labels"] or {}
         return all(labels.get(key) == spec.labels[key] for key in (LABEL_JOB_ID, LABEL_SPEC))
 
     async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
@@ -90,16 +94,14 @@ class DockerEngine(Engine):
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
         made = await self._docker.call(
-            "preparing volumes", lambda: create_volumes(self._docker.api, spec, version, globs)
+            "preparing volumes", lambda api: create_volumes(api, spec, version, globs)
         )
         try:
             with translated("creating the container"):
                 await create_docker_container.fn(docker_host=self._docker.host, **arguments)
         except EngineError as error:
             # A task that was refused leaves nothing, its new caches included.
-            await self._docker.call(
-                "removing volumes", lambda: remove_caches(self._docker.api, made)
-            )
+            await self._docker.call("removing volumes", lambda api: remove_caches(api, made))
             if "not a directory" in str(error):
                 raise WorkdirMissing(
                     f"task.container.workdir: {spec.workdir} is not a folder in the image "
@@ -112,7 +114,7 @@ class DockerEngine(Engine):
         at the end of whatever links lead there, so the layer's difference from the image tells.
         """
         changes = await self._on_container(
-            spec, "looking at the working directory", lambda: self._docker.api.diff(spec.name)
+            spec, "looking at the working directory", lambda api: api.diff(spec.name)
         )
         added = (PurePosixPath(each["Path"]) for each in changes or [] if each["Kind"] == _ADDED)
         targets = [PurePosixPath(mount.target) for mount in spec.mounts]
@@ -129,7 +131,7 @@ class DockerEngine(Engine):
         attachment = await self._on_container(
             spec,
             "attaching to the output",
-            lambda: Attachment.open(self._docker.client, spec.name, sink, replay=replay),
+            lambda _: Attachment.open(self._docker.client, spec.name, sink, replay=replay),
         )
         attachment.start()
         try:
@@ -162,7 +164,7 @@ class DockerEngine(Engine):
         with suppress(NotFound):
             await self._docker.call(
                 "stopping the container",
-                lambda: self._docker.api.stop(spec.name, timeout=spec.stop_grace_seconds),
+                lambda api: api.stop(spec.name, timeout=spec.stop_grace_seconds),
             )
 
     @asynccontextmanager
@@ -179,7 +181,7 @@ class DockerEngine(Engine):
         for as long as it takes to stop its containers.
         """
 
-        def read() -> Evidence:
+        def read(_: docker.APIClient) -> Evidence:
             with closing(self._docker.connect()) as fresh:
                 return read_evidence(fresh, spec.name, since)
 
@@ -189,57 +191,56 @@ class DockerEngine(Engine):
         return _state((await self._inspected(spec))["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        if (await self._labels(spec.name)).get(LABEL_JOB_ID) == spec.job_id:
-            await self._docker.call(
-                "removing the container", lambda: remove_container(self._docker.api, spec.name)
-            )
+        await self._docker.call(
+            "removing the container",
+            lambda api: remove_own(api, "container", spec.name, spec.job_id),
+        )
         if any(needs_run_volume(mount, self._docker.api_version) for mount in spec.mounts):
             await self._docker.call(
-                "removing the run's volume",
-                lambda: remove_run_volume(self._docker.api, spec),
+                "removing the run's volume", lambda api: remove_run_volume(api, spec)
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:
         image = await self.pull(reclaim)
         await self._docker.call(
             f"giving the files of {reclaim.job_id} back",
-            lambda: run_reclaim(self._docker.client, reclaim, image, self._docker.api_version),
+            lambda _: run_reclaim(self._docker.client, reclaim, image, self._docker.api_version),
         )
 
     async def capacity(self) -> Resources:
         info: Mapping[str, Any] = await self._docker.call(
-            "asking for the host's size", lambda: self._docker.api.info()
+            "asking for the host's size", lambda api: api.info()
         )
         return Resources(float(info["NCPU"]), int(info["MemTotal"]))
 
     async def ping(self) -> Pong:
-        return await self._docker.call("answering doctor", lambda: ping(self._docker.client))
+        return await self._docker.call("answering doctor", lambda _: ping(self._docker.client))
 
     async def owned(self) -> list[Owned]:
-        return await self._docker.call(
-            "listing what is ours", lambda: list(list_owned(self._docker.api))
-        )
+        return await self._docker.call("listing what is ours", lambda api: list(list_owned(api)))
 
     async def discard(self, owned: Owned) -> bool:
         return await self._docker.call(
             f"removing {owned.name}",
-            lambda: remove_own(self._docker.api, owned.kind, owned.id, owned.job_id),
+            lambda api: remove_own(api, owned.kind, owned.id, owned.job_id),
         )
 
     async def _inspected(self, spec: ContainerSpec) -> Mapping[str, Any]:
         return await self._on_container(
-            spec, "inspecting the container", lambda: self._docker.api.inspect_container(spec.name)
+            spec, "inspecting the container", lambda api: api.inspect_container(spec.name)
         )
 
-    async def _on_container(self, spec: ContainerSpec, doing: str, function: Callable[[], T]) -> T:
+    async def _on_container(
+        self, spec: ContainerSpec, doing: str, function: Callable[[docker.APIClient], T]
+    ) -> T:
         with container_expected(spec.name):
             return await self._docker.call(doing, function)
 
     async def _wait_slice(self, spec: ContainerSpec, seconds: float) -> bool:
-        def wait() -> bool:
+        def wait(api: docker.APIClient) -> bool:
             try:
                 # requests takes fractions of a second, whatever the stubs say.
-                told = self._docker.api.wait(spec.name, timeout=seconds)  # type: ignore[arg-type]
+                told = api.wait(spec.name, timeout=seconds)  # type: ignore[arg-type]
             except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
                 # A slice that ended and a connection that broke look alike here; which it was,
                 # the inspect that follows finds out.
@@ -250,16 +251,6 @@ class DockerEngine(Engine):
         if await self._on_container(spec, "waiting for the container", wait):
             return True
         return not (await self.inspect(spec)).running
-
-    async def _labels(self, name: str) -> Mapping[str, str]:
-        """The labels of a container; none where there is no such container."""
-        try:
-            found = await self._docker.call(
-                "looking for the container", lambda: self._docker.api.inspect_container(name)
-            )
-        except NotFound:
-            return {}
-        return dict(found["Config"]["Labels"] or {})
 
 
 def _state(found: Mapping[str, Any]) -> ContainerState:

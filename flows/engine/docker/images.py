@@ -117,12 +117,11 @@ class DockerImages(ImageStore):
         self._docker = connection
 
     async def look(self, name: str) -> Image | None:
-        def inspect() -> Mapping[str, Any]:
-            found: Mapping[str, Any] = self._docker.api.inspect_image(name)  # type: ignore[no-untyped-call]
-            return found
+        def inspect(api: docker.APIClient) -> Image:
+            return image_of(api.inspect_image(name), name)  # type: ignore[no-untyped-call]
 
         try:
-            return image_of(await self._docker.call(f"looking for the image {name}", inspect), name)
+            return await self._docker.call(f"looking for the image {name}", inspect)
         except NotFound:
             return None
 

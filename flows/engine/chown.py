@@ -71,12 +71,10 @@ class Reclaim:
 
     @property
     def job_id(self) -> str:
-        """Whose folder it is."""
         return self.labels[LABEL_JOB_ID]
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs in it."""
         numbers = (str(self.owner.uid), str(self.owner.gid))
         return ("sh", "-c", SCRIPT, "reclaim", *numbers, self.mount.target)
 

@@ -10,10 +10,9 @@ from flows.exit_code import signal_of
 class Evidence:
     """What happened to one container in a window of time, by the engine's own record.
 
-    `signals` are those that somebody sent through the engine, in their order: a container that
-    ends by itself has none, whatever its exit code. A signal that the kernel or another process
-    of the host sent is not among them. `exit_code` is None where no end is on record: engines
-    keep the last 256 events of all their containers, so its absence proves nothing.
+    `signals` are those sent through the engine, in their order; none of the kernel's or of another
+    process of the host. `exit_code` is None where no end is on record: engines keep the last 256
+    events of all their containers, so its absence proves nothing.
     """
 
     signals: tuple[int, ...] = ()
@@ -26,8 +25,8 @@ class Evidence:
 class Image:
     """An image that is present on the engine. `digest` is empty for one that was never pulled.
 
-    `platform` is what it is made for, such as `linux/arm64/v8`. The rest says how it came: whether
-    it was there already, how many bytes its pull took, and how long; None where nobody knows.
+    `platform` is what it is made for, such as `linux/arm64/v8`. The rest says how it came; None
+    where nobody knows.
     """
 
     id: str

@@ -11,9 +11,8 @@ MAX_POINTS = 600
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the samples saw; None where no sample told.
+    """What the samples saw, so all are lower bounds; None where no sample told.
 
-    All are lower bounds: what happens between two samples, or after the last, goes unseen.
     Memory does not count page cache that the kernel could drop. Block bytes are None also where
     the kernel accounts for none. Of `peak_pids`, threads count as well, as for their limit.
     """
@@ -58,14 +57,11 @@ class Series:
         if self._samples % self._samples_a_point:
             self._points[-1] = _merged(self._points[-1], point)
         else:
-            self._make_room()
+            if len(self._points) == MAX_POINTS:
+                self._points = _halved(self._points)
+                self._samples_a_point *= 2
             self._points.append(point)
         self._samples += 1
-
-    def _make_room(self) -> None:
-        if len(self._points) == MAX_POINTS:
-            self._points = _halved(self._points)
-            self._samples_a_point *= 2
 
 
 def _halved(points: Sequence[Point]) -> list[Point]:

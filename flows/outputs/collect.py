@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from flows.masking import Masker
 from flows.outputs.globs import Globs
@@ -39,9 +40,8 @@ _DISK_BYTES_PER_SECOND = 50 * 1024**2
 class CollectLimits:
     """Of all outputs of a run together.
 
-    As many `size_bytes` as get a checksum: an output without one is promised to nobody.
-    `path_bytes` are those of the manifest. Nobody can end the work from outside, so it ends by
-    itself: after `seconds` of looking, besides the time that the bytes take which are kept.
+    As many `size_bytes` as get a checksum. `path_bytes` are those of the manifest. The work ends
+    by itself after `seconds` of looking, besides the time that the bytes take which are kept.
     """
 
     files: int = 10_000
@@ -53,8 +53,8 @@ class CollectLimits:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What was collected. `reports` has the names, below `artifacts/`, of the files of outputs of
-    the type `junit`; `error` is one sentence on what kept it from being complete."""
+    """What was collected. `reports` are the paths, below `artifacts/`, of the `junit` outputs'
+    files; `error` is one sentence on what kept it from being complete."""
 
     outputs: tuple[OutputResult, ...] = ()
     rows: tuple[OutputRow, ...] = ()
@@ -111,8 +111,8 @@ def collect(
 class _Area:
     """Where to look for which patterns, by the index of their outputs.
 
-    What is at `parts` in `tree` is, or is to be, at `(*goes_to, *parts)` below `artifacts/`; what
-    is `own` there is the runner's.
+    What is at `parts` in `tree` belongs at `(*goes_to, *parts)` below `artifacts/`; what is `own`
+    there is the runner's.
     """
 
     tree: Tree
@@ -131,9 +131,12 @@ class _Area:
 
 def _areas(workspace: Workspace, spec: ContainerSpec) -> tuple[_Area, _Area]:
     """The checkout and the artifacts folder."""
-    paths = {index: output.path for index, output in enumerate(spec.outputs)}
-    of_task = {i: p.removeprefix(ARTIFACT_DIR) for i, p in paths.items() if _is_artifact(p)}
-    in_checkout = {i: p for i, p in paths.items() if not _is_artifact(p)}
+    of_task, in_checkout = {}, {}
+    for index, output in enumerate(spec.outputs):
+        if output.path.startswith(ARTIFACT_DIR):
+            of_task[index] = output.path.removeprefix(ARTIFACT_DIR)
+        else:
+            in_checkout[index] = output.path
     subdir = tuple(spec.artifacts_subdir.split("/"))
     own = (("logs", "runner.log"), ("metadata", "run.json"), ("metadata", "outputs.json"))
     return (
@@ -145,10 +148,6 @@ def _areas(workspace: Workspace, spec: ContainerSpec) -> tuple[_Area, _Area]:
             frozenset((*subdir, *path) for path in own),
         ),
     )
-
-
-def _is_artifact(path: str) -> bool:
-    return path.startswith(ARTIFACT_DIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +172,7 @@ def _matches(area: _Area, bounds: Bounds) -> Iterator[_Match]:
             yield _Match(area, thing, place, [indices[each] for each in matching])
 
 
-@dataclass(frozen=True, slots=True)
-class _Rejection:
+class _Rejection(NamedTuple):
     """Why something that a pattern matches is not kept; `detail` is the system's own word."""
 
     reason: Reason
@@ -214,23 +212,18 @@ class _Collecting:
                 kept = _Rejection("too-many")
             else:
                 kept = kept or self._keep(match)
-            if isinstance(kept, _Rejection):
-                self._reject(match, kept, account)
+            if not isinstance(kept, _Rejection):
+                self._files_left -= 1
+                self._path_bytes_left -= path_bytes
+                account.collected[match.place] = kept
                 continue
-            self._files_left -= 1
-            self._path_bytes_left -= path_bytes
-            account.collected[match.place] = kept
-
-    def _reject(self, match: _Match, rejection: _Rejection, account: OutputAccount) -> None:
-        account.rejections += 1
-        if self._rejected_left > 0:
-            self._rejected_left -= 1
-            path = printable((*match.area.tree.inner, *match.thing.parts))
-            # Masked before it is cut, so that no half of a secret is left.
-            shown = masked_path(path, self._masker)[:_MAX_PATH_BYTES]
-            account.rejected.append(
-                RejectedFile(path=shown, reason=rejection.reason, detail=rejection.detail)
-            )
+            account.rejections += 1
+            if self._rejected_left > 0:
+                self._rejected_left -= 1
+                path = printable((*match.area.tree.inner, *match.thing.parts))
+                # Masked before it is cut, so that no half of a secret is left.
+                shown = masked_path(path, self._masker)[:_MAX_PATH_BYTES]
+                account.rejected.append(RejectedFile(path=shown, **kept._asdict()))
 
     def _keep(self, match: _Match) -> CollectedFile | _Rejection:
         thing, in_checkout = match.thing, match.area.is_checkout

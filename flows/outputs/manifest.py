@@ -1,7 +1,4 @@
-"""JSON files that list what a task left: `outputs.json`, and `manifest.json` of an upload. Pure.
-
-With what became of each output, from which the first is made.
-"""
+"""JSON files that list what a task left: `outputs.json`, and `manifest.json` of an upload. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -141,8 +138,7 @@ class OutputAccount:
 
 
 def rows_of(outputs: Sequence[CollectedOutput]) -> tuple[OutputRow, ...]:
-    """What is missing first, then what was rejected, and as much as there is room for of what was
-    collected."""
+    """What is missing first, then what was rejected, then as much as there is room for."""
     missing = (OutputRow(each.path, "missing") for each in outputs if each.missing)
     rejected = (
         OutputRow(each.path, "rejected", _cut(thing.path), thing.reason)

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
+from functools import cache, partial
 from typing import IO, Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -104,7 +105,7 @@ class FsspecStore:
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
         self._large = threading.BoundedSemaphore(_LARGE)
-        self._made: set[str] = set()
+        self._make_folder = cache(partial(self._fs.makedirs, exist_ok=True))
 
     def put(self, key: str, source: HashingReader) -> None:
         path = f"{self._base}/{key}"
@@ -131,11 +132,6 @@ class FsspecStore:
             # Otherwise the garbage collector would have to.
             sync(self._fs.loop, session.close)
 
-    def _make_folder(self, path: str) -> None:
-        if path not in self._made:
-            self._fs.makedirs(path, exist_ok=True)
-            self._made.add(path)
-
     def _put_in_parts(self, path: str, source: HashingReader) -> None:
         part_bytes = max(PART_BYTES, -(-source.expected_bytes // _PARTS))
         target = self._fs.open(path, "wb", block_size=part_bytes)
@@ -160,16 +156,14 @@ class BlockStore:
     def put(self, key: str, source: HashingReader) -> None:
         if isinstance(self._block, ObjectStorageBlock):
             _settled(self._block.upload_from_file_object(cast(Any, source), key))
-        elif source.expected_bytes <= PART_BYTES:
-            self._put_whole(key, source)
-        elif source.expected_bytes <= _WHOLE_BYTES:
-            with self._whole:
-                self._put_whole(key, source)
-        else:
+            return
+        if source.expected_bytes > _WHOLE_BYTES:
             raise StorageError(
                 f"the block {self.address} takes whole files only, and this one is larger than "
                 f"{_WHOLE_BYTES // 1024**2} MiB: use a URL, or a block that streams"
             )
+        with self._whole if source.expected_bytes > PART_BYTES else nullcontext():
+            _settled(self._block.write_path(key, source.read()))
 
     def has(self, key: str, size_bytes: int) -> bool:
         return True
@@ -179,10 +173,6 @@ class BlockStore:
 
     def close(self) -> None:
         return
-
-    def _put_whole(self, key: str, source: HashingReader) -> None:
-        block = cast(WritableFileSystem, self._block)
-        _settled(block.write_path(key, source.read()))
 
 
 async def open_store(storage: ArtifactStorage) -> Store:
@@ -272,13 +262,14 @@ def _discard(target: Any) -> None:
         target.discard()
 
 
-def _settled(result: Any) -> Any:
+def _settled(result: Any) -> None:
     """A block's methods are asynchronous, or become so."""
-    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
 
+    async def wait() -> None:
+        await result
 
-async def _awaited(result: Any) -> Any:
-    return await result
+    if inspect.isawaitable(result):
+        asyncio.run(wait())
 
 
 def _flat(error: BaseException) -> str:

@@ -69,10 +69,7 @@ def plan(found: Iterable[Found], max_bytes: int, max_entries: int = _MAX_ENTRIES
 
 
 def key_of(parts: Sequence[str]) -> str:
-    """The name below the attempt's prefix: of its own, without an escape, and of bounded length.
-
-    What is longer than stores allow ends in a part of its own checksum.
-    """
+    """The name below the attempt's prefix; what is longer than stores allow gets a checksum."""
     names = [_escaped(name) for name in parts]
     if names[0] == MANIFEST:
         # The manifest's own place.
@@ -113,10 +110,7 @@ def link(address: str) -> str:
 
 
 def file_address(address: str, path: str) -> str | None:
-    """Where the file `path` of an upload to `address` is, as `link` gives it.
-
-    None for a path whose bytes `printable` had to escape, so that they are not known any more.
-    """
+    """Where the file `path` of an upload is; None for one whose bytes `printable` escaped."""
     return None if "\\" in path else link(f"{address}/{key_of(path.split('/'))}")
 
 

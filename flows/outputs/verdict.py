@@ -1,7 +1,6 @@
 """The verdict on a container that has stopped, by what it left: its outputs and its test reports.
 
-`collected` does the work, `judged` decides. Both come to the same when they are done again, so
-that a process which takes over after a crash tells no other end than the one before it would have.
+Done again, `collected` and `judged` come to the same, as they do after a crash.
 """
 
 from collections.abc import Sequence
@@ -27,9 +26,7 @@ def collected(
 ) -> Results:
     """Keep the outputs of a container that has stopped, and read its test reports.
 
-    Without a `masker` nobody knows what is secret, and no test and no file is named. What was in
-    the checkout at `ready_ns`, by the clock of its file system, is none of the task's. What goes
-    wrong is in the `error` of the results.
+    `masker` and `ready_ns` are as for `collect`. What goes wrong is in the `error` of the results.
     """
     found = collect(workspace, spec, masker, ready_ns)
     tests, error = None, found.error
@@ -49,8 +46,7 @@ def uncollected(spec: ContainerSpec, masker: Masker | None, error: str) -> Resul
 
 
 def judged(outcome: Outcome, results: Results) -> Outcome:
-    """The outcome in the light of the results; a required output that is missing fails a run that
-    would have succeeded, and tests that failed say why one has failed."""
+    """The outcome, failed by a required output that is missing, or explained by failed tests."""
     outcome = replace(
         outcome, results=results, cleanup_error=outcome.cleanup_error or results.error
     )

@@ -12,7 +12,7 @@ from docker.constants import DEFAULT_UNIX_SOCKET
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 
 # docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
-# urllib3's. Those named one by one are in no family.
+# urllib3's.
 _UNAVAILABLE = (
     docker.errors.DockerException,
     docker.errors.StreamParseError,

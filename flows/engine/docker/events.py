@@ -4,13 +4,11 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import docker
-import requests
 
-from flows.engine.docker.client import require_ok, url
+from flows.engine.docker.client import ping, require_ok, url
 from flows.engine.docker.errors import translated
 from flows.engine.types import Evidence
 
@@ -31,7 +29,10 @@ def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Ev
         filters = {"container": [name], "event": _ACTIONS, "type": ["container"]}
         # The docker-proxy lets exactly this query through, spaces and order included.
         query = window | {"filters": json.dumps(filters, separators=(",", ":"))}
-        answer = _get(client, "/events", query)
+        # docker-py's own `events` waits without limit and takes a cut connection for the end.
+        api = client.api
+        answer = api.get(url(api, "/events"), params=query, timeout=api.timeout)
+        require_ok(answer)
         return evidence_of(name, map(json.loads, answer.text.splitlines()))
 
 
@@ -58,15 +59,7 @@ def _numbers(events: Iterable[Mapping[str, Any]], action: str, key: str) -> tupl
 def _now(client: docker.DockerClient) -> float:
     """The engine's time. An end in its future makes it wait; one in its past hides the last
     events, so a clock that differs is not believed."""
-    told = parsedate_to_datetime(_get(client, "/_ping", {}).headers["Date"]).timestamp()
-    here = time.time()
+    now, here = ping(client).now, time.time()
+    told = now.timestamp() if now else here
     # The engine tells whole seconds.
     return here if told <= here < told + 2 else told + 1
-
-
-def _get(client: docker.DockerClient, path: str, query: Mapping[str, str]) -> requests.Response:
-    # docker-py's own `events` waits without limit and takes a cut connection for the end.
-    api = client.api
-    answer = api.get(url(api, path), params=query, timeout=api.timeout)
-    require_ok(answer)
-    return answer

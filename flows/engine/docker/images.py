@@ -31,8 +31,8 @@ class PullConnection:
     """A connection for one request, which another thread may end at any time.
 
     A request that blocks cannot be cancelled, and before its answer begins there is nothing to
-    close either: the engine answers a pull only when the registry has answered. So the connection
-    is known before the request goes over it.
+    close: the engine answers a pull only when the registry has. So the connection is known before
+    the request goes over it.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,9 @@ class PullConnection:
     def send(
         self, api: docker.APIClient, request: requests.Request, seconds: float
     ) -> requests.Response:
-        """The answer to `request`, whose body is still to be read.
+        """The answer to `request`, its body unread; nothing may come for so many `seconds`.
 
-        Raises docker-py's error for an answer that is one, and what requests raises, also where
-        nothing came for so many `seconds`.
+        Raises what docker-py and requests raise.
         """
         prepared = api.prepare_request(request)
         settings = api.merge_environment_settings(prepared.url, {}, True, None, None)

@@ -37,7 +37,7 @@ class Position:
         self._checksum = 0
         # Checksums on the way, so that a log that begins elsewhere is noticed early.
         self._marks: list[tuple[int, int]] = []
-        # What the text driver has not logged yet of what was delivered: its length in the log, the
+        # Of what was delivered and not yet logged by the text driver: its length in the log, the
         # part of a character that it ends with, and what the log has for that one so far.
         self._still_to_skip = 0
         self._cut_character = b""

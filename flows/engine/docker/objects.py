@@ -1,7 +1,6 @@
 """List and remove what carries a job's label on an engine."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import docker
 import docker.errors
@@ -22,32 +21,21 @@ def list_owned(api: docker.APIClient) -> Iterator[Owned]:
 
 
 def remove_own(api: docker.APIClient, kind: str, name: str, job_id: str) -> bool:
-    """Remove an object by its name or id if it carries the job's label; whether it was removed."""
-    kinds: dict[str, tuple[Callable[[str], Any], Callable[[str], Any]]] = {
-        "container": (
-            lambda key: api.inspect_container(key)["Config"]["Labels"],
-            lambda key: remove_container(api, key),
-        ),
-        "volume": (lambda key: api.inspect_volume(key)["Labels"], api.remove_volume),
-        "network": (lambda key: api.inspect_network(key)["Labels"], api.remove_network),
-    }
-    labels_of, remove = kinds[kind]
+    """Remove a container, running or not, a volume or a network, by its name or id, if it carries
+    the job's label; whether it was removed."""
     try:
         # Read again right before: the object of that name may be somebody else's by now.
-        if (labels_of(name) or {}).get(LABEL_JOB_ID) != job_id:
+        found = getattr(api, f"inspect_{kind}")(name)
+        labels = found["Config"]["Labels"] if kind == "container" else found["Labels"]
+        if (labels or {}).get(LABEL_JOB_ID) != job_id:
             return False
-        remove(name)
+        if kind == "container":
+            api.remove_container(name, force=True, v=True)
+        else:
+            getattr(api, f"remove_{kind}")(name)
     except docker.errors.NotFound:
         return False
-    return True
-
-
-def remove_container(api: docker.APIClient, container: str) -> None:
-    """Remove a container, running or not; one that is gone or going is no error."""
-    try:
-        api.remove_container(container, force=True, v=True)
-    except docker.errors.NotFound:
-        return
     except docker.errors.APIError as error:
-        if "is already in progress" not in said(error):
+        if kind != "container" or "is already in progress" not in said(error):
             raise
+    return True

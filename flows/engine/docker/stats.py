@@ -17,8 +17,8 @@ from flows.engine.docker.errors import translated
 from flows.engine.usage import Point, Series, Usage, highest
 from flows.errors import EngineError, EngineUnavailable
 
+# One answer of `GET /containers/x/stats`.
 Sample = Mapping[str, Any]
-"""One answer of `GET /containers/x/stats`, of an engine on cgroup v1 or v2."""
 
 _RECONNECT_SECONDS = 0.5
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
@@ -27,9 +27,8 @@ _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 class Sampler:
     """Samples the container `name` about once a second from `start` until `stop`.
 
-    `measured` has what was seen so far. Measuring never fails a task: an engine that tells nothing
-    leaves a `Usage` of Nones. A connection that is cut is made again for as long as the container
-    runs.
+    An engine that tells nothing leaves a `Usage` of Nones in `measured`. A connection that is cut
+    is made again for as long as the container runs.
     """
 
     def __init__(self, client: docker.DockerClient, name: str) -> None:
@@ -94,15 +93,13 @@ class Sampler:
 
     def _take(self, sample: Sample) -> None:
         with self._lock:
-            self._series.add(
-                Point(self._seconds(sample), memory_bytes(sample), cpu_seconds(sample))
-            )
+            point = Point(self._seconds(sample), memory_bytes(sample), cpu_seconds(sample))
+            self._series.add(point)
             self.measured.usage = add(self.measured.usage, sample)
             self.measured.points = self._series.points
 
     def _seconds(self, sample: Sample) -> float:
-        """Since the start, by the engine's clock: news of a sample may be late, and the next one
-        in time."""
+        """Since the start, by the engine's clock: news of a sample may be late."""
         heard, taken = time.monotonic() - self._started, _moment(sample)
         if taken is None:
             return heard
@@ -139,7 +136,7 @@ def add(usage: Usage, sample: Sample) -> Usage:
 
 
 def _moment(sample: Sample) -> float | None:
-    """When the sample was taken, in seconds by the engine's clock; None where it does not say."""
+    """When the sample was taken, by the engine's clock; None where it does not say."""
     try:
         return datetime.fromisoformat(str(sample.get("read"))).timestamp()
     except ValueError:

@@ -17,7 +17,7 @@ SUBPATH_API = (1, 45)
 
 
 class Named(Protocol):
-    """What everything that is made for one container is named and labelled after."""
+    """What is made for one container is named and labelled after it."""
 
     @property
     def name(self) -> str: ...

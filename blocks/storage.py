@@ -117,8 +117,5 @@ class ArtifactStorage(Block):
 
     @classmethod
     async def in_force(cls) -> Self:
-        """The saved block named `default`, or the built-in defaults where none is saved.
-
-        Raises `StorageUnreadable` for everything else.
-        """
+        """The saved block `default`, or the built-in defaults; else raises `StorageUnreadable`."""
         return await saved_or_default(cls, StorageUnreadable)

@@ -1,8 +1,4 @@
-"""The container that chowns a job's folder to the worker, decided before it exists.
-
-A container may write as any user. A worker that is not root can then neither read nor remove what
-it left, so a small container of the runner's own gives the folder back.
-"""
+"""The container that chowns a job's folder to a worker that is not root, as data."""
 
 import os
 import stat
@@ -82,10 +78,7 @@ class Reclaim:
 def plan_reclaim(
     name: str, mount: Mount, image: str, owner: Owner, labels: Mapping[str, str], now: datetime
 ) -> Reclaim:
-    """The container that gives a folder back; `name` is that of what filled it.
-
-    `labels` are the job's. Only the times are its own: a sweep may come long after the job.
-    """
+    """The container for the folder that the container `name`, of the job with `labels`, filled."""
     times = {
         "moonmind.created_at": now.isoformat(),
         LABEL_EXPIRES_AT: (now + _EXPIRES_AFTER).isoformat(),
@@ -94,10 +87,7 @@ def plan_reclaim(
 
 
 def outer_id(number: int, table: str) -> int:
-    """What the user or group `number` is called in the namespace around this process's own.
-
-    `table` is the text of `/proc/self/uid_map` or `gid_map`; without it, all is one namespace.
-    """
+    """The number of a user or group outside of the user namespace of which `table` is the map."""
     for line in table.splitlines():
         inner, outer, count = map(int, line.split())
         if inner <= number < inner + count:

@@ -23,10 +23,9 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Tailed:
-    """What became of a container's output, known after the block of `Engine.tail`.
+    """How a container's output came, known after the block of `Engine.tail`.
 
-    `reconnects` counts the breaks of the connection that output followed. `complete` says that
-    the sink has taken everything unchanged; false where the engine could not give it any more.
+    `reconnects` counts the breaks that output followed; `complete` says that the sink has all of it.
     """
 
     reconnects: int = 0
@@ -35,8 +34,7 @@ class Tailed:
 
 @dataclass(slots=True)
 class Measured:
-    """What a container used, as far as it is known; renewed while the block of `Engine.measured`
-    runs. `points` are its life so far, oldest first."""
+    """What a container used so far; renewed while it runs. `points` are its life, oldest first."""
 
     usage: Usage = field(default_factory=Usage)
     points: tuple[Point, ...] = ()
@@ -45,8 +43,8 @@ class Measured:
 class Engine(Protocol):
     """What runs containers. Every method takes the spec; none returns a handle.
 
-    Each method raises `EngineError` (or a subclass) and nothing else, and may be called from any
-    process: names are known before the objects exist.
+    Each raises `EngineError` and nothing else, and may be called from any process: names are known
+    before the objects exist.
     """
 
     async def find(self, spec: ContainerSpec) -> bool:

@@ -19,6 +19,5 @@ ENGINES: dict[str, OpenEngine] = {"docker": DockerEngine}
 def open_engine(
     policy: Policy | None = None, name: str = "docker"
 ) -> AbstractAsyncContextManager[Engine]:
-    """The engine of this name: `async with open_engine() as engine`. It refuses to create what
-    goes beyond `policy`."""
+    """An engine, as a context manager; it refuses to create what goes beyond `policy`."""
     return ENGINES[name](policy)

@@ -39,8 +39,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a ping: who gave it, and its clock (`now`, None where it tells none) when this
-    host's said `asked_at`."""
+    """Who answered a ping; `now` is its clock, if it tells, when this host's said `asked_at`."""
 
     address: str
     is_local: bool

@@ -37,10 +37,7 @@ class Point(NamedTuple):
 
 
 class Series:
-    """At most `MAX_POINTS` points of a life of any length.
-
-    When full, each two points become one, which keeps the higher memory: a peak stays visible.
-    """
+    """At most `MAX_POINTS` points; when full, each two become one, with the higher memory."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []

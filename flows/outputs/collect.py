@@ -1,7 +1,6 @@
 """Hard-link the outputs of a task from the checkout into the artifacts, and write `outputs.json`.
 
-For containers that have stopped. Done again, it comes to the same: a process that takes over
-after a crash finds what the earlier one kept. Everything that a pattern matched is accounted for.
+For containers that have stopped. Done again, as after a crash, it comes to the same.
 """
 
 import hashlib

@@ -53,10 +53,7 @@ class Budget:
 
 
 def read_report(file: BinaryIO, budget: Budget, take: Callable[[Case], None]) -> None:
-    """Hand every test of a report to `take`, its texts as they are but cut at `TEXT_LENGTH`.
-
-    Raises `ReportUnreadable`, perhaps after some were handed over.
-    """
+    """Hand every test to `take`, its texts cut at `TEXT_LENGTH`. Raises `ReportUnreadable`."""
     target = _Target(budget, take)
     try:
         parser = DefusedXMLParser(target=target, forbid_dtd=True)

@@ -1,8 +1,6 @@
-"""What a run's test reports say together: those in `test-results/`, and the outputs of the type
-`junit`.
+"""What the reports in `test-results/`, and the outputs of the type `junit`, say together.
 
-Reports are read when the container has stopped. One that cannot be read is named, and the others
-count.
+Read when the container has stopped. One that cannot be read is named, and the others count.
 """
 
 import os
@@ -41,8 +39,7 @@ def reported_tests(
 ) -> ReportedTests | None:
     """What the reports say; None where there is none and nobody expects one.
 
-    `declared` has the names, below `artifacts/`, of those that are outputs. Without a `masker`
-    nobody knows what is secret, and no text of a report is told.
+    `declared` are the paths of outputs below `artifacts/`. Without a `masker` no text is told.
     """
     folder = (*spec.artifacts_subdir.split("/"), _FOLDER)
     artifacts = Tree(workspace.folder, ("artifacts",))

@@ -62,10 +62,7 @@ class HashingReader:
         return self._sha256.hexdigest()
 
     def read(self, limit: int = -1) -> bytes:
-        """All of the next bytes, at most `limit`; fewer only at the end.
-
-        Raises `OSError`, and `Stopped` once the upload is over.
-        """
+        """The next bytes, fewer than `limit` only at the end. Raises `Stopped` after the upload."""
         if self._is_stopped():
             raise Stopped
         data = self._file.read(limit)
@@ -81,10 +78,7 @@ class Store(Protocol):
     secrets: set[str]
 
     def put(self, key: str, source: HashingReader) -> None:
-        """Store all of `source` at `<address>/<key>`, in place of what was there.
-
-        Raises whatever the place raises.
-        """
+        """Store all of `source` at `<address>/<key>`, in place of what was there."""
 
     def has(self, key: str, size_bytes: int) -> bool:
         """Whether something of that size is there, as far as the place can be asked."""

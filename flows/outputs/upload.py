@@ -41,10 +41,7 @@ class FilesGone(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An upload that is to be made; without a `storage`, `unknown` says why it cannot be read.
-
-    `newest` is the number of the job's newest attempt.
-    """
+    """An upload to make. Without a `storage`, `unknown` says why it cannot be read."""
 
     workspace: Workspace
     journal: UploadJournal
@@ -88,10 +85,7 @@ async def deliver(delivery: Delivery, logger: Logger, seconds: float) -> Upload:
 
 
 def files_of(workspace: Workspace, number: int, newest: int) -> Tree:
-    """The artifacts folder of an attempt; those before the `newest` were set aside.
-
-    Raises `FilesGone`.
-    """
+    """The artifacts folder of an attempt, which `newest` set aside. Raises `FilesGone`."""
     if number == newest:
         if is_folder(workspace.artifacts):
             return Tree(workspace.folder, ("artifacts",))
@@ -163,11 +157,7 @@ class Uploader:
         self._stopped = threading.Event()
 
     async def run(self, threads: int, logger: Logger) -> None:
-        """Send the files in so many threads, then the manifest; say now and then how far it is.
-
-        Raises `StorageError` for a file that could not be sent, and whatever the store raises for
-        the manifest.
-        """
+        """Send the files in threads, then the manifest. Raises as a `Store` does, or `StorageError`."""
         running = {begin(self.send_files) for _ in range(min(threads, len(self._plan.items)))}
         try:
             while running:

@@ -57,8 +57,7 @@ def reclaim_arguments(
 def run_reclaim(
     client: docker.DockerClient, reclaim: Reclaim, image: Image, api_version: tuple[int, ...]
 ) -> None:
-    """Run it to its end, and leave nothing of it. Raises `EngineError` where it did not do it all,
-    beside what docker-py raises."""
+    """Run it to its end, and leave nothing of it. Raises `EngineError`, and what docker-py does."""
     # Of an earlier process that died over it.
     _remove(client.api, reclaim)
     try:

@@ -24,10 +24,7 @@ _PING_SECONDS = 10.0
 
 
 class Connection:
-    """An engine that is connected to at first use, so that no answer is an error of that use.
-
-    `host` names it; by default it is the one of `DOCKER_HOST`.
-    """
+    """An engine, by default the one of `DOCKER_HOST`, which is connected to at first use."""
 
     def __init__(self, host: DockerHost | None = None) -> None:
         self._given = host or DockerHost()
@@ -72,10 +69,9 @@ class Connection:
 
 
 def negotiated(host: DockerHost) -> DockerHost:
-    """`host` with its engine's version in place of `auto`, with which every client asks again.
+    """`host` with its engine's API version, by `/_ping`, in place of `auto`, which asks every time.
 
-    By a ping, as the docker command does: for the versions of all its parts, which docker-py asks
-    for, an engine starts two programs. Raises what docker-py and requests raise.
+    docker-py asks for the versions of all parts, for which an engine starts two programs.
     """
     if host.version != "auto":
         return host
@@ -112,10 +108,9 @@ def url(api: docker.APIClient, path: str) -> str:
 
 
 def shut_down(connection: Any) -> None:
-    """End a connection that another thread reads: a close alone does not wake that one.
+    """End a connection that another thread reads, which a close alone does not wake.
 
-    By a duplicate, because the layers of a TLS connection are in use by that thread. One that is
-    over already is no error.
+    By a duplicate: the layers of a TLS connection are in that thread's use.
     """
     gone = (OSError, ValueError, AttributeError)
     with suppress(*gone), socket.socket(fileno=os.dup(connection.fileno())) as same:

@@ -50,11 +50,7 @@ _DRAIN_SECONDS = 30.0
 
 
 class DockerEngine(Engine):
-    """The contract on the engine that `host` names; by default the one of `DOCKER_HOST`.
-
-    prefect-docker's tasks do what they can do; waiting, inspecting and following go through
-    docker-py. No container may go beyond `policy`.
-    """
+    """The contract on the engine of `host`, by default that of `DOCKER_HOST`, within `policy`."""
 
     def __init__(self, policy: Policy | None = None, host: DockerHost | None = None) -> None:
         self._docker = Connection(host)

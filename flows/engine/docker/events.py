@@ -17,10 +17,10 @@ _ACTIONS = ("kill", "oom", "die", "destroy")
 
 
 def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Evidence:
-    """What happened to the container `name` from `since`, by the engine's clock, until now.
+    """What happened to the container `name` from `since` until now. Raises `EngineError`.
 
-    `since` is best a time the engine told, as `ContainerState.started_at`. After an inspect of a
-    stopped container its end is on record. Raises `EngineError`.
+    `since` is best a time that the engine told. After an inspect of a stopped container its end is
+    on record.
     """
     with translated("reading what happened to the container"):
         start = since.timestamp()

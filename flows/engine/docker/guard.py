@@ -16,10 +16,7 @@ from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
 
 
 def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Policy) -> None:
-    """Raise `PolicyRefused` naming every argument that `policy` does not cover.
-
-    `arguments` are those for `create_docker_container`. One that is not known here is refused.
-    """
+    """Raise `PolicyRefused` naming every create argument that is unknown or beyond `policy`."""
     unknown = sorted(arguments.keys() - {option.key for option in OPTIONS})
     faults = [Fault(key, "is nothing that a task may ask Docker for") for key in unknown]
     for option in OPTIONS:

@@ -152,9 +152,8 @@ def _split_cut_character(written: bytes) -> tuple[bytes, bytes]:
 class OutputDelivery:
     """What has been delivered of both streams, by an attached connection or from the log.
 
-    `seen` counts bytes that came, new or not. A log that is `strayed` does not begin with what was
-    delivered, so from there on all that it has is taken for new; what was `damaged` on its way is
-    not complete.
+    `seen` counts bytes that came, new or not. All of a log that `strayed` from what was delivered
+    is taken for new; what was `damaged` on its way is not complete.
     """
 
     def __init__(self, sink: Sink, driver: str) -> None:

@@ -31,12 +31,10 @@ class _LogUnreadableError(Exception):
 
 
 class Attachment:
-    """A container's stdout and stderr, copied to a sink as they come.
+    """A container's stdout and stderr, copied to a sink in a thread as they come.
 
-    What an attached connection gives is all that the container wrote, unchanged; where one was
-    cut, the engine's log has the rest. A thread reads on until a stopped container's log has
-    nothing that was not delivered. Completion of the task comes from the container's state,
-    never from the end of this.
+    An attached connection gives all that the container wrote, unchanged; where one was cut, the
+    engine's log has the rest, which is read until nothing of a stopped container's is left.
     """
 
     def __init__(
@@ -56,10 +54,7 @@ class Attachment:
     def open(
         cls, client: docker.DockerClient, name: str, sink: Sink, *, replay: bool = False
     ) -> Self:
-        """Attach to the container `name`; blocks until the engine has answered.
-
-        With `replay`, its log is read from the beginning instead.
-        """
+        """Attach to the container, or with `replay` read its log from the beginning. Blocks."""
         found = client.api.inspect_container(name)
         delivery = OutputDelivery(sink, found["HostConfig"]["LogConfig"]["Type"])
         if replay:

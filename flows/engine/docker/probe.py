@@ -199,10 +199,7 @@ def quiet(now: float, seconds: float) -> Quiet:
 
 
 def refused_login(login: Login) -> str | None:
-    """Why the engine cannot log in with it, None where it can.
-
-    Raises `EngineUnavailable` where it cannot be tried.
-    """
+    """Why the engine cannot log in, if so. Raises `EngineUnavailable` where it cannot be tried."""
     with _connected() as api:
         answer = api.post(url(api, "/auth"), json=login.as_auth_config(), timeout=_SECONDS)
         if answer.ok:

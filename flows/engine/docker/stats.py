@@ -144,16 +144,15 @@ def _moment(sample: Sample) -> float | None:
 
 
 def _was_running(sample: Sample) -> bool:
-    """Whether the sample is of a running container: of others the engine sends zeros, read at
-    the zero time."""
+    """Whether the sample is of a running container: others have zeros, read at the zero time."""
     return not str(sample.get("read", "")).startswith("0001-")
 
 
 def memory_bytes(sample: Sample) -> int | None:
     """Memory in use, as `docker stats` counts it: without inactive page cache.
 
-    The `max_usage` of cgroup v1 is left alone: it includes the page cache of its moment, which
-    nothing tells afterwards, so a task that only copies files would seem to need its whole limit.
+    Not the `max_usage` of cgroup v1, which includes page cache: a task that only copies files would
+    seem to need its whole limit.
     """
     memory = sample.get("memory_stats") or {}
     used: int | None = memory.get("usage")

@@ -81,9 +81,9 @@ def create_run_volume(
 def create_volumes(
     api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, ...], allowed: list[str]
 ) -> list[str]:
-    """Check every cache, then make the volumes that are missing; the names of the caches made.
+    """Make the volumes that are missing; the names of the caches made.
 
-    `allowed` are globs for volumes that the runner did not make.
+    `allowed` are globs for volumes with others' data that may be mounted.
     """
     caches = [mount for mount in spec.mounts if mount.kind == "cache"]
     missing = [mount for mount in caches if not _cache_exists(api, mount, allowed)]

@@ -13,10 +13,7 @@ _HUB_LOG_IN = "https://index.docker.io/v1/"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a registry is shown; kept in memory alone.
-
-    `registry` is as `registry_host` gives it.
-    """
+    """What the registry, named as by `registry_host`, is shown; kept in memory alone."""
 
     registry: str
     username: str
@@ -33,10 +30,7 @@ class Login:
 
 
 def registry_host(address: str) -> str:
-    """The host, with its port where one is given, of what an operator calls a registry.
-
-    Scheme, path and case do not count; Docker Hub's names are one. Empty for what is no address.
-    """
+    """The host, with its port, of a registry's address, in one form; empty for what is none."""
     address = address.strip()
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")

@@ -32,9 +32,8 @@ class PullLock:
     ) -> AsyncIterator[bool]:
         """Hold the image's lock for the block; the value says whether somebody else had it before.
 
-        `on_wait` is called once where there is somebody to wait for. Raises the `ImageError` that
-        the one before ended with in the meantime, and `WorkspaceError` where the folder cannot be
-        written.
+        `on_wait` is called once where one waits. Raises the `ImageError` that the one before ended
+        with in the meantime, and `WorkspaceError`.
         """
         path = self._folder / hashlib.sha256(image.encode()).hexdigest()
         waited = False

@@ -25,7 +25,7 @@ class Sink(Protocol):
 class Tailed:
     """How a container's output came, known after the block of `Engine.tail`.
 
-    `reconnects` counts the breaks that output followed; `complete` says that the sink has all of it.
+    `reconnects` counts breaks that output followed; `complete` says that the sink has all of it.
     """
 
     reconnects: int = 0

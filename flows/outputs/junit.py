@@ -91,13 +91,6 @@ class _Open:
     message: str = ""
     flaky: bool = False
 
-    def become(self, result: CaseResult) -> bool:
-        """Whether this is news: the first failure says what it was."""
-        if self.result in ("failed", "error"):
-            return False
-        self.result = result
-        return True
-
     def closed(self) -> Case:
         flaky = self.flaky and self.result == "passed"
         return Case(self.suite, self.name, self.result, self.seconds, self.message, flaky)
@@ -177,13 +170,14 @@ class _Target:
         """Take in what an element directly below the test tells of it."""
         if name in _RERUN:
             case.flaky = True
-        elif name in _FAILING and case.become(_FAILING[name]):
-            self._listen(case, attributes)
+            return
+        # The first failure says what it was.
+        if name in _FAILING and case.result not in ("failed", "error"):
+            case.result = _FAILING[name]
         elif name == "skipped" and case.result == "passed":
             case.result = "skipped"
-            self._listen(case, attributes)
-
-    def _listen(self, case: _Open, attributes: Mapping[str, str]) -> None:
+        else:
+            return
         case.message = attributes.get("message", "").strip()[:TEXT_LENGTH]
         if not case.message:
             self._speaks_at = len(self._path)

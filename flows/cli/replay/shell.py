@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.cli.replay.replay import Replayed
+from flows.engine.docker.objects import run_volume_name
 from flows.engine.docker.options import create_arguments
-from flows.engine.docker.volumes import run_volume_name
 from flows.engine.types import Image
 from flows.report.docker_run import NEWEST_API, docker_options, quote
 from flows.spec import ContainerSpec

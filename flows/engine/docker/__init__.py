@@ -4,7 +4,7 @@ engine         `DockerEngine`
 client         connections: address, API version, calls in threads
 errors         docker-py's exceptions as `EngineError`s
 options        the create options, a row each; guard checks them right before Docker gets them
-volumes        a job's folder and caches as mounts; objects: what carries a job's label
+objects        a job's volumes and mounts, and all that carries a job's label
 images         inspect, pull and ask registries
 logs           output as it comes; log_position: each byte of it once
 stats          what a container uses, streamed from `/stats`

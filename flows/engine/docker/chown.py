@@ -10,8 +10,12 @@ import requests.exceptions
 from docker.types import LogConfig
 
 from flows.engine.chown import RECLAIM_SECONDS, Reclaim
-from flows.engine.docker.objects import remove_own
-from flows.engine.docker.volumes import create_run_volume, mount_arguments, remove_run_volume
+from flows.engine.docker.objects import (
+    create_run_volume,
+    mount_arguments,
+    remove_own,
+    remove_run_volume,
+)
 from flows.engine.types import Image
 from flows.errors import EngineError
 

@@ -62,9 +62,11 @@ class Connection:
         if "client" in self.__dict__:
             self.client.close()
 
-    async def call(self, doing: str, function: Callable[[docker.APIClient], T]) -> T:
-        """What `function` returns, run in a thread; `doing` tells in an `EngineError` at what."""
-        with translated(doing):
+    async def call(
+        self, doing: str, function: Callable[[docker.APIClient], T], container: str | None = None
+    ) -> T:
+        """What `function` returns, run in a thread; the rest is as for `translated`."""
+        with translated(doing, container):
             return await in_thread(lambda: function(self.api))
 
 

@@ -1,11 +1,11 @@
 """`DockerEngine`: the engine contract on a Docker Engine, by docker-py and prefect-docker."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import docker
 import requests.exceptions
@@ -16,20 +16,21 @@ from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker.chown import run_reclaim
 from flows.engine.docker.client import Connection, ping
-from flows.engine.docker.errors import NotFound, container_expected, translated
+from flows.engine.docker.errors import NotFound, translated
 from flows.engine.docker.events import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
-from flows.engine.docker.objects import list_owned, remove_own
-from flows.engine.docker.options import create_arguments
-from flows.engine.docker.stats import Sampler
-from flows.engine.docker.volumes import (
+from flows.engine.docker.objects import (
     create_volumes,
+    list_owned,
     needs_run_volume,
     remove_caches,
+    remove_own,
     remove_run_volume,
 )
+from flows.engine.docker.options import create_arguments
+from flows.engine.docker.stats import Sampler
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
@@ -37,8 +38,6 @@ from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
 from flows.threads import in_thread
 from flows.units import Resources
-
-T = TypeVar("T")
 
 # The kind of a path in a container's difference from its image.
 _ADDED = 1
@@ -109,8 +108,8 @@ class DockerEngine(Engine):
         """Docker makes a missing working directory in the container's own layer when it creates it,
         at the end of whatever links lead there, so the layer's difference from the image tells.
         """
-        changes = await self._on_container(
-            spec, "looking at the working directory", lambda api: api.diff(spec.name)
+        changes = await self._docker.call(
+            "looking at the working directory", lambda api: api.diff(spec.name), spec.name
         )
         added = (PurePosixPath(each["Path"]) for each in changes or [] if each["Kind"] == _ADDED)
         targets = [PurePosixPath(mount.target) for mount in spec.mounts]
@@ -124,10 +123,10 @@ class DockerEngine(Engine):
     async def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
-        attachment = await self._on_container(
-            spec,
+        attachment = await self._docker.call(
             "attaching to the output",
-            lambda _: Attachment.open(self._docker.client, spec.name, sink, replay=replay),
+            lambda _: Attachment(self._docker.client, spec.name, sink, replay=replay),
+            spec.name,
         )
         attachment.start()
         try:
@@ -138,7 +137,7 @@ class DockerEngine(Engine):
 
     async def start(self, spec: ContainerSpec) -> None:
         try:
-            with container_expected(spec.name), translated("starting the container"):
+            with translated("starting the container", spec.name):
                 await start_docker_container.fn(spec.name, docker_host=self._docker.host)
         except EngineRefused as error:
             # The engine files a command that cannot be run under the client's errors; the
@@ -222,15 +221,9 @@ class DockerEngine(Engine):
         )
 
     async def _inspected(self, spec: ContainerSpec) -> Mapping[str, Any]:
-        return await self._on_container(
-            spec, "inspecting the container", lambda api: api.inspect_container(spec.name)
+        return await self._docker.call(
+            "inspecting the container", lambda api: api.inspect_container(spec.name), spec.name
         )
-
-    async def _on_container(
-        self, spec: ContainerSpec, doing: str, function: Callable[[docker.APIClient], T]
-    ) -> T:
-        with container_expected(spec.name):
-            return await self._docker.call(doing, function)
 
     async def _wait_slice(self, spec: ContainerSpec, seconds: float) -> bool:
         def wait(api: docker.APIClient) -> bool:
@@ -244,7 +237,7 @@ class DockerEngine(Engine):
             # The engine tells in an answer, too, that it could not wait.
             return not told.get("Error")
 
-        if await self._on_container(spec, "waiting for the container", wait):
+        if await self._docker.call("waiting for the container", wait, spec.name):
             return True
         return not (await self.inspect(spec)).running
 

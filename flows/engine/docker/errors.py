@@ -28,11 +28,18 @@ class NotFound(EngineError):
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Raise only `EngineError`s from the block; `doing` completes "Docker failed while …"."""
+def translated(doing: str, container: str | None = None) -> Iterator[None]:
+    """Raise only `EngineError`s from the block; `doing` completes "Docker failed while …".
+
+    Where it needs a `container`, one that is missing was removed by somebody else.
+    """
     try:
         yield
     except docker.errors.NotFound as error:
+        if container is not None:
+            raise ContainerGone(
+                f"the container {container} is gone: somebody else removed it while it was in use"
+            ) from error
         raise NotFound(f"Docker has no such object while {doing}: {said(error)}") from error
     except docker.errors.APIError as error:
         raise _api_error(error, doing) from error
@@ -46,17 +53,6 @@ def translated(doing: str) -> Iterator[None]:
 def address() -> str:
     """Where the engine of this process is."""
     return os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET.replace("http+unix", "unix")
-
-
-@contextmanager
-def container_expected(name: str) -> Iterator[None]:
-    """A container that is missing here was removed by somebody else."""
-    try:
-        yield
-    except NotFound as error:
-        raise ContainerGone(
-            f"the container {name} is gone: somebody else removed it while it was in use"
-        ) from error
 
 
 def said(error: docker.errors.APIError) -> str:

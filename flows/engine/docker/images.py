@@ -43,7 +43,7 @@ class PullConnection:
     def send(
         self, api: docker.APIClient, request: requests.Request, seconds: float
     ) -> requests.Response:
-        """The answer, its body unread, unless it keeps silent for `seconds`. Raises as requests do."""
+        """The answer, its body unread; silence is limited to `seconds`. Raises as requests do."""
         prepared = api.prepare_request(request)
         settings = api.merge_environment_settings(prepared.url, {}, True, None, None)
         self._get_through(api, prepared, settings)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 
 import docker
 import docker.errors
@@ -38,29 +38,20 @@ class Attachment:
     """
 
     def __init__(
-        self, client: docker.DockerClient, name: str, delivery: OutputDelivery, attached: Any
+        self, client: docker.DockerClient, name: str, sink: Sink, *, replay: bool = False
     ) -> None:
+        """Attach to the container, or with `replay` read its log from the beginning. Blocks."""
+        driver = client.api.inspect_container(name)["HostConfig"]["LogConfig"]["Type"]
+        query = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
         self._client = client
         self._name = name
-        self._delivery = delivery
-        self._attached = attached
+        self._delivery = OutputDelivery(sink, driver)
+        self._attached = None if replay else client.api.attach_socket(name, params=query)
         self._was_cut = False
-        self._current = attached
+        self._current: Any = self._attached
         self._lock = threading.Lock()
         self._hung_up = threading.Event()
         self._pump = threading.Thread(target=self._copy, daemon=True, name=f"output of {name}")
-
-    @classmethod
-    def open(
-        cls, client: docker.DockerClient, name: str, sink: Sink, *, replay: bool = False
-    ) -> Self:
-        """Attach to the container, or with `replay` read its log from the beginning. Blocks."""
-        found = client.api.inspect_container(name)
-        delivery = OutputDelivery(sink, found["HostConfig"]["LogConfig"]["Type"])
-        if replay:
-            return cls(client, name, delivery, None)
-        query = {"stdout": 1, "stderr": 1, "stream": 1, "logs": 0}
-        return cls(client, name, delivery, client.api.attach_socket(name, params=query))
 
     @property
     def tailed(self) -> Tailed:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flows.engine.docker.volumes import mount_arguments
+from flows.engine.docker.objects import mount_arguments
 from flows.engine.types import Image
 from flows.payload.fields import network
 from flows.payload.policy import Policy

@@ -62,9 +62,7 @@ def reported_tests(
     return total.result(masker)
 
 
-def _in_folder(
-    workspace: Workspace, folder: Parts, bounds: Bounds, total: "_Total"
-) -> set[Parts]:
+def _in_folder(workspace: Workspace, folder: Parts, bounds: Bounds, total: "_Total") -> set[Parts]:
     """Some more than are read at most; the rest, and what cannot be had, is noted in `total`."""
     found: set[Parts] = set()
     try:

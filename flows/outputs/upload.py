@@ -157,7 +157,7 @@ class Uploader:
         self._stopped = threading.Event()
 
     async def run(self, threads: int, logger: Logger) -> None:
-        """Send the files in threads, then the manifest. Raises `StorageError`, and what a store does."""
+        """Send the files in threads, then the manifest. Raises `StorageError`, or as stores do."""
         running = {begin(self.send_files) for _ in range(min(threads, len(self._plan.items)))}
         try:
             while running:

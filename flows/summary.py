@@ -4,27 +4,18 @@ Reads what the server knows: the final states of runs, counted by the server its
 artifacts in which attempts left their facts. Events would not do: servers forget them in a week.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, TypeVar
 
 from prefect import flow, get_client, get_run_logger, runtime
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterEndTime,
-    FlowRunFilterState,
-    FlowRunFilterStateName,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import Artifact, FlowRun, StateType
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
-from prefect.types import DateTime
 from pydantic import Field
 
 from flows.outcome import Outcome, OutcomeName
@@ -49,7 +40,8 @@ SUMMARY_KEY = "container-task-summary"
 _PAGE = 200
 _MOST_RUNS = 2_000
 _MOST_ATTEMPTS = 10_000
-_OURS = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME]))
+_OURS = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
+_METADATA = ArtifactFilter.model_validate({"key": {"any_": [METADATA_KEY]}})
 _UNSUCCESSFUL = [StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 
 
@@ -77,25 +69,18 @@ async def failure_summary(days: Annotated[int, Field(ge=1, le=366)] = 7) -> str:
 
 async def look_back(client: PrefectClient, period: Period) -> Summary:
     """What the server knows of the container tasks that ended in a period."""
-
-    async def runs(offset: int) -> list[FlowRun]:
-        return await client.read_flow_runs(
-            flow_filter=_OURS,
-            flow_run_filter=_ended(period, *_UNSUCCESSFUL),
-            sort=FlowRunSort.END_TIME_DESC,
-            limit=_PAGE,
-            offset=offset,
-        )
-
-    async def artifacts(offset: int) -> list[Artifact]:
-        return await client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[METADATA_KEY])),
-            flow_run_filter=_ended(period),
-            sort=ArtifactSort.CREATED_DESC,
-            limit=_PAGE,
-            offset=offset,
-        )
-
+    runs = partial(
+        client.read_flow_runs,
+        flow_filter=_OURS,
+        flow_run_filter=_ended(period, *_UNSUCCESSFUL),
+        sort=FlowRunSort.END_TIME_DESC,
+    )
+    artifacts = partial(
+        client.read_artifacts,
+        artifact_filter=_METADATA,
+        flow_run_filter=_ended(period),
+        sort=ArtifactSort.CREATED_DESC,
+    )
     unsuccessful = [Unsuccessful.of(run) for run in await _read(runs, _MOST_RUNS)]
     found = await _read(artifacts, _MOST_ATTEMPTS)
     attempts = [made for each in found if (made := AttemptFacts.of(each.data))]
@@ -109,10 +94,10 @@ async def look_back(client: PrefectClient, period: Period) -> Summary:
     )
 
 
-async def _read(page: Callable[[int], Awaitable[list[T]]], most: int) -> list[T]:
+async def _read(page: Callable[..., Awaitable[list[T]]], most: int) -> list[T]:
     found: list[T] = []
     while len(found) < most:
-        read = await page(len(found))
+        read = await page(limit=_PAGE, offset=len(found))
         found += read
         if len(read) < _PAGE:
             break
@@ -121,12 +106,10 @@ async def _read(page: Callable[[int], Awaitable[list[T]]], most: int) -> list[T]
 
 async def _count(client: PrefectClient, period: Period) -> Mapping[OutcomeName, int]:
     """How many runs ended each way, without what never happened."""
-    counts = dict[OutcomeName, int]()
+    counts = Counter[OutcomeName]()
     for outcome, states in _states(period):
-        number = await client.count_flow_runs(flow_filter=_OURS, flow_run_filter=states)
-        if number:
-            counts[outcome] = counts.get(outcome, 0) + number
-    return counts
+        counts[outcome] += await client.count_flow_runs(flow_filter=_OURS, flow_run_filter=states)
+    return +counts
 
 
 def _states(period: Period) -> list[tuple[OutcomeName, FlowRunFilter]]:
@@ -142,12 +125,6 @@ def _states(period: Period) -> list[tuple[OutcomeName, FlowRunFilter]]:
 
 
 def _ended(period: Period, *types: StateType, name: str | None = None) -> FlowRunFilter:
-    state = FlowRunFilterState(
-        type=FlowRunFilterStateType(any_=list(types)) if types else None,
-        name=FlowRunFilterStateName(any_=[name]) if name else None,
-    )
-    moments = FlowRunFilterEndTime(
-        after_=DateTime.instance(period.since),
-        before_=DateTime.instance(period.until - timedelta(microseconds=1)),
-    )
-    return FlowRunFilter(state=state, end_time=moments)
+    state = {"type": {"any_": types} if types else None, "name": {"any_": [name]} if name else None}
+    moments = {"after_": period.since, "before_": period.until - timedelta(microseconds=1)}
+    return FlowRunFilter.model_validate({"state": state, "end_time": moments})

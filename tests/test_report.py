@@ -39,9 +39,8 @@ from flows.outcome import (
 from flows.payload.parse import parse
 from flows.report import names, sentences
 from flows.report.artifacts import metadata_table
-from flows.report.facts import run_report
 from flows.report.page import markdown, rejection_markdown
-from flows.report.run_json import Artifact, RunReport
+from flows.report.run_json import Artifact, RunReport, run_report
 from flows.workspace.folder import Workspace
 from flows.workspace.listing import Entry, Listing
 from flows.workspace.logs import LogFacts

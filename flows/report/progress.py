@@ -9,18 +9,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-)
+from prefect.client.schemas.filters import ArtifactFilter
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
@@ -64,12 +59,7 @@ class ProgressArtifact:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
     @property
@@ -110,10 +100,10 @@ class ProgressArtifact:
 
 async def _find(client: PrefectClient, job_id: UUID, key: str) -> UUID | None:
     """The job's artifact of that key; None where it has none."""
-    wanted = ArtifactFilter(
-        key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=[job_id])
+    wanted = {"key": {"any_": [key]}, "flow_run_id": {"any_": [job_id]}}
+    found = await client.read_artifacts(
+        artifact_filter=ArtifactFilter.model_validate(wanted), limit=1
     )
-    found = await client.read_artifacts(artifact_filter=wanted, limit=1)
     return next((each.id for each in found), None)
 
 
@@ -126,11 +116,9 @@ class PrefectPullObserver(PullObserver):
         self._say = say
 
     def say(self, sentence: str) -> None:
-        """See `flows.engine.images.progress.PullObserver`."""
         self._say(self.masker.text(sentence))
 
     async def show(self, percent: float, description: str) -> None:
-        """See `flows.engine.images.progress.PullObserver`."""
         await self._artifact.show(percent, description)
 
 
@@ -179,18 +167,13 @@ class RunProgress:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         try:
             if self._showing is not None:
                 self._showing.cancel()
                 await asyncio.wait([self._showing], timeout=_END_SECONDS)
         finally:
-            await self._artifact.__aexit__(kind, error, traceback)
+            await self._artifact.__aexit__(*error)
 
     @property
     def is_shown(self) -> bool:

@@ -15,9 +15,8 @@ from flows.outputs.upload import begin_delivery, deliver
 from flows.report import page
 from flows.report.artifacts import files_artifact, run_artifacts
 from flows.report.chart import usage_svg
-from flows.report.facts import run_report
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
-from flows.report.run_json import RunReport
+from flows.report.run_json import RunReport, run_report
 from flows.runtime.attempts import with_files_back
 from flows.runtime.context import Job
 from flows.spec import UPLOAD_SECONDS, ContainerSpec

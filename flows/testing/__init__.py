@@ -15,9 +15,9 @@ pytest, as a `conftest.py` may import this first: PYTEST_DONT_REWRITE.)
         result.assert_file("report.html", contains="3 passed")
 """
 
+from flows.testing.fake_container import CommandMissing, Process, Program, Terminated
 from flows.testing.fake_engine import FakeEngine
 from flows.testing.fixtures import ContainerTaskRun, container_task_api, container_task_run
-from flows.testing.process import CommandMissing, Process, Program, Terminated
 from flows.testing.result import TaskResult
 
 __all__ = [

@@ -1,18 +1,91 @@
-"""A container in memory: its output, its end, and the thread that its program runs in."""
+"""A container in memory, whose program is a function that runs in a thread of its own."""
 
 import signal
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from flows.engine.contract import Sink
 from flows.engine.types import ContainerState
 from flows.exit_code import KILLED
 from flows.spec import ContainerSpec
-from flows.testing.process import TERMINATED, CommandMissing, Killed, Process, Program, Terminated
+
+Program = Callable[["Process"], int | None]
+TERMINATED = 128 + signal.SIGTERM
+
+
+class CommandMissing(Exception):
+    """For a program to raise: the image has no such command. The container exits 127."""
+
+
+class Terminated(BaseException):
+    """SIGTERM: the container is being stopped. A program that lets it pass exits 143."""
+
+
+class Killed(BaseException):
+    """SIGKILL: the container has ended; nothing that its program still does counts."""
+
+
+def succeed(_process: "Process") -> None:
+    """A program that says nothing and exits 0."""
+
+
+class Process:
+    """A running container, as the program in it sees it.
+
+    `spec` is what the payload came to; `env` what the process finds in its environment, secrets
+    included.
+    """
+
+    def __init__(
+        self,
+        spec: ContainerSpec,
+        secrets: Mapping[str, str],
+        folders: Mapping[str, Path],
+        write: Callable[[bytes], None],
+    ) -> None:
+        """`folders` has the folder on disk for each mount's target."""
+        self.spec = spec
+        self.env: Mapping[str, str] = {**spec.env, **secrets}
+        self.write = write
+        self._folders = folders
+        self._signaled = threading.Event()
+        self._killed = False
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder `$ARTIFACT_DIR`."""
+        return self.path(self.env["ARTIFACT_DIR"])
+
+    def path(self, inside: str = "") -> Path:
+        """Where a path of the container, absolute or from its working directory, is on disk.
+
+        Raises `ValueError` for one outside the mounts: the image itself has no files here.
+        """
+        path = PurePosixPath(self.spec.workdir, inside)
+        for target, folder in self._folders.items():
+            if path.is_relative_to(target):
+                return folder / path.relative_to(target)
+        mounts = ", ".join(self._folders)
+        raise ValueError(f"{path} is in the image, of which there are no files; on disk: {mounts}")
+
+    def print(self, *values: object) -> None:
+        """Write a line to the container's output; `write` takes bytes as they are."""
+        self.write(" ".join(map(str, values)).encode() + b"\n")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, in no time where the container is stopped: then it raises `Terminated`."""
+        if self._signaled.wait(seconds):
+            self._signaled.clear()
+            raise Killed if self._killed else Terminated
+
+    def send(self, signal_number: int) -> None:
+        """Interrupt the program's sleep, now or to come."""
+        self._killed = self._killed or signal_number == signal.SIGKILL
+        self._signaled.set()
 
 
 class FakeContainer:
@@ -28,20 +101,15 @@ class FakeContainer:
         self.secrets = secrets
         self.failure: BaseException | None = None
         self._process = Process(spec, secrets, folders, self._write)
-        self._state = ContainerState(running=False, exit_code=None, oom_killed=False)
+        self.state = ContainerState(running=False, exit_code=None, oom_killed=False)
         self._output = bytearray()
         self._sinks: list[Sink] = []
         # Over its state, its output, and who takes that.
         self._lock = threading.RLock()
 
-    @property
-    def state(self) -> ContainerState:
-        """As it is now."""
-        return self._state
-
     def start(self, program: Program) -> None:
         """Run the program in a thread that holds nobody back."""
-        self._state = ContainerState(
+        self.state = ContainerState(
             running=True, exit_code=None, oom_killed=False, started_at=datetime.now(UTC)
         )
         threading.Thread(target=self._run, args=[program], daemon=True).start()
@@ -69,7 +137,7 @@ class FakeContainer:
 
     def _write(self, text: bytes) -> None:
         with self._lock:
-            if not self._state.running:
+            if not self.state.running:
                 raise Killed
             self._output += text
             for sink in self._sinks:
@@ -77,12 +145,12 @@ class FakeContainer:
 
     def _end(self, exit_code: int, *, oom_killed: bool = False) -> None:
         with self._lock:
-            if self._state.running:
-                self._state = ContainerState(
+            if self.state.running:
+                self.state = ContainerState(
                     running=False,
                     exit_code=exit_code,
                     oom_killed=oom_killed,
-                    started_at=self._state.started_at,
+                    started_at=self.state.started_at,
                     finished_at=datetime.now(UTC),
                 )
 
@@ -110,7 +178,7 @@ class FakeContainer:
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            if self._state.running:
+            if self.state.running:
                 self.failure = error
                 self._write("".join(traceback.format_exception(error)).encode())
                 self._end(1)

@@ -21,8 +21,7 @@ from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 from flows.spec import ContainerSpec, Owned
-from flows.testing.fake_container import FakeContainer
-from flows.testing.process import Program, succeed
+from flows.testing.fake_container import FakeContainer, Program, succeed
 from flows.units import Resources
 
 _LOOK_SECONDS = 0.005

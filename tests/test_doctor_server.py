@@ -16,10 +16,17 @@ from prefect_docker import DockerRegistryCredentials
 
 from blocks.policy import ContainerPolicy
 from blocks.storage import ArtifactStorage
-from flows.cli.doctor.blocks import check_policy, check_registries, check_storage
 from flows.cli.doctor.checkup import Level
 from flows.cli.doctor.engine import clock_finding
-from flows.cli.doctor.server import check_api, check_clock, check_deployment, check_sweep
+from flows.cli.doctor.server import (
+    check_api,
+    check_clock,
+    check_deployment,
+    check_policy,
+    check_registries,
+    check_storage,
+    check_sweep,
+)
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.answering import Answering

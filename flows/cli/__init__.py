@@ -4,10 +4,10 @@
 | --- | --- |
 | `commands` | the words of the command line; nothing heavy is imported before a command is called |
 | `console` | standard output and error, JSON, and the exit statuses |
-| `prefect_api` | a client of Prefect's API, and a sentence for each of its failures |
-| `runs` | a flow run by its id, name or address, and its outcome, report and metadata |
+| `prefect_api` | a sentence for each failure of Prefect's API, and runs by id, name or address |
 | `follow` | a run's log until the run is over |
-| `check`, `submit`, `status`, `automations` | what the commands of these names do |
+| `runs` | the commands `submit`, `status`, `logs` and `open` |
+| `check`, `automations` | the commands of these names |
 | `doctor`, `replay` | the commands of these names, each a package |
 """
 

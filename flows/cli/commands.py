@@ -63,7 +63,7 @@ def submit(
     --watch the log is shown as it comes and the exit status is that of the outcome. To interrupt
     the watching (Ctrl-C) leaves the run as it is, unless --cancel-on-interrupt is given.
     """
-    from flows.cli.submit import Submission, submit_payload
+    from flows.cli.runs import Submission, submit_payload
 
     asked = Submission(payload, deployment, idempotency_key, tag, watch, cancel_on_interrupt)
     return answer(lambda console: submit_payload(console, asked), as_json=json)
@@ -85,7 +85,7 @@ def check(payload: Payload, /, *, json: Json = False) -> int:
 @app.command
 def status(run: Run, /, *, json: Json = False) -> int:
     """Tell how a run stands or how it ended, with its report."""
-    from flows.cli.status import show_status
+    from flows.cli.runs import show_status
 
     return answer(lambda console: show_status(console, run), as_json=json)
 
@@ -102,7 +102,7 @@ def logs(
 
     With --follow, the exit status is that of the outcome. With --json, a line of JSON a record.
     """
-    from flows.cli.status import show_logs
+    from flows.cli.runs import show_logs
 
     return answer(lambda console: show_logs(console, run, follow=follow), as_json=json)
 
@@ -116,7 +116,7 @@ def open_(
     json: Json = False,
 ) -> int:
     """Print a run's address in the UI, and show it in a browser where a terminal has one."""
-    from flows.cli.status import open_page
+    from flows.cli.runs import open_page
 
     return answer(lambda console: open_page(console, run, browse=not print_only), as_json=json)
 

@@ -18,8 +18,7 @@ from prefect.states import Cancelling
 from prefect.types import DateTime
 
 from flows.cli.console import CommandError, Console, ExitStatus
-from flows.cli.prefect_api import api_url, retrying, run_url, unreachable
-from flows.cli.runs import outcome_name, summary
+from flows.cli.prefect_api import api_url, outcome_name, retrying, run_url, summary, unreachable
 
 _PAGE = 200
 _POLL_SECONDS = 0.5

@@ -1,122 +1,177 @@
-"""Flow runs in Prefect's API: found by id, name or address, with their outcome and artifacts."""
+"""`container-task submit`, `status`, `logs` and `open`: a run created, and looked at."""
 
-import json
-import re
-from uuid import UUID
+import os
+import signal
+import sys
+import webbrowser
+from dataclasses import dataclass
+from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from rich.markdown import Markdown
+from rich.text import Text
 
-from flows.cli.console import CommandError, ExitStatus
+from flows.cli.check import read_json, require_runnable
+from flows.cli.console import CommandError, Console, ExitStatus
+from flows.cli.follow import RunLog, show_record, watch
+from flows.cli.prefect_api import (
+    connected,
+    find_run,
+    metadata_of,
+    newest_artifact,
+    outcome_name,
+    run_url,
+    summary,
+)
 from flows.outcome import OutcomeName
-from flows.report.names import FLOW_NAME, METADATA_KEY
-from flows.report.sentences import outcome_of_state
-
-_PAGE = 200
-# Of the newest runs; the API cannot look for the beginning of an id.
-_PAGES = 10
-_NEWEST_FIRST = FlowRunSort.EXPECTED_START_TIME_DESC
-_SHOWN = 5
-_BEGINNING = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
+from flows.report.names import REPORT_KEY, run_name
+from flows.text import shown_lines
 
 
-def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
-    """The one run with this id, beginning of an id, name or address in the UI.
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is submitted, to which deployment, and whether it is watched."""
 
-    Raises `CommandError` where there is none, or several.
-    """
-    text = name.strip().rstrip("/").rpartition("/")[2] if "://" in name else name.strip()
-    if run_id := _uuid(text):
-        found = _by_id(client, run_id)
-    else:
-        found = _by_name(client, text)
-        if not found and _BEGINNING.fullmatch(text.lower()):
-            found = _by_beginning(client, text.lower())
-    if not found:
-        raise CommandError(
-            f"there is no run {name!r} on this server: give its id, the beginning of its id, or "
-            "its whole name, as prefect flow-run ls shows them",
-            ExitStatus.UNKNOWN,
-        )
-    if len(found) > 1:
-        ids = ", ".join(str(run.id) for run in found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise CommandError(
-            f"{name!r} means {len(found)} runs, {ids}{more}: give the id of one", ExitStatus.UNKNOWN
-        )
-    return found[0]
+    payload: str
+    deployment: str
+    idempotency_key: str | None = None
+    tags: tuple[str, ...] = ()
+    watch: bool = False
+    cancel_on_interrupt: bool = False
 
 
-def outcome_name(run: FlowRun) -> OutcomeName | None:
-    """The outcome of a run that is over; None of one that is not.
-
-    By its final state alone: files in its folder are the task's to write.
-    """
-    state = run.state
-    if state is None or not state.is_final():
-        return None
-    return outcome_of_state(state.type, state.name or "")
-
-
-def summary(run: FlowRun) -> str:
-    """The run's state and its sentence, on one line."""
-    state = run.state
-    if state is None:
-        return "has no state yet"
-    shown = str(outcome_name(run) or state.name or state.type)
-    waiting = [tag for tag in run.tags if tag.startswith("waiting for ")]
-    sentence = state.message or "; ".join(waiting)
-    return f"{shown}: {sentence}" if sentence else shown
-
-
-def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
-    """`run.json` of the newest attempt, without its lists; empty where there is none."""
-    table = newest_artifact(client, run, METADATA_KEY)
-    rows = json.loads(table) if table else []
-    return {str(row["key"]): str(row["value"]) for row in rows}
+def submit_payload(console: Console, asked: Submission) -> int:
+    """Start the run, tell of it, and watch it if asked."""
+    raw = read_json(asked.payload)
+    require_runnable(console, raw)
+    if asked.watch and asked.cancel_on_interrupt:
+        # Even where SIGINT is ignored, as a shell's background jobs inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    with connected() as client:
+        run = _create_run(client, asked, raw)
+        facts = {"id": str(run.id), "name": run.name, "url": run_url(run.id)}
+        if asked.watch:
+            console.record("submitted", **facts)
+            if not console.as_json:
+                console.say(f"Run {run.id}, {run.name}\n{run_url(run.id)}")
+            return watch(client, console, run, cancel_on_interrupt=asked.cancel_on_interrupt)
+    if console.as_json:
+        console.document(facts)
+    console.line(f"Run      {run.id}\nName     {run.name}\nAddress  {run_url(run.id)}")
+    return ExitStatus.SUCCEEDED
 
 
-def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
-    """The data of the run's newest artifact of this key."""
-    wanted = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [key]}}
-    found = client.read_artifacts(
-        artifact_filter=ArtifactFilter.model_validate(wanted),
-        sort=ArtifactSort.CREATED_DESC,
-        limit=1,
+def _create_run(client: SyncPrefectClient, asked: Submission, raw: object) -> FlowRun:
+    unknown = CommandError(
+        f"there is no deployment {asked.deployment!r} on this server: register it with prefect "
+        "deploy --all, or name another one with --deployment",
+        ExitStatus.UNKNOWN,
     )
-    return str(found[0].data) if found else None
-
-
-def _uuid(text: str) -> UUID | None:
+    if asked.deployment.count("/") != 1:
+        raise unknown
     try:
-        return UUID(text)
-    except ValueError:
-        return None
-
-
-def _by_id(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:
-    try:
-        return [client.read_flow_run(run_id)]
+        deployment = client.read_deployment_by_name(asked.deployment)
     except ObjectNotFound:
-        return []
+        raise unknown from None
+    return client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"payload": raw},
+        name=run_name(raw),
+        tags=[*deployment.tags, *asked.tags],
+        idempotency_key=asked.idempotency_key,
+    )
 
 
-def _by_name(client: SyncPrefectClient, name: str) -> list[FlowRun]:
-    wanted = FlowRunFilter.model_validate({"name": {"any_": [name]}})
-    return client.read_flow_runs(flow_run_filter=wanted, sort=_NEWEST_FIRST, limit=_PAGE)
+def show_status(console: Console, name: str) -> int:
+    """How the run stands or ended: its state, and the report that it made of itself."""
+    with connected() as client:
+        run = find_run(client, name)
+        report, metadata = newest_artifact(client, run, REPORT_KEY), metadata_of(client, run)
+    if console.as_json:
+        console.document(_facts(run, report, metadata))
+        return ExitStatus.SUCCEEDED
+    console.render(_head(run))
+    if report is not None:
+        console.line()
+        if console.is_terminal:
+            console.render(Markdown(shown_lines(report), hyperlinks=False))
+        else:
+            console.line(shown_lines(report.rstrip("\n")))
+    return ExitStatus.SUCCEEDED
 
 
-def _by_beginning(client: SyncPrefectClient, beginning: str) -> list[FlowRun]:
-    flow = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
-    found: dict[UUID, FlowRun] = {}
-    for offset in range(0, _PAGES * _PAGE, _PAGE):
-        runs = client.read_flow_runs(
-            flow_filter=flow, sort=_NEWEST_FIRST, limit=_PAGE, offset=offset
-        )
-        found |= {run.id: run for run in runs if str(run.id).startswith(beginning)}
-        if len(runs) < _PAGE:
-            break
-    return list(found.values())
+def show_logs(console: Console, name: str, *, follow: bool = False) -> int:
+    """Print the log, and with `follow` what comes until the run is over."""
+    with connected() as client:
+        run = find_run(client, name)
+        if follow:
+            return watch(client, console, run)
+        for record in RunLog(client.read_logs, run.id).news():
+            show_record(console, record)
+    return ExitStatus.SUCCEEDED
+
+
+def open_page(console: Console, name: str, *, browse: bool = True) -> int:
+    """Print the address of the run's page, and start a browser where a person would see it."""
+    with connected() as client:
+        run = find_run(client, name)
+    address = run_url(run.id)
+    if console.as_json:
+        console.document({"id": str(run.id), "url": address})
+        return ExitStatus.SUCCEEDED
+    console.line(address)
+    if browse and console.is_terminal and _has_screen() and not webbrowser.open(address):
+        console.say("No browser could be started: open the address in one.")
+    return ExitStatus.SUCCEEDED
+
+
+def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[str, Any]:
+    state = run.state
+    return {
+        "id": str(run.id),
+        "name": run.name,
+        "url": run_url(run.id),
+        "outcome": outcome_name(run),
+        "state": {"type": state.type.value, "name": state.name, "message": state.message}
+        if state
+        else None,
+        "createdAt": _iso(run.created),
+        "startedAt": _iso(run.start_time),
+        "finishedAt": _iso(run.end_time),
+        "tags": run.tags,
+        "starts": run.run_count,
+        "run": metadata,
+        "report": report,
+    }
+
+
+def _head(run: FlowRun) -> Text:
+    outcome = outcome_name(run)
+    colour = {None: "yellow", OutcomeName.SUCCEEDED: "green"}.get(outcome, "red")
+    rows = [
+        ("Outcome" if outcome else "State", summary(run)),
+        ("Run", str(run.id)),
+        ("Name", run.name),
+        ("Submitted", _iso(run.created)),
+        ("Started", _iso(run.start_time)),
+        ("Finished", _iso(run.end_time)),
+        ("Address", run_url(run.id)),
+    ]
+    lines = [
+        Text.assemble((f"{name:<11}", "bold"), (shown_lines(value), colour if number == 0 else ""))
+        for number, (name, value) in enumerate(rows)
+        if value is not None
+    ]
+    return Text("\n").join(lines)
+
+
+def _iso(moment: Any) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None
+
+
+def _has_screen() -> bool:
+    return sys.platform == "darwin" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )

@@ -6,7 +6,7 @@ whoever runs it.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +19,7 @@ from flows.payload.repository import Remote
 from flows.spec import ContainerSpec
 
 # The client leaves out by itself what an older engine does not take.
-NEWEST_API = (99,)
+_NEWEST_API = (99,)
 _NEXT_LINE = " \\\n  "
 _MASKED = f"# {MASK} stands for a secret that was part of the command: put it there first.\n"
 
@@ -31,17 +31,9 @@ def docker_run(prepared: Prepared, image: Image | None) -> str:
     A second time it takes the folder as it finds it. `image` is None where it could not be had.
     """
     spec = prepared.shown
-    arguments = create_arguments(spec, image or Image(""), NEWEST_API)
-    job_folder = _job_folder(spec)
-    environment = arguments["environment"].items()
-    shown = {name: value for name, value in environment if name not in prepared.withheld}
-    options = [
-        f'--volume "$PWD"/{quote(spec.job_id)}:{quote(job_folder)}',
-        *(f"--env {quote(name)}" for name in secret_variables(prepared)),
-        *docker_options(
-            {**arguments, "environment": shown, "mounts": _caches(arguments, job_folder)}
-        ),
-    ]
+    hidden = secret_variables(prepared)
+    arguments = run_arguments(spec, image)
+    options = run_options(spec, arguments, f'"$PWD"/{quote(spec.job_id)}', hidden)
     entrypoint: list[str] = arguments.get("entrypoint", [])
     last = [image_name(spec.image, image.digest if image else None), *entrypoint[1:], *spec.command]
     lines = ["docker run --rm --init", *options, " ".join(map(quote, last))]
@@ -76,20 +68,27 @@ def _is_shown(char: str) -> bool:
     return char.isprintable() or char == "\n"
 
 
-def docker_options(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """The options of `docker run` for create arguments, each quoted."""
+def run_arguments(spec: ContainerSpec, image: Image | None) -> dict[str, Any]:
+    """What docker-py's `create_container` would be given, of which `docker run` has its options."""
+    return create_arguments(spec, image or Image(""), _NEWEST_API)
+
+
+def run_options(
+    spec: ContainerSpec, arguments: Mapping[str, Any], source: str, hidden: Collection[str]
+) -> Iterator[str]:
+    """The options of `docker run`, each quoted. The job's folder is mounted from `source`, which is
+    quoted already; the `hidden` variables have the values of the caller's environment."""
+    folder = next(mount.target for mount in spec.mounts if mount.kind != "cache")
+    yield f"--volume {source}:{quote(folder)}"
+    yield from (f"--env {quote(name)}" for name in hidden)
+    environment = arguments["environment"].items()
+    shown = {name: value for name, value in environment if name not in hidden}
+    caches = [mount for mount in arguments["mounts"] if mount["Target"] != folder]
+    arguments = {**arguments, "environment": shown, "mounts": caches}
     for option in OPTIONS:
         if option.key in arguments:
             for name, value in option.words(arguments[option.key]):
                 yield f"{name} {quote(value)}"
-
-
-def _job_folder(spec: ContainerSpec) -> str:
-    return next(mount.target for mount in spec.mounts if mount.kind != "cache")
-
-
-def _caches(arguments: Mapping[str, Any], job_folder: str) -> list[Mapping[str, Any]]:
-    return [mount for mount in arguments["mounts"] if mount["Target"] != job_folder]
 
 
 def _make_folder(prepared: Prepared) -> str:

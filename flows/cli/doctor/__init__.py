@@ -6,6 +6,5 @@
 | `checkup` | a check, a finding, and the loop that runs checks side by side |
 | `host` | settings, git, the job folders and their disk |
 | `engine`, `probe` | the Docker Engine, what stands before it, and two small tasks run on it |
-| `server` | Prefect's API, the deployment, its pool, workers and queue, and the sweep |
-| `blocks` | the policy, the storage and the registry log-ins saved in Prefect |
+| `server` | Prefect's API, deployment, pool, workers, queue and sweep, and the blocks saved in it |
 """

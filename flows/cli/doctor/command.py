@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.console import Console, ExitStatus
-from flows.cli.doctor.blocks import block_checks
 from flows.cli.doctor.checkup import Check, Finding, Level, run_checks
 from flows.cli.doctor.engine import EngineChecks
 from flows.cli.doctor.host import host_checks
@@ -52,7 +51,6 @@ def chosen(parts: Sequence[str], deployment: str, quiet_seconds: float) -> list[
         *host_checks(),
         *EngineChecks(quiet_seconds).checks(),
         *server_checks(deployment),
-        *block_checks(),
     ]
     found: list[Check] = []
     needed: set[str] = set()

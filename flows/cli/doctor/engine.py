@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -48,7 +48,7 @@ class EngineChecks:
     """The checks of one engine; what the first learns, the others use."""
 
     quiet_seconds: float
-    pong: Pong | None = field(default=None)
+    pong: Pong | None = None
 
     def checks(self) -> list[Check]:
         """What is looked at."""
@@ -197,7 +197,7 @@ async def _run_task(host: HostSettings, payload: object, word: str = "") -> prob
         answer = await asyncio.to_thread(_read, workspace.repo / "answer")
     finally:
         await asyncio.to_thread(workspace.remove)
-    told = probe.answers(output.data.decode(errors="replace"))
+    told = probe.answers(output.decode(errors="replace"))
     return probe.Ended(outcome, told, answer, not_reclaimed)
 
 
@@ -208,12 +208,8 @@ def _read(path: Path) -> str | None:
         return None
 
 
-class _Capture:
+class _Capture(bytearray):
     """Keeps what a task prints, which is little."""
 
-    def __init__(self) -> None:
-        self.data = b""
-
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        self.data += chunk
+        self.extend(chunk)

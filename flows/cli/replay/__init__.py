@@ -2,10 +2,8 @@
 
 | module | what it has |
 | --- | --- |
-| `command` | what is replayed, by the words of the command, and how its end is printed |
+| `command` | what is replayed, by the words of the command; how it ended, and how to look inside |
 | `recording` | a payload with image digest and commit, from Prefect's API or from a `run.json` |
-| `place` | the folder for replays, and policy, secrets and log-ins of a server or of here |
-| `replay` | the run itself, by the functions of `flows.runtime` |
-| `shell` | commands that show a kept container |
+| `replay` | the run itself, by `flows.runtime`, with policy and secrets of a server or of here |
 | `leftovers` | removal of what a replay leaves, at its end or by `--clean` |
 """

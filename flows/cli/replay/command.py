@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.cli.check import read_json
 from flows.cli.console import CommandError, Console, ExitStatus
-from flows.cli.prefect_api import api_url, connected
+from flows.cli.prefect_api import api_url, connected, find_run, metadata_of
 from flows.cli.replay.leftovers import clean
-from flows.cli.replay.place import Place
 from flows.cli.replay.recording import (
     UNTOLD,
     Recording,
@@ -21,14 +20,16 @@ from flows.cli.replay.recording import (
     recording_of,
     recording_of_run_json,
 )
-from flows.cli.replay.replay import KEPT_FOR, Replayed, replay
-from flows.cli.replay.shell import looks_at
-from flows.cli.runs import find_run, metadata_of
+from flows.cli.replay.replay import KEPT_FOR, Place, Replayed, replay
+from flows.engine.docker.objects import run_volume_name
+from flows.report.docker_run import quote, run_arguments, run_options
 from flows.report.sentences import state_message
 from flows.settings import HostSettings
-from flows.spec import command_summary
+from flows.spec import ContainerSpec, command_summary
 
 _HEALTH_SECONDS = 5.0
+# The image's, or in words of their own in the command for a shell.
+_OTHERWISE = ("entrypoint", "platform")
 
 
 def replay_run(console: Console, what: str | None, folder: Path | None, *, keep: bool) -> int:
@@ -165,3 +166,32 @@ def _facts(ended: Replayed) -> dict[str, Any]:
         "container": spec.name if ended.is_kept else None,
         "folder": str(ended.workspace.folder) if ended.is_kept else None,
     }
+
+
+def looks_at(ended: Replayed, folder: Path | None) -> dict[str, str]:
+    """A command for each way to look inside, and one that removes what was kept; `folder` is where
+    replays have their folders, if somebody named it."""
+    spec, mount = ended.spec, ended.workspace.mount
+    name = quote(spec.name)
+    source = mount.source if mount.kind == "bind" else run_volume_name(spec)
+    place = f" --folder {quote(str(folder))}" if folder else ""
+    return {
+        "files": str(ended.workspace.folder),
+        "log": f"docker logs {name}",
+        "copy": f"docker cp {name}:{quote(spec.workdir)} .",
+        "shell": _shell(spec, ended.hidden, quote(source)),
+        "remove": f"container-task replay --clean{place}",
+    }
+
+
+def _shell(spec: ContainerSpec, hidden: Sequence[str], source: str) -> str:
+    """A shell in a copy of the container, with its limits."""
+    image = f"replay-{spec.job_id[:8]}"
+    blanks = "".join(f" --change {quote(f'ENV {name}=')}" for name in hidden)
+    arguments = run_arguments(spec, None)
+    plain = {key: value for key, value in arguments.items() if key not in _OTHERWISE}
+    options = " ".join(run_options(spec, plain, source, hidden))
+    return (
+        f"docker commit{blanks} {quote(spec.name)} {image} && docker run --rm -it --init "
+        f"--entrypoint sh {options} {image}; docker rmi {image}"
+    )

@@ -5,9 +5,9 @@ users and hosts replay on the same engine has none here, and is left alone.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
-from flows.cli.replay.place import Say
 from flows.engine.contract import Engine
 from flows.engine.selection import open_engine
 from flows.errors import ContainerTaskError
@@ -19,6 +19,8 @@ from flows.workspace.folder import RUNS_FOLDER, Workspace
 
 LABEL_REPLAY = "moonmind.replay_of"
 _SUFFIX = ".replay"
+
+Say = Callable[[str], None]
 
 
 def marker(root: Path, job_id: str) -> Path:

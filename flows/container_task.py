@@ -34,8 +34,14 @@ from flows.outcome import (
 from flows.payload.models import TaskPayload
 from flows.payload.parse import PAYLOAD, parsed_if_valid, secrets_of
 from flows.report import page
-from flows.report.names import FLOW_NAME, REPORT_KEY, run_name
-from flows.report.sentences import stage_name, state_message, state_name
+from flows.report.names import (
+    FLOW_NAME,
+    REPORT_KEY,
+    run_name,
+    stage_name,
+    state_message,
+    state_name,
+)
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected

@@ -20,8 +20,7 @@ from pydantic import Field
 
 from flows.outcome import Outcome, OutcomeName
 from flows.report.events import emit_summary
-from flows.report.names import FLOW_NAME, METADATA_KEY
-from flows.report.sentences import state_name
+from flows.report.names import FLOW_NAME, METADATA_KEY, state_name
 from flows.report.summary import (
     AttemptFacts,
     Period,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.automations import AutomationRefused, parse_automations
-from flows.cli.console import ExitStatus
+from flows.cli.automations import parse_automations
+from flows.cli.console import CommandError, ExitStatus
 from scripts.stack import ROOT
 from tests.answering import Answering
 from tests.command import Here, Result, server_at
@@ -40,7 +40,7 @@ FOLDER = ROOT / "examples" / "automations"
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(AutomationRefused) as refused:
+    with pytest.raises(CommandError) as refused:
         parse_automations("mine.yaml", text)
     lines = str(refused.value).splitlines()
     assert all(line.startswith("mine.yaml: ") for line in lines)

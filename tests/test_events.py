@@ -12,7 +12,7 @@ import pytest
 from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.report import events
 from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
-from flows.report.sentences import state_name
+from flows.report.names import state_name
 from scripts.stack import ROOT, Stack
 from tests.finished import finished
 from tests.runs import payload, until

@@ -37,7 +37,7 @@ from flows.outcome import (
     outcome_of,
 )
 from flows.payload.parse import parse
-from flows.report import names, sentences
+from flows.report import names
 from flows.report.artifacts import metadata_table
 from flows.report.page import markdown, rejection_markdown
 from flows.report.run_json import Artifact, RunReport, run_report
@@ -144,8 +144,8 @@ def reported(outcome: Outcome = OUTCOMES["succeeded"], **changes: Any) -> RunRep
 )
 def test_the_state_says_how_it_ended(case: str, name: str | None, says: str) -> None:
     outcome = OUTCOMES[case]
-    assert sentences.state_name(outcome) == name
-    assert sentences.state_message(outcome, LOG).startswith(says)
+    assert names.state_name(outcome) == name
+    assert names.state_message(outcome, LOG).startswith(says)
 
 
 def test_every_outcome_is_among_those_tested() -> None:
@@ -170,7 +170,7 @@ def test_every_outcome_is_among_those_tested() -> None:
 )
 def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: str) -> None:
     message = "exited 3: see the end of runner.log" + (f". Its last line: {line}" if line else "")
-    assert sentences.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
+    assert names.state_message(OUTCOMES["failed"], replace(LOG, tail=tail)) == message
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_failed_state_shows_the_last_line_that_says_anything(tail: str, line: 
      ("canceled", "Failed")],
 )  # fmt: skip
 def test_a_stage_is_named_after_what_ended_it(case: str, name: str) -> None:
-    assert sentences.stage_name(OUTCOMES[case]) == name
+    assert names.stage_name(OUTCOMES[case]) == name
 
 
 def test_run_json_has_the_facts_of_the_attempt() -> None:
@@ -309,7 +309,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
 )
 def test_what_keeps_an_upload_is_said_beside_the_outcome(case: str, begins: str, ends: str) -> None:
     upload = Upload("s3://bucket", "the bucket is *gone*")
-    said = sentences.state_message(OUTCOMES[case], LOG, upload)
+    said = names.state_message(OUTCOMES[case], LOG, upload)
     assert said.startswith(begins)
     assert said.endswith(ends)
     assert "not uploaded: the bucket is *gone*; the sweep" in said

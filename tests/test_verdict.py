@@ -15,7 +15,7 @@ from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import masked_line, reported_tests
 from flows.outputs.verdict import collected, judged, uncollected
 from flows.report.artifacts import table_of_outputs, table_of_tests
-from flows.report.sentences import stage_name, state_message
+from flows.report.names import stage_name, state_message
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace

@@ -32,10 +32,6 @@ _ANY_ID = UUID(int=0)
 _BLOCKS = TypeAdapter(list[BlockDocument])
 
 
-class AutomationRefused(CommandError):
-    """Automations cannot be deployed; `str()` has a sentence a line, each with its file."""
-
-
 @dataclass(frozen=True, slots=True)
 class AutomationSpec:
     """An automation as its file says: Prefect's fields, with names of blocks for their ids."""
@@ -68,30 +64,28 @@ class AutomationSpec:
         lists = {key: list(map(with_id, each)) for key, each in found if isinstance(each, list)}
         return {**self.fields, **lists}
 
-    def refusal(self, faults: Iterable[str]) -> AutomationRefused:
+    def refusal(self, faults: Iterable[str]) -> CommandError:
         """An error with a line for each fault."""
-        return AutomationRefused("\n".join(f"{self.source}: {fault}" for fault in faults))
+        return CommandError("\n".join(f"{self.source}: {fault}" for fault in faults))
 
 
 def parse_automations(source: str, text: str) -> list[AutomationSpec]:
     """The automations of a file, one a YAML document.
 
-    Raises `AutomationRefused` for what is no automation, and for keys that would be ignored.
+    Raises `CommandError` for what is no automation, and for keys that would be ignored.
     """
     try:
         documents = [each for each in YAML(typ="safe").load_all(text) if each is not None]
     except YAMLError as error:
-        raise AutomationRefused(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
+        raise CommandError(f"{source}: is not YAML: {' '.join(str(error).split())}") from None
     if not documents:
-        raise AutomationRefused(f"{source}: holds no automation")
+        raise CommandError(f"{source}: holds no automation")
     return [_validated(source, document) for document in documents]
 
 
 def _validated(source: str, document: object) -> AutomationSpec:
     if not isinstance(document, Mapping) or "trigger" not in document:
-        raise AutomationRefused(
-            f"{source}: is no automation, which has a name, a trigger and actions"
-        )
+        raise CommandError(f"{source}: is no automation, which has a name, a trigger and actions")
     spec = AutomationSpec(source, document)
     plain = spec.with_ids(dict.fromkeys(spec.blocks, _ANY_ID))
     try:
@@ -135,7 +129,7 @@ def deploy_files(console: Console, names: Sequence[str]) -> int:
     """Deploy what the files say; a line for each automation."""
     specs = [each for name in names for each in _parse_files(name)]
     if not specs:
-        raise AutomationRefused("name files or folders of YAML, such as examples/automations")
+        raise CommandError("name files or folders of YAML, such as examples/automations")
     with api_errors():
         asyncio.run(_deploy(console, specs))
     return ExitStatus.SUCCEEDED
@@ -144,8 +138,7 @@ def deploy_files(console: Console, names: Sequence[str]) -> int:
 async def _deploy(console: Console, specs: Sequence[AutomationSpec]) -> None:
     """Create what the server does not have and update what it has otherwise.
 
-    Nothing is touched unless all blocks are there and no two have one name: raises
-    `AutomationRefused`.
+    Nothing is touched unless all blocks are there and no two have one name.
     """
     _require_unique_names(specs)
     async with get_client() as client:
@@ -153,7 +146,7 @@ async def _deploy(console: Console, specs: Sequence[AutomationSpec]) -> None:
         ids = {block: await _block_id(client, block, specs) for block in blocks}
         present = {each.name: await client.read_automations_by_name(each.name) for each in specs}
         if several := [name for name, found in present.items() if len(found) > 1]:
-            raise AutomationRefused(
+            raise CommandError(
                 f"the server has several automations named {several[0]}: delete all of them but one"
             )
         for each in specs:
@@ -177,22 +170,21 @@ def _parse_files(name: str) -> Iterator[AutomationSpec]:
         return
     paths = sorted(Path(name).glob("*.yaml")) if Path(name).is_dir() else [Path(name)]
     if not paths:
-        raise AutomationRefused(f"{name}: this folder has no file *.yaml")
+        raise CommandError(f"{name}: this folder has no file *.yaml")
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise AutomationRefused(f"{path}: cannot be read: {error}") from None
+            raise CommandError(f"{path}: cannot be read: {error}") from None
         yield from parse_automations(str(path), text)
 
 
 def _require_unique_names(specs: Iterable[AutomationSpec]) -> None:
-    """Two of one name would be two automations, and no later deployment could tell which of them
-    is meant."""
+    """Of two with one name, no later deployment could tell which is meant."""
     sources: dict[str, str] = {}
     for each in specs:
         if each.name in sources:
-            raise AutomationRefused(
+            raise CommandError(
                 f"{each.source}: a second automation named {each.name!r}, beside the one in "
                 f"{sources[each.name]}: give one of them another name"
             )
@@ -236,11 +228,11 @@ async def _block_id(client: PrefectClient, name: str, specs: Iterable[Automation
         return found.popitem()[1]
     source = next(each.source for each in specs if name in each.blocks)
     if found:
-        raise AutomationRefused(
+        raise CommandError(
             f"{source}: several blocks are named {plain}: write one of "
             + ", ".join(f"{each}/{plain}" for each in sorted(found))
         )
-    raise AutomationRefused(
+    raise CommandError(
         f"{source}: no block that sends notifications is named {name}: make one in the UI below "
         "Blocks, of the type Slack Webhook, Microsoft Teams Webhook, Custom Webhook or another"
     )

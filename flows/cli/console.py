@@ -198,12 +198,11 @@ def answer(command: Callable[[Console], int], *, as_json: bool = False) -> int:
         return command(console)
     except CommandError as error:
         failure = error
-    except PayloadError as error:
-        failure = CommandError(str(error), faults=error.faults)
-    except EngineUnavailable as error:
-        failure = CommandError(str(error), ExitStatus.UNREACHABLE)
     except ContainerTaskError as error:
-        failure = CommandError(str(error))
+        is_away = isinstance(error, EngineUnavailable)
+        status = ExitStatus.UNREACHABLE if is_away else ExitStatus.BAD_INPUT
+        faults = error.faults if isinstance(error, PayloadError) else ()
+        failure = CommandError(str(error), status, faults)
     except KeyboardInterrupt:
         console.say("Interrupted.")
         return ExitStatus.INTERRUPTED

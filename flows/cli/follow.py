@@ -90,10 +90,7 @@ def watch(
 
 
 def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun:
-    """Show the log until the run is over; the run as it ended.
-
-    One whose process died is over when nobody has taken it up after a while.
-    """
+    """Show the log until the run is over, or nobody has taken it up for long; the run then."""
     retry = retrying(console)
     log = RunLog(partial(retry, client.read_logs), run.id)
     began = quiet_since = time.monotonic()
@@ -132,7 +129,6 @@ def show_record(console: Console, log: Log) -> None:
 
 
 def _is_over(run: FlowRun, news: list[Log], quiet_seconds: float) -> bool:
-    """Whether nothing more is to be expected of the run."""
     state = run.state
     if state is None or not state.is_final():
         return False

@@ -26,8 +26,7 @@ from tenacity import (
 
 from flows.cli.console import CommandError, Console, ExitStatus
 from flows.outcome import OutcomeName
-from flows.report.names import FLOW_NAME, METADATA_KEY
-from flows.report.sentences import outcome_of_state
+from flows.report.names import FLOW_NAME, METADATA_KEY, outcome_of_state
 
 PATIENCE_SECONDS = 90.0
 # Also of what stands before a server that is away.
@@ -144,12 +143,7 @@ def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
     Raises `CommandError` where there is none, or several.
     """
     text = name.strip().rstrip("/").rpartition("/")[2] if "://" in name else name.strip()
-    if run_id := _uuid(text):
-        found = _by_id(client, run_id)
-    else:
-        found = _by_name(client, text)
-        if not found and _BEGINNING.fullmatch(text.lower()):
-            found = _by_beginning(client, text.lower())
+    found = _matching(client, text)
     if not found:
         raise CommandError(
             f"there is no run {name!r} on this server: give its id, the beginning of its id, or "
@@ -166,10 +160,7 @@ def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
 
 
 def outcome_name(run: FlowRun) -> OutcomeName | None:
-    """The outcome of a run that is over; None of one that is not.
-
-    By its final state alone: files in its folder are the task's to write.
-    """
+    """The outcome by the final state alone, as files are the task's to write; None before it."""
     state = run.state
     if state is None or not state.is_final():
         return None
@@ -205,26 +196,22 @@ def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | 
     return str(found[0].data) if found else None
 
 
-def _uuid(text: str) -> UUID | None:
+def _matching(client: SyncPrefectClient, text: str) -> list[FlowRun]:
     try:
-        return UUID(text)
+        run_id = UUID(text)
     except ValueError:
-        return None
-
-
-def _by_id(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:
+        named = FlowRunFilter.model_validate({"name": {"any_": [text]}})
+        found = client.read_flow_runs(flow_run_filter=named, sort=_NEWEST_FIRST, limit=_PAGE)
+        return found or _by_beginning(client, text.lower())
     try:
         return [client.read_flow_run(run_id)]
     except ObjectNotFound:
         return []
 
 
-def _by_name(client: SyncPrefectClient, name: str) -> list[FlowRun]:
-    wanted = FlowRunFilter.model_validate({"name": {"any_": [name]}})
-    return client.read_flow_runs(flow_run_filter=wanted, sort=_NEWEST_FIRST, limit=_PAGE)
-
-
 def _by_beginning(client: SyncPrefectClient, beginning: str) -> list[FlowRun]:
+    if not _BEGINNING.fullmatch(beginning):
+        return []
     flow = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
     found: dict[UUID, FlowRun] = {}
     for offset in range(0, _PAGES * _PAGE, _PAGE):

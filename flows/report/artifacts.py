@@ -7,6 +7,7 @@ whole of it is in the reports, in `run.json` and in `metadata/outputs.json`.
 import base64
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -51,10 +52,7 @@ def run_artifacts(
     container left; None where there is none.
     """
 
-    def artifact(key: str, kind: str, about: str, data: str) -> ArtifactCreate:
-        owner = UUID(facts.job_id)
-        return ArtifactCreate(key=key, type=kind, description=about, data=data, flow_run_id=owner)
-
+    artifact = partial(_artifact, facts.job_id)
     about = escape(f"{facts.outcome}: {facts.error or f'exited {facts.exit_code}'}")
     yield artifact(REPORT_KEY, "markdown", about, report)
     if results is not None and results.tests is not None:
@@ -84,13 +82,12 @@ def files_artifact(attempt: Attempt) -> ArtifactCreate:
     else:
         about = f"Where the files of the run are: on the host {spec.worker}"
         data = code(str(attempt.prepared.workspace.artifacts))
-    return ArtifactCreate(
-        key=FILES_KEY,
-        type="markdown",
-        description=about,
-        data=data,
-        flow_run_id=UUID(spec.job_id),
-    )
+    return _artifact(spec.job_id, FILES_KEY, "markdown", about, data)
+
+
+def _artifact(job_id: str, key: str, kind: str, about: str, data: str) -> ArtifactCreate:
+    owner = UUID(job_id)
+    return ArtifactCreate(key=key, type=kind, description=about, data=data, flow_run_id=owner)
 
 
 def table_of_tests(tests: ReportedTests) -> list[TableRow]:
@@ -173,9 +170,7 @@ def _cells(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]
                 yield from _cells(value, f"{path}{key}.")
             case list():
                 yield f"{path}{key}", ", ".join(map(str, value))
+            case str() | None:
+                yield f"{path}{key}", value or ""
             case _:
-                yield f"{path}{key}", value if isinstance(value, str) else _cell(value)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else json.dumps(value)
+                yield f"{path}{key}", json.dumps(value)

@@ -13,13 +13,15 @@ from prefect.events import emit_event
 
 from flows.attempt import Attempt
 from flows.outcome import FailureClass, OutcomeName
-from flows.spec import command_summary
+from flows.spec import ContainerSpec, command_summary
 
 STARTED = "moonmind.task.container.started"
 FINISHED = "moonmind.task.container.finished"
 SUMMARY = "moonmind.task.summary"
 OUTCOME_LABEL = "moonmind.outcome"
 CLASS_LABEL = "moonmind.failure_class"
+# In the payloads of both events of an attempt.
+_WHAT = ("containerName", "image", "command", "artifactsSubdir", "attempt")
 _NAMESPACE = UUID("6f0c5a0e-3b57-4f0f-9a55-0a5f2f3d7c11")
 
 
@@ -29,15 +31,7 @@ def emit_started(attempt: Attempt) -> None:
     _emit(
         STARTED,
         spec.job_id,
-        {
-            "containerName": spec.name,
-            "image": spec.image,
-            "command": command_summary(spec.command),
-            "pullMode": spec.pull,
-            "timeoutSeconds": spec.timeout_seconds,
-            "artifactsSubdir": spec.artifacts_subdir,
-            "attempt": spec.attempt,
-        },
+        {**_what(spec), "pullMode": spec.pull, "timeoutSeconds": spec.timeout_seconds},
     )
 
 
@@ -51,26 +45,18 @@ def emit_finished(attempt: Attempt) -> None:
         FINISHED,
         spec.job_id,
         {
-            "containerName": spec.name,
-            "image": spec.image,
-            "command": command_summary(spec.command),
+            **_what(spec),
             "outcome": str(outcome.name),
             "failureClass": str(outcome.failure_class) if outcome.failure_class else None,
             "exitCode": outcome.exit_code,
             "timedOut": outcome.timed_out,
             "durationSeconds": executed.duration_seconds,
-            "artifactsSubdir": spec.artifacts_subdir,
-            "attempt": spec.attempt,
         },
     )
 
 
 def emit_finished_of(job_id: str, started: Mapping[str, Any], seconds: float) -> None:
-    """Tell the end of an attempt of which nothing is known but its `started` event's payload.
-
-    `seconds` is its duration.
-    """
-    kept = ("containerName", "image", "command", "artifactsSubdir", "attempt")
+    """Tell the end of an attempt of which nothing is known but its `started` event's payload."""
     lost = {
         "outcome": str(OutcomeName.INFRASTRUCTURE),
         "failureClass": str(FailureClass.WORKER),
@@ -78,7 +64,7 @@ def emit_finished_of(job_id: str, started: Mapping[str, Any], seconds: float) ->
         "timedOut": False,
         "durationSeconds": seconds,
     }
-    _emit(FINISHED, job_id, {key: started.get(key) for key in kept} | lost)
+    _emit(FINISHED, job_id, {key: started.get(key) for key in _WHAT} | lost)
 
 
 def emit_summary(flow_run_id: str, payload: dict[str, Any]) -> None:
@@ -95,6 +81,12 @@ def emit_summary(flow_run_id: str, payload: dict[str, Any]) -> None:
 def event_id(job_id: str, attempt: int, event: str) -> UUID:
     """The one id of an attempt's event."""
     return uuid5(_NAMESPACE, f"{job_id}/{attempt}/{event}")
+
+
+def _what(spec: ContainerSpec) -> dict[str, Any]:
+    command = command_summary(spec.command)
+    values = (spec.name, spec.image, command, spec.artifacts_subdir, spec.attempt)
+    return dict(zip(_WHAT, values, strict=True))
 
 
 def _emit(event: str, job_id: str, payload: dict[str, Any]) -> None:

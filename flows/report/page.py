@@ -11,9 +11,9 @@ from flows.exit_code import signal_name
 from flows.outcome import OUTCOMES, Outcome, StoppedBy
 from flows.outputs.upload_plan import file_address
 from flows.report.docker_run import image_name
-from flows.report.resources import resource_rows
+from flows.report.names import not_uploaded
+from flows.report.resources import resource_rows, share
 from flows.report.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsReport
-from flows.report.sentences import not_uploaded
 from flows.text import code, escape, fence, one_line, shown_lines, table
 from flows.units import duration, size
 from flows.workspace.logs import LogFacts
@@ -80,7 +80,6 @@ def _as_sentence(text: str) -> str:
 
 
 def _tests(tests: TestsReport | None) -> Iterable[str]:
-    """What the test reports say, the failures by name."""
     if tests is None or not tests.total + tests.unreadable:
         return
     counts = (
@@ -105,7 +104,6 @@ def _message_of(test: FailedTest) -> str:
 
 
 def _outputs(outputs: Sequence[OutputReport]) -> Iterable[str]:
-    """What the task was to leave, and what of it there is."""
     if not outputs:
         return
     yield "## Outputs"
@@ -121,19 +119,14 @@ def _count_of(output: OutputReport) -> str:
 
 
 def _stages(report: RunReport) -> Iterable[str]:
-    """Where the time went."""
     stages = report.stage_seconds
     total = sum(stages.values())
     rows = [
-        (name, duration(seconds), *_share(seconds, total), _bar(seconds, total))
+        (name, duration(seconds), share(seconds, total), _bar(seconds, total))
         for name, seconds in stages.items()
     ]
     yield "## Stages"
     yield table(("Stage", "Time", "Share", ""), rows)
-
-
-def _share(part: float, whole: float) -> tuple[str]:
-    return (f"{100 * part / whole:.0f} %" if whole else "",)
 
 
 def _bar(part: float, whole: float) -> str:
@@ -142,7 +135,6 @@ def _bar(part: float, whole: float) -> str:
 
 
 def _resources(report: RunReport) -> Iterable[str]:
-    """What it used against what it might use."""
     yield "## Resources"
     yield table(("Resource", "Used", "Limit", "Share"), tuple(resource_rows(report)))
     if not report.usage.samples:
@@ -189,7 +181,6 @@ def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
 
 
 def _path_of(item: Artifact, address: str) -> str:
-    """The path, as a link where the file is in a storage."""
     where = file_address(address, item.path) if address and item.kind == "file" else None
     return f"[{code(item.path)}]({where})" if where else code(item.path)
 
@@ -241,7 +232,6 @@ def _pull(report: RunReport) -> str:
 
 
 def _by_hand(report: RunReport) -> Iterable[str]:
-    """The command that does the same on any host."""
     yield "## Run it by hand"
     if len(report.docker_run) > _LONGEST_COMMAND:
         yield "The command is long: it is `dockerRun` in `run.json`."

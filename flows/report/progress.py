@@ -21,8 +21,7 @@ from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.engine.images.progress import PullObserver
 from flows.masking import Masker
-from flows.report.names import PROGRESS_KEY
-from flows.report.sentences import state_message
+from flows.report.names import PROGRESS_KEY, state_message
 from flows.spec import ContainerSpec
 from flows.text import escape
 from flows.units import duration, size

@@ -29,8 +29,7 @@ def resource_rows(report: RunReport) -> Iterator[Row]:
 
 
 def seconds_run(report: RunReport) -> float | None:
-    """How long the container ran, which is what its time limit counts; None for one that did
-    not."""
+    """How long the container ran, which its time limit counts; None for one that never did."""
     if report.container_started_at is None or report.container_finished_at is None:
         return None
     ran = report.container_finished_at - report.container_started_at
@@ -40,12 +39,12 @@ def seconds_run(report: RunReport) -> float | None:
 def _time(report: RunReport) -> Row:
     ran = seconds_run(report)
     used = "it never ran" if ran is None else duration(ran)
-    return ("Time", used, duration(report.timeout_seconds), _share(ran, report.timeout_seconds))
+    return ("Time", used, duration(report.timeout_seconds), share(ran, report.timeout_seconds))
 
 
 def _memory(peak: int | None, limit: int | None) -> Row:
     used = "unknown" if peak is None else f"{size(peak)} at its peak"
-    return ("Memory", used, size(limit) if limit else "none", _share(peak, limit))
+    return ("Memory", used, size(limit) if limit else "none", share(peak, limit))
 
 
 def _cpu(used: float | None, limit: float | None, ran: float | None) -> Row:
@@ -54,12 +53,12 @@ def _cpu(used: float | None, limit: float | None, ran: float | None) -> Row:
         return ("CPU", "unknown", bound, "")
     mean = used / ran if ran else None
     about = f", {processors(mean)} on average" if mean is not None else ""
-    return ("CPU", f"{used:.1f} CPU-seconds{about}", bound, _share(mean, limit))
+    return ("CPU", f"{used:.1f} CPU-seconds{about}", bound, share(mean, limit))
 
 
 def _processes(peak: int | None, limit: int) -> Row:
     used = "unknown" if peak is None else f"{peak:,} at their peak, threads included"
-    return ("Processes", used, f"{limit:,}", _share(peak, limit))
+    return ("Processes", used, f"{limit:,}", share(peak, limit))
 
 
 def _both(*amounts: tuple[int | None, str]) -> str:
@@ -67,5 +66,5 @@ def _both(*amounts: tuple[int | None, str]) -> str:
     return ", ".join(seen) or "unknown"
 
 
-def _share(part: float | None, whole: float | None) -> str:
+def share(part: float | None, whole: float | None) -> str:
     return "" if part is None or not whole else f"{100 * part / whole:.0f} %"

@@ -10,7 +10,7 @@ from typing import Any, Self
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.outcome import OutcomeName
-from flows.report.sentences import outcome_of_state
+from flows.report.names import outcome_of_state
 from flows.text import code, escape, table
 
 _LONGEST_MESSAGE = 200

@@ -195,11 +195,10 @@ class FakeEngine(Engine):
 
     def _mounted(self, spec: ContainerSpec) -> Mapping[str, Path]:
         """The folder on disk for each mount; a cache keeps its own from run to run."""
-        folders = {}
-        for mount in spec.mounts:
-            is_cache = mount.kind == "cache"
-            folders[mount.target] = self._cache(mount.source) if is_cache else Path(mount.source)
-        return folders
+        return {
+            mount.target: self._cache(mount.source) if mount.kind == "cache" else Path(mount.source)
+            for mount in spec.mounts
+        }
 
     def _cache(self, name: str) -> Path:
         if name not in self._caches:

@@ -24,8 +24,7 @@ from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
 
 from flows.outcome import FailureClass, failed
 from flows.report import page
-from flows.report.names import FLOW_NAME, REPORT_KEY
-from flows.report.sentences import state_message, state_name
+from flows.report.names import FLOW_NAME, REPORT_KEY, state_message, state_name
 
 # Labels of a flow run: the host and the worker that run it, or did last.
 HOST_LABEL = "moonmind.host"

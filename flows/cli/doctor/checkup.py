@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from flows.errors import ContainerTaskError
@@ -36,10 +37,18 @@ class Level(StrEnum):
 class Finding:
     """What a check found: `says` is what is so, and where; `mend` what to do about it."""
 
-    name: str
     level: Level
+    name: str
     says: str
     mend: str = ""
+
+
+ok = partial(Finding, Level.OK)
+# Work can be accepted, and something is not as it should be.
+warning = partial(Finding, Level.WARNING)
+# Work cannot be accepted like this.
+fault = partial(Finding, Level.FAULT)
+skipped = partial(Finding, Level.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +64,6 @@ class Check:
     needs: tuple[str, ...] = ()
     seconds: float = _SECONDS
     is_silent: bool = False
-
-
-def ok(name: str, says: str) -> Finding:
-    """All is well."""
-    return Finding(name, Level.OK, says)
-
-
-def warning(name: str, says: str, mend: str) -> Finding:
-    """Work can be accepted, and something is not as it should be."""
-    return Finding(name, Level.WARNING, says, mend)
-
-
-def fault(name: str, says: str, mend: str) -> Finding:
-    """Work cannot be accepted like this."""
-    return Finding(name, Level.FAULT, says, mend)
-
-
-def skipped(name: str, says: str, mend: str = "") -> Finding:
-    """It was not looked at."""
-    return Finding(name, Level.SKIPPED, says, mend)
 
 
 def split_advice(sentence: str) -> tuple[str, str]:

@@ -10,7 +10,17 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.cli.doctor import probe
-from flows.cli.doctor.checkup import Check, Finding, Level, Part, fault, ok, split_advice, warning
+from flows.cli.doctor.checkup import (
+    Check,
+    Finding,
+    Level,
+    Part,
+    fault,
+    ok,
+    skipped,
+    split_advice,
+    warning,
+)
 from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
 from flows.engine.docker.probe import Obstacle, Quiet, Refusal, quiet, refused_calls
 from flows.engine.images.pull import PullOptions
@@ -137,7 +147,7 @@ def quiet_finding(found: Quiet, wanted_seconds: float, address: str) -> Finding:
 def clock_finding(name: str, whose: str, theirs: datetime | None, ours: datetime) -> Finding:
     """What the difference between two clocks means; theirs tells whole seconds."""
     if theirs is None:
-        return Finding(name, Level.SKIPPED, f"{whose} tells no time")
+        return skipped(name, f"{whose} tells no time")
     apart = theirs - ours
     if abs(apart) <= _CLOCKS_APART:
         return ok(name, f"{whose} and this one agree")

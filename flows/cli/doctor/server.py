@@ -119,7 +119,6 @@ async def check_sweep() -> Sequence[Finding]:
 
 
 def _deployment_finding(found: DeploymentResponse, name: str) -> Finding:
-    """Whether a deployment takes tasks."""
     if found.entrypoint != _ENTRYPOINT:
         says = f"{name} runs {found.entrypoint}, not this package's {_ENTRYPOINT}"
         return fault(DEPLOYMENT, says, _DEPLOY)
@@ -154,7 +153,6 @@ async def _pool_findings(client: PrefectClient, found: DeploymentResponse) -> li
 
 
 def _pool_finding(pool: WorkPool) -> Finding:
-    """Whether a pool gives its work to workers that can do it."""
     which, command = f"the pool {pool.name}", f"work-pool {{}} {pool.name}"
     if pool.type not in _KINDS:
         says = f"{which} is of the type {pool.type}, whose workers run no such tasks"
@@ -165,7 +163,6 @@ def _pool_finding(pool: WorkPool) -> Finding:
 
 
 def _workers_finding(pool: str, online: Sequence[str]) -> Finding:
-    """Whether anybody takes work from the pool."""
     if online:
         return ok(WORKERS, f"online in {pool}: {', '.join(sorted(online))}")
     says = f"no worker of the pool {pool} is online: what is submitted waits"

@@ -23,7 +23,7 @@ from flows.cli.replay.recording import (
 from flows.cli.replay.replay import KEPT_FOR, Place, Replayed, replay
 from flows.engine.docker.objects import run_volume_name
 from flows.report.docker_run import quote, run_arguments, run_options
-from flows.report.sentences import state_message
+from flows.report.names import state_message
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 
@@ -68,7 +68,6 @@ def clean_replays(console: Console, what: str | None, folder: Path | None) -> in
 
 
 def _folder_and_volume(host: HostSettings, folder: Path | None) -> tuple[Path, str]:
-    """The folder for replays, and the volume that it lies in."""
     if folder is not None:
         return folder.expanduser().absolute(), ""
     if host.workspace_volume:
@@ -79,7 +78,6 @@ def _folder_and_volume(host: HostSettings, folder: Path | None) -> tuple[Path, s
 
 
 def _api_answers() -> bool:
-    """Whether there is a server whose blocks can be read."""
     url = api_url()
     try:
         return bool(url) and httpx.get(f"{url}/health", timeout=_HEALTH_SECONDS).is_success

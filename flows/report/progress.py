@@ -8,8 +8,8 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import NamedTuple, Self
+from contextlib import AsyncExitStack, suppress
+from typing import Self
 from uuid import UUID
 
 from prefect import get_client
@@ -126,14 +126,6 @@ def moments() -> Iterator[float]:
     return itertools.chain((FIRST_SECONDS, 20.0, 40.0), itertools.count(100.0, 60.0))
 
 
-class _Phase(NamedTuple):
-    """What is shown at some moments, in seconds of the run's life, until it is over."""
-
-    moments: Iterator[float]
-    text: Callable[[], str]
-    is_over: asyncio.Event
-
-
 class RunProgress:
     """Shows what a run is at: how far its container is in its time from `begin`, and then what
     `goes_on` with its files, to the end of the block."""
@@ -151,7 +143,7 @@ class RunProgress:
         self._after_seconds = after_seconds
         self._began = time.monotonic()
         self._ran_seconds = 0.0
-        self._phase = _Phase(iter(()), str, asyncio.Event())
+        self._is_over = asyncio.Event()
         self._showing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -196,33 +188,34 @@ class RunProgress:
         self._enter(iter([moment]), lambda: _numbered(self._spec, doing))
 
     def _enter(self, moments: Iterator[float], text: Callable[[], str]) -> None:
-        earlier, self._phase = self._phase, _Phase(moments, text, asyncio.Event())
-        earlier.is_over.set()
-        if self._showing is None:
-            self._showing = asyncio.ensure_future(self._show())
+        self._is_over.set()
+        self._is_over = asyncio.Event()
+        self._showing = asyncio.ensure_future(
+            self._show(self._showing, self._is_over, moments, text)
+        )
 
-    async def _show(self) -> None:
-        while True:
-            phase = self._phase
-            for moment in phase.moments:
-                pause = self._began + moment - time.monotonic()
-                # What an earlier process had to show is past.
-                if pause <= 0:
-                    continue
-                if await _is_set_within(phase.is_over, pause):
-                    break
-                text = phase.text()
-                percent = round(100 * self._ran_seconds / self._spec.timeout_seconds, 1)
-                await self._artifact.show(min(99.0, percent), text)
-            await phase.is_over.wait()
-
-
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
+    async def _show(
+        self,
+        earlier: asyncio.Task[None] | None,
+        is_over: asyncio.Event,
+        moments: Iterator[float],
+        text: Callable[[], str],
+    ) -> None:
+        """Show a text at some moments of the run's life, after what `earlier` is showing."""
+        if earlier is not None:
+            await earlier
+        for moment in moments:
+            pause = self._began + moment - time.monotonic()
+            # What an earlier process had to show is past.
+            if pause <= 0:
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await is_over.wait()
+                    return
+            shown, longest = text(), self._spec.timeout_seconds
+            percent = min(99.0, round(100 * self._ran_seconds / longest, 1))
+            await self._artifact.show(percent, shown)
 
 
 def _numbered(spec: ContainerSpec, doing: str) -> str:

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
@@ -27,6 +28,7 @@ from flows.units import Resources
 _LOOK_SECONDS = 0.005
 
 
+@dataclass(eq=False, repr=False)
 class FakeEngine(Engine):
     """Containers in memory, in each of which `program` runs: it gets the `Process`, and returns
     the exit code.
@@ -36,26 +38,17 @@ class FakeEngine(Engine):
     its work half-way, so many `times`; `hangs_at` one that never answers.
     """
 
-    def __init__(
-        self,
-        program: Program = succeed,
-        *,
-        images: Container[str] | None = None,
-        folders: Container[str] | None = None,
-        breaks_at: str = "",
-        times: int = 10**6,
-        hangs_at: str = "",
-    ) -> None:
-        self.containers: dict[str, FakeContainer] = {}
-        self.calls: list[str] = []
-        self._failures: list[BaseException] = []
-        self._program = program
-        self._images = images
-        self._folders = folders
-        self._breaks_at = breaks_at
-        self._breaks_left = times
-        self._hangs_at = hangs_at
-        self._caches: dict[str, Path] = {}
+    program: Program = succeed
+    _: KW_ONLY
+    images: Container[str] | None = None
+    folders: Container[str] | None = None
+    breaks_at: str = ""
+    times: int = 10**6
+    hangs_at: str = ""
+    containers: dict[str, FakeContainer] = field(default_factory=dict, init=False)
+    calls: list[str] = field(default_factory=list, init=False)
+    _failures: list[BaseException] = field(default_factory=list, init=False)
+    _caches: dict[str, Path] = field(default_factory=dict, init=False)
 
     def take_failures(self) -> list[BaseException]:
         """What programs have raised, since this was last asked, that is no container's end."""
@@ -68,7 +61,7 @@ class FakeEngine(Engine):
 
     async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
         self._note("pull")
-        if self._hangs_at == "pull":
+        if self.hangs_at == "pull":
             await asyncio.Event().wait()
         return await ensure_image(self, request, options or PullOptions())
 
@@ -101,7 +94,7 @@ class FakeEngine(Engine):
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         self._note("missing_workdir")
-        return self._folders is not None and spec.workdir not in self._folders
+        return self.folders is not None and spec.workdir not in self.folders
 
     @asynccontextmanager
     async def tail(
@@ -117,7 +110,7 @@ class FakeEngine(Engine):
             container.leave(sink)
 
     async def start(self, spec: ContainerSpec) -> None:
-        self._get(spec).start(self._program)
+        self._get(spec).start(self.program)
         self._note("start")
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
@@ -156,7 +149,7 @@ class FakeEngine(Engine):
             container.kill()
             if container.failure is not None:
                 self._failures.append(container.failure)
-        if self._breaks_at == "destroy":
+        if self.breaks_at == "destroy":
             raise EngineUnavailable("Docker does not answer while removing the container")
 
     async def owned(self) -> list[Owned]:
@@ -191,7 +184,7 @@ class FakeEngine(Engine):
                 path.chmod(stat.S_IMODE(mode) & 0o1777 | (0o700 if path.is_dir() else 0o600))
 
     def _has(self, image: str) -> bool:
-        return self._images is None or image in self._images
+        return self.images is None or image in self.images
 
     def _mounted(self, spec: ContainerSpec) -> Mapping[str, Path]:
         """The folder on disk for each mount; a cache keeps its own from run to run."""
@@ -213,6 +206,6 @@ class FakeEngine(Engine):
 
     def _note(self, method: str) -> None:
         self.calls.append(method)
-        if method == self._breaks_at and self._breaks_left:
-            self._breaks_left -= 1
+        if method == self.breaks_at and self.times:
+            self.times -= 1
             raise EngineUnavailable(f"Docker does not answer while in {method}")

@@ -70,10 +70,8 @@ class AutomationSpec:
 
 
 def parse_automations(source: str, text: str) -> list[AutomationSpec]:
-    """The automations of a file, one a YAML document.
-
-    Raises `CommandError` for what is no automation, and for keys that would be ignored.
-    """
+    """The automations of a file, one a YAML document. Raises `CommandError` for what is no
+    automation, and for keys that would be ignored."""
     try:
         documents = [each for each in YAML(typ="safe").load_all(text) if each is not None]
     except YAMLError as error:
@@ -136,10 +134,8 @@ def deploy_files(console: Console, names: Sequence[str]) -> int:
 
 
 async def _deploy(console: Console, specs: Sequence[AutomationSpec]) -> None:
-    """Create what the server does not have and update what it has otherwise.
-
-    Nothing is touched unless all blocks are there and no two have one name.
-    """
+    """Create what the server does not have and update what it has otherwise. Nothing is touched
+    unless all blocks are there and no two have one name."""
     _require_unique_names(specs)
     async with get_client() as client:
         blocks = sorted({block for each in specs for block in each.blocks})

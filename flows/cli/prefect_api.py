@@ -138,10 +138,8 @@ def _is_away(error: BaseException) -> bool:
 
 
 def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
-    """The one run with this id, beginning of an id, name or address in the UI.
-
-    Raises `CommandError` where there is none, or several.
-    """
+    """The one run with this id, beginning of an id, name or address in the UI. Raises
+    `CommandError` where there is none, or several."""
     text = name.strip().rstrip("/").rpartition("/")[2] if "://" in name else name.strip()
     found = _matching(client, text)
     if not found:

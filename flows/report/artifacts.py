@@ -151,10 +151,8 @@ def _file_row(
 
 
 def metadata_table(report: RunReport) -> list[dict[str, str]]:
-    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`.
-
-    A sentence is cut at the width of the page, which would cut it without a sign.
-    """
+    """`run.json` without what is long, a row a key; those of an object as `usage.cpuSeconds`. A
+    sentence is cut at the width of the page, which would cut it without a sign."""
     sentences = ("error", "cleanup_error", "instructions")
     cut = {key: one_line(text, _TABLE_WIDTH) for key in sentences if (text := getattr(report, key))}
     plain = report.model_copy(update=cut).model_dump(

@@ -43,10 +43,8 @@ _DECIMALS = re.compile(r"(\.\d)\d+")
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One quantity over time; `limit` is None where there is none.
-
-    `unit` writes a value for people, `step` rounds one up to a step of the axis.
-    """
+    """One quantity over time; `limit` is None where there is none. `unit` writes a value for
+    people, `step` rounds one up to a step of the axis."""
 
     name: str
     values: Sequence[tuple[float, float]]
@@ -81,10 +79,8 @@ class Panel:
 
 
 def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | None) -> str | None:
-    """Memory and CPU over time, one above the other; None for a life too short for a picture.
-
-    CPU is given as the number of processors in use between two points.
-    """
+    """Memory and CPU over time, one above the other; None for a life too short for a picture. CPU
+    is given as the number of processors in use between two points."""
     if len(points) < _LEAST_POINTS or points[-1].seconds < _LEAST_SECONDS:
         return None
     memory = [(at.seconds, float(at.memory_bytes)) for at in points if at.memory_bytes is not None]

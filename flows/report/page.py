@@ -3,7 +3,7 @@
 For the Prefect UI and for a terminal of 80 columns: what matters first, each section a function.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flows.attempt import Upload
 from flows.errors import Fault
@@ -12,10 +12,9 @@ from flows.outcome import OUTCOMES, Outcome, StoppedBy
 from flows.outputs.upload_plan import file_address
 from flows.report.docker_run import image_name
 from flows.report.names import not_uploaded
-from flows.report.resources import resource_rows, share
 from flows.report.run_json import Artifact, FailedTest, OutputReport, RunReport, TestsReport
 from flows.text import code, escape, fence, one_line, shown_lines, table
-from flows.units import duration, size
+from flows.units import duration, processors, size
 from flows.workspace.logs import LogFacts
 
 _LISTED_IN_REPORT = 50
@@ -24,6 +23,9 @@ _LONGEST_COMMAND = 8000
 _LONGEST_MESSAGE = 200
 _BAR = 20
 PICTURE = "metadata/usage.svg"
+# What Docker gives a container that asks for nothing else.
+_SHM_BYTES = 64 * 1024**2
+_UNMEASURED = "not measured"
 _ENDED_BY = {
     StoppedBy.CONTAINER: "itself",
     StoppedBy.DEADLINE: "its time limit",
@@ -122,7 +124,7 @@ def _stages(report: RunReport) -> Iterable[str]:
     stages = report.stage_seconds
     total = sum(stages.values())
     rows = [
-        (name, duration(seconds), share(seconds, total), _bar(seconds, total))
+        (name, duration(seconds), _share(seconds, total), _bar(seconds, total))
         for name, seconds in stages.items()
     ]
     yield "## Stages"
@@ -136,12 +138,67 @@ def _bar(part: float, whole: float) -> str:
 
 def _resources(report: RunReport) -> Iterable[str]:
     yield "## Resources"
-    yield table(("Resource", "Used", "Limit", "Share"), tuple(resource_rows(report)))
+    yield table(("Resource", "Used", "Limit", "Share"), tuple(_resource_rows(report)))
     if not report.usage.samples:
         yield "It ended before its use of resources was first measured."
     picture = f"{report.artifacts_subdir}/{PICTURE}"
     if any(item.path == picture for item in report.artifacts):
         yield f"Memory and CPU over time: the artifact `container-run-usage`, or {code(picture)}."
+
+
+def _resource_rows(report: RunReport) -> Iterator[tuple[str, ...]]:
+    limits, usage = report.limits, report.usage
+    yield _time(report)
+    yield _memory(usage.peak_memory_bytes, limits.memory_bytes)
+    yield _cpu(usage.cpu_seconds, limits.cpus, _seconds_run(report))
+    yield _processes(usage.peak_pids, limits.pids)
+    yield ("Shared memory", _UNMEASURED, size(limits.shm_bytes or _SHM_BYTES), "")
+    if limits.gpus is not None:
+        yield ("GPUs", _UNMEASURED, str(limits.gpus), "")
+    read, written = usage.block_read_bytes, usage.block_write_bytes
+    yield ("Disk", _both((read, "read"), (written, "written")), "none", "")
+    received, sent = usage.network_received_bytes, usage.network_sent_bytes
+    yield ("Network", _both((received, "received"), (sent, "sent")), "none", "")
+
+
+def _seconds_run(report: RunReport) -> float | None:
+    """How long the container ran, which its time limit counts; None for one that never did."""
+    began, ended = report.container_started_at, report.container_finished_at
+    return max(0.0, (ended - began).total_seconds()) if began and ended else None
+
+
+def _time(report: RunReport) -> tuple[str, ...]:
+    ran = _seconds_run(report)
+    used = "it never ran" if ran is None else duration(ran)
+    return ("Time", used, duration(report.timeout_seconds), _share(ran, report.timeout_seconds))
+
+
+def _memory(peak: int | None, limit: int | None) -> tuple[str, ...]:
+    used = "unknown" if peak is None else f"{size(peak)} at its peak"
+    return ("Memory", used, size(limit) if limit else "none", _share(peak, limit))
+
+
+def _cpu(used: float | None, limit: float | None, ran: float | None) -> tuple[str, ...]:
+    bound = processors(limit) if limit else "none"
+    if used is None:
+        return ("CPU", "unknown", bound, "")
+    mean = used / ran if ran else None
+    about = f", {processors(mean)} on average" if mean is not None else ""
+    return ("CPU", f"{used:.1f} CPU-seconds{about}", bound, _share(mean, limit))
+
+
+def _processes(peak: int | None, limit: int) -> tuple[str, ...]:
+    used = "unknown" if peak is None else f"{peak:,} at their peak, threads included"
+    return ("Processes", used, f"{limit:,}", _share(peak, limit))
+
+
+def _both(*amounts: tuple[int | None, str]) -> str:
+    seen = [f"{size(number)} {verb}" for number, verb in amounts if number is not None]
+    return ", ".join(seen) or "unknown"
+
+
+def _share(part: float | None, whole: float | None) -> str:
+    return "" if part is None or not whole else f"{100 * part / whole:.0f} %"
 
 
 def _attempts(attempts: Sequence[Outcome]) -> Iterable[str]:

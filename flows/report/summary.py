@@ -101,9 +101,7 @@ class CauseCount:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How it went. The counts are of all runs; of the rest, the newest so many are read.
-
-    `unsuccessful` and `attempts` are newest first.
-    """
+    `unsuccessful` and `attempts` are newest first."""
 
     period: Period
     outcomes: Mapping[OutcomeName, int]

@@ -61,10 +61,8 @@ class Process:
         return self.path(self.env["ARTIFACT_DIR"])
 
     def path(self, inside: str = "") -> Path:
-        """Where a path of the container, absolute or from its working directory, is on disk.
-
-        Raises `ValueError` for one outside the mounts: the image itself has no files here.
-        """
+        """Where a path of the container, absolute or from its working directory, is on disk. Raises
+        `ValueError` for one outside the mounts: the image itself has no files here."""
         path = PurePosixPath(self.spec.workdir, inside)
         for target, folder in self._folders.items():
             if path.is_relative_to(target):
@@ -89,10 +87,8 @@ class Process:
 
 
 class FakeContainer:
-    """Used from several threads: its program's own, and those of whoever waits and stops.
-
-    `failure` is what its program raised that is no container's way to end.
-    """
+    """Used from several threads: its program's own, and those of whoever waits and stops. `failure`
+    is what its program raised that is no container's way to end."""
 
     def __init__(
         self, spec: ContainerSpec, secrets: Mapping[str, str], folders: Mapping[str, Path]

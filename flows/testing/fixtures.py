@@ -105,10 +105,8 @@ def container_task_run(
 async def run_task(
     payload: object, engine: Engine | Literal["docker"], workdir: Path
 ) -> TaskResult:
-    """Run the flow with `payload` in this process; `workdir` is its `MOONMIND_WORKDIR`.
-
-    Raises what the flow itself may raise, which is a fault of this package and no outcome.
-    """
+    """Run the flow with `payload` in this process; `workdir` is its `MOONMIND_WORKDIR`. Raises what
+    the flow itself may raise, which is a fault of this package and no outcome."""
     flow = container_task
     if engine != "docker":
         flow = flow.bind(Dependencies(open_engine=lambda _: nullcontext(engine)))

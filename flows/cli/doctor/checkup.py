@@ -53,10 +53,8 @@ skipped = partial(Finding, Level.SKIPPED)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to look at, within `seconds`; left out where one that it `needs` has a fault.
-
-    Of one that `is_silent`, only those that need it tell.
-    """
+    """One thing to look at, within `seconds`; left out where one that it `needs` has a fault. Of
+    one that `is_silent`, only those that need it tell."""
 
     name: str
     part: Part

@@ -48,10 +48,8 @@ async def remove(
 
 
 async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
-    """Remove what the replays of the folder `root` left; what was removed, a sentence each.
-
-    Replays that are still running stay.
-    """
+    """Remove what the replays of the folder `root` left; what was removed, a sentence each. Replays
+    that are still running stay."""
     removed: list[str] = []
     jobs = sorted(path.stem for path in (root / RUNS_FOLDER).glob(f"*{_SUFFIX}"))
     if not jobs:

@@ -15,10 +15,8 @@ _ASKED = ("path", "required", "type")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A payload, and what its run made of it: the image's digest and id, and the commit.
-
-    `job_id` is the run's, where there was one.
-    """
+    """A payload, and what its run made of it: the image's digest and id, and the commit. `job_id`
+    is the run's, where there was one."""
 
     payload: Mapping[str, Any]
     job_id: str | None = None

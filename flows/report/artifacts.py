@@ -6,7 +6,7 @@ whole of it is in the reports, in `run.json` and in `metadata/outputs.json`.
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,7 @@ from flows.report.names import (
     USAGE_KEY,
 )
 from flows.report.run_json import RunReport
-from flows.results import REASONS, OutputRow, ReportedTests, Results
+from flows.results import REASONS, ReportedTests, Results
 from flows.text import code, escape, one_line
 
 _NAME_LENGTH = 60
@@ -40,6 +40,8 @@ _NOT_IN_TABLE: dict[str, Any] = {
 }
 
 TableRow = dict[str, str]
+_TEST_COLUMNS = ("result", "test", "message", "seconds", "suite")
+_OUTPUT_COLUMNS = ("result", "output", "file", "bytes", "reason", "sha256")
 
 
 def run_artifacts(
@@ -93,61 +95,50 @@ def _artifact(job_id: str, key: str, kind: str, about: str, data: str) -> Artifa
 def table_of_tests(tests: ReportedTests) -> list[TableRow]:
     """A row a test, failures first, then one for each report that cannot be read."""
     rows = [
-        _test_row(
+        _row(
+            _TEST_COLUMNS,
             _MARKS[case.result] + (" (flaky)" if case.flaky else ""),
-            case.short_name,
-            case.message,
+            one_line(case.short_name, _NAME_LENGTH),
+            one_line(case.message, _MESSAGE_LENGTH),
             "" if case.seconds is None else f"{case.seconds:.3f}",
             case.suite,
         )
         for case in tests.rows
     ]
-    rows += [_test_row("unreadable report", each.path, each.reason) for each in tests.unreadable]
+    for each in tests.unreadable:
+        path, reason = one_line(each.path, _NAME_LENGTH), one_line(each.reason, _MESSAGE_LENGTH)
+        rows.append(_row(_TEST_COLUMNS, "unreadable report", path, reason))
     if (left_out := tests.total - len(tests.rows)) > 0:
-        rows.append(_test_row(f"and {left_out:,} more", "", "all are in the reports"))
+        more = f"and {left_out:,} more"
+        rows.append(_row(_TEST_COLUMNS, more, message="all are in the reports"))
     return rows
 
 
 def table_of_outputs(results: Results) -> list[TableRow]:
     """A row a file, what is missing and rejected first."""
-    required = {each.path for each in results.outputs if each.required}
-    rows = [_output_row(row, is_required=row.output in required) for row in results.rows]
+    lacking = {("missing", each.path) for each in results.outputs if each.required}
+    rows = [
+        _row(
+            _OUTPUT_COLUMNS,
+            f"{row.result}, required" if (row.result, row.output) in lacking else row.result,
+            one_line(row.output, _PATH_LENGTH),
+            one_line(row.path, _PATH_LENGTH),
+            "" if row.size_bytes is None else str(row.size_bytes),
+            REASONS[row.reason] if row.reason else "",
+            (row.sha256 or "")[:_SHA256_LENGTH],
+        )
+        for row in results.rows
+    ]
     known = sum(each.collected + each.rejected + each.missing for each in results.outputs)
     if (left_out := known - len(results.rows)) > 0:
-        rows.append(_file_row(f"and {left_out:,} more", "", "", "all are in metadata/outputs.json"))
+        more = f"and {left_out:,} more"
+        rows.append(_row(_OUTPUT_COLUMNS, more, reason="all are in metadata/outputs.json"))
     return rows
 
 
-def _test_row(result: str, test: str, message: str, seconds: str = "", suite: str = "") -> TableRow:
-    return {
-        "result": result,
-        "test": one_line(test, _NAME_LENGTH),
-        "message": one_line(message, _MESSAGE_LENGTH),
-        "seconds": seconds,
-        "suite": suite,
-    }
-
-
-def _output_row(row: OutputRow, *, is_required: bool) -> TableRow:
-    result = "missing, required" if row.result == "missing" and is_required else row.result
-    reason = REASONS[row.reason] if row.reason else ""
-    size = "" if row.size_bytes is None else str(row.size_bytes)
-    return _file_row(
-        result, row.output, row.path, reason, size, (row.sha256 or "")[:_SHA256_LENGTH]
-    )
-
-
-def _file_row(
-    result: str, output: str, file: str, reason: str, size: str = "", sha256: str = ""
-) -> TableRow:
-    return {
-        "result": result,
-        "output": one_line(output, _PATH_LENGTH),
-        "file": one_line(file, _PATH_LENGTH),
-        "bytes": size,
-        "reason": reason,
-        "sha256": sha256,
-    }
+def _row(columns: Sequence[str], *cells: str, **named: str) -> TableRow:
+    """What is not given is blank."""
+    return dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False)) | named
 
 
 def metadata_table(report: RunReport) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -105,9 +106,7 @@ class FakeContainer:
 
     def start(self, program: Program) -> None:
         """Run the program in a thread that holds nobody back."""
-        self.state = ContainerState(
-            running=True, exit_code=None, oom_killed=False, started_at=datetime.now(UTC)
-        )
+        self.state = replace(self.state, running=True, started_at=datetime.now(UTC))
         threading.Thread(target=self._run, args=[program], daemon=True).start()
 
     def terminate(self) -> None:
@@ -142,13 +141,8 @@ class FakeContainer:
     def _end(self, exit_code: int, *, oom_killed: bool = False) -> None:
         with self._lock:
             if self.state.running:
-                self.state = ContainerState(
-                    running=False,
-                    exit_code=exit_code,
-                    oom_killed=oom_killed,
-                    started_at=self.state.started_at,
-                    finished_at=datetime.now(UTC),
-                )
+                ended = replace(self.state, running=False, finished_at=datetime.now(UTC))
+                self.state = replace(ended, exit_code=exit_code, oom_killed=oom_killed)
 
     def _run(self, program: Program) -> None:
         try:

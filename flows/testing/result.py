@@ -95,10 +95,8 @@ class TaskResult:
         return "\n".join([*(f"{key + ':':9}{value}" for key, value in facts.items()), *shown])
 
     def _told_events(self) -> str:
-        return ", ".join(map(_event_summary, self.events))
-
-
-def _event_summary(event: Event) -> str:
-    """The last word of its name, and what of its payload tells one from another."""
-    told = [f"{key}={event.payload[key]!r}" for key in _TELLING if key in event.payload]
-    return f"{event.event.rpartition('.')[2]} ({', '.join(told)})"
+        summaries = []
+        for event in self.events:
+            told = [f"{key}={event.payload[key]!r}" for key in _TELLING if key in event.payload]
+            summaries.append(f"{event.event.rpartition('.')[2]} ({', '.join(told)})")
+        return ", ".join(summaries)

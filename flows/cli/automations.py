@@ -45,7 +45,6 @@ class AutomationSpec:
 
     @property
     def blocks(self) -> set[str]:
-        """The blocks that its actions name."""
         actions = (each for key in _ACTIONS for each in self.fields.get(key) or ())
         return {
             str(each[_BLOCK]) for each in actions if isinstance(each, Mapping) and _BLOCK in each
@@ -65,7 +64,6 @@ class AutomationSpec:
         return {**self.fields, **lists}
 
     def refusal(self, faults: Iterable[str]) -> CommandError:
-        """An error with a line for each fault."""
         return CommandError("\n".join(f"{self.source}: {fault}" for fault in faults))
 
 

@@ -70,7 +70,6 @@ class Console:
 
     @property
     def has_colours(self) -> bool:
-        """Whether standard output takes colours."""
         return self._stdout.color_system is not None and not self._stdout.no_color
 
     def line(self, text: str = "") -> None:

@@ -123,7 +123,6 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
 
 
 def show_record(console: Console, log: Log) -> None:
-    """Print one record."""
     console.record("log", timestamp=log.timestamp.isoformat(), level=log.level, message=log.message)
     console.log(log.message)
 

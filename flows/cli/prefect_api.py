@@ -184,7 +184,6 @@ def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
 
 
 def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
-    """The data of the run's newest artifact of this key."""
     wanted = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [key]}}
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter.model_validate(wanted),

@@ -62,7 +62,6 @@ class Panel:
 
     @property
     def value_ticks(self) -> Sequence[float]:
-        """Of the axis of values."""
         limit = self.limit if self.shows_limit and self.limit else 0.0
         return _ticks(max(self.highest, limit), self.step)
 

@@ -63,7 +63,6 @@ class ProgressArtifact:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it is there, as far as is known."""
         return self._artifact is not None
 
     async def show(self, percent: float, description: str) -> None:
@@ -98,7 +97,6 @@ class ProgressArtifact:
 
 
 async def _find(client: PrefectClient, job_id: UUID, key: str) -> UUID | None:
-    """The job's artifact of that key; None where it has none."""
     wanted = {"key": {"any_": [key]}, "flow_run_id": {"any_": [job_id]}}
     found = await client.read_artifacts(
         artifact_filter=ArtifactFilter.model_validate(wanted), limit=1
@@ -168,7 +166,6 @@ class RunProgress:
 
     @property
     def is_shown(self) -> bool:
-        """Whether there is anything to see of it."""
         return self._artifact.is_shown
 
     def begin(self, seconds_left: float, measured: Measured) -> None:

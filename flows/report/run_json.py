@@ -165,7 +165,6 @@ class RunReport(PublishedModel):
     artifacts_left_out: int = Field(ge=0, description="found beyond the number that is listed")
 
     def as_json(self) -> str:
-        """The text of the file."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
 

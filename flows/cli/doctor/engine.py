@@ -61,7 +61,6 @@ class EngineChecks:
     pong: Pong | None = None
 
     def checks(self) -> list[Check]:
-        """What is looked at."""
         needs = (ENGINE,)
         return [
             Check(ENGINE, Part.ENGINE, self.check_engine),

@@ -195,7 +195,6 @@ def allowing(payload: TaskPayload, recording: Recording, policy: Policy) -> Poli
 
 
 async def _prepared(decided: Decided, say: Say) -> Prepared:
-    """Make its folder and its checkout."""
     workspace, spec, remote, commit = decided.workspace, decided.spec, decided.remote, None
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
@@ -224,7 +223,6 @@ class _Tee:
         self._masked = masker.stream()
 
     def write(self, chunk: bytes) -> None:
-        """Take the next bytes."""
         self._log.write(chunk)
         self._show(self._masked.feed(chunk))
 
@@ -267,8 +265,7 @@ def _ctrl_c(say: Say) -> Iterator[Cancellation]:
 
 
 async def _is_found(engine: Engine, spec: ContainerSpec) -> bool:
-    try:
+    # One that is away keeps nothing that could be looked at.
+    with suppress(EngineError):
         return await engine.find(spec)
-    except EngineError:
-        # One that is away keeps nothing that could be looked at.
-        return False
+    return False

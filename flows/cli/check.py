@@ -4,7 +4,6 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from flows.cli.console import Console, ExitStatus
 from flows.errors import Fault, PayloadError
@@ -19,7 +18,15 @@ from flows.workspace.folder import Workspace
 
 def check_payload(console: Console, name: str) -> int:
     """Print the canonical payload and the spec of the file `name`."""
-    console.document(_compiled(require_runnable(console, read_json(name))))
+    task, host = require_runnable(console, read_json(name)), HostSettings.from_environment()
+    run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
+    workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
+    default = host.timeout_seconds
+    spec = compile_spec(task, Policy(), workspace.mount, run, default_timeout_seconds=default)
+    canonical = task.canonical()
+    if task.remote:
+        canonical["repository"] = task.remote.display
+    console.document({"payload": canonical, "spec": spec.as_json()})
     return ExitStatus.SUCCEEDED
 
 
@@ -47,19 +54,3 @@ def read_json(name: str) -> object:
         raise PayloadError([Fault(name, "is not a payload: a number is too long")]) from None
     except RecursionError:
         raise PayloadError([Fault(name, "is not a payload: nested too deeply")]) from None
-
-
-def _compiled(task: TaskPayload) -> dict[str, Any]:
-    host = HostSettings.from_environment()
-    run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
-    spec = compile_spec(
-        task,
-        Policy(),
-        Workspace(host.workdir, run.job_id, host.workspace_volume).mount,
-        run,
-        default_timeout_seconds=host.timeout_seconds,
-    )
-    canonical = task.canonical()
-    if task.remote:
-        canonical["repository"] = task.remote.display
-    return {"payload": canonical, "spec": spec.as_json()}

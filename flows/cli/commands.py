@@ -209,16 +209,12 @@ def run(words: Sequence[str]) -> int:
     try:
         status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        Console(as_json="--json" in words).fail(CommandError(_usage(error)))
+        what = " ".join(str(error).split())
+        command = " ".join((_NAME, *(error.command_chain or ())))
+        failure = CommandError(f"{what} See {command} --help.")
+        Console(as_json="--json" in words).fail(failure)
         return ExitStatus.BAD_INPUT
     return int(status or 0)
-
-
-def _usage(error: CycloptsError) -> str:
-    """What is wrong with the words, and where the right ones are."""
-    what = " ".join(str(error).split())
-    command = " ".join((_NAME, *(error.command_chain or ())))
-    return f"{what} See {command} --help."
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -118,17 +118,18 @@ class FakeContainer:
         self._end(KILLED)
         self._process.send(signal.SIGKILL)
 
-    def follow(self, sink: Sink, *, replay: bool) -> None:
-        """Have the sink take what is written from here on; with `replay`, all that was before."""
+    @contextmanager
+    def followed(self, sink: Sink, *, replay: bool) -> Iterator[None]:
+        """Have the sink take what is written meanwhile; with `replay`, all that was before."""
         with self._lock:
             if replay:
                 sink.write(bytes(self._output))
             self._sinks.append(sink)
-
-    def leave(self, sink: Sink) -> None:
-        """Have the sink take nothing any more."""
-        with self._lock:
-            self._sinks.remove(sink)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sinks.remove(sink)
 
     def _write(self, text: bytes) -> None:
         with self._lock:

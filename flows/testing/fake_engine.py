@@ -101,13 +101,10 @@ class FakeEngine(Engine):
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AsyncIterator[Tailed]:
         self._note("tail")
-        container, tailed = self._get(spec), Tailed()
-        container.follow(sink, replay=replay)
-        try:
+        tailed = Tailed()
+        with self._get(spec).followed(sink, replay=replay):
             yield tailed
             tailed.complete = True
-        finally:
-            container.leave(sink)
 
     async def start(self, spec: ContainerSpec) -> None:
         self._get(spec).start(self.program)

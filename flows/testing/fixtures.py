@@ -9,11 +9,10 @@ from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from uuid import UUID
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import Event
@@ -155,19 +154,16 @@ def _task_files(run: RunReport, artifacts: Path) -> Mapping[str, Path]:
 
 
 async def _artifacts(job_id: str) -> Mapping[str, Any]:
-    of_the_run = ArtifactFilterFlowRunId(any_=[UUID(job_id)])
+    wanted = ArtifactFilter.model_validate({"flow_run_id": {"any_": [job_id]}})
     async with get_client() as client:
-        found = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(flow_run_id=of_the_run), sort=ArtifactSort.UPDATED_DESC
-        )
+        found = await client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC)
     return {artifact.key: artifact.data for artifact in reversed(found) if artifact.key}
 
 
 async def _events(job_id: str, attempts: int) -> tuple[Event, ...]:
     """The events that the server has stored, once it has all that the attempts emit."""
-    wanted = EventFilter(
-        resource=EventResourceFilter(id=[f"moonmind.task.{job_id}"]), order=EventOrder.ASC
-    )
+    resource = EventResourceFilter(id=[f"moonmind.task.{job_id}"])
+    wanted = EventFilter(resource=resource, order=EventOrder.ASC)
     expected = {(name, each + 1) for name in (STARTED, FINISHED) for each in range(attempts)}
     deadline = time.monotonic() + _EVENTS_SECONDS
     async with get_client() as client:

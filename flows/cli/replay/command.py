@@ -39,7 +39,7 @@ def replay_run(console: Console, what: str | None, folder: Path | None, *, keep:
         raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
     has_api = _api_answers()
     recording = _recording(console, what, has_api=has_api)
-    place = Place(root, volume, has_api, os.environ)
+    place = Place(root, volume, has_api)
     with console.raw() as write:
         ended = asyncio.run(replay(recording, place, write, console.say, keep=keep))
     _warn(console, recording, ended)

@@ -6,6 +6,7 @@ and a date after which any sweep removes it.
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -66,13 +67,11 @@ class _SpokenPull(PullObserver):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The folder of replays, the volume that it lies in, and whether a server's blocks can be
-    read. `environment` has the values of secrets where they cannot."""
+    """The folder of replays, its volume, and whether a server's blocks can be read."""
 
     root: Path
     volume: str
     has_blocks: bool
-    environment: Mapping[str, str]
 
     async def policy(self) -> Policy:
         """The rules of the server, or the built-in ones."""
@@ -117,7 +116,7 @@ class Place:
                 return (await container_secrets({name: block}))[name]
             except (PayloadError, HostMisconfigured):
                 pass
-        return self.environment.get(name)
+        return os.environ.get(name)
 
 
 @dataclass(frozen=True, slots=True)

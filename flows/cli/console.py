@@ -46,10 +46,7 @@ class CommandError(Exception):
     """The command cannot do what it was asked; `str()` is one sentence for a person."""
 
     def __init__(
-        self,
-        sentence: str,
-        status: ExitStatus = ExitStatus.BAD_INPUT,
-        faults: Sequence[Fault] = (),
+        self, sentence: str, status: ExitStatus = ExitStatus.BAD_INPUT, faults: Sequence[Fault] = ()
     ) -> None:
         self.status = status
         self.faults = tuple(faults)

@@ -36,10 +36,7 @@ _ENDED_BY = {
 
 
 def markdown(
-    report: RunReport,
-    log: LogFacts,
-    attempts: Sequence[Outcome] = (),
-    upload: Upload | None = None,
+    report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = (), upload: Upload | None = None
 ) -> str:
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     sections: tuple[Iterable[str], ...] = (

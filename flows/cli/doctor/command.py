@@ -47,11 +47,7 @@ def examine(console: Console, parts: Sequence[str], deployment: str, quiet_secon
 
 def chosen(parts: Sequence[str], deployment: str, quiet_seconds: float) -> list[Check]:
     """The checks of the parts that are asked for, and, silent, those of others that they need."""
-    checks = [
-        *host_checks(),
-        *EngineChecks(quiet_seconds).checks(),
-        *server_checks(deployment),
-    ]
+    checks = [*host_checks(), *EngineChecks(quiet_seconds).checks(), *server_checks(deployment)]
     found: list[Check] = []
     needed: set[str] = set()
     # Each check stands after those that it needs.

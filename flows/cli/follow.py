@@ -90,7 +90,7 @@ def watch(
 
 
 def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun:
-    """Show the log until the run is over, or nobody has taken it up for long; the run then."""
+    """Show the log until the run is over, or has crashed and nobody takes it up; the last state."""
     retry = retrying(console)
     log = RunLog(partial(retry, client.read_logs), run.id)
     began = quiet_since = time.monotonic()

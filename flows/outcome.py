@@ -184,9 +184,7 @@ def failed(failure_class: FailureClass, error: str, stopped_by: StoppedBy | None
 
 
 CANCELED = failed(
-    FailureClass.CANCELED,
-    "canceled while its container ran, which was stopped",
-    StoppedBy.CANCEL,
+    FailureClass.CANCELED, "canceled while its container ran, which was stopped", StoppedBy.CANCEL
 )
 OVERDUE = failed(
     FailureClass.TIMEOUT,

@@ -56,8 +56,7 @@ def json_faults(raw: object) -> list[Fault]:
     if size > MAX_PAYLOAD_BYTES:
         return [
             Fault(
-                "payload",
-                f"has {size} bytes and the limit is {MAX_PAYLOAD_BYTES}; {_MAKE_SMALLER}",
+                "payload", f"has {size} bytes and the limit is {MAX_PAYLOAD_BYTES}; {_MAKE_SMALLER}"
             )
         ]
     return []

@@ -20,12 +20,7 @@ from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
 from flows.report.names import PULL_PROGRESS_KEY, state_message
-from flows.report.progress import (
-    COLLECTING,
-    PrefectPullObserver,
-    ProgressArtifact,
-    RunProgress,
-)
+from flows.report.progress import COLLECTING, PrefectPullObserver, ProgressArtifact, RunProgress
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results, reclaim

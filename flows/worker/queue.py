@@ -131,11 +131,7 @@ async def fetch_scheduled(
         "POST",
         "/work_pools/{name}/get_scheduled_flow_runs",
         path_params={"name": pool},
-        json={
-            "work_queue_names": sorted(queues),
-            "scheduled_before": str(before),
-            "limit": limit,
-        },
+        json={"work_queue_names": sorted(queues), "scheduled_before": str(before), "limit": limit},
     )
     found = WorkerFlowRunResponse.model_validate_list(response.json())
     return [each.flow_run for each in found]

@@ -19,11 +19,7 @@ from flows.worker.takeover import Silence, take_over
 from flows.workspace.logs import Logger
 
 _CANCELLING = "prefect.flow-run.Cancelling"
-_WORK = [
-    "prefect.flow-run.Scheduled",
-    "prefect.flow-run.AwaitingRetry",
-    "prefect.work-pool.ready",
-]
+_WORK = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry", "prefect.work-pool.ready"]
 _SWEEP_SECONDS = 60.0
 
 

@@ -25,12 +25,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectSignal
 from prefect.types._datetime import now
-from prefect.workers.base import (
-    BaseJobConfiguration,
-    BaseVariables,
-    BaseWorker,
-    BaseWorkerResult,
-)
+from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
 from flows.runtime.cancellation import Cancellation, Reason
@@ -93,10 +88,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
     def get_default_base_job_template(cls) -> dict[str, Any]:
         """Nothing of a job differs by deployment: what differs by host is the worker's own."""
         # The server takes no empty configuration.
-        return {
-            "job_configuration": {"env": {}},
-            "variables": {"type": "object", "properties": {}},
-        }
+        return {"job_configuration": {"env": {}}, "variables": {"type": "object", "properties": {}}}
 
     async def run(
         self,

@@ -45,10 +45,16 @@ from flows.report.names import (
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected
-from flows.runtime.hooks import on_cancelled, on_crashed, on_ended, tell_finished, tell_started
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
-from flows.runtime.recovery import settle
+from flows.runtime.recovery import (
+    on_cancelled,
+    on_crashed,
+    on_ended,
+    settle,
+    tell_finished,
+    tell_started,
+)
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds, flow_seconds

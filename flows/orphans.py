@@ -12,8 +12,7 @@ from prefect import flow, get_client, get_run_logger
 from flows.runtime.context import injectable, injected
 from flows.settings import HostSettings
 from flows.worker.cleanup import tidy
-from flows.worker.host import SweptHost
-from flows.worker.sweep import sweep
+from flows.worker.sweep import SweptHost, sweep
 
 
 @injectable

@@ -16,8 +16,7 @@ from flows.container_task import container_task
 from flows.orphans import reap_orphans
 from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
-from flows.worker.host import SweptHost
-from flows.worker.sweep import sweep
+from flows.worker.sweep import SweptHost, sweep
 from tests.runs import BUSYBOX, Runner, shell
 
 pytestmark = pytest.mark.docker

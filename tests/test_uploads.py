@@ -14,7 +14,7 @@ from flows.outputs.upload_plan import (
     plan,
     progress,
 )
-from flows.worker.uploads import allowance, is_due
+from flows.worker.cleanup import allowance, is_due
 from flows.workspace.tree import Found
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)

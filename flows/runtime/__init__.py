@@ -2,11 +2,11 @@
 
 | module | what it does |
 | --- | --- |
-| `prepare`, `surroundings`, `secrets` | policy, spec, folder, `git clone`; the blocks for it |
+| `prepare`, `surroundings` | policy, spec, folder, `git clone`; the blocks for it |
 | `attempts` | an attempt's stages, for the flow, for a hook, and for the sweep |
 | `execution`, `ending` | the engine's calls in order; stop, outcome and removal of a container |
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |
-| `hooks`, `recovery` | Prefect's state hooks; restart or end of a run whose process died |
+| `recovery` | Prefect's state hooks; restart or end of a run whose process died |
 | `store` | the attempts of a job in `.runs/<job_id>.json`, and its flock |
 | `cancellation`, `context` | a request to end work; what a process binds to a flow it runs |
 """

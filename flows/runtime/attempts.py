@@ -27,9 +27,8 @@ from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
 from flows.runtime.ending import finish, retry_while_unavailable
 from flows.runtime.execution import RunOptions
-from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
-from flows.runtime.surroundings import pull_options, registry_login
+from flows.runtime.surroundings import container_secrets, pull_options, registry_login
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.folder import Workspace

@@ -21,9 +21,8 @@ from flows.report.names import run_name
 from flows.runtime.attempts import prepare_again
 from flows.runtime.context import Job
 from flows.runtime.recovery import attempts_elsewhere
-from flows.runtime.secrets import container_secrets
 from flows.runtime.store import AttemptStore
-from flows.runtime.surroundings import check_out, policy_in_force, remote_of
+from flows.runtime.surroundings import check_out, container_secrets, policy_in_force, remote_of
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace

@@ -1,7 +1,9 @@
-"""Restart a flow run whose process is gone, by Prefect's AwaitingRetry, or end its attempt.
+"""Prefect's state hooks, and how they and the sweep restart a run whose process is gone, or end it.
 
-Used by the hooks that run after a crash or a cancellation, and by the sweep. Whoever comes second
-finds the job's lock taken or its attempt published, and does nothing.
+Prefect calls task hooks and the hooks of a run that ends by itself in the run's own process, the
+others (a cancellation, a crash that the worker saw) in the worker's, or in a new one. They find
+what they need in the attempt store. Whoever comes second finds the job's lock taken or its attempt
+published, and does nothing.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
@@ -23,13 +25,13 @@ from prefect.states import Scheduled
 
 from flows.attempt import Executed
 from flows.errors import PayloadError
-from flows.outcome import ABANDONED, TAKEN, Outcome
+from flows.outcome import ABANDONED, CANCELED, TAKEN, Outcome
 from flows.outputs.upload_journal import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
 from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
-from flows.runtime.context import Job
+from flows.runtime.context import Job, injected
 from flows.runtime.publish import publish_attempt
 from flows.runtime.store import AttemptStore, Busy
 from flows.settings import HostSettings
@@ -38,6 +40,51 @@ from flows.workspace.logs import LogFacts
 
 _MOMENT_SECONDS = 5.0
 _MOST_EVENTS = 50
+
+
+def tell_started(task: object, task_run: TaskRun, state: object) -> None:
+    """`on_running` of the execute task: emit `container.started`."""
+    if (attempt := _store(task_run.flow_run_id).last()) is not None:
+        emit_started(attempt)
+
+
+def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
+    """`on_completion` and `on_failure` of the execute task: emit `container.finished`."""
+    if (attempt := _store(task_run.flow_run_id).last()) is not None:
+        emit_finished(attempt)
+
+
+def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
+    """`on_completion` and `on_failure` of the flow: emit again, with the same event ids, what
+    a hook before this may have failed to emit."""
+    for attempt in _store(flow_run.id).attempts():
+        emit_finished(attempt)
+
+
+async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
+    """`on_cancellation`: end the attempt of a process that may have been killed before it did."""
+    await settle(_job(flow, flow_run), CANCELED, flow_run)
+
+
+async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
+    """`on_crashed`: restart a run whose process died or was told to stop, or end it."""
+    async with get_client() as client:
+        # The run that a worker hands to its hooks is the one it once submitted.
+        now = await client.read_flow_run(flow_run.id)
+        starts_again = await may_start_again(client, now)
+    if starts_again:
+        recover_soon(flow_run.id)
+    elif now.state is not None and now.state.is_final():
+        await settle(_job(flow, flow_run), ABANDONED, now)
+
+
+def _job(flow: object, flow_run: FlowRun) -> Job:
+    open_engine = injected(flow).open_engine
+    return Job(_store(flow_run.id), flow_run_logger(flow_run), open_engine)
+
+
+def _store(flow_run_id: object) -> AttemptStore:
+    return AttemptStore(HostSettings().workdir, str(flow_run_id))
 
 
 async def settle(job: Job, unfinished: Outcome, flow_run: FlowRun | None) -> None:

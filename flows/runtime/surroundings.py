@@ -1,10 +1,17 @@
-"""What a run takes from Prefect's blocks and its host: policy, repository, registry log-in, pull.
+"""What a run takes from Prefect's blocks and its host: policy, secrets, repository, log-in, pull.
 
-Shared by `prepare`, the attempt and the replay, which has none of the blocks where no server is.
+The value of a Secret block is read at the moment of use. It goes to the container's environment, or
+to git, and to the maskers of logs; to nothing that is stored.
 """
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from prefect.blocks.system import Secret
+from prefect.exceptions import ObjectNotFound
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
@@ -12,11 +19,11 @@ from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.lock import PullLock
 from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
-from flows.errors import EngineUnavailable, HostMisconfigured
+from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
+from flows.payload import fields
 from flows.payload.models import REPO_AUTH, TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
-from flows.runtime.secrets import with_credentials
 from flows.settings import HostSettings
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.git import checkout
@@ -33,7 +40,7 @@ async def policy_in_force() -> Policy:
 async def remote_of(payload: TaskPayload) -> Remote | None:
     """The payload's repository, with the credentials of the Secret block that it names.
 
-    Raises what `flows.runtime.secrets.with_credentials` raises.
+    Raises what `with_credentials` raises.
     """
     remote, block = payload.remote, payload.secret_blocks.get(REPO_AUTH)
     return await with_credentials(remote, block) if remote and block else remote
@@ -71,3 +78,98 @@ def pull_options(
         private=PrivateImages(runs / "private-images"),
         inactivity_seconds=host.pull_inactivity_seconds,
     )
+
+
+async def container_secrets(names: Mapping[str, str]) -> dict[str, str]:
+    """The value for each environment variable, from the block that it names.
+
+    Raises `PayloadError` for blocks that are missing or no use, `HostMisconfigured` where they
+    cannot be read.
+    """
+    paths = {variable: f"task.container.secrets.{variable}" for variable in names}
+    found = await asyncio.gather(
+        *(_value(paths[variable], block) for variable, block in names.items()),
+        return_exceptions=True,
+    )
+    for each in found:
+        if isinstance(each, BaseException) and not isinstance(each, PayloadError):
+            raise each
+    if faults := [
+        fault for each in found if isinstance(each, PayloadError) for fault in each.faults
+    ]:
+        raise PayloadError(faults)
+    return {variable: str(value) for variable, value in zip(names, found, strict=True)}
+
+
+async def with_credentials(remote: Remote, block: str) -> Remote:
+    """`remote` with the credentials of a Secret block, which are for its host alone.
+
+    The block's value is a URL, as in git's credential store: `https://user:token@github.com`.
+    Raises what `container_secrets` raises.
+    """
+    if remote.password or remote.username:
+        raise _refusal("is given, and the repository's URL has credentials: leave one of them out")
+    given = _credentials(await _value(REPO_AUTH, block))
+    if given is None:
+        raise _refusal(
+            f"names the block {block}, whose value is not a URL such as "
+            "https://user:token@github.com: correct it under Blocks in the UI"
+        )
+    if remote.address is None or not _covers(given, urlsplit(remote.url)):
+        raise _refusal(
+            f"names the block {block}, whose credentials are not for {remote.display}: name the "
+            "block that is for its host"
+        )
+    return replace(
+        remote, username=unquote(given.username or ""), password=unquote(given.password or "")
+    )
+
+
+async def _value(path: str, block: str) -> str:
+    try:
+        loaded: Any = await Secret.aload(block)
+        value = loaded.get()
+    except Exception as error:  # noqa: BLE001 - of an API that is away comes almost anything
+        if isinstance(error.__cause__, ObjectNotFound):
+            message = (
+                f"there is no Secret block named {block!r} on this server: create it under Blocks "
+                "in the UI, or correct the name"
+            )
+            raise PayloadError([Fault(path, message)]) from None
+        # Not with its own words, which could show the value.
+        raise HostMisconfigured(
+            f"{path}: the Secret block {block!r} cannot be read ({type(error).__name__}): check "
+            "that Prefect's API answers and that the block is valid"
+        ) from None
+    try:
+        if not isinstance(value, str):
+            raise ValueError("is no text")
+        return fields.argument(value)
+    except ValueError as error:
+        message = f"the value of the Secret block {block!r} {error}: correct it in the UI"
+        raise PayloadError([Fault(path, message)]) from None
+
+
+def _credentials(value: str) -> SplitResult | None:
+    try:
+        url = urlsplit(value.strip())
+        is_http = url.scheme in ("https", "http") and url.port != 0
+    except ValueError:
+        return None
+    return url if is_http and url.hostname and url.username else None
+
+
+def _covers(given: SplitResult, wanted: SplitResult) -> bool:
+    """Whether credentials for one address may be sent to another: same scheme, host and port, and
+    below the path, if one is given."""
+    same = (given.scheme, given.hostname, given.port) == (
+        wanted.scheme,
+        wanted.hostname,
+        wanted.port,
+    )
+    path = given.path.rstrip("/")
+    return same and (not path or wanted.path == path or wanted.path.startswith(f"{path}/"))
+
+
+def _refusal(message: str) -> PayloadError:
+    return PayloadError([Fault(REPO_AUTH, message)])

@@ -6,8 +6,7 @@ admission   which of them may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop
 run_notes   reads container task runs; labels, tags and rejects them
 services    beside the claim loop: pool events by websocket, SIGTERM, a sweep every minute
-host        what a sweep works with
 sweep       restarts or ends runs whose process died, removes containers nobody owns
 takeover    starts runs again whose host is silent, by workers' heartbeats
-cleanup     retries uploads (`uploads`) and removes job folders (`retention`)
+cleanup     retries uploads and removes job folders (by the rules of `retention`)
 """

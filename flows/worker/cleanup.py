@@ -3,17 +3,29 @@
 Apart from the sweep: a storage that hangs must keep no run from being taken up.
 """
 
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from blocks.storage import ArtifactStorage, StorageUnreadable
+from flows.attempt import Upload
 from flows.engine.selection import open_engine
+from flows.errors import StorageError
+from flows.outputs.upload import FilesGone, files_of, upload
+from flows.outputs.upload_journal import UploadJournal, pending_uploads
+from flows.report.artifacts import files_artifact
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.recovery import read_run
-from flows.runtime.store import AttemptStore
-from flows.spec import is_expired
-from flows.worker.host import SweptHost
+from flows.runtime.store import AttemptStore, Busy
+from flows.spec import UPLOAD_SECONDS, is_expired
 from flows.worker.retention import RetentionRules, remove_due, rules_of
-from flows.worker.uploads import finish_uploads
+from flows.worker.sweep import SweptHost
+
+# Before a sweep begins with no further job.
+_SWEEP_SECONDS = 60.0
+_FIRST_TRY = timedelta(seconds=60)
+_LONGEST_PAUSE = timedelta(hours=1)
 
 
 async def tidy(host: SweptHost) -> list[str]:
@@ -46,3 +58,70 @@ async def _tidy_results(host: SweptHost) -> AsyncIterator[str]:
         root, host.store, rules, host.now(), may_go, dry_run=host.dry_run
     ):
         yield sentence
+
+
+async def finish_uploads(host: SweptHost, storage: ArtifactStorage | None) -> AsyncIterator[str]:
+    """Go on with the uploads of published attempts; a sentence for each.
+
+    With no `storage` it is not known where to: all stay pending. Begins none after a minute.
+    """
+    until, root = time.monotonic() + _SWEEP_SECONDS, host.settings.workdir
+    for job_id, number in pending_uploads(root):
+        if storage is None or time.monotonic() > until:
+            return
+        store, journal = host.store(job_id), UploadJournal(root, job_id, number)
+        try:
+            with store.held():
+                done = await _finish(host, storage, store, journal)
+        except Busy:
+            continue
+        except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
+            done = f"the upload of attempt {number} could not be swept: {error}"
+        if done:
+            yield f"{job_id}: {done}"
+
+
+async def _finish(
+    host: SweptHost, storage: ArtifactStorage, store: AttemptStore, journal: UploadJournal
+) -> str | None:
+    attempts = {each.prepared.spec.attempt: each for each in store.attempts()}
+    number, attempt = journal.attempt, attempts.get(journal.attempt)
+    if attempt is None:
+        journal.close()
+        return f"forgot the upload of attempt {number}, of which nothing else is known"
+    known = journal.read()
+    # Whoever publishes it sees to it.
+    if not attempt.published or not is_due(known.tries, known.last_try, host.now()):
+        return None
+    if host.dry_run:
+        return f"uploaded the files of attempt {number}"
+    if not storage.is_remote:
+        journal.close()
+        store.put(replace(attempt, upload=None))
+        return f"left the files of attempt {number} in their folder: no storage is set any more"
+    try:
+        files = files_of(attempt.prepared.workspace, number, max(attempts))
+        seconds = allowance(known.tries, UPLOAD_SECONDS)
+        address = await upload(storage, journal, files, host.logger, seconds)
+    except FilesGone as error:
+        journal.close()
+        store.put(replace(attempt, upload=Upload(storage.url or "", str(error))))
+        return f"the files of attempt {number} cannot be uploaded any more: {error}"
+    except StorageError as error:
+        return f"the files of attempt {number} are still not uploaded: {error}"
+    done = replace(attempt, upload=Upload(address))
+    store.put(done)
+    await host.client.create_artifact(files_artifact(done))
+    return f"uploaded the files of attempt {number} to {address}"
+
+
+def is_due(tries: int, last: datetime | None, now: datetime) -> bool:
+    """Whether a sweep tries again: at once after the first try, then ever more seldom."""
+    if last is None or tries < 2:
+        return True
+    return now - last >= min(_LONGEST_PAUSE, _FIRST_TRY * (1 << min(tries - 2, 10)))
+
+
+def allowance(tries: int, most: float) -> float:
+    """Seconds that a sweep gives a try; more each time, so that the longest file gets through."""
+    return float(min(most, _FIRST_TRY.total_seconds() * 2 ** min(tries, 10)))

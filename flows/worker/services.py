@@ -13,8 +13,7 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
 from flows.worker.cleanup import tidy
-from flows.worker.host import SweptHost
-from flows.worker.sweep import sweep
+from flows.worker.sweep import SweptHost, sweep
 from flows.worker.takeover import Silence, take_over
 from flows.workspace.logs import Logger
 

@@ -1,26 +1,60 @@
 """The sweep of a host: restart or end runs whose process died, remove containers nobody owns."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 
 from flows.attempt import Attempt
 from flows.engine.selection import open_engine
 from flows.outcome import ABANDONED, CANCELED
+from flows.runtime.context import Job
 from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
-from flows.runtime.store import AttemptStore, Busy, open_jobs
+from flows.runtime.store import AttemptStore, Busy, IsCarried, carries_nothing, open_jobs
+from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
-from flows.worker.host import SweptHost
 from flows.worker.run_notes import host_of, read_runs
+from flows.workspace.logs import Logger
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.
 _STARTING = timedelta(seconds=20)
 # Between a worker's claim of a run and the state Running lie a process's start and its imports.
 _CLAIMED = timedelta(minutes=3)
 _RECENT = timedelta(days=1)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class SweptHost:
+    """What a sweep works with. With `dry_run` it only says what it would do."""
+
+    client: PrefectClient
+    settings: HostSettings
+    logger: Logger
+    is_carried: IsCarried = carries_nothing
+    dry_run: bool = False
+    now: Callable[[], datetime] = _utc_now
+
+    def store(self, job_id: str) -> AttemptStore:
+        """What is known of a job; its lock counts as held while this process runs the job."""
+        return AttemptStore(self.settings.workdir, job_id, self.is_carried)
+
+    def job(self, store: AttemptStore) -> Job:
+        """A job, for those that end or restart it."""
+        return Job(store, self.logger, host=self.settings)
+
+    def log(self, done: list[str]) -> list[str]:
+        """Say in the log what was done, or would be; returns it."""
+        for sentence in done:
+            self.logger.info(f"Would: {sentence}" if self.dry_run else sentence)
+        return done
 
 
 async def sweep(host: SweptHost) -> list[str]:

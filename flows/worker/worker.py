@@ -33,10 +33,10 @@ from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker import services
 from flows.worker.admission import Admission, Decision, admit, capacity
-from flows.worker.host import SweptHost
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
 from flows.worker.run_notes import label_host, reject, tag_waiting
+from flows.worker.sweep import SweptHost
 
 # How many runs are asked for at a time, beyond those that are known to wait.
 _BATCH = 20

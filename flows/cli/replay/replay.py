@@ -41,7 +41,7 @@ from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
 from flows.runtime.prepare import Decided
-from flows.runtime.secrets import container_secrets
+from flows.runtime.surroundings import container_secrets
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run

@@ -24,10 +24,8 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class QueuedTask:
-    """What a task in the queue declares, and for how long it has waited for that.
-
-    `missing` are capabilities that this host lacks; `runs_here`, that its container runs here
-    already, so that there is nothing to make room for; `other_host`, where it may run already.
+    """What a queued task declares, and for how long it has waited. `missing` are capabilities that
+    this host lacks; `runs_here`, that its container runs here already; `other_host`, where it may.
     """
 
     id: UUID
@@ -58,10 +56,7 @@ class Admission:
 def admit(
     tasks: Iterable[QueuedTask], total: Resources, used: Resources, host: str, slots: int
 ) -> dict[UUID, Admission]:
-    """Decide on every task, in the order of the queue; at most `slots` may start.
-
-    A task that waits for a slot alone is left out: it is its turn that has not come.
-    """
+    """Decide on every task in the queue's order but those that wait for one of `slots` alone."""
     free = total - used
     decisions: dict[UUID, Admission] = {}
     for task in sorted(tasks, key=lambda task: not task.runs_here):
@@ -112,7 +107,8 @@ async def capacity(host: HostSettings, logger: Logger) -> Resources:
             break
         except EngineRefused:
             # A proxy that tells nothing of the host: the worker is expected to be on it.
-            found = _of_this_host()
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            found = Resources(float(os.cpu_count() or 1), memory)
             break
         except EngineError as error:
             logger.warning("No task starts here yet: %s", error)
@@ -123,8 +119,3 @@ async def capacity(host: HostSettings, logger: Logger) -> Resources:
     )
     logger.info("%s has %s for tasks", host.worker, total)
     return total
-
-
-def _of_this_host() -> Resources:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources(float(os.cpu_count() or 1), memory)

@@ -61,10 +61,8 @@ async def _tidy_results(host: SweptHost) -> AsyncIterator[str]:
 
 
 async def finish_uploads(host: SweptHost, storage: ArtifactStorage | None) -> AsyncIterator[str]:
-    """Go on with the uploads of published attempts; a sentence for each.
-
-    With no `storage` it is not known where to: all stay pending. Begins none after a minute.
-    """
+    """Retry uploads of published attempts, with pauses that double; a sentence for each. Begins
+    none after a minute, and none at all where `storage` is not known."""
     until, root = time.monotonic() + _SWEEP_SECONDS, host.settings.workdir
     for job_id, number in pending_uploads(root):
         if storage is None or time.monotonic() > until:

@@ -53,7 +53,6 @@ class InProcessRunner:
     """Runs flows of this package, each run in a thread of its own; serves a worker for its life."""
 
     def __init__(self, is_carried: IsCarried = carries_nothing) -> None:
-        """`is_carried` tells flows which jobs the worker runs."""
         self._is_carried = is_carried
         self._threads = RunThreads()
         self._flows: dict[UUID, Flow[..., Any]] = {}
@@ -61,10 +60,9 @@ class InProcessRunner:
     async def run(
         self, client: PrefectClient, flow_run: FlowRun, cancellation: Cancellation, logger: Logger
     ) -> None:
-        """Run the flow to its end, whatever it is; `cancellation` ends it early.
+        """Run the flow to its end; `cancellation` ends it early. Raises `NotOurs`, `BrokenOff`.
 
-        A caller that is cancelled returns once the run has ended or is handed over, at the latest
-        after 20 s. Raises `NotOurs`, also for a deployment that was deleted, and `BrokenOff`.
+        A caller that is cancelled returns once the run has ended or is handed over, within 20 s.
         """
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
@@ -106,11 +104,8 @@ class InProcessRunner:
 
 
 def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
-    """Note on disk that the run is on this host.
-
-    A worker that is killed between the state Running and the flow's first step leaves no other
-    trace by which the sweep could know that the run was here.
-    """
+    """Note on disk that the run is on this host: a worker that is killed between the state Running
+    and the flow's first step leaves no other trace for the sweep."""
     try:
         AttemptStore(HostSettings().workdir, str(flow_run.id)).note_taken()
     except OSError as error:
@@ -161,8 +156,7 @@ async def _end_cancelling(client: PrefectClient, run_id: UUID, message: str) -> 
 class RunThreads:
     """Pool of daemon threads, each with an event loop that runs one coroutine at a time.
 
-    All runs of a thread share Prefect's client, and all threads its blocking one. Used from one
-    loop.
+    All runs of a thread share Prefect's client, and all threads its blocking one.
     """
 
     def __init__(self) -> None:

@@ -22,8 +22,7 @@ from flows.worker.run_notes import host_of
 
 @dataclass(slots=True)
 class QueuedRun:
-    """A flow run that no worker has claimed; `is_blocked` once its user was told what it waits
-    for. `since` is of the queue's clock."""
+    """A flow run that no worker has claimed; `is_blocked` once it is tagged with what it awaits."""
 
     flow_run: FlowRun
     task: QueuedTask
@@ -46,7 +45,10 @@ class RunQueue:
 
     def replace(self, runs: Iterable[FlowRun]) -> None:
         """Take what the server has now for all there is; what is known of a run stays known."""
-        self._runs = {run.id: self._known(run) or self._read(run) for run in runs}
+        self._runs = {
+            run.id: self._known(run) or QueuedRun(run, self._task(run), self._clock())
+            for run in runs
+        }
 
     def _known(self, run: FlowRun) -> QueuedRun | None:
         known = self._runs.get(run.id)
@@ -91,9 +93,6 @@ class RunQueue:
         ahead = [(each.due_at - moment).total_seconds() for each in self._runs.values()]
         return min((seconds for seconds in ahead if seconds > 0), default=None)
 
-    def _read(self, run: FlowRun) -> QueuedRun:
-        return QueuedRun(run, self._task(run), self._clock())
-
     def _task(self, run: FlowRun) -> QueuedTask:
         """What the run's payload asks for; a payload that is refused asks for nothing."""
         try:
@@ -117,9 +116,7 @@ class RunQueue:
         except (OSError, ValueError):
             # The flow reads it too, and says what is wrong with it.
             return False
-        if attempt is None or attempt.published:
-            return False
-        return attempt.began and attempt.executed is None
+        return bool(attempt and attempt.began and not attempt.published and not attempt.executed)
 
 
 async def fetch_scheduled(

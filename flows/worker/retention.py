@@ -28,7 +28,7 @@ _SWEEP_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """A job that is over. `disk_bytes` is what its folders occupy, where that counts."""
+    """`disk_bytes` is what the job's folders occupy, where that counts."""
 
     job_id: str
     ended_at: datetime
@@ -81,10 +81,9 @@ async def remove_due(
     *,
     dry_run: bool,
 ) -> AsyncIterator[str]:
-    """Remove what is due; a sentence for each job, and for what cannot be removed.
+    """Remove what is due and `may_go`; a sentence for each job, and for what cannot be removed.
 
-    `may_go` is asked about each before; one that is worked on, or whose files are still to be
-    uploaded, or whose results are not published, stays in any case.
+    One that is worked on, or still to be uploaded or published, stays in any case.
     """
     if rules.keep_all:
         return
@@ -97,7 +96,9 @@ async def remove_due(
         store = stores(job.job_id)
         try:
             with store.held():
-                if not _is_published(store) or not await may_go(store):
+                # One without an attempt was rejected, or never began.
+                is_published = all(attempt.published for attempt in store.attempts())
+                if not is_published or not await may_go(store):
                     continue
                 if not dry_run:
                     await asyncio.to_thread(_remove, root, store)
@@ -127,14 +128,6 @@ def _ended_jobs(
             continue
         jobs.append(EndedJob(job_id, ended_at, size))
     return jobs
-
-
-def _is_published(store: AttemptStore) -> bool:
-    """Whether nobody has anything left to do for the job: all its attempts are published.
-
-    One without an attempt was rejected, or never began.
-    """
-    return all(attempt.published for attempt in store.attempts())
 
 
 def _folders(root: Path, job_id: str) -> Iterator[Path]:

@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
@@ -20,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 from prefect.types import DateTime
-from tenacity import AsyncRetrying, stop_after_attempt, wait_exponential
+from tenacity import RetryCallState, retry, stop_after_attempt, wait_exponential
 
 from flows.outcome import FailureClass, failed
 from flows.report import page
@@ -33,25 +31,17 @@ WORKER_LABEL = "prefect.worker.name"
 # The most that the server gives at a time.
 _PAGE = 200
 _LOGGER = logging.getLogger(__name__)
-_P = ParamSpec("_P")
-_Write = Callable[Concatenate[PrefectClient, FlowRun, _P], Coroutine[Any, Any, None]]
 
 
-def _retried(write: _Write[_P]) -> _Write[_P]:
-    """Try five times, then warn: a run that cannot be written on must not end the worker."""
+def _warn(call: RetryCallState) -> None:
+    error = call.outcome.exception() if call.outcome else None
+    _LOGGER.warning("Could not write on the flow run %s: %r", call.args[1].id, error)
 
-    async def retried(
-        client: PrefectClient, flow_run: FlowRun, /, *words: _P.args, **settings: _P.kwargs
-    ) -> None:
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(5), wait=wait_exponential(max=30), reraise=True
-        )
-        try:
-            await retrying(write, client, flow_run, *words, **settings)
-        except Exception as error:  # noqa: BLE001 - one run must not end the worker
-            _LOGGER.warning("Could not write on the flow run %s: %r", flow_run.id, error)
 
-    return retried
+# A run that cannot be written on must not end the worker.
+_retried = retry(
+    stop=stop_after_attempt(5), wait=wait_exponential(max=30), retry_error_callback=_warn
+)
 
 
 async def read_runs(
@@ -93,10 +83,7 @@ async def label_host(
 
 
 async def tag_waiting(client: PrefectClient, flow_run: FlowRun, sentence: str) -> None:
-    """Tag a run with what it waits for.
-
-    Another worker may be about to claim the run: a state would undo that.
-    """
+    """Tag a run with what it waits for; a state would undo another worker's claim."""
     with contextlib.suppress(ObjectNotFound):
         await client.update_flow_run(flow_run.id, tags=[*_other_tags(flow_run), sentence])
 
@@ -117,5 +104,4 @@ async def reject(client: PrefectClient, flow_run: FlowRun, sentence: str) -> Non
 
 
 def _other_tags(flow_run: FlowRun) -> list[str]:
-    """The run's tags without what a worker, this one or an earlier, said of its waiting."""
     return [tag for tag in flow_run.tags if not tag.startswith("waiting for ")]

@@ -25,8 +25,7 @@ _SWEEP_SECONDS = 60.0
 def cancel_on_sigterm(logger: Logger) -> None:
     """Have SIGTERM cancel the calling task; a second one ends the process at once.
 
-    Prefect's own handler sends a SIGINT, which a process that was started in the background of a
-    shell ignores.
+    Prefect's own handler sends a SIGINT, which a shell's background processes ignore.
     """
     loop, serving = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -67,10 +66,7 @@ async def follow_pool(
 
 
 async def sweep_every_minute(host: SweptHost, pool: str, worker: str) -> None:
-    """Take up what earlier workers of this host left, and look after it from then on.
-
-    The scheduled sweep looks after one host a minute, whichever has its turn.
-    """
+    """Sweep this host, at once and then each minute; the scheduled sweep looks after any one."""
     silence, name = Silence(host.settings.patience_seconds), host.settings.worker
 
     async def sweep_and_take_over() -> None:

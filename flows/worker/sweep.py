@@ -27,10 +27,6 @@ _CLAIMED = timedelta(minutes=3)
 _RECENT = timedelta(days=1)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class SweptHost:
     """What a sweep works with. With `dry_run` it only says what it would do."""
@@ -40,14 +36,14 @@ class SweptHost:
     logger: Logger
     is_carried: IsCarried = carries_nothing
     dry_run: bool = False
-    now: Callable[[], datetime] = _utc_now
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def store(self, job_id: str) -> AttemptStore:
         """What is known of a job; its lock counts as held while this process runs the job."""
         return AttemptStore(self.settings.workdir, job_id, self.is_carried)
 
     def job(self, store: AttemptStore) -> Job:
-        """A job, for those that end or restart it."""
+        """For those that end or restart it."""
         return Job(store, self.logger, host=self.settings)
 
     def log(self, done: list[str]) -> list[str]:

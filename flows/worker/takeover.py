@@ -29,10 +29,10 @@ class _SeenHeartbeat:
 
 
 class Silence:
-    """Which workers have not been heard of for so many seconds, as seen by one observer.
+    """Which workers have not been heard of for so many seconds, by the observer's own clock.
 
-    Judged by the observer's own clock, from the first of many looks that all found the same: after
-    an absence of the server, everybody's last heartbeat is old.
+    Counted from the first of many looks that all found the same heartbeat: after an absence of the
+    server, everybody's last one is old.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,10 +52,9 @@ class Silence:
 async def take_over(
     client: PrefectClient, pool: str, host: str, worker: str, silence: Silence
 ) -> AsyncIterator[str]:
-    """Start the runs of a pool's silent hosts again, as often as any crashed run; a sentence each.
+    """Start the runs of a pool's silent hosts, not `host`, again; a sentence each.
 
-    `host` is the name of this one, whose runs are left alone, and `worker` that of its worker. Of
-    the workers that are heard of, the first by name acts: two would undo what the other did.
+    Of the workers that are heard of, the first by name acts: two would undo what the other did.
     """
     heartbeats = await _heartbeats(client, pool)
     silent = {name for name, heartbeat in heartbeats.items() if silence.covers(name, heartbeat)}
@@ -73,7 +72,6 @@ async def take_over(
 
 
 async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime]:
-    """When each worker of a pool was last heard of."""
     try:
         workers = await client.read_workers_for_work_pool(pool)
     except ObjectNotFound:

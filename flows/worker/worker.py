@@ -274,8 +274,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._wake(may_have_more=False)
 
     async def _tell(self, decisions: Mapping[UUID, Admission]) -> bool:
-        """Tag runs with what they wait for, once, and end those that can never start; whether any
-        was new."""
+        """Tag the runs that wait and end those that can never start; whether any was new."""
         is_new = False
         for run_id, each in decisions.items():
             if each.decision is Decision.WAIT and (blocked := self._queue.block(run_id)):

@@ -1,7 +1,6 @@
-"""Execute or finish one attempt: its engine, its open logs, its progress, and its stored outcome.
+"""Execute or finish one attempt, for the flow, a hook after it, or a sweep.
 
-The flow does it, a hook after the flow, or a sweep. What an earlier process did is found in the
-attempt store and on the engine.
+What an earlier process did is found in the attempt store and on the engine.
 """
 
 import asyncio
@@ -39,8 +38,6 @@ _CUT = "runner.log may lack output: the engine could not give all of it after it
 
 @dataclass(frozen=True, slots=True)
 class _OpenLogs:
-    """The open log files of an attempt, and what is masked in them."""
-
     journal: Journal
     runner_log: RunnerLog
     masker: Masker
@@ -84,8 +81,7 @@ async def execute_attempt(
 ) -> Attempt:
     """Run the attempt's container to its end, or take over the one that an earlier process left.
 
-    The outcome is in the attempt store when this returns. `cancellation` ends it early. The values
-    of the spec's own secrets are masked in the output, as are the job's.
+    The outcome is stored when this returns. `cancellation` ends it early.
     """
     spec, cancellation = attempt.prepared.spec, cancellation or Cancellation()
     async with job.open_engine(attempt.prepared.policy) as engine:
@@ -111,7 +107,6 @@ async def execute_attempt(
 async def _secret_values(
     engine: Engine, attempt: Attempt, *, adopt: bool
 ) -> tuple[Mapping[str, str], Outcome | None]:
-    """Of the spec's variables, or the outcome where they cannot be had."""
     spec = attempt.prepared.spec
     if adopt:
         # Its own, whatever the blocks say by now.
@@ -187,8 +182,7 @@ async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Att
 class _Nowhere:
     """For output that may not be shown."""
 
-    def write(self, chunk: bytes) -> None:
-        """Drop it."""
+    def write(self, chunk: bytes) -> None: ...
 
 
 async def _exists(engine: Engine, spec: ContainerSpec) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -32,12 +33,11 @@ class Reason(StrEnum):
         return StoppedBy(self.value)
 
 
+@dataclass(eq=False)
 class CancellationRequested(Exception):
     """The attempt is to end, for `reason`."""
 
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
+    reason: Reason
 
 
 async def _always_cancel() -> Reason:
@@ -45,9 +45,9 @@ async def _always_cancel() -> Reason:
 
 
 class Cancellation:
-    """At most one request, the first, from any thread; it may come before anybody waits.
+    """At most one request, the first, from any thread.
 
-    `meaning` is asked what it means where asyncio cancels who waits in `unless_requested`.
+    `meaning` says what it means that asyncio cancels who waits in `unless_requested`.
     """
 
     def __init__(self, meaning: Callable[[], Coroutine[Any, Any, Reason]] = _always_cancel) -> None:
@@ -71,8 +71,7 @@ class Cancellation:
         return await running
 
     async def unless_requested(self, step: Coroutine[Any, Any, T]) -> T:
-        """The result of `step`; raises `CancellationRequested`, and cancels the step, when the
-        request comes first."""
+        """The result of `step`; a request cancels it, and raises `CancellationRequested`."""
         running = asyncio.ensure_future(step)
         either: list[asyncio.Future[Any]] = [running, self._requested()]
         try:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.attempt import Prepared
-from flows.engine.chown import RECLAIM_SECONDS, Owner, Reclaim, plan_reclaim
+from flows.engine.chown import RECLAIM_SECONDS, Owner, plan_reclaim
 from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
@@ -41,10 +41,9 @@ _DIED = (
 async def collect_results(
     engine: Engine, job: Job, prepared: Prepared, masker: Masker | None, outcome: Outcome
 ) -> Outcome:
-    """The outcome of a container that has stopped, by its outputs and test reports.
+    """The outcome of a container that has stopped, by its outputs and test reports; raises nothing.
 
-    `masker` is None where its secrets are not known. Raises nothing: what goes wrong is told beside
-    the outcome. By which rules, see `flows.outputs.verdict`.
+    `masker` is None where its secrets are not known.
     """
     workspace, spec = prepared.workspace, prepared.spec
 
@@ -84,18 +83,13 @@ _LIMIT_SECONDS = RECLAIM_SECONDS + 120.0
 async def reclaim(engine: Engine, workspace: Workspace, spec: ContainerSpec) -> str | None:
     """Make all in the job's folder this process's; one sentence on what kept it from that.
 
-    Costs a look where everything is, and nothing where this process is root. Its container must
-    have stopped, for what still runs could make more; whether it is removed is all the same. Where
-    the caller is cancelled, this is still done to its end.
+    Its container must have stopped. Done to its end also where the caller is cancelled.
     """
     return await _reclaim(engine, workspace.folder, workspace.mount, spec.name, spec.labels)
 
 
 async def remove_left_behind(engine: Engine, host: HostSettings) -> list[str]:
-    """Remove what earlier removals had to leave in `MOONMIND_WORKDIR`; a sentence for each.
-
-    What cannot be given back stays for the next time.
-    """
+    """Remove what earlier removals had to leave in `MOONMIND_WORKDIR`; a sentence for each."""
     told = []
     for folder in await asyncio.to_thread(left_behind, host.workdir):
         name = folder.name.removeprefix(REMOVED)
@@ -119,8 +113,13 @@ async def _reclaim(
     image = HostSettings.from_environment().helper_image
     owner = Owner.in_folder(folder.parent)
     decided = plan_reclaim(name, mount, image, owner, labels, datetime.now(UTC))
+
+    async def bounded() -> None:
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            await engine.reclaim(decided)
+
     try:
-        await to_the_end(_bounded(engine, decided))
+        await to_the_end(bounded())
     except ImageError as error:
         return _not_given_back(folder, f"{error}, or name another one in MOONMIND_HELPER_IMAGE")
     except EngineError as error:
@@ -130,11 +129,6 @@ async def _reclaim(
     if await asyncio.to_thread(ownership, folder, user) is Ownership.FOREIGN:
         return _not_given_back(folder, "it had no effect; see whether its file system has owners")
     return None
-
-
-async def _bounded(engine: Engine, decided: Reclaim) -> None:
-    async with asyncio.timeout(_LIMIT_SECONDS):
-        await engine.reclaim(decided)
 
 
 def _not_given_back(folder: Path, reason: str) -> str:

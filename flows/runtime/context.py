@@ -24,8 +24,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the process that runs a flow gives it: the engine of the run's container, how the
-    process ends the run, and which jobs it runs besides."""
+    """What a process gives a flow: an engine, how the process ends it, which jobs it also runs."""
 
     open_engine: OpenEngine = open_engine
     cancellation: Cancellation | None = None
@@ -33,10 +32,7 @@ class Dependencies:
 
 
 class InjectedFlow(Flow[P, R]):
-    """A flow to which the process that runs it may bind what Prefect has no parameter for.
-
-    Made by `injectable`.
-    """
+    """A flow to which its process may bind what Prefect has no parameter for; see `injectable`."""
 
     dependencies = Dependencies()
 
@@ -63,8 +59,8 @@ def injected(flow: object = None) -> Dependencies:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every step of one job needs. `secrets` are those that its payload shows, to be masked
-    in the output; None where nobody knows them any more. `host` is read once, for all steps."""
+    """What every step of one job needs. `secrets` are those that its payload shows, to be masked;
+    None where nobody knows them any more."""
 
     store: AttemptStore
     logger: Logger

@@ -1,7 +1,6 @@
 """Stop a container, read its outcome from inspect and events, and remove it.
 
-Knows no Docker and no Prefect. `execution` comes here with the container that it watched,
-`finish` with one whose process is no more.
+For `execution`, which watched it, and for `finish`, where its process is no more.
 """
 
 import asyncio
@@ -41,8 +40,7 @@ async def finish(
 ) -> Outcome:
     """Stop and remove the container of an attempt whose process is no more; the outcome.
 
-    A container that has ended by itself tells the truth about it; for one that still runs, or is
-    gone, the outcome is `unfinished`, with what the engine knows of its end.
+    It is `unfinished`, with what the engine knows, unless the container has ended by itself.
     """
     spec = attempt.prepared.spec
     try:
@@ -164,10 +162,9 @@ async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False)
 
     With `patient`, an engine that is away gets the time to come back.
     """
+    removal = retry_while_unavailable(engine.destroy, spec) if patient else engine.destroy(spec)
     try:
-        await to_the_end(
-            retry_while_unavailable(engine.destroy, spec) if patient else engine.destroy(spec)
-        )
+        await to_the_end(removal)
     except EngineError as error:
         return str(error)
     return None

@@ -40,10 +40,7 @@ _HALF_DONE_SECONDS = 10.0
 
 
 class Observer:
-    """Called before each step that leaves a trace, so that another process can go on.
-
-    This one does nothing.
-    """
+    """Called before each step that leaves a trace, so that another process can go on."""
 
     def creating(self) -> None:
         """The container is about to be created."""
@@ -83,10 +80,9 @@ class RunOptions:
 async def run(
     engine: Engine, spec: ContainerSpec, sink: Sink, options: RunOptions | None = None
 ) -> Outcome:
-    """Run the container of `spec` to its end and leave nothing of it behind.
+    """Run the container of `spec` to its end and leave nothing of it behind; the outcome.
 
-    Returns an outcome for everything a task or an engine can do. A caller that is cancelled may
-    leave the container as it is, for whoever adopts or finishes it: see `Cancellation`.
+    A caller that is cancelled may leave the container to be adopted: see `Cancellation`.
     """
     return await _Execution(engine, spec, sink, options or RunOptions()).run()
 
@@ -200,10 +196,7 @@ class _Execution:
         return max(0.0, spec.timeout_seconds - elapsed)
 
     async def _wait(self, seconds: float) -> tuple[bool, datetime | None]:
-        """Whether the container stopped within `seconds`, and when its engine came back.
-
-        An engine that comes back is asked again; how its containers fared it then knows itself.
-        """
+        """Whether the container stopped within `seconds`, and when its engine last came back."""
         engine, spec = self._engine, self._spec
         deadline, back_at = time.monotonic() + seconds, None
         for _ in range(_ABSENCES):

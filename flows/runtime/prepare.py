@@ -119,7 +119,6 @@ async def _rename(name: str, logger: Logger) -> None:
 
 
 async def _checked_out(decided: Decided, logger: Logger) -> str | None:
-    """The commit, where there is a repository."""
     workspace, remote = decided.workspace, decided.remote
     with Journal(workspace, logger) as journal:
         journal.say(f"Prepared {workspace.folder}")

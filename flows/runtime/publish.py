@@ -29,8 +29,7 @@ async def publish_attempt(
 ) -> Attempt:
     """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
 
-    Noted in the attempt store. What of the files is not uploaded after `upload_seconds`, counted
-    from the call, is for the sweep.
+    What is not uploaded `upload_seconds` after the call is for the sweep.
     """
     if attempt.executed is None:
         raise ValueError("only an executed attempt has results")
@@ -68,10 +67,7 @@ async def _with_files_back(job: Job, prepared: Prepared, executed: Executed) -> 
 async def _write_report(
     prepared: Prepared, executed: Executed, started: float, logger: Logger
 ) -> tuple[RunReport, Path, str | None]:
-    """Write the chart and `run.json` into the job's folder: the report, its path, and the chart.
-
-    `started` is when publishing did, by the monotonic clock.
-    """
+    """Write the chart and `run.json` into the job's folder: the report, its path, and the chart."""
     workspace, spec = prepared.workspace, prepared.spec
     # An earlier process may have died before it did.
     await asyncio.to_thread(workspace.move_logs, spec.artifacts_subdir)
@@ -106,7 +102,6 @@ async def _create_artifacts(
 async def _picture(
     workspace: Workspace, spec: ContainerSpec, outcome: Outcome, logger: Logger
 ) -> str | None:
-    """Draw what the run used, into its folder as well; None where there is nothing to draw."""
     try:
         svg = await asyncio.to_thread(usage_svg, outcome.points, spec.memory_bytes, spec.cpus)
         if svg is not None:

@@ -55,8 +55,7 @@ def tell_finished(task: object, task_run: TaskRun, state: object) -> None:
 
 
 def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
-    """`on_completion` and `on_failure` of the flow: emit again, with the same event ids, what
-    a hook before this may have failed to emit."""
+    """`on_completion` and `on_failure` of the flow: emit again, with the same event ids."""
     for attempt in _store(flow_run.id).attempts():
         emit_finished(attempt)
 
@@ -90,7 +89,7 @@ def _store(flow_run_id: object) -> AttemptStore:
 async def settle(job: Job, unfinished: Outcome, flow_run: FlowRun | None) -> None:
     """Finish the newest attempt, emit its events and publish it, as far as that is not done yet.
 
-    Leaves nothing on the engine. `unfinished` is the outcome of one that still ran.
+    `unfinished` is the outcome of one that still ran.
     """
     secrets = secrets_of(flow_run.parameters.get("payload")) if flow_run else None
     job = replace(job, secrets=secrets)
@@ -137,10 +136,7 @@ async def let_go(job: Job) -> None:
 
 
 async def recover(flow_run_id: UUID, job: Job) -> None:
-    """Start a crashed run again, so that it adopts its container; or settle it.
-
-    How often is `task.container.retry.infrastructure`, counted in crashes of the flow run.
-    """
+    """Start a crashed run again, or settle it after `task.container.retry.infrastructure` times."""
     try:
         # Under the lock, so that of two that see the same crash the second sees it dealt with.
         with job.store.held():
@@ -160,8 +156,7 @@ async def attempts_elsewhere(
 ) -> int:
     """The number of the last attempt of a run, by the events of all hosts; 0 where there is none.
 
-    For those without a `finished` event one is emitted, but for the `known` ones: their host does
-    it.
+    Emits the `finished` events that are missing but those of the `known` ones.
     """
     of_the_run = EventFilter(
         event=EventNameFilter(name=[STARTED, FINISHED]),
@@ -180,9 +175,8 @@ async def attempts_elsewhere(
 def recover_soon(flow_run_id: UUID) -> None:
     """Start a process of its own (setsid) that calls `recover` in some seconds.
 
-    A worker reports the crash of a process twice, the second time after the hooks and theirs: a
-    run that is back in its queue by then would be marked as crashed again. Should the process
-    not live to do it, the sweep recovers the run.
+    A worker reports a crash twice, the second time after the hooks: a run that is back in its queue
+    by then would be marked as crashed again. Should the process die, the sweep recovers the run.
     """
     subprocess.Popen(
         [sys.executable, "-m", "flows.runtime.recovery", str(flow_run_id)],

@@ -1,8 +1,7 @@
 """A job's attempts in a JSON file, and a flock that tells whether a process works on the job.
 
 Both are in `<MOONMIND_WORKDIR>/.runs`, outside every container's reach. The kernel lets go of the
-lock when its process dies, however it dies. Together they tell a fresh process what an old one
-left, without a database.
+lock when its process dies, however it dies.
 """
 
 import asyncio
@@ -90,16 +89,14 @@ class AttemptStore:
     def note_look(self, attempt: int) -> int:
         """Count that what the attempt left is about to be collected; how often it was, so far.
 
-        Beside the attempts, for it must take nothing of the room that is kept for these. Raises
-        `OSError`.
+        In a file of its own, to take nothing of the attempts' ballast. Raises `OSError`.
         """
         with self._file.with_suffix(f".looks-{attempt}").open("ab") as file:
             file.write(b".")
             return file.tell()
 
     def note_over(self) -> None:
-        """Note that the run is over and all is told: no sweep need ask for it, until somebody
-        works on the job again."""
+        """Note that all is told: no sweep asks again, until somebody works on the job."""
         self._over.touch()
 
     def note_taken(self) -> None:
@@ -111,8 +108,7 @@ class AttemptStore:
     def held(self, *, make: bool = False) -> Iterator[None]:
         """Hold the job's lock (flock) for the block; raises `Busy` at once where it is held.
 
-        Without `make`, a job that nobody on this host ever worked on gets no lock, for it would
-        be taken for one of this host; there is nobody to keep out.
+        Without `make`, a job that nobody on this host ever worked on gets no lock file.
         """
         if self._is_carried(self.job_id):
             raise Busy(f"this process runs {self.job_id}")

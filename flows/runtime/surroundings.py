@@ -38,10 +38,7 @@ async def policy_in_force() -> Policy:
 
 
 async def remote_of(payload: TaskPayload) -> Remote | None:
-    """The payload's repository, with the credentials of the Secret block that it names.
-
-    Raises what `with_credentials` raises.
-    """
+    """The payload's repository, with the credentials of its block; raises as `with_credentials`."""
     remote, block = payload.remote, payload.secret_blocks.get(REPO_AUTH)
     return await with_credentials(remote, block) if remote and block else remote
 
@@ -68,8 +65,7 @@ def pull_options(
     login: Callable[[str], Coroutine[Any, Any, Login | None]],
     host: HostSettings,
 ) -> PullOptions:
-    """How an image is pulled on this host: locked against its other processes, and with notes on
-    which images only their users may have."""
+    """How an image is pulled on this host: under a lock, and with notes on private images."""
     runs = host.workdir / RUNS_FOLDER
     return PullOptions(
         observer=observer,
@@ -160,8 +156,7 @@ def _credentials(value: str) -> SplitResult | None:
 
 
 def _covers(given: SplitResult, wanted: SplitResult) -> bool:
-    """Whether credentials for one address may be sent to another: same scheme, host and port, and
-    below the path, if one is given."""
+    """Whether credentials of one URL are for the other: of the same origin, and below its path."""
     same = (given.scheme, given.hostname, given.port) == (
         wanted.scheme,
         wanted.hostname,

@@ -1,9 +1,8 @@
 """What the models of a payload share: names, null as absence, and a schema for Prefect's form.
 
 One text serves the form, docs/payload.md and the refusals: the `description` of a field, in
-Markdown. Its first sentence says what the field takes, so that a refusal can say "it takes …"; the
-form and the page show all of it. A last sentence "Default: …" says what holds without the field
-where the schema has no default to say it.
+Markdown. Its first sentence says what the field takes, so that a refusal can say "it takes …". A
+last sentence "Default: …" stands where the schema has no default to say it.
 """
 
 from typing import Any, ClassVar
@@ -13,11 +12,8 @@ from pydantic.alias_generators import to_camel
 
 
 def for_the_form(schema: dict[str, Any], model: "type[PayloadModel]") -> None:
-    """Change the schema of `model` in place, as its `json_schema_extra`.
-
-    The form knows an order by `position` alone, marks as needed what `required` names, and shows a
-    value that may be null as a choice between types; but null means absent, and absent it may be.
-    """
+    """Change the schema of `model` in place: Prefect's form orders by `position`, marks what is in
+    `required`, and would show a value that may be null as a choice between types."""
     properties: dict[str, Any] = schema.get("properties", {})
     for position, (key, found) in enumerate(properties.items()):
         properties[key] = _not_null(found) | {"position": position}
@@ -26,7 +22,6 @@ def for_the_form(schema: dict[str, Any], model: "type[PayloadModel]") -> None:
 
 
 def _not_null(found: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a property without the possibility of null."""
     rest = {key: value for key, value in found.items() if (key, value) != ("default", None)}
     kinds = [kind for kind in rest.pop("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) > 1:

@@ -57,7 +57,10 @@ def compile_spec(
         command=container.command,
         workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
         env={**container.env, **_own_variables(payload, run)},
-        mounts=(mount, *_caches(container)),
+        mounts=(
+            mount,
+            *(Mount("cache", each.name, each.target) for each in container.cache_volumes),
+        ),
         artifacts_subdir=container.artifacts_subdir,
         pull_timeout_seconds=container.pull_timeout_seconds,
         timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
@@ -81,10 +84,6 @@ def compile_spec(
     return replace(spec, labels=_labels(spec, run))
 
 
-def _caches(container: Container) -> list[Mount]:
-    return [Mount("cache", each.name, each.target) for each in container.cache_volumes]
-
-
 def _time_limit(container: Container, policy: Policy, default_seconds: int) -> int:
     ceiling = policy.max_timeout_seconds or default_seconds
     return container.timeout_seconds or min(default_seconds, ceiling)
@@ -96,7 +95,6 @@ def _stop_grace(container: Container, policy: Policy) -> int:
 
 
 def _own_variables(payload: TaskPayload, run: Run) -> Mapping[str, str]:
-    """The environment variables that the runner sets in every container."""
     repository = payload.remote.display if payload.remote else ""
     artifact_dir = f"{JOB_ROOT}/{run.job_id}/artifacts/{payload.task.container.artifacts_subdir}"
     return {"JOB_ID": run.job_id, "REPOSITORY": repository, "ARTIFACT_DIR": artifact_dir}

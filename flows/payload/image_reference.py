@@ -26,7 +26,7 @@ PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ImageName:
-    """The parts of a valid name. With a `digest`, Docker takes no notice of a tag: there is none.
+    """The parts of a valid name; no `tag` with a `digest`, as Docker takes no notice of it then.
 
     `written` is the name as it stood, without tag and digest.
     """
@@ -67,10 +67,9 @@ _DEFAULT_VARIANTS = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 
 
 def is_for(image: str, wanted: str | None) -> bool:
-    """Whether an image of the platform `image` is one of the platform `wanted`.
+    """Whether an image of the platform `image` (`os/architecture[/variant]`) is one of `wanted`.
 
-    Both are `os/architecture[/variant]`. Nothing wanted takes every image; a wanted platform
-    without a variant takes all of them.
+    A wanted platform without a variant takes all of them.
     """
     if wanted is None:
         return True

@@ -1,8 +1,5 @@
-"""The queue payload: untrusted JSON in, frozen models and a canonical form out.
-
-`parse` is the only door. It accepts what a queue carries (camelCase, `null` for absent, `"yes"`
-for true), lists every fault at once, and never looks at the host. Unknown keys are refused inside
-`task.container`, where a misspelt limit must not be ignored, and kept everywhere else.
+"""The models of the queue payload, which accept what a queue carries: camelCase, `null` for absent,
+`"yes"` for true. Unknown keys are kept but inside `task.container`; see `parse`.
 """
 
 from collections.abc import Mapping

@@ -25,10 +25,7 @@ _NOT_ENABLED = (
 
 
 def parse(raw: object) -> TaskPayload:
-    """Normalise a payload, or raise `PayloadError` with every fault.
-
-    `raw` is whatever JSON (or a caller) gave: nothing but `PayloadError` is ever raised for it.
-    """
+    """Normalise a payload, or raise `PayloadError` with every fault, whatever `raw` is."""
     if isinstance(raw, TaskPayload):
         return raw
     if faults := json_faults(raw):
@@ -44,10 +41,7 @@ def parse(raw: object) -> TaskPayload:
 
 
 def runnable(raw: object) -> TaskPayload:
-    """The payload, if this runner would run it.
-
-    Raises `PayloadError` with every fault, among them what is valid and not done here.
-    """
+    """The payload, if this runner would run it; `PayloadError` also for what is not done here."""
     try:
         payload = parse(raw)
     except PayloadError as error:
@@ -57,10 +51,7 @@ def runnable(raw: object) -> TaskPayload:
 
 
 def misplaced(payload: TaskPayload) -> list[str]:
-    """A sentence for each key that has no effect where it stands, and would have elsewhere.
-
-    Unknown keys are kept outside of `task.container`: other runners may know them.
-    """
+    """A sentence for each key that has no effect where it stands, and would have elsewhere."""
     places = {key: "task.container" for key in by_alias(Container)}
     for key, field in by_alias(Container).items():
         places |= {inner: f"task.container.{key}" for inner in keys_in(field) - places.keys()}

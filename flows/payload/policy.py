@@ -16,14 +16,6 @@ def _nothing(value: object) -> object:
     return None if value == "" else value
 
 
-def _user(value: str | None) -> str | None:
-    return value if value is None else fields.user(value)
-
-
-def _memory(value: object) -> object:
-    return value if value is None else fields.memory(value)
-
-
 def _linux_capabilities(names: list[str]) -> list[str]:
     """As `capabilities(7)` names them, without the prefix."""
     plain = [name.strip().upper().removeprefix("CAP_") for name in names]
@@ -39,6 +31,8 @@ def _added_capabilities(names: list[str]) -> list[str]:
     return names
 
 
+_User = Annotated[str, AfterValidator(fields.user)]
+_Memory = Annotated[str, BeforeValidator(fields.memory)]
 _Capabilities = Annotated[list[str], AfterValidator(_linux_capabilities)]
 
 
@@ -81,7 +75,7 @@ class Policy(BaseModel):
         default_factory=lambda: ["bridge", "none"], title="Allowed networks",
         description="Networks that tasks may name, as globs.",
     )  # fmt: skip
-    user: Annotated[str | None, AfterValidator(_user), BeforeValidator(_nothing)] = Field(
+    user: Annotated[_User | None, BeforeValidator(_nothing)] = Field(
         default=None, title="User",
         description="Who runs the command of tasks that name no user; empty: the image's own.",
     )  # fmt: skip
@@ -98,8 +92,7 @@ class Policy(BaseModel):
         default=None, ge=0.01, title="Most CPUs",
         description="A task that sets no limit gets this one; empty: no ceiling.",
     )  # fmt: skip
-    # The validator that is named last comes first.
-    max_memory: Annotated[str | None, BeforeValidator(_memory), BeforeValidator(_nothing)] = Field(
+    max_memory: Annotated[_Memory | None, BeforeValidator(_nothing)] = Field(
         default=None, title="Most memory",
         description="An amount such as 16g. A task that sets no limit gets this one; empty: no "
         "ceiling.",

@@ -24,11 +24,8 @@ RUNS_FOLDER = ".runs"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder of one job, as the worker sees it and as the container will.
-
-    `root` is `MOONMIND_WORKDIR`; `volume` the named volume that `root` lies in, or empty where
-    the engine sees the same paths as this process.
-    """
+    """The folder of one job. `root` is `MOONMIND_WORKDIR`; `volume` the named volume that it lies
+    in, or empty where the engine sees the same paths as this process."""
 
     root: Path
     job_id: str
@@ -69,7 +66,7 @@ class Workspace:
     def move_logs(self, artifacts_subdir: str) -> None:
         """Rename the logs that an earlier process left in `.runs` into the artifacts.
 
-        For a container that has stopped. What cannot be moved stays there for the next call.
+        For a container that has stopped. What cannot be moved stays for the next call.
         """
         for path in (self.execute_log, self.runner_log(artifacts_subdir)):
             with suppress(OSError):
@@ -124,8 +121,7 @@ class Workspace:
             )
 
     def now_ns(self) -> int:
-        """The time by the clock of the file system, which a server may keep. Raises
-        `WorkspaceError`."""
+        """The time by the file system's clock, which may be a server's; raises `WorkspaceError`."""
         with (
             self._explained("cannot make a file beside the job folder"),
             TemporaryFile(dir=self.root) as file,
@@ -139,10 +135,7 @@ class Workspace:
         return replace(found, entries=kept)
 
     def write_run_json(self, artifacts_subdir: str, text: str) -> Path:
-        """Write the metadata file and return its path, also where the task filled the disk.
-
-        Raises `WorkspaceError`; what was at the path before is then still there.
-        """
+        """Write run.json, also on a full disk; return its path. Raises `WorkspaceError`."""
         with self._explained("cannot write run.json in the job folder"):
             self._ballast.unlink(missing_ok=True)
         return self._write_whole(self.run_json(artifacts_subdir), text)
@@ -152,10 +145,9 @@ class Workspace:
         return self._write_whole(self.run_json(artifacts_subdir).with_name("usage.svg"), text)
 
     def remove(self) -> None:
-        """Remove the folder and all in it; nothing to remove is no error.
+        """Remove the folder and all in it, if it is there.
 
-        What this process may not remove is then at least out of the way, and is tried again with
-        the next removal.
+        What this process may not remove is renamed, and tried again with the next removal.
         """
         with self._explained("cannot remove the job folder"):
             self._unlink_runs_files()
@@ -169,7 +161,7 @@ class Workspace:
 
     @property
     def _ballast(self) -> Path:
-        """Space that the container cannot fill, as it lies outside what it is shown."""
+        """Space that the container cannot fill."""
         return self._runs_file("ballast")
 
     def _runs_file(self, name: str) -> Path:

@@ -41,12 +41,10 @@ _ABOUT_A_REPOSITORY = re.compile(
 
 
 async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: bool = False) -> str:
-    """Check `ref` (branch, tag or commit; default: the remote's HEAD) out; return the commit.
+    """Check `ref` (default: the remote's HEAD) out into an empty `folder`; return the commit.
 
-    `folder` exists and is empty. Where `pinned`, and wherever there are credentials, the remote's
-    host sends nobody on to another one. Raises `RepositoryRejected` where the repository or ref is
-    missing or may not be read, and `WorkspaceError` where the remote cannot be reached or the
-    local side failed.
+    Where `pinned`, and with credentials, no redirection is followed. Raises `RepositoryRejected`
+    where the repository or ref is missing or may not be read, otherwise `WorkspaceError`.
     """
     git = _GitCommand(folder, remote, pinned=pinned or bool(remote.username or remote.password))
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
@@ -112,7 +110,6 @@ class _GitCommand:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
-    """SIGKILL to git and its children, where it has not ended."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

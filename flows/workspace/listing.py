@@ -21,10 +21,7 @@ _MAX_PATH_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in the artifacts folder.
-
-    `sha256` is None for everything but a readable file that was within the limit of hashed bytes.
-    """
+    """`sha256` is None for all but readable files that were within the limit of hashed bytes."""
 
     path: str
     kind: Literal["file", "symlink", "other"]
@@ -45,9 +42,8 @@ def listing(
 ) -> Listing:
     """Every file, link and special file below `root`, sorted by path within each folder.
 
-    A folder is listed only where its inside cannot be: forbidden to this process, or so deep
-    that its path is longer than the system takes. Folders count for `max_entries`; of one that
-    has more than what is left of it, the system chooses which are listed.
+    A folder is listed only where its inside cannot be: forbidden to this process, or too deep.
+    Folders count for `max_entries`; of one that has more, the system chooses which are listed.
     """
     # The container has no say about what leads to the folder, and every say about what is there.
     tree, bound = Tree(root.parent, (root.name,)), _MostEntries(max_entries)

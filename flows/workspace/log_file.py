@@ -26,7 +26,7 @@ class LogFile:
         self._descriptor = self._open_where_it_is()
 
     def write(self, data: bytes) -> None:
-        """Append all of `data`. Raises `OSError`, for instance when the disk is full."""
+        """Append all of `data`; raises `OSError`."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]

@@ -54,8 +54,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """What became of the output: `bytes` seen in all, `dropped_from_ui` of them not logged in
-    Prefect, `error` (one sentence) where `runner.log` is not whole, and the last lines."""
+    """What became of the output; `error` is one sentence where `runner.log` is not whole."""
 
     bytes: int
     lines: int
@@ -102,8 +101,7 @@ class RunnerLog:
         return LogFacts(self._bytes, self._lines, self._live.dropped, self._error, text)
 
     def facts(self) -> LogFacts:
-        """What became of the output, which is in the artifacts after this; call it when the
-        container has stopped. Nothing is shown after this."""
+        """Move the output of a stopped container to the artifacts; what became of it."""
         self._drain()
         with self._noted():
             self._file.move_to_artifacts()
@@ -140,10 +138,9 @@ class RunnerLog:
 
 
 class LiveOutput:
-    """Shows output in one record a second, leaving out what nobody could read.
+    """Shows output in one record a second, which counts what it leaves out.
 
-    Each record has the newest output of its second and counts what it leaves out. After the total
-    is spent only the very end is shown, when `finish` is called.
+    After the total is spent only the very end is shown, when `finish` is called.
     """
 
     def __init__(

@@ -21,11 +21,8 @@ class Ownership(Enum):
 
 
 def ownership(folder: Path, user: int, limit: int = _LOOKED_AT) -> Ownership:
-    """Whether all in `folder` is `user`'s and open to it; nothing there is nobody else's.
-
-    Links and special files do not count: whoever has their folder can remove them, and nobody
-    reads them.
-    """
+    """Whether all in `folder` is `user`'s and open to it, links and special files aside: nobody
+    reads them, and whoever has their folder can remove them."""
     if not os.path.lexists(folder):
         return Ownership.OURS
     if not _is_ours(os.lstat(folder), user):
@@ -45,7 +42,7 @@ class _ForeignError(Exception):
 
 
 class _OwnedBy:
-    """All names of a folder, as long as they are the user's and not more than the limit."""
+    """All names of a folder, as long as they are the user's and within the limit."""
 
     def __init__(self, user: int, limit: int) -> None:
         self._user = user

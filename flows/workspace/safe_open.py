@@ -19,10 +19,9 @@ _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 @contextmanager
 def folder_of(path: Path, root: Path, *, clearing: bool = False) -> Iterator[int]:
-    """A descriptor of the folder that `path`, below `root`, is in; raises `OSError`.
+    """A descriptor of the folder that `path`, below `root`, is in, which is made; raises `OSError`.
 
-    Folders that are missing on the way are made. With `clearing`, what is no folder there, or none
-    that this process may write in, makes room for one: see `clear`.
+    With `clearing`, what is no folder on the way, or none to write in, makes room: see `clear`.
     """
     folder = os.open(root, _FOLDER)
     try:
@@ -68,8 +67,7 @@ def is_folder(path: Path | str, folder: int | None = None) -> bool:
 def replacing(name: str, folder: int | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A new file that is renamed to `name` when the block ends well, after an fsync if `durable`.
 
-    Raises `OSError`, for instance where a folder is in the way; what was at `name` is then still
-    there, and nothing else.
+    Raises `OSError`; what was at `name` is then still there, and nothing else.
     """
     draft = free_name(name)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -88,10 +86,9 @@ def replacing(name: str, folder: int | None = None, *, durable: bool = False) ->
 
 
 def write_whole(path: Path, root: Path, data: bytes) -> None:
-    """Write `data` to a new file at `path`, below `root`, and rename it: all of it, or none.
+    """Write `data` to a new file and rename it to `path`, below `root`: all of it, or none.
 
-    A file or link in the way is replaced; a folder in the way is kept under another name. Raises
-    `OSError`; what was at `path` is then still there.
+    A folder in the way is kept under another name. Raises `OSError`.
     """
     with folder_of(path, root, clearing=True) as folder:
         if is_folder(path.name, folder):
@@ -103,8 +100,7 @@ def write_whole(path: Path, root: Path, data: bytes) -> None:
 def move_into(source: Path, path: Path, root: Path) -> None:
     """Rename a file of the worker's own to `path`, below `root`, or copy it across file systems.
 
-    What is at `path` is replaced; a folder is kept under another name. Raises `OSError`; `source`
-    is then still there.
+    A folder in the way is kept under another name. Raises `OSError`; `source` is then still there.
     """
     with folder_of(path, root, clearing=True) as folder:
         clear(path.name, folder)
@@ -119,10 +115,9 @@ def move_into(source: Path, path: Path, root: Path) -> None:
 
 
 def link_or_copy(source: BinaryIO, path: Path, root: Path) -> None:
-    """Hard-link an open file to `path`, below `root`, or copy it across file systems.
+    """Hard-link an open file to `path`, below `root`, or copy it; raises `OSError`.
 
-    What is at `path` is kept under another name, unless it is that file or its copy. Raises
-    `OSError`.
+    What is at `path` is kept under another name, unless it is that file or its copy.
     """
     with folder_of(path, root, clearing=True) as folder:
         if _is_linked_or_copied(source, path.name, folder):

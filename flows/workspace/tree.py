@@ -38,9 +38,8 @@ class Found:
     """One thing in a tree, by its names below it, with what lstat says of it.
 
     A folder is found only where its inside cannot be had: forbidden to this process, too deep, or
-    one of too many that wait to be entered. `disk_bytes` is what it occupies, which for a sparse
-    file is less than `size_bytes`; `changed_ns` is its ctime: when it was last changed, its names
-    and owner included, which no program can set.
+    one of too many that wait. `disk_bytes` is less than `size_bytes` for a sparse file;
+    `changed_ns` is the ctime, which no program can set.
     """
 
     parts: tuple[str, ...]
@@ -63,8 +62,7 @@ class Scanned(Protocol):
 
 @dataclass(slots=True)
 class Bounds:
-    """What walks may still cost together: so many names, and time until `until`, by
-    `time.monotonic`."""
+    """What walks may still cost together: so many names, and time until a `time.monotonic`."""
 
     looks_left: int
     until: float
@@ -85,10 +83,7 @@ def walk(
     enters: Callable[[tuple[str, ...]], bool] = lambda _: True,
     bounds: Scanned | None = None,
 ) -> Iterator[Found]:
-    """Everything in `tree` but the folders that it `enters`, a folder after the other.
-
-    Raises `OSError` where there is no such tree, and what the `bounds` raise.
-    """
+    """Everything in `tree` but the folders that it `enters`; raises `OSError`, as do `bounds`."""
     each = bounds.each if bounds else iter
     with closing(Descent(tree)) as descent:
         descent.folder(())
@@ -128,10 +123,8 @@ def is_there(tree: Tree) -> bool:
 
 
 class Descent:
-    """Descriptors of the folder of a tree that was opened last, and of some above it.
-
-    The next one of a walk is mostly in one of these: it costs one openat, however deep it is.
-    """
+    """Descriptors of the folder opened last and of some above it: the next one of a walk is mostly
+    in one of these, and costs one openat, however deep it is."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -155,8 +148,7 @@ class Descent:
         return self._open[-1]
 
     def file(self, parts: tuple[str, ...], flags: int = os.O_RDONLY) -> int:
-        """A descriptor of a regular file. Raises `OSError` for anything else, and waits for none:
-        a pipe has no writer, and a device may do something when it is opened."""
+        """A descriptor of a regular file, without waiting; raises `OSError` for anything else."""
         folder, name = self.folder(parts[:-1]), parts[-1]
         _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
@@ -209,8 +201,7 @@ def remove_tree(top: Path) -> None:
     """Remove `top` and all in it, as far as this process may; never raises `OSError`.
 
     Every folder is moved to the top before it is emptied, because a tree may be deeper than paths
-    are long, than Python recurses and than a process has descriptors. No link is followed, even
-    where a container still lives in the tree and exchanges things meanwhile.
+    are long and a process has descriptors. No link is followed, even where a container still runs.
     """
     with suppress(OSError):
         _unlock(top)

@@ -31,9 +31,6 @@ class ContainerPolicy(Block, Policy):
 
     @classmethod
     async def in_force(cls) -> Self:
-        """The saved block named `default`, or the built-in defaults where none is saved.
-
-        Raises `PolicyUnreadable` for everything else: a policy that cannot be read is not one
-        that allows what the defaults allow.
-        """
+        """The saved block named `default`, or the defaults without one; `PolicyUnreadable` for all
+        else: a policy that cannot be read is not one that allows what the defaults allow."""
         return await saved_or_default(cls, PolicyUnreadable)

@@ -22,24 +22,20 @@ class CredentialsUnreadable(Exception):
 
 
 async def login_to(registry: str) -> Login | None:
-    """The log-in of the saved block for `registry`, the first by name; None where there is none.
+    """The log-in of the saved block for a `registry_host`, the first by name; None without one.
 
-    `registry` is as `flows.engine.images.auth.registry_host` gives it. One request of the API.
     Raises `CredentialsUnreadable` where the API does not answer or the block is not valid.
     """
-    for name, data in sorted(await _saved(), key=lambda each: each[0]):
+    for name, data in await _saved():
         if registry_host(str(data.get("registry_url", ""))) == registry:
             return _login(registry, name, data)
     return None
 
 
 async def saved_logins() -> list[tuple[str, Login | CredentialsUnreadable]]:
-    """Every saved log-in by the name of its block, or why it is none, by name.
-
-    Raises `CredentialsUnreadable` where the API does not answer.
-    """
+    """Every saved log-in by the name of its block, or why it is none; raises as `login_to`."""
     found: list[tuple[str, Login | CredentialsUnreadable]] = []
-    for name, data in sorted(await _saved(), key=lambda each: each[0]):
+    for name, data in await _saved():
         try:
             login = _login(registry_host(str(data.get("registry_url", ""))), name, data)
             found.append((name, login))
@@ -60,7 +56,7 @@ async def _saved() -> list[tuple[str, dict[str, Any]]]:
         raise _unreadable(error) from error
     except Exception as error:
         raise _unreadable(error) from error
-    return [(each.name or "", each.data) for each in found]
+    return sorted(((each.name or "", each.data) for each in found), key=lambda each: each[0])
 
 
 def _login(registry: str, name: str, data: dict[str, Any]) -> Login:

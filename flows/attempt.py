@@ -36,10 +36,9 @@ class RetryRules:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What runs, where, and within which rules. `repository` is the payload's, without
-    credentials; `withheld` are the variables of the payload that repeat a secret, and
-    `shown_command` and `shown_entrypoint` the words that do, masked; None where none does.
-    `ready_ns` is when the checkout was made, by the clock of its file system."""
+    """What runs, where, and within which rules. `withheld` are the payload's variables that repeat
+    a secret; `shown_command` and `shown_entrypoint` are masked, None where nothing is. `ready_ns`
+    is when the checkout was made, by the clock of its file system."""
 
     workspace: Workspace
     spec: ContainerSpec
@@ -96,9 +95,8 @@ class Upload:
 class Attempt:
     """One try at the task: prepared, then executed, then published (its results are all told).
 
-    `began` is noted right before the container is created: a fresh process that finds an attempt
-    which began and has no `executed` knows that its container may still run. `stopping` is noted
-    right before the container is stopped. `upload` is None where files stay in their folder.
+    `began` is noted right before the container is created, which may still run where there is no
+    `executed`; `stopping` right before it is stopped. `upload` is None where files stay here.
     """
 
     prepared: Prepared
@@ -128,10 +126,7 @@ def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
 
 
 def backoff_seconds(attempts: tuple[Attempt, ...]) -> float:
-    """The pause before the next attempt.
-
-    Longer after infrastructure failures: an engine that restarts needs some seconds.
-    """
+    """The pause before the next attempt; an engine that restarts needs some seconds."""
     failed = len(attempts)
     infrastructure = attempts[-1].outcome.name is OutcomeName.INFRASTRUCTURE
     return min(_LONGEST_BACKOFF_SECONDS, 5.0**failed if infrastructure else 2.0 ** (failed - 1))

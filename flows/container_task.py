@@ -109,7 +109,6 @@ async def _until_canceled(job: Job, payload: object) -> State[Any]:
 
 
 async def _canceled_state(job: Job) -> State[Any]:
-    """The state of a run that was stopped on somebody's word, whatever it was doing."""
     context = FlowRunContext.get()
     try:
         await settle(job, CANCELED, context.flow_run if context else None)
@@ -127,8 +126,7 @@ async def _in_turn(job: Job, payload: object) -> State[Any]:
 
 
 async def _ended_before(job: Job) -> State[Any] | None:
-    """The state of a run whose earlier process died, or is about to tell, between the end and its
-    state; None where there is something to do."""
+    """The state of a run whose earlier process ended it and did not tell; None without such."""
     newest, attempts = job.store.last(), job.store.attempts()
     if newest is None or not newest.published or is_retried(attempts, newest.prepared.retry):
         return None
@@ -136,7 +134,6 @@ async def _ended_before(job: Job) -> State[Any] | None:
 
 
 async def _run_attempts(job: Job, payload: object) -> State[Any]:
-    """One attempt after another, as long as the payload's retry rules allow."""
     while True:
         attempt = await _run_attempt(job, payload)
         if isinstance(attempt, Outcome):
@@ -169,8 +166,7 @@ async def _run_attempt(job: Job, payload: object) -> Attempt | Outcome:
 async def prepare(payload: object, job: Job) -> Attempt | Outcome:
     """Judge the payload, decide what will run, make the job's folder and checkout.
 
-    An attempt that an earlier process left unfinished is taken up as it is. Returns the outcome
-    instead where the run ends here.
+    Takes up an attempt that was left unfinished. Returns the outcome where the run ends here.
     """
     unfinished = job.store.last()
     if unfinished is not None and not unfinished.published and _can_go_on(unfinished):
@@ -240,13 +236,12 @@ async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
 
 
 def _in_task(job: Job) -> Job:
-    """The same job, as a task's own logger tells of it."""
+    """The same job, with the task's own logger."""
     return replace(job, logger=get_run_logger())
 
 
 def _can_go_on(unfinished: Attempt) -> bool:
-    """Whether an attempt can be taken up. One that an earlier version decided, without noting the
-    policy, and that never began, is decided anew."""
+    # One that an earlier version decided, without noting the policy, is decided anew.
     return unfinished.began or unfinished.prepared.policy is not None
 
 
@@ -260,8 +255,7 @@ async def _is_asked_for_again() -> bool:
 async def _why_cancelled() -> Reason:
     """Whether a run that asyncio cancels was canceled, or leaves its container to be adopted.
 
-    A run that nobody would start again was; so was one that somebody cancelled. One whose worker
-    shuts down leaves it.
+    One that nobody would start again was; one whose worker shuts down leaves it.
     """
     if runtime.flow_run.id is None or runtime.deployment.id is None:
         return Reason.CANCEL
@@ -279,7 +273,6 @@ async def _why_cancelled() -> Reason:
 
 
 def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
-    """The flow run's state, as the outcome decides it."""
     log = attempt.executed.log if attempt and attempt.executed else None
     message = state_message(outcome, log, attempt.upload if attempt else None)
     if outcome.name is OutcomeName.SUCCEEDED:
@@ -290,10 +283,7 @@ def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]
 
 
 def _with_state(value: T, outcome: Outcome) -> T:
-    """`value` as a stage's result, under a state that tells the outcome at a glance.
-
-    The stage itself did its work, so the state is Completed whatever the container did.
-    """
+    """`value` as a stage's result, under a Completed state whose name tells the outcome."""
     if outcome.name is OutcomeName.SUCCEEDED:
         return value
     message = state_message(outcome)

@@ -43,10 +43,7 @@ class Rejected(ContainerTaskError):
 
 
 class PayloadError(Rejected):
-    """The payload is not acceptable.
-
-    `faults` holds every fault found, in the order of the payload, at least one.
-    """
+    """The payload is not acceptable; `faults` are all that were found, at least one."""
 
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = tuple(faults)
@@ -54,10 +51,7 @@ class PayloadError(Rejected):
 
 
 class PolicyRefused(PayloadError):
-    """The policy in force does not allow what the payload asks for.
-
-    `faults` names every rule, and how to change it.
-    """
+    """The policy in force forbids what the payload asks for; `faults` name every rule."""
 
 
 class CapabilityMissing(Rejected):
@@ -115,10 +109,7 @@ class ImageCause(StrEnum):
 
 
 class ImageError(EngineError):
-    """The image cannot be had from where the task says.
-
-    `may_pass` says whether the next try may find it otherwise.
-    """
+    """The image cannot be had; `may_pass` says whether the next try may find it otherwise."""
 
     def __init__(
         self, message: str, cause: ImageCause = ImageCause.OTHER, *, may_pass: bool = False

@@ -41,10 +41,7 @@ class Masker:
 
 
 class MaskedStream:
-    """Masks what comes in pieces as if it came at once.
-
-    Holds back only what may be the beginning of a secret.
-    """
+    """Masks what comes in pieces, and holds back only what may be the beginning of a secret."""
 
     def __init__(self, secret: re.Pattern[bytes], spellings: list[bytes]) -> None:
         self._secret = secret

@@ -146,10 +146,9 @@ class StoppedBy(StrEnum):
 class Outcome:
     """The end of one attempt, decided once.
 
-    `error` is one sentence or None; `cleanup_error` is reported beside the outcome and never
-    changes it. `stages` has the seconds that pull, create, run and collect took; `points`, its use
-    of memory and CPU over time, as far as the process that ended it saw it; `results` is what the
-    container left, None where it never ran.
+    `error` is one sentence; `cleanup_error` is reported beside the outcome and never changes it.
+    `stages` has the seconds that pull, create, run and collect took; `points` the use over time, as
+    far as it was seen; `results` is None where the container never ran.
     """
 
     name: OutcomeName
@@ -250,7 +249,6 @@ def container_outcome(spec: ContainerSpec, state: ContainerState, stopped_by: St
 def _why_not(
     spec: ContainerSpec, state: ContainerState, stopped_by: StoppedBy
 ) -> tuple[FailureClass, str] | None:
-    """Why a container did not succeed; None where it did."""
     end = ending(state.exit_code)
     if stopped_by is StoppedBy.CANCEL:
         return FailureClass.CANCELED, CANCELED.error or ""

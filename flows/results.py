@@ -71,8 +71,7 @@ class UnreadableReport:
 class ReportedTests:
     """What the test reports say together. `rows` has failures first, and not all of many.
 
-    `files` are the reports that were read; `unreadable` names the first of those that could not
-    be. A test that passed when it was run again has passed, and counts as `flaky` too.
+    A test that passed when it was run again has passed, and counts as `flaky` too.
     """
 
     passed: int = 0
@@ -132,10 +131,9 @@ class OutputRow:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that was found when the container had stopped.
+    """All that was found when the container had stopped; `outputs` in the order of the spec.
 
-    `outputs` are in the order of the spec. `tests` is None where nobody expects a report. `rows`
-    has what is missing and rejected first, and not all of many.
+    `rows` has what is missing and rejected first, and not all of many.
     """
 
     outputs: tuple[OutputResult, ...] = ()

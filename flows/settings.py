@@ -72,10 +72,7 @@ class HostSettings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The settings of this process.
-
-        Raises `HostMisconfigured` naming every variable with a wrong value and what it takes.
-        """
+        """Raises `HostMisconfigured` naming every variable with a wrong value and what it takes."""
         try:
             return cls()
         except ValidationError as error:

@@ -36,12 +36,8 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What the container sees at `target`.
-
-    `kind` is `bind` (`source` is a path on the engine's host, always the job's own folder),
-    `volume` (the folder `subpath` of the named volume `source`), or `cache` (the whole named
-    volume `source`).
-    """
+    """What the container sees at `target`: `bind`, the job's own folder at `source` on the engine's
+    host; `volume`, the folder `subpath` of a named volume; or `cache`, a whole named volume."""
 
     kind: Literal["bind", "volume", "cache"]
     source: str
@@ -51,10 +47,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Files that the task is to leave: a glob below the checkout, or below `$ARTIFACT_DIR/`.
-
-    Those of the type `junit` are read as test reports.
-    """
+    """Files that the task is to leave: a glob below the checkout, or below `$ARTIFACT_DIR/`."""
 
     path: str
     required: bool = False
@@ -146,10 +139,7 @@ def container_name(run: Run) -> str:
 
 
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
-    """The command on one line, quoted as a shell would need it, cut at `limit` characters.
-
-    What would not show, or would turn the line around it, is shown as its escape.
-    """
+    """The command on one line, quoted as a shell would need it, cut at `limit` characters."""
     return one_line(shlex.join(command), limit)
 
 

@@ -104,7 +104,6 @@ async def _read(page: Callable[..., Awaitable[list[T]]], most: int) -> list[T]:
 
 
 async def _count(client: PrefectClient, period: Period) -> Mapping[OutcomeName, int]:
-    """How many runs ended each way, without what never happened."""
     counts = Counter[OutcomeName]()
     for outcome, states in _states(period):
         counts[outcome] += await client.count_flow_runs(flow_filter=_OURS, flow_run_filter=states)
@@ -112,7 +111,6 @@ async def _count(client: PrefectClient, period: Period) -> Mapping[OutcomeName, 
 
 
 def _states(period: Period) -> list[tuple[OutcomeName, FlowRunFilter]]:
-    """The final states by outcome."""
     failed = {each: state_name(Outcome(each)) or "Failed" for each in OutcomeName}
     del failed[OutcomeName.SUCCEEDED], failed[OutcomeName.CANCELED]
     return [

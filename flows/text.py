@@ -1,7 +1,7 @@
 """A stranger's text as people may see it, on a page and in a terminal. Pure.
 
-What a container prints, or calls its files, may hold sequences that move the cursor, retitle the
-window or turn the reading order around: on a page they are rubbish, in a terminal an attack.
+What a container prints may move the cursor or turn the reading order around: rubbish on a page, an
+attack in a terminal.
 """
 
 import re
@@ -23,24 +23,19 @@ _UNSEEN = re.compile(
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text on one line, cut at `limit` characters.
-
-    What would not show, or would turn the line around it, is shown as its escape.
-    """
+    """The text on one line, cut at `limit` characters, with escapes for what would not show."""
     flat = " ".join(text.split())
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in flat)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def visible(text: str, but: str = "") -> str:
-    """`text` with an escape for each character that acts instead of being seen; tabs and line
-    ends stay, and what is in `but`."""
+    """`text` with escapes for what acts instead of being seen; tabs and line ends stay."""
     return _UNSEEN.sub(lambda found: found[0] if found[0] in but else ascii(found[0])[1:-1], text)
 
 
 def shown_lines(text: str, *, colours: bool = False) -> str:
-    """The lines of a program's output as a terminal would leave them: without colours, unless
-    they are asked for, and of a line that was written over its last state."""
+    """The lines of a program's output as a terminal would leave them: each in its last state."""
 
     def kept(found: re.Match[str]) -> str:
         return found[0] if colours and _COLOUR.fullmatch(found[0]) else ""

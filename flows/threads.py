@@ -13,17 +13,13 @@ T = TypeVar("T")
 async def in_thread(function: Callable[[], T]) -> T:
     """Run `function` in a daemon thread of its own and return its result.
 
-    Unlike an executor's thread it may block for the length of a task without using up a pool,
-    and a cancelled caller leaves it behind without the loop waiting for it at its end.
+    Unlike with an executor it uses up no pool, and the loop does not wait for it at its end.
     """
     return await begin(function)
 
 
 def apart(step: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
-    """Run a coroutine in a thread and an event loop of its own, where nobody cancels it.
-
-    The future is no task: whoever ends this loop by cancelling its tasks does not reach it.
-    """
+    """Run a coroutine in a thread and an event loop of its own, where nobody can cancel it."""
     return begin(lambda: asyncio.run(step))
 
 

@@ -20,8 +20,10 @@ from flows.payload import fields
 from flows.payload.base import PayloadModel
 
 PullMode = Literal["if-missing", "always", "never"]
-
-
+_Argument = Annotated[str, Field(strict=True), AfterValidator(fields.argument)]
+_Variable = Annotated[str, AfterValidator(fields.env_name)]
+_BlockName = Annotated[str, Field(strict=True), AfterValidator(fields.block_name)]
+_ExitCode = Annotated[str, AfterValidator(fields.exit_code)]
 # A choice between two kinds, the form's two buttons: a number input, and a list of one word.
 _GPUS: dict[str, Any] = {
     "anyOf": [
@@ -81,10 +83,7 @@ class Retry(PayloadModel):
         description="A whole number from 0 to 10. So many attempts follow where the image could "
         "not be had.",
     )  # fmt: skip
-    exit_codes: dict[
-        Annotated[str, AfterValidator(fields.exit_code)],
-        Annotated[int, Field(strict=True, ge=0, le=10)],
-    ] = Field(
+    exit_codes: dict[_ExitCode, Annotated[int, Field(strict=True, ge=0, le=10)]] = Field(
         default_factory=dict, title="After exit codes",
         description='An object from exit code to a number from 0 to 10, such as `{"75": 1}`. '
         "So many attempts follow where the command ended with that code.",
@@ -152,10 +151,7 @@ class Container(PayloadModel):
         description="An image name, `name[:tag][@sha256:digest]`, such as `python:3.12-slim`. "
         "It may begin with a registry.",
     )  # fmt: skip
-    command: Annotated[
-        tuple[Annotated[str, Field(strict=True), AfterValidator(fields.argument)], ...],
-        AfterValidator(fields.command),
-    ] | None = Field(
+    command: Annotated[tuple[_Argument, ...], AfterValidator(fields.command)] | None = Field(
         default=None, title="Command", examples=[["python", "-m", "pytest"]],
         # As `min_length`, an array whose strings are all bad would be called empty as well.
         json_schema_extra={"minItems": 1},
@@ -173,19 +169,13 @@ class Container(PayloadModel):
         "from the container's start, so that a slow pull takes nothing from it. Default: the "
         "worker's, 3600.",
     )  # fmt: skip
-    env: dict[
-        Annotated[str, AfterValidator(fields.env_name)],
-        Annotated[str, Field(strict=True), AfterValidator(fields.argument)],
-    ] = Field(
+    env: dict[_Variable, _Argument] = Field(
         default_factory=dict, title="Environment", examples=[{"CI": "1"}],
         description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
         'are refused: write `"3"`. `JOB_ID`, `REPOSITORY` and `ARTIFACT_DIR` are reserved. The '
         "values are stored with the run, so secrets do not belong here.",
     )  # fmt: skip
-    secrets: dict[
-        Annotated[str, AfterValidator(fields.env_name)],
-        Annotated[str, Field(strict=True), AfterValidator(fields.block_name)],
-    ] = Field(
+    secrets: dict[_Variable, _BlockName] = Field(
         default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
         description="An object from environment variable to the name of a Secret block, such as "
         '`{"NUGET_TOKEN": "task-nuget"}`. The container finds the value in the variable, and '
@@ -234,9 +224,7 @@ class Container(PayloadModel):
         description="`none`, `bridge`, or the name of a network that the policy allows. It is "
         "never the host's. Default: the policy's, `bridge`.",
     )  # fmt: skip
-    entrypoint: tuple[
-        Annotated[str, Field(strict=True), AfterValidator(fields.argument)], ...
-    ] | None = Field(
+    entrypoint: tuple[_Argument, ...] | None = Field(
         default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],
         description="An array of strings in place of the image's entrypoint; `[]` for none. "
         "Default: the image's.",

@@ -4,6 +4,7 @@ each with the rule and its remedy. Pure."""
 import math
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from itertools import product
 
 from flows.errors import CapabilityMissing, Fault, PolicyRefused
 from flows.payload.container import Container
@@ -45,12 +46,9 @@ def require_capabilities(payload: TaskPayload, capabilities: tuple[str, ...]) ->
 
 
 def is_allowed(spellings: Iterable[str], globs: Iterable[str]) -> bool:
-    """Whether a glob matches one of the spellings, in whole and in case.
-
-    What stands before the first slash of a glob, a host for instance, matches no more than that.
-    """
-    patterns = tuple(globs)
-    return any(_matches(spelling, glob) for spelling in spellings for glob in patterns)
+    """Whether a glob matches one of the spellings, in whole and in case. What stands before a
+    glob's first slash, a host for instance, matches no more than that."""
+    return any(_matches(*each) for each in product(spellings, globs))
 
 
 def _matches(spelling: str, glob: str) -> bool:
@@ -85,8 +83,7 @@ def _image_faults(container: Container, policy: Policy) -> Iterator[Fault]:
 
 
 def _repository_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
-    globs = policy.allowed_repositories
-    remote = payload.remote
+    globs, remote = policy.allowed_repositories, payload.remote
     if remote is None or "*" in globs:
         return
     if remote.address is None or not is_allowed([remote.address], globs):

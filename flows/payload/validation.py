@@ -54,11 +54,8 @@ def json_faults(raw: object) -> list[Fault]:
         return faults
     size = len(json.dumps(raw).encode())
     if size > MAX_PAYLOAD_BYTES:
-        return [
-            Fault(
-                "payload", f"has {size} bytes and the limit is {MAX_PAYLOAD_BYTES}; {_MAKE_SMALLER}"
-            )
-        ]
+        message = f"has {size} bytes and the limit is {MAX_PAYLOAD_BYTES}; {_MAKE_SMALLER}"
+        return [Fault("payload", message)]
     return []
 
 
@@ -70,7 +67,6 @@ def faults_of(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
 
 
 def _limited(faults: list[Fault]) -> list[Fault]:
-    """Every fault, unless they are so many that nobody would read them."""
     if len(faults) <= MAX_FAULTS:
         return faults
     return [*faults[:MAX_FAULTS], Fault("payload", "has more faults; these are the first")]

@@ -30,7 +30,6 @@ from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import container_secrets, pull_options, registry_login
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
-from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, LogFacts, Logger, RunnerLog
 
 _CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
@@ -191,13 +190,6 @@ async def _exists(engine: Engine, spec: ContainerSpec) -> bool:
     except EngineError:
         # Whatever follows will say so.
         return False
-
-
-async def prepare_again(job: Job, workspace: Workspace, spec: ContainerSpec) -> None:
-    """`chown` what an earlier attempt left, so that it can be set aside and removed."""
-    async with job.open_engine(None) as engine:
-        if kept := await reclaim(engine, workspace, spec):
-            job.logger.warning("Of an earlier attempt, %s", kept)
 
 
 async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:

@@ -88,8 +88,6 @@ async def run(
 
 
 class _Execution:
-    """One call of `run`: what it was given, and what it has come to."""
-
     def __init__(
         self, engine: Engine, spec: ContainerSpec, sink: Sink, options: RunOptions
     ) -> None:

@@ -18,7 +18,7 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import require_capabilities
 from flows.payload.repository import Remote
 from flows.report.names import run_name
-from flows.runtime.attempts import prepare_again
+from flows.runtime.collect import reclaim
 from flows.runtime.context import Job
 from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.store import AttemptStore
@@ -72,7 +72,10 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
     if earlier:
-        await prepare_again(job, workspace, spec)
+        # So that what they left can be set aside and removed.
+        async with job.open_engine(None) as engine:
+            if kept := await reclaim(engine, workspace, spec):
+                logger.warning("Of an earlier attempt, %s", kept)
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
         commit = await _checked_out(decided, logger)

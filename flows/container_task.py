@@ -292,6 +292,6 @@ def _with_state(value: T, outcome: Outcome) -> T:
 
 
 async def _value_of(stage: Coroutine[Any, Any, T]) -> T:
-    """What a stage returned, taken out of the state that `_with_state` put it into."""
+    """What a stage returned, out of the state that `_with_state` put it into."""
     returned = await stage
     return cast(T, await returned.aresult()) if isinstance(returned, State) else returned

@@ -32,7 +32,6 @@ class Masker:
         return masked.decode(errors="surrogatepass")
 
     def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Each word without the secrets."""
         return tuple(map(self.text, words))
 
     def stream(self) -> "MaskedStream":

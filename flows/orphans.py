@@ -1,10 +1,8 @@
-"""The flow `reap-orphans`: a sweep and a tidying of one host.
+"""The flow `reap-orphans`: a sweep and a tidying of the host of the worker that takes it.
 
-Runs on a schedule, on the host of the worker that takes it. Three questions, each with its own
-evidence: a job of this host whose lock is free has no process any more, whatever its run's state
-says; a run that a worker took minutes ago and that never began has lost its worker; an object on
-the engine whose run is over, or whose `moonmind.expires_at` is past, has no run. What only another
-host can tell of is left to it.
+A job of this host whose lock is free has no process any more, whatever its run's state says; a run
+that a worker took minutes ago and that never began has lost its worker; an object on the engine
+whose run is over, or whose `moonmind.expires_at` is past, has no run.
 """
 
 from prefect import flow, get_client, get_run_logger

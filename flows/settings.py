@@ -34,9 +34,8 @@ class HostSettings(BaseSettings):
         description="the path of a folder",
     )  # fmt: skip
     workspace_volume: str = Field(
-        default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME",
-        description="the name of a volume",
-    )  # fmt: skip
+        default="", alias="MOONMIND_CONTAINER_WORKSPACE_VOLUME", description="the name of a volume"
+    )
     capabilities: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_words)] = Field(
         default=("docker", "git"), alias="MOONMIND_WORKER_CAPABILITIES",
         description="words separated by commas",
@@ -50,21 +49,18 @@ class HostSettings(BaseSettings):
         description="a whole number of seconds, 1 or more",
     )  # fmt: skip
     worker: str = Field(
-        default_factory=socket.gethostname, alias="MOONMIND_WORKER_NAME",
-        description="a name",
-    )  # fmt: skip
+        default_factory=socket.gethostname, alias="MOONMIND_WORKER_NAME", description="a name"
+    )
     helper_image: str = Field(
-        default="busybox:1.36", alias="MOONMIND_HELPER_IMAGE",
-        description="the name of an image",
-    )  # fmt: skip
+        default="busybox:1.36", alias="MOONMIND_HELPER_IMAGE", description="the name of an image"
+    )
     worker_cpus: float | None = Field(
         default=None, gt=0, alias="MOONMIND_WORKER_CPUS",
         description="a number of processors above 0, such as 3.5",
     )  # fmt: skip
     worker_memory: Annotated[int | None, BeforeValidator(_memory_bytes)] = Field(
-        default=None, alias="MOONMIND_WORKER_MEMORY",
-        description="an amount of memory, such as 16g",
-    )  # fmt: skip
+        default=None, alias="MOONMIND_WORKER_MEMORY", description="an amount of memory, such as 16g"
+    )
     patience_seconds: float = Field(
         default=300.0, ge=60, alias="MOONMIND_HOST_PATIENCE_SECONDS",
         description="a number of seconds, 60 or more",

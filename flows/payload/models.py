@@ -61,9 +61,8 @@ class Task(PayloadModel):
         default_factory=Git, title="Git", description="What is checked out of the repository."
     )
     instructions: Annotated[str, AfterValidator(fields.text)] | None = Field(
-        default=None, title="Instructions",
-        description="A text, shown in the run's report.",
-    )  # fmt: skip
+        default=None, title="Instructions", description="A text, shown in the run's report."
+    )
     publish: Publish = Field(
         default_factory=Publish, title="Publish",
         description="What happens to changes in the checkout after the run.",

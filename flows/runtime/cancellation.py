@@ -1,12 +1,11 @@
 """A thread-safe request to end a run or an attempt, with its reason, as asyncio delivers it.
 
-A worker that runs flows in its own process keeps a `Cancellation` for each run, and the execute
-stage one for each attempt. A run in a process of its own is told by SIGTERM instead, which reaches
-its tasks as `asyncio.CancelledError`.
+A run in a process of its own is told by SIGTERM instead, which reaches its tasks as
+`asyncio.CancelledError`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ class Cancellation:
         self._requested().add_done_callback(lambda _: running.cancel())
         return await running
 
-    async def unless_requested(self, step: Coroutine[Any, Any, T]) -> T:
+    async def unless_requested(self, step: Awaitable[T]) -> T:
         """The result of `step`; a request cancels it, and raises `CancellationRequested`."""
         running = asyncio.ensure_future(step)
         either: list[asyncio.Future[Any]] = [running, self._requested()]

@@ -99,8 +99,8 @@ async def read_outcome(
 ) -> Outcome:
     """The outcome of a container that has stopped, by the engine's inspect and its events.
 
-    `back_at` is when the engine came back after an absence; `watched`, that this process saw the
-    container's whole life, so that the engine's record of its end cannot have been crowded out.
+    `back_at` is when the engine came back; `watched`, that this process saw the container's whole
+    life, so that the engine's record of its end cannot have been crowded out.
     """
     state = await _stopped_state(engine, spec)
     started_at = state.started_at
@@ -123,9 +123,8 @@ async def read_outcome(
 
 def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:
     """Whether the container ended while its engine was away or came back."""
-    if back_at is None or state.finished_at is None:
-        return False
-    return state.finished_at <= back_at + _CLOCKS_APART
+    ended_at = state.finished_at
+    return bool(back_at and ended_at and ended_at <= back_at + _CLOCKS_APART)
 
 
 def _sender_of_signal(state: ContainerState, evidence: Evidence, *, engine_fell: bool) -> StoppedBy:

@@ -62,10 +62,9 @@ class Observer:
 class RunOptions:
     """How `run` runs a container, where it is not the plain way.
 
-    With `adopt`, the container exists already (an earlier process made it) and is taken over: its
-    output comes whole, its time limit counts from its own start. `cancellation` ends it early;
-    `secrets` has the values of `spec.secrets`. A container that ran has its outcome from `collect`,
-    before `observer` hears of it. With `keep`, the container stays when it has stopped.
+    With `adopt`, the container exists already: its output comes whole, its time limit counts from
+    its own start. With `keep`, it stays when it has stopped. `secrets` has the values of
+    `spec.secrets`. A container that ran has its outcome from `collect`.
     """
 
     adopt: bool = False
@@ -220,11 +219,7 @@ async def _to_its_end(step: Coroutine[Any, Any, T], cancellation: Cancellation) 
     """Wait for a step that must not be left half-done, for a moment also when told to end."""
     running = apart(step)
     try:
-        return await cancellation.unless_requested(_shielded(running))
+        return await cancellation.unless_requested(asyncio.shield(running))
     except (CancellationRequested, asyncio.CancelledError):
         await asyncio.wait([running], timeout=_HALF_DONE_SECONDS)
         raise
-
-
-async def _shielded(running: asyncio.Future[T]) -> T:
-    return await asyncio.shield(running)

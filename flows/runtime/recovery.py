@@ -220,8 +220,7 @@ async def _recover_later(flow_run_id: UUID) -> None:
     await asyncio.sleep(_MOMENT_SECONDS)
     async with get_client() as client:
         logger = flow_run_logger(await client.read_flow_run(flow_run_id))
-    store = AttemptStore(HostSettings().workdir, str(flow_run_id))
-    await recover(flow_run_id, Job(store, logger))
+    await recover(flow_run_id, Job(_store(flow_run_id), logger))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,7 @@ class Busy(Exception):
 
 
 class AttemptStore:
-    """The attempts of one job, oldest first, in a file that is written with fsync and rename.
-
-    Whoever looks after a job from outside of its run names what the process runs: `is_carried`.
-    """
+    """The attempts of one job, oldest first, in a file that is written with fsync and rename."""
 
     def __init__(self, root: Path, job_id: str, is_carried: IsCarried = carries_nothing) -> None:
         self.job_id = job_id
@@ -51,7 +48,7 @@ class AttemptStore:
         self._over = root / RUNS_FOLDER / f"{job_id}.over"
 
     def attempts(self) -> tuple[Attempt, ...]:
-        """What is known so far; empty for a job that never got to an attempt."""
+        """Empty for a job that never got to an attempt."""
         try:
             return _ATTEMPTS.validate_json(self._file.read_bytes())
         except FileNotFoundError:

@@ -77,32 +77,23 @@ def pull_options(
 
 
 async def container_secrets(names: Mapping[str, str]) -> dict[str, str]:
-    """The value for each environment variable, from the block that it names.
-
-    Raises `PayloadError` for blocks that are missing or no use, `HostMisconfigured` where they
-    cannot be read.
-    """
+    """The value for each environment variable, from the block that it names. Raises `PayloadError`
+    for blocks that are missing or no use, `HostMisconfigured` where they cannot be read."""
     paths = {variable: f"task.container.secrets.{variable}" for variable in names}
-    found = await asyncio.gather(
-        *(_value(paths[variable], block) for variable, block in names.items()),
-        return_exceptions=True,
-    )
+    values = (_value(paths[variable], block) for variable, block in names.items())
+    found = await asyncio.gather(*values, return_exceptions=True)
     for each in found:
         if isinstance(each, BaseException) and not isinstance(each, PayloadError):
             raise each
-    if faults := [
-        fault for each in found if isinstance(each, PayloadError) for fault in each.faults
-    ]:
-        raise PayloadError(faults)
+    refusals = [each for each in found if isinstance(each, PayloadError)]
+    if refusals:
+        raise PayloadError([fault for each in refusals for fault in each.faults])
     return {variable: str(value) for variable, value in zip(names, found, strict=True)}
 
 
 async def with_credentials(remote: Remote, block: str) -> Remote:
-    """`remote` with the credentials of a Secret block, which are for its host alone.
-
-    The block's value is a URL, as in git's credential store: `https://user:token@github.com`.
-    Raises what `container_secrets` raises.
-    """
+    """`remote` with the credentials of a Secret block, which are for its host alone: a URL as in
+    git's credential store, `https://user:token@github.com`. Raises as `container_secrets` does."""
     if remote.password or remote.username:
         raise _refusal("is given, and the repository's URL has credentials: leave one of them out")
     given = _credentials(await _value(REPO_AUTH, block))

@@ -80,7 +80,6 @@ class InProcessRunner:
             await _end_cancelling(client, flow_run.id, message)
 
     def close(self) -> None:
-        """End the idle threads."""
         self._threads.close()
 
     async def _flow(self, client: PrefectClient, flow_run: FlowRun) -> Flow[..., Any]:
@@ -114,9 +113,8 @@ def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
 
 
 async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
-    # Prefect's engine gives every run of a deployment a thread, a loop and a connection to hear
-    # of its suspension, and waits for them. It reads the run once more before it runs the flow,
-    # which therefore knows its deployment.
+    # Prefect's engine gives every run of a deployment a thread, a loop and a connection to hear of
+    # its suspension. It reads the run once more, so that the flow knows its deployment.
     plain = flow_run.model_copy(update={"deployment_id": None})
     return await run_flow(flow, flow_run=plain, return_type="state")  # type: ignore[misc, no-any-return]
 

@@ -1,7 +1,6 @@
 """Removal of old job folders, by age and by disk use, with all that is known of the jobs.
 
-Only jobs that the attempt store knows are ever looked at, so whatever else lies in
-`MOONMIND_WORKDIR` stays. By when something was last noted of a job, it is known when it ended.
+Whatever else than known jobs lies in `MOONMIND_WORKDIR` stays.
 """
 
 import asyncio
@@ -150,7 +149,6 @@ def _disk_bytes(root: Path, store: AttemptStore, until: float) -> int:
         return 0
     size = 0
     for folder in _folders(root, store.job_id):
-        # What cannot be looked into goes all the same, when it is its turn.
         with suppress(OSError):
             size += sum(each.disk_bytes for each in walk(Tree(folder)))
     with suppress(OSError):

@@ -1,8 +1,7 @@
 """Prefect worker of the type `container-task`: claims flow runs and runs them in its own process.
 
-The flow code is this package's own, and arbitrary code runs in containers alone, so a process for
-each run would isolate nothing. Prefect finds it through the entry point group
-`prefect.collections`: `prefect worker start --pool container-tasks --type container-task`.
+Arbitrary code runs in containers alone, so a process for each run would isolate nothing. Prefect
+finds it through the entry point group `prefect.collections`.
 """
 
 import asyncio

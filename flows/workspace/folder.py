@@ -83,8 +83,8 @@ class Workspace:
     def create(self, artifacts_subdir: str, earlier_attempt: int | None = None) -> None:
         """Make the folder anew; the container's user may write in it, whoever that is.
 
-        What an earlier attempt left in `artifacts/` goes to `attempts/<earlier_attempt>/`, the
-        rest of it is removed. Raises `WorkspaceError` naming the path and the reason.
+        `artifacts/` of an earlier attempt goes to `attempts/<earlier_attempt>/`, the rest of it is
+        removed. Raises `WorkspaceError` naming the path and the reason.
         """
         with self._explained("cannot make the job folder"):
             self._make_root()
@@ -206,10 +206,7 @@ class Workspace:
             return None
 
     def _keep_results(self, earlier: Path, attempt: int | None) -> None:
-        """Move the results out of an earlier attempt's folder, and remove that.
-
-        Where the container made it unmovable, it stays as it is: results are not thrown away.
-        """
+        """Move the results out of an earlier attempt's folder, and remove that if it worked."""
         attempts, results = self.folder / "attempts", earlier / "artifacts"
         try:
             if is_folder(earlier / "attempts"):

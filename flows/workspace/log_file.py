@@ -15,8 +15,7 @@ _APPEND = os.O_RDWR | os.O_APPEND
 class LogFile:
     """An append-only file at `live`, until it is moved to `path` below the job's folder `root`.
 
-    One that is at `path` already is appended to there: it was moved, or an earlier version of
-    this runner, which wrote it there from the start, began it.
+    One that is at `path` already, moved or begun by an earlier version, is appended to there.
     """
 
     def __init__(self, live: Path, path: Path, root: Path) -> None:
@@ -53,18 +52,16 @@ class LogFile:
 
     @property
     def size_bytes(self) -> int:
-        """The size by fstat."""
         return os.fstat(self._descriptor).st_size
 
     def move_to_artifacts(self) -> None:
-        """Rename the file to `path`, in place of what the container put there; call it when that
-        has stopped. Raises `OSError`; the file is then still at `live`."""
+        """Rename the file of a stopped container to `path`, in place of what that put there; raises
+        `OSError`, with the file still at `live`."""
         if move_log(self._live, self._path, self._root):
             self.close()
             self._descriptor = self._open_where_it_is()
 
     def close(self) -> None:
-        """Close the descriptor."""
         os.close(self._descriptor)
 
     def _open_where_it_is(self) -> int:

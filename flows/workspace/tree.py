@@ -160,7 +160,6 @@ class Descent:
         return descriptor
 
     def close(self) -> None:
-        """Close them all."""
         while self._open:
             os.close(self._open.pop())
 

@@ -41,7 +41,6 @@ from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
 from flows.runtime.prepare import Decided
-from flows.runtime.surroundings import container_secrets
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
@@ -113,7 +112,7 @@ class Place:
     async def _secret_value(self, name: str, block: str) -> str | None:
         if self.has_blocks:
             try:
-                return (await container_secrets({name: block}))[name]
+                return (await surroundings.container_secrets({name: block}))[name]
             except (PayloadError, HostMisconfigured):
                 pass
         return os.environ.get(name)

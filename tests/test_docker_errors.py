@@ -16,7 +16,7 @@ import requests.exceptions
 import urllib3
 import urllib3.exceptions
 
-from flows.engine.docker.errors import NotFound, translated
+from flows.engine.docker.client import NotFound, translated
 from flows.errors import EngineError, EngineRefused, EngineUnavailable
 
 ARGUMENTS: dict[type[Exception], tuple[Any, ...]] = {

@@ -51,25 +51,22 @@ class Engine(Protocol):
         """Whether a container made for this very spec exists: name, job and fingerprint agree."""
 
     async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
-        """Make the image present as `request.pull` and `request.platform` say, with what `options`
-        gives for it; see `flows.engine.images.pull.ensure_image`.
+        """Make the image present as `request` says, with what `options` give for it; see
+        `flows.engine.images.pull.ensure_image`.
 
-        Raises `ImageError`, also where the registry reports the failure in the middle of a
-        successful response. A caller that is cancelled ends the pull on the engine too, and leaves
+        Raises `ImageError`. A caller that is cancelled ends the pull on the engine too, and leaves
         no thread behind."""
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
-        """Create the container, and what it needs, without starting it.
+        """Create the container, and what it needs, without starting it; `destroy` removes what was
+        made.
 
-        `secrets` has the value of each variable in `spec.secrets`; where one is missing, it raises
-        `EngineError`. Raises `EngineRefused` where the engine will not make it as specified,
-        `Rejected` where it would mount what is not the task's; whatever was made is `destroy`'s to
-        remove."""
+        `secrets` has the value of each variable in `spec.secrets`, or it raises `EngineError`.
+        Raises `EngineRefused` where the engine will not make it as specified, `Rejected` where it
+        would mount what is not the task's."""
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
-        """What the variables in `spec.secrets` hold in the container that exists.
-
-        Raises `ContainerGone` where there is none."""
+        """What the variables in `spec.secrets` hold in the container, or raises `ContainerGone`."""
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """Whether the created container's image has no folder at `spec.workdir`."""
@@ -77,30 +74,25 @@ class Engine(Protocol):
     def tail(
         self, spec: ContainerSpec, sink: Sink, *, replay: bool = False
     ) -> AbstractAsyncContextManager[Tailed]:
-        """Copy the container's output to `sink`; with `replay`, everything that the container
-        ever wrote comes first.
+        """Copy the container's output to `sink`, unchanged and in the order of each stream; with
+        `replay`, everything that it ever wrote comes first.
 
-        Entered between `create` and `start`, nothing is lost; left after the container has
-        stopped, everything has been written. The order of each stream is kept. Bytes arrive
-        unchanged. A connection that breaks is taken up again where it was; the value tells."""
+        Entered between `create` and `start` and left after the container has stopped, nothing is
+        lost. A connection that breaks is taken up again where it was; the value tells."""
 
     async def start(self, spec: ContainerSpec) -> None:
         """Start the created container. A command that cannot be run is no error: `inspect` then
         tells of a container that has ended with 126 or 127 and why."""
 
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """Wait until the container has stopped, at most `seconds`; whether it has.
-
-        Raises `ContainerGone` where there is none any more."""
+        """Wait, at most `seconds`; whether the container has stopped. Raises `ContainerGone`."""
 
     async def stop(self, spec: ContainerSpec) -> None:
         """SIGTERM, `spec.stop_grace_seconds`, SIGKILL; returns when the container has stopped.
         Safe on one that has stopped already or is gone."""
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        """The state as the engine tells it now, never a remembered one.
-
-        Raises `ContainerGone` where there is none."""
+        """The state as the engine tells it now, never a remembered one. Raises `ContainerGone`."""
 
     def measured(self, spec: ContainerSpec) -> AbstractAsyncContextManager[Measured]:
         """Sample what the container uses while the block runs. Never fails a task: an engine
@@ -112,10 +104,8 @@ class Engine(Protocol):
         Raises `EngineUnavailable` also where the engine is about to shut down."""
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """Remove everything that `create` makes for this spec, running or not.
-
-        Safe at any time, any number of times, also after a `create` that failed half-way or in
-        another process. Never touches an object without this job's label."""
+        """Remove everything that `create` makes for this spec, running or not, and nothing without
+        this job's label. Safe at any time and any number of times, after half a `create` too."""
 
     async def owned(self) -> list[Owned]:
         """Every container, per-run volume and network that carries a job's label, of any job;
@@ -125,9 +115,7 @@ class Engine(Protocol):
         """Remove one such object if it still carries its job's label; whether it was removed."""
 
     async def capacity(self) -> Resources:
-        """The processors and the memory of the engine's host.
-
-        Raises `EngineRefused` where something before the engine keeps that from being told."""
+        """The size of its host. Raises `EngineRefused` where a proxy keeps it from being told."""
 
     async def ping(self) -> Pong:
         """Who answers, and what its clock says. Raises `EngineUnavailable` where nobody does."""

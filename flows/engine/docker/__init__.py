@@ -1,8 +1,7 @@
 """The contract on a Docker Engine, by docker-py and prefect-docker.
 
 engine         `DockerEngine`
-client         connections: address, API version, calls in threads
-errors         docker-py's exceptions as `EngineError`s
+client         connections: address, API version, calls in threads, errors translated
 options        the create options, a row each; guard checks them right before Docker gets them
 objects        a job's volumes and mounts, and all that carries a job's label
 images         inspect, pull and ask registries

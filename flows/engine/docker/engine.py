@@ -15,8 +15,7 @@ from prefect_docker.containers import create_docker_container, start_docker_cont
 from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker.chown import run_reclaim
-from flows.engine.docker.client import Connection, ping
-from flows.engine.docker.errors import NotFound, translated
+from flows.engine.docker.client import Connection, NotFound, ping, translated
 from flows.engine.docker.events import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages

@@ -8,8 +8,7 @@ from typing import Any
 
 import docker
 
-from flows.engine.docker.client import ping, require_ok, url
-from flows.engine.docker.errors import translated
+from flows.engine.docker.client import ping, require_ok, translated, url
 from flows.engine.types import Evidence
 
 # A stop from outside shows in the signals it sends.

@@ -14,8 +14,15 @@ import docker.errors
 import requests
 import urllib3.exceptions
 
-from flows.engine.docker.client import Connection, require_ok, shut_down, url
-from flows.engine.docker.errors import NotFound, said, translated
+from flows.engine.docker.client import (
+    Connection,
+    NotFound,
+    require_ok,
+    said,
+    shut_down,
+    translated,
+    url,
+)
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, silent
 from flows.engine.images.progress import Take

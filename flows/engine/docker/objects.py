@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import docker
 import docker.errors
 
-from flows.engine.docker.errors import said
+from flows.engine.docker.client import said
 from flows.errors import Rejected
 from flows.payload.policy_check import is_allowed
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount, Owned

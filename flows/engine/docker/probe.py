@@ -17,8 +17,7 @@ from urllib.parse import urlencode
 import docker
 import requests
 
-from flows.engine.docker.client import Connection, require_ok, url
-from flows.engine.docker.errors import translated
+from flows.engine.docker.client import Connection, require_ok, translated, url
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX

@@ -12,8 +12,7 @@ import docker
 import requests
 
 from flows.engine.contract import Measured
-from flows.engine.docker.client import shut_down, url
-from flows.engine.docker.errors import translated
+from flows.engine.docker.client import shut_down, translated, url
 from flows.engine.usage import Point, Series, Usage, highest
 from flows.errors import EngineError, EngineUnavailable
 

@@ -87,10 +87,8 @@ class UploadJournal:
         try:
             self._file.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, data)
-            finally:
-                os.close(descriptor)
+            with open(descriptor, "ab", buffering=0) as file:
+                file.write(data)
         except OSError as error:
             raise WorkspaceError(f"cannot write {self._file}: {error.strerror}") from error
 

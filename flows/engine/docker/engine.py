@@ -149,6 +149,8 @@ class DockerEngine(Engine):
         while (left := deadline - time.monotonic()) > 0:
             if await self._wait_slice(spec, min(left, _WAIT_SLICE_SECONDS)):
                 return True
+            if not (await self.inspect(spec)).running:
+                return True
         return not (await self.inspect(spec)).running
 
     async def stop(self, spec: ContainerSpec) -> None:
@@ -236,9 +238,7 @@ class DockerEngine(Engine):
             # The engine tells in an answer, too, that it could not wait.
             return not told.get("Error")
 
-        if await self._docker.call("waiting for the container", wait, spec.name):
-            return True
-        return not (await self.inspect(spec)).running
+        return await self._docker.call("waiting for the container", wait, spec.name)
 
 
 def _state(found: Mapping[str, Any]) -> ContainerState:

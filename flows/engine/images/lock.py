@@ -40,8 +40,16 @@ class PullLock:
         while True:
             descriptor = self._open(path)
             try:
-                waited = await _locked(descriptor, on_wait, waited=waited)
+                while not _try_lock(descriptor):
+                    if not waited:
+                        waited = True
+                        on_wait()
+                    await asyncio.sleep(_RETRY_SECONDS)
+                if waited:
+                    _raise_failure(descriptor)
                 if _is_same(descriptor, path):
+                    # Of one that died before it could remove the file.
+                    os.ftruncate(descriptor, 0)
                     with _shared_failure(descriptor, path):
                         yield waited
                     return
@@ -54,21 +62,6 @@ class PullLock:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise WorkspaceError(f"cannot open {path}: {error.strerror}") from error
-
-
-async def _locked(descriptor: int, on_wait: Callable[[], None], *, waited: bool) -> bool:
-    """Take the lock; whether somebody else had it before. Raises the error of that one's pull."""
-    if not _try_lock(descriptor):
-        if not waited:
-            on_wait()
-        waited = True
-        while not _try_lock(descriptor):
-            await asyncio.sleep(_RETRY_SECONDS)
-    if waited:
-        _raise_failure(descriptor)
-    # Of one that died before it could remove the file.
-    os.ftruncate(descriptor, 0)
-    return waited
 
 
 def _try_lock(descriptor: int) -> bool:

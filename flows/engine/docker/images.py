@@ -160,11 +160,7 @@ class DockerImages(ImageStore):
 
         def work() -> None:
             doing = f"trying to {call.doing} the image {call.image}"
-            with (
-                translated(doing),
-                closing(self._docker.connect()) as client,
-                call.image_errors(),
-            ):
+            with translated(doing), closing(self._docker.connect()) as client, call.image_errors():
                 request.url = url(client.api, str(request.url))
                 request.headers = _auth_header(client.api, call.image, call.login)
                 with connection.send(client.api, request, call.inactivity_seconds) as answer:

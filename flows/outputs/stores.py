@@ -185,7 +185,7 @@ async def open_store(storage: ArtifactStorage) -> Store:
         base = os.path.abspath(os.path.expanduser(block.basepath or "."))
         return FsspecStore(f"file://{base}", {})
     if isinstance(block, RemoteFileSystem):
-        return FsspecStore(_without_password(block.basepath), _settings(block))
+        return _remote_store(block)
     if isinstance(block, (WritableFileSystem, ObjectStorageBlock)):
         return BlockStore(block, name)
     raise StorageError(f"the block {name} is no writable file system: name one that is")
@@ -199,7 +199,8 @@ def explain(error: BaseException, secrets: Iterable[str]) -> str:
 def secrets_of(options: object) -> set[str]:
     """Every text in the options, or in a block's secret fields, that may be a secret."""
     if isinstance(options, str):
-        return {options} if len(options) >= 6 and not _is_plain_url(options) else set()
+        is_plain_url = "://" in options and "@" not in options and "?" not in options
+        return {options} if len(options) >= 6 and not is_plain_url else set()
     if isinstance(options, (Secret, SecretStr)):
         return secrets_of(options.get_secret_value())
     if isinstance(options, Block):
@@ -229,20 +230,13 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
         raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error
 
 
-def _settings(block: RemoteFileSystem) -> dict[str, Any]:
+def _remote_store(block: RemoteFileSystem) -> FsspecStore:
+    """With the credentials of the block's URL in the options, where nobody is shown them."""
     parts = urlsplit(block.basepath)
     named = {"username": parts.username, "password": parts.password}
-    return {**{key: value for key, value in named.items() if value}, **block.settings}
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=place, query="", fragment="").geturl().rstrip("/")
-
-
-def _is_plain_url(text: str) -> bool:
-    return "://" in text and "@" not in text and "?" not in text
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    options = {**{key: value for key, value in named.items() if value}, **block.settings}
+    return FsspecStore(place.geturl().rstrip("/"), options)
 
 
 def _discard(target: Any) -> None:

@@ -190,14 +190,13 @@ def _api_error(error: docker.errors.APIError, doing: str) -> EngineError:
         # A container that is not this task's: no fault of the payload, so nothing refused.
         return EngineError(f"Docker refused while {doing}: {words}")
     if status is not None and 400 <= status < 500:
-        return EngineRefused(f"Docker refused while {doing}: {words}; {_advice(words)}")
+        advice = (
+            "lower task.container.resources.cpus, or send the task to a larger host"
+            if "CPUs" in words
+            else "task.container asks for what this engine will not do"
+        )
+        return EngineRefused(f"Docker refused while {doing}: {words}; {advice}")
     return EngineUnavailable(f"Docker failed while {doing}: {words}")
-
-
-def _advice(words: str) -> str:
-    if "CPUs" in words:
-        return "lower task.container.resources.cpus, or send the task to a larger host"
-    return "task.container asks for what this engine will not do"
 
 
 def _reason(error: BaseException) -> str:

@@ -137,8 +137,12 @@ class DockerImages(ImageStore):
             query["platform"] = request.platform
 
         def read(answer: requests.Response) -> None:
-            for event in filter(bytes.strip, answer.iter_lines()):
-                _take(json.loads(event), take)
+            for line in filter(bytes.strip, answer.iter_lines()):
+                event = json.loads(line)
+                # An engine may tell of an error after a 200.
+                if words := event.get("error"):
+                    raise docker.errors.APIError(str(words), explanation=str(words))
+                take(event)
 
         call = _RegistryCall("pull", request.image, login, inactivity_seconds)
         await self._send(call, requests.Request("POST", "/images/create", params=query), read)
@@ -179,13 +183,6 @@ def image_of(found: Mapping[str, Any], name: str) -> Image:
     digests.sort(key=lambda each: each.partition("@")[0] != repository)
     platform = "/".join(filter(None, (found.get(k) for k in ("Os", "Architecture", "Variant"))))
     return Image(found["Id"], next(iter(digests), "").partition("@")[2], platform)
-
-
-def _take(event: Mapping[str, Any], take: Take) -> None:
-    """Pass an event on; raise docker-py's error for one that an engine tells after a 200."""
-    if words := event.get("error"):
-        raise docker.errors.APIError(str(words), explanation=str(words))
-    take(event)
 
 
 def _is_silence(error: requests.exceptions.RequestException) -> bool:

@@ -199,10 +199,8 @@ def _require_log(response: requests.Response) -> None:
     """Raise where this is no log; what a proxy answers for an engine that is away may pass."""
     if response.status_code == HTTPStatus.NOT_FOUND:
         raise docker.errors.NotFound("the container is gone")
-    if response.status_code == HTTPStatus.NOT_IMPLEMENTED or response.status_code < 500:
-        if not response.ok:
-            raise _LogUnreadableError
-        return
+    if response.status_code == HTTPStatus.NOT_IMPLEMENTED or 400 <= response.status_code < 500:
+        raise _LogUnreadableError
     response.raise_for_status()
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import docker
 import docker.errors
 
+from flows.engine.chown import Reclaim
 from flows.engine.docker.client import said
 from flows.errors import Rejected
 from flows.payload.policy_check import is_allowed
@@ -16,17 +17,8 @@ from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount, Owned
 SUBPATH_API = (1, 45)
 
 
-class Named(Protocol):
-    """What is made for one container is named and labelled after it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def job_id(self) -> str: ...
-
-    @property
-    def labels(self) -> Mapping[str, str]: ...
+# What names and labels all that is made for one container.
+Named = ContainerSpec | Reclaim
 
 
 def needs_run_volume(mount: Mount, api_version: tuple[int, ...]) -> bool:

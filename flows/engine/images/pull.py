@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
+from flows.engine.chown import Reclaim
 from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.failures import image_error, not_present, other_platform, withheld
 from flows.engine.images.lock import PullLock
@@ -21,6 +22,7 @@ from flows.engine.images.progress import PullObserver, PullProgress, Take, obser
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.payload.image_reference import ImageName, is_for
+from flows.spec import ContainerSpec
 from flows.units import size
 
 T = TypeVar("T")
@@ -29,17 +31,8 @@ T = TypeVar("T")
 _RATE_LIMIT_FACTOR = 10.0
 
 
-class PullRequest(Protocol):
-    """Image, platform and mode of a pull: what a `ContainerSpec` says of them."""
-
-    @property
-    def image(self) -> str: ...
-
-    @property
-    def pull(self) -> Literal["if-missing", "always", "never"]: ...
-
-    @property
-    def platform(self) -> str | None: ...
+# Image, platform and mode of a pull.
+PullRequest = ContainerSpec | Reclaim
 
 
 class ImageStore(Protocol):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from functools import cache, partial
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import fsspec
@@ -71,27 +71,11 @@ class HashingReader:
         return data
 
 
-class Store(Protocol):
-    """One place. `address` says where it is, without credentials; no error may show `secrets`."""
-
-    address: str
-    secrets: set[str]
-
-    def put(self, key: str, source: HashingReader) -> None:
-        """Store all of `source` at `<address>/<key>`, in place of what was there."""
-
-    def has(self, key: str, size_bytes: int) -> bool:
-        """Whether something of that size is there, as far as the place can be asked."""
-
-    def remove(self, key: str) -> bool:
-        """Remove what was put there; false where the place has no way to."""
-
-    def close(self) -> None:
-        """Let go of connections."""
-
-
 class FsspecStore:
-    """A URL of fsspec's. Raises `StorageError` where its protocol cannot be had."""
+    """A URL of fsspec's. Raises `StorageError` where its protocol cannot be had.
+
+    `address` says where it is, without credentials; no error may show `secrets`.
+    """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.address = url
@@ -102,6 +86,7 @@ class FsspecStore:
         self._make_folder = cache(partial(self._fs.makedirs, exist_ok=True))
 
     def put(self, key: str, source: HashingReader) -> None:
+        """Store all of `source` at `<address>/<key>`, in place of what was there."""
         path = f"{self._base}/{key}"
         if not isinstance(self._fs, AsyncFileSystem):
             self._make_folder(path.rpartition("/")[0])
@@ -112,12 +97,14 @@ class FsspecStore:
                 self._fs.pipe_file(path, source.read(PART_BYTES))
 
     def has(self, key: str, size_bytes: int) -> bool:
+        """Whether something of that size is there, as far as the place can be asked."""
         try:
             return bool(self._fs.info(f"{self._base}/{key}")["size"] == size_bytes)
         except FileNotFoundError:
             return False
 
     def remove(self, key: str) -> bool:
+        """Remove what was put there; false where the place has no way to."""
         self._fs.rm_file(f"{self._base}/{key}")
         return True
 
@@ -167,6 +154,9 @@ class BlockStore:
 
     def close(self) -> None:
         return
+
+
+Store = FsspecStore | BlockStore
 
 
 async def open_store(storage: ArtifactStorage) -> Store:

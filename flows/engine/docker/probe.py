@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -180,20 +180,18 @@ def quiet(now: float, seconds: float) -> Quiet:
     """Keep a connection on which nothing is said for about so long. Raises `EngineError`."""
     with _connected() as api:
         began, is_ended = time.monotonic(), False
-        path = _events(now, now + seconds)
-        try:
-            with api.get(url(api, path), stream=True, timeout=seconds + _SECONDS) as answer:
-                # A proxy that waited for the engine in vain says so.
-                if answer.status_code != 504:
-                    require_ok(answer)
-                    is_ended = not any(answer.iter_content(1024))
-        except (
+        address = url(api, _events(now, now + seconds))
+        # Or forgotten; when, is what is asked.
+        cut = (
             requests.exceptions.ChunkedEncodingError,
-            requests.exceptions.ConnectionError,
-            requests.exceptions.ReadTimeout,
-        ):
-            # Cut, or forgotten; when, is what is asked.
-            pass
+            requests.ConnectionError,
+            requests.ReadTimeout,
+        )
+        with suppress(*cut), api.get(address, stream=True, timeout=seconds + _SECONDS) as answer:
+            # A proxy that waited for the engine in vain says so.
+            if answer.status_code != 504:
+                require_ok(answer)
+                is_ended = not any(answer.iter_content(1024))
         return Quiet(time.monotonic() - began, is_ended)
 
 

@@ -78,7 +78,7 @@ class Reclaim:
 def plan_reclaim(
     name: str, mount: Mount, image: str, owner: Owner, labels: Mapping[str, str], now: datetime
 ) -> Reclaim:
-    """The container for the folder that the container `name`, of the job with `labels`, filled."""
+    """The container for the folder of a container `name`, whose job has these `labels`."""
     times = {
         "moonmind.created_at": now.isoformat(),
         LABEL_EXPIRES_AT: (now + _EXPIRES_AFTER).isoformat(),

@@ -85,7 +85,7 @@ async def deliver(delivery: Delivery, logger: Logger, seconds: float) -> Upload:
 
 
 def files_of(workspace: Workspace, number: int, newest: int) -> Tree:
-    """The artifacts folder of an attempt, which `newest` set aside. Raises `FilesGone`."""
+    """The artifacts of an attempt; those before `newest` were set aside. Raises `FilesGone`."""
     if number == newest:
         if is_folder(workspace.artifacts):
             return Tree(workspace.folder, ("artifacts",))

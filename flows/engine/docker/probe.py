@@ -181,7 +181,7 @@ def quiet(now: float, seconds: float) -> Quiet:
     with _connected() as api:
         began, is_ended = time.monotonic(), False
         address = url(api, _events(now, now + seconds))
-        # Or forgotten; when, is what is asked.
+        # Or forgotten on its way; when, is what is asked.
         cut = (
             requests.exceptions.ChunkedEncodingError,
             requests.ConnectionError,

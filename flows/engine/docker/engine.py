@@ -105,8 +105,7 @@ class DockerEngine(Engine):
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """Docker makes a missing working directory in the container's own layer when it creates it,
-        at the end of whatever links lead there, so the layer's difference from the image tells.
-        """
+        at the end of whatever links lead there, so the layer's difference from the image tells."""
         changes = await self._docker.call(
             "looking at the working directory", lambda api: api.diff(spec.name), spec.name
         )
@@ -155,8 +154,7 @@ class DockerEngine(Engine):
 
     async def stop(self, spec: ContainerSpec) -> None:
         """Not through prefect-docker, as is the removal: both happen in hooks and sweeps too, where
-        its tasks find no run to log to.
-        """
+        its tasks find no run to log to."""
         with suppress(NotFound):
             await self._docker.call(
                 "stopping the container",
@@ -174,8 +172,7 @@ class DockerEngine(Engine):
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
         """Over a connection of its own: an engine that shuts down answers on those that are open
-        for as long as it takes to stop its containers.
-        """
+        for as long as it takes to stop its containers."""
 
         def read(_: docker.APIClient) -> Evidence:
             with closing(self._docker.connect()) as fresh:

@@ -96,7 +96,6 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
 
 
 async def _until_canceled(job: Job, payload: object) -> State[Any]:
-    """The run's state, also where the worker in whose process it runs ends it."""
     cancellation = injected().cancellation or Cancellation()
     try:
         return await cancellation.cancels(_in_turn(job, payload))
@@ -227,7 +226,6 @@ async def publish(attempt: Attempt, job: Job) -> Attempt:
 
 
 async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
-    """The attempt with its outcome, also where the execute task outlives its own limit."""
     try:
         async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
             return await _value_of(execute(attempt, job))

@@ -133,11 +133,6 @@ class ContainerSpec:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
-def container_name(run: Run) -> str:
-    """The one name of an attempt's container, known before it exists."""
-    return f"{NAME_PREFIX}{run.job_id}-{run.attempt}"
-
-
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
     """The command on one line, quoted as a shell would need it, cut at `limit` characters."""
     return one_line(shlex.join(command), limit)

@@ -61,7 +61,6 @@ class Resources:
         return self != Resources()
 
     def __str__(self) -> str:
-        """`2 CPUs and 4 GiB`, without what is not there."""
         cpus = f"{self.cpus:g} CPU{'s' if self.cpus != 1 else ''}" if self.cpus else ""
         memory = _bytes(self.memory_bytes) if self.memory_bytes else ""
         return " and ".join(filter(None, (cpus, memory))) or "nothing"

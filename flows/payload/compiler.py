@@ -16,11 +16,11 @@ from flows.spec import (
     LABEL_EXPIRES_AT,
     LABEL_JOB_ID,
     LABEL_SPEC,
+    NAME_PREFIX,
     ContainerSpec,
     Mount,
     Output,
     Run,
-    container_name,
 )
 from flows.units import memory_bytes
 
@@ -48,23 +48,22 @@ def compile_spec(
         raise ValueError("only a payload with an enabled container compiles")
     require_allowed(payload, policy)
     job_dir, limits = f"{JOB_ROOT}/{run.job_id}", container.resources
+    grace = container.stop_grace_seconds
+    caches = (Mount("cache", each.name, each.target) for each in container.cache_volumes)
     spec = ContainerSpec(
         job_id=run.job_id,
         attempt=run.attempt,
-        name=container_name(run),
+        name=f"{NAME_PREFIX}{run.job_id}-{run.attempt}",
         image=container.image,
         pull=container.pull,
         command=container.command,
         workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
         env={**container.env, **_own_variables(payload, run)},
-        mounts=(
-            mount,
-            *(Mount("cache", each.name, each.target) for each in container.cache_volumes),
-        ),
+        mounts=(mount, *caches),
         artifacts_subdir=container.artifacts_subdir,
         pull_timeout_seconds=container.pull_timeout_seconds,
         timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
-        stop_grace_seconds=_stop_grace(container, policy),
+        stop_grace_seconds=policy.stop_grace_seconds if grace is None else grace,
         cpus=limits.cpus or policy.max_cpus,
         memory_bytes=memory_bytes(limits.memory) if limits.memory else policy.max_memory_bytes,
         pids_limit=limits.pids or policy.pids_limit,
@@ -87,11 +86,6 @@ def compile_spec(
 def _time_limit(container: Container, policy: Policy, default_seconds: int) -> int:
     ceiling = policy.max_timeout_seconds or default_seconds
     return container.timeout_seconds or min(default_seconds, ceiling)
-
-
-def _stop_grace(container: Container, policy: Policy) -> int:
-    seconds = container.stop_grace_seconds
-    return policy.stop_grace_seconds if seconds is None else seconds
 
 
 def _own_variables(payload: TaskPayload, run: Run) -> Mapping[str, str]:

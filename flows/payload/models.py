@@ -115,7 +115,6 @@ class TaskPayload(PayloadModel):
 
     @model_validator(mode="after")
     def _derive_capabilities(self) -> Self:
-        """Add what the task needs by its nature; normalising twice adds nothing."""
         derived = (
             *self.required_capabilities,
             *(["docker"] if self.task.container.enabled else []),

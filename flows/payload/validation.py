@@ -117,7 +117,6 @@ def by_alias(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
 
 
 def _alone(annotation: object) -> type[BaseModel] | None:
-    """The model that is all an annotation allows, but for null."""
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     only = kinds[0] if len(kinds) == 1 else None
     return only if isinstance(only, type) and issubclass(only, BaseModel) else None

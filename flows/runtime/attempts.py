@@ -121,7 +121,6 @@ async def _secret_values(
 async def _run_container(
     engine: Engine, job: Job, attempt: Attempt, logs: _OpenLogs, options: RunOptions
 ) -> tuple[Attempt, Outcome]:
-    """Run the container and tell how far it is; the attempt as it is stored by then."""
     prepared, say = attempt.prepared, logs.journal.say
     spec, words = prepared.spec, command_summary(prepared.shown.command)
     summary = f"Running {words} in {spec.image} as {spec.name}"
@@ -212,7 +211,6 @@ def _open_logs(
 
 
 def _masked(outcome: Outcome, masker: Masker) -> Outcome:
-    """Without the secrets that an engine's words may quote."""
     return replace(
         outcome,
         error=outcome.error and masker.text(outcome.error),

@@ -122,7 +122,6 @@ async def read_outcome(
 
 
 def _fell_with_engine(state: ContainerState, back_at: datetime | None) -> bool:
-    """Whether the container ended while its engine was away or came back."""
     ended_at = state.finished_at
     return bool(back_at and ended_at and ended_at <= back_at + _CLOCKS_APART)
 

@@ -145,7 +145,6 @@ class _Execution:
             raise overdue(spec.image, spec.pull_timeout_seconds) from None
 
     async def _watch(self) -> Outcome:
-        """Start the container where nobody has yet, and follow it until it has stopped."""
         engine, spec, adopt = self._engine, self._spec, self._options.adopt
         if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
             return missing_workdir(spec)

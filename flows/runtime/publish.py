@@ -88,7 +88,6 @@ async def _create_artifacts(
     written: tuple[RunReport, Path, str | None],
     history: Sequence[Outcome],
 ) -> None:
-    """Make the artifacts of the UI; `history` has every attempt's outcome, oldest first."""
     spec, upload = attempt.prepared.spec, attempt.upload
     facts, path, picture = written
     text = page.markdown(facts, executed.log, history, upload)

@@ -44,7 +44,7 @@ _MOST_EVENTS = 50
 
 def tell_started(task: object, task_run: TaskRun, state: object) -> None:
     """`on_running` of the execute task: emit `container.started`."""
-    if (attempt := _store(task_run.flow_run_id).last()) is not None:
+    if attempt := _store(task_run.flow_run_id).last():
         emit_started(attempt)
 
 

@@ -122,7 +122,6 @@ async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
 async def _ended_or_handed_over(
     running: asyncio.Future[State[Any]], cancellation: Cancellation
 ) -> None:
-    """Wait for a run. However it ends, that is no end of this worker."""
     try:
         await asyncio.wait([running])
     except asyncio.CancelledError:
@@ -201,7 +200,6 @@ class RunThreads:
             loop.run(clients.aclose(), context=context)
 
     def _copied_context(self) -> contextvars.Context:
-        """A context in which Prefect finds the blocking client, which is opened once."""
         with self._lock:
             try:
                 if self._context is None:

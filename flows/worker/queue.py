@@ -110,7 +110,6 @@ class RunQueue:
         )
 
     def _runs_here(self, job_id: str) -> bool:
-        """Whether this host has an attempt at the job that began and has not ended."""
         try:
             attempt = AttemptStore(self._host.workdir, job_id).last()
         except (OSError, ValueError):

@@ -145,7 +145,6 @@ async def _end_or_restart(host: SweptHost, run: FlowRun | None, store: AttemptSt
 
 
 async def _sweep_unbegun(host: SweptHost) -> AsyncIterator[str]:
-    """Put runs back into their queue that died, or whose worker did, before they began."""
     recent = host.now() - _RECENT
     died = (StateType.PENDING, StateType.CRASHED)
     for run in await read_runs(host.client, *died, due_after=recent):

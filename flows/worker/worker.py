@@ -183,7 +183,6 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._woken.set()
 
     async def _start_when_woken(self) -> None:
-        """Claim runs when the pool has new ones, when room is released, and when one is due."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._queue.seconds_to_next()):
@@ -273,7 +272,6 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._wake(may_have_more=False)
 
     async def _tell(self, decisions: Mapping[UUID, Admission]) -> bool:
-        """Tag the runs that wait and end those that can never start; whether any was new."""
         is_new = False
         for run_id, each in decisions.items():
             if each.decision is Decision.WAIT and (blocked := self._queue.block(run_id)):

@@ -196,7 +196,6 @@ class Workspace:
             raise
 
     def _set_aside(self, attempt: int | None) -> Path | None:
-        """Rename the folder of an earlier attempt, where there is one."""
         aside = self.root / f"{self.job_id}.attempt-{attempt or 'earlier'}-{uuid4().hex[:8]}"
         try:
             # Beside itself, which works whoever owns it: to move a folder into another one, one

@@ -63,8 +63,6 @@ async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: boo
 
 
 class _GitCommand:
-    """Runs git in one folder for one remote, and explains its failures without its secrets."""
-
     def __init__(self, folder: Path, remote: Remote, *, pinned: bool) -> None:
         self._folder = folder
         self._remote = remote
@@ -91,7 +89,10 @@ class _GitCommand:
                 f"fetching {self._remote.display} took longer than {CLONE_TIMEOUT_SECONDS} s"
             ) from None
         finally:
-            _kill(process)
+            # Its children as well.
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         if process.returncode:
             raise self._failure(err.decode("utf-8", "replace"))
         return out.decode("utf-8", "replace")
@@ -107,12 +108,6 @@ class _GitCommand:
                 "credentials of the Secret block in auth.repoAuthRef if need be"
             )
         return WorkspaceError(f"{where} cannot be fetched: {said}")
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(remote: Remote, *, pinned: bool) -> Mapping[str, str]:

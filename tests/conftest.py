@@ -17,6 +17,7 @@ from scripts.browser import chromium, opened_page
 from scripts.postgres import Postgres
 from scripts.stack import Stack, free_port
 from tests.command import Here, server_at
+from tests.host_mistakes import Told
 from tests.prefect_api import prefect_api_in
 from tests.registry import Registry
 from tests.runs import Runner
@@ -207,3 +208,11 @@ def s3() -> Iterator[Endpoint]:
     """An S3 endpoint, of which each test has its own job's keys."""
     with endpoint() as running:
         yield running
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Iterator[Told]:
+    """For tests that are marked with `tells`: they fail where they hold no finding to it."""
+    mistake = Told(request.param)
+    yield mistake
+    assert mistake.is_held, "the test holds no finding to its mistake"

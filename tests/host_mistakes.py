@@ -1,8 +1,11 @@
 """What is wrong with hosts, and what `container-task doctor` tells of it: the tests of doctor hold
 it to these words, and `python -m tests.mistakes` writes them into the documentation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
 
 from flows.cli.doctor.checkup import Finding
 
@@ -15,13 +18,34 @@ class HostMistake:
     says: str
     mend: str
 
-    def told_by(self, found: Finding, stand_ins: Mapping[str, str] | None = None) -> bool:
-        """Whether the finding has these words; `stand_ins` are the names here for those there."""
+
+class Told:
+    """Holds findings to the words of one mistake."""
+
+    def __init__(self, mistake: HostMistake) -> None:
+        self._mistake = mistake
+        self.is_held = False
+
+    def __call__(self, found: Finding, stand_ins: Mapping[str, str] | None = None) -> None:
+        """Fail unless these are its words; `stand_ins` are the names there for those here."""
         says, mend = found.says, found.mend
         for real, name in (stand_ins or {}).items():
             says, mend = says.replace(real, name), mend.replace(real, name)
-        assert (says, mend) == (self.says, self.mend)
-        return True
+        assert (says, mend) == (self._mistake.says, self._mistake.mend)
+        self.is_held = True
+
+
+def tells(mistake: HostMistake) -> pytest.MarkDecorator:
+    """Mark the test that holds doctor to these words; its fixture `told` does so."""
+    return pytest.mark.parametrize("told", [mistake], indirect=True, ids=[mistake.what])
+
+
+def mistakes_held(tests: ModuleType) -> Iterator[HostMistake]:
+    """What the tests of a module are marked with."""
+    for test in vars(tests).values():
+        for mark in getattr(test, "pytestmark", ()):
+            if mark.args[:1] == ("told",):
+                yield from mark.args[1]
 
 
 SETTING = HostMistake(
@@ -107,4 +131,4 @@ NO_STORAGE = HostMistake(
     "'/mnt/results')",
     "see whether it exists, and whether the block's credentials may write there",
 )
-HOST_MISTAKES = {name: each for name, each in globals().items() if isinstance(each, HostMistake)}
+HOST_MISTAKES = [each for each in list(globals().values()) if isinstance(each, HostMistake)]

@@ -276,7 +276,7 @@ def _page() -> Iterator[str]:
         "# What a wrong payload or host is told",
         "",
         "Each of these payloads is run by a test (`tests/test_mistakes.py`), and each message is "
-        "what its run's state says: what is wrong, where, and what to do. A payload is judged "
+        "what its run's state says: what is wrong, where, and what to do. A payload is checked "
         "before anything is made for it, with all its faults at once; `container-task check` tells "
         "those of the first section before it is submitted. What is wrong with a host, "
         "`container-task doctor` tells: the last section.",
@@ -290,7 +290,7 @@ def _page() -> Iterator[str]:
         "This is what doctor finds, and after the arrow, what to do. Its tests "
         "(`tests/test_doctor.py`, `tests/test_doctor_server.py`) hold it to these words."
     )
-    for wrong in HOST_MISTAKES.values():
+    for wrong in HOST_MISTAKES:
         said = f"> {_quoted(wrong.says)}"
         yield from ["", f"**{wrong.what}.**", "", said, ">", f"> → {_quoted(wrong.mend)}"]
 

@@ -31,6 +31,7 @@ from tests import host_mistakes
 from tests.command import Here, server_at
 from tests.cutting_proxy import CuttingProxy
 from tests.findings import assert_all_ok, only
+from tests.host_mistakes import Told, tells
 from tests.runs import BUSYBOX
 from tests.test_docker_proxy import CONFIG, haproxy_at
 
@@ -183,14 +184,16 @@ async def test_registries_that_no_engine_can_try_are_told_to_be_left_out(
 # The host.
 
 
-async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@tells(host_mistakes.SETTING)
+async def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, told: Told) -> None:
     monkeypatch.setenv("MOONMIND_WORKER_CPUS", "many")
     found = only(await check_settings(), Level.FAULT)
-    assert host_mistakes.SETTING.told_by(found)
+    told(found)
 
 
+@tells(host_mistakes.OLD_GIT)
 async def test_a_git_that_is_missing_or_old_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     assert_all_ok(await check_git())
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -198,7 +201,7 @@ async def test_a_git_that_is_missing_or_old_is_told(
     (tmp_path / "git").write_text("#!/bin/sh\necho git version 2.17.1\n")
     (tmp_path / "git").chmod(0o755)
     found = only(await check_git(), Level.FAULT)
-    assert host_mistakes.OLD_GIT.told_by(found)
+    told(found)
 
 
 async def test_a_folder_that_everybody_shares_is_refused(
@@ -227,9 +230,10 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     subprocess.run(["umount", folder], check=True)
 
 
-async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
+@tells(host_mistakes.FULL_DISK)
+async def test_a_disk_without_room_is_told(small_disk: Path, told: Told) -> None:
     found = only(await check_room(), Level.FAULT)
-    assert host_mistakes.FULL_DISK.told_by(found, {str(small_disk): "/work/agent_jobs"})
+    told(found, {str(small_disk): "/work/agent_jobs"})
     (small_disk / "all").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
     found = only(await check_workdir(), Level.FAULT)
     assert "No space left on device" in found.says
@@ -245,7 +249,7 @@ async def test_a_disk_without_room_is_told(small_disk: Path) -> None:
         (1024**2, 10**6, Level.FAULT),
     ],
 )
-def test_room_is_judged_by_bytes_and_files(free_bytes: int, free_files: int, level: Level) -> None:
+def test_room_is_rated_by_bytes_and_files(free_bytes: int, free_files: int, level: Level) -> None:
     assert room_finding("disk", "/srv", free_bytes, free_files).level is level
 
 
@@ -276,9 +280,10 @@ def without(call: str, config: Path, answer: str = NOT_HERE) -> Path:
     return config
 
 
+@tells(host_mistakes.FORBIDDEN)
 @pytest.mark.docker
 async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     config = without("^(POST .*/attach|DELETE /volumes/.*)", tmp_path / "haproxy.cfg")
     with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
@@ -287,7 +292,7 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
         assert_all_ok(await checks.check_engine())
         found = only(await checks.check_calls(), Level.FAULT)
     real = f"tcp://127.0.0.1:{port}"
-    assert host_mistakes.FORBIDDEN.told_by(found, {real: "tcp://docker.example.org:2375"})
+    told(found, {real: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -353,16 +358,17 @@ def test_what_no_engine_answers_is_a_refusal(
     assert "<" not in found.words
 
 
+@tells(host_mistakes.CUT)
 @pytest.mark.docker
 async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     with CuttingProxy(2.0) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         checks = EngineChecks(quiet_seconds=8)
         assert_all_ok(await checks.check_engine())
         found = only(await checks.check_quiet(), Level.WARNING)
-        assert host_mistakes.CUT.told_by(found, {proxy.url: "tcp://docker.example.org:2375"})
+        told(found, {proxy.url: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -390,26 +396,27 @@ async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
         (Quiet(85.0, is_ended=False), Level.WARNING, "forgotten on its way"),
     ],
 )
-def test_a_quiet_connection_is_judged_by_its_length_and_its_end(
+def test_a_quiet_connection_is_rated_by_its_length_and_its_end(
     found: Quiet, level: Level, says: str
 ) -> None:
-    judged = quiet_finding(found, 75, "tcp://engine:2375")
-    assert judged.level is level
-    assert says in judged.says
+    finding = quiet_finding(found, 75, "tcp://engine:2375")
+    assert finding.level is level
+    assert says in finding.says
 
 
 def test_the_longest_common_time_out_is_told_to_be_the_longest_that_was_tried() -> None:
-    judged = quiet_finding(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
-    assert judged.says == "one to tcp://engine:2375 lasted 661 s; longer was not tried"
+    finding = quiet_finding(Quiet(661.0, is_ended=True), 660, "tcp://engine:2375")
+    assert finding.says == "one to tcp://engine:2375 lasted 661 s; longer was not tried"
 
 
+@tells(host_mistakes.NO_ENGINE)
 async def test_an_engine_that_is_away_is_told_with_its_address(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     found = only(await EngineChecks(1).check_engine(), Level.FAULT)
     real = "tcp://127.0.0.1:9"
-    assert host_mistakes.NO_ENGINE.told_by(found, {real: "tcp://docker.example.org:2375"})
+    told(found, {real: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -441,12 +448,13 @@ async def test_a_helper_image_that_cannot_be_had_is_told(
     assert "MOONMIND_HELPER_IMAGE" in found.mend
 
 
-def test_a_container_that_sees_another_folder_is_told_either_way() -> None:
+@tells(host_mistakes.OTHER_FOLDER)
+def test_a_container_that_sees_another_folder_is_told_either_way(told: Told) -> None:
     outcome, words = Outcome(OutcomeName.SUCCEEDED), ("ours", "theirs")
     unread, unwritten = probe.Ended(outcome, {"word": ""}), probe.Ended(outcome, {"word": "ours"})
     other = probe.workspace_finding(unread, words, "/work/agent_jobs")
     assert other.level is Level.FAULT
-    assert host_mistakes.OTHER_FOLDER.told_by(other)
+    told(other)
     lost = probe.workspace_finding(unwritten, words, "/jobs")
     assert "this process does not see in /jobs what a container wrote" in lost.says
     same = probe.workspace_finding(replace(unwritten, answer="theirs"), words, "/jobs")

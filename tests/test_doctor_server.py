@@ -32,6 +32,7 @@ from tests import host_mistakes
 from tests.answering import Answering
 from tests.command import server_at
 from tests.findings import assert_all_ok, only
+from tests.host_mistakes import Told, tells
 from tests.registry import PASSWORD, USER, Registry
 from tests.test_docker_proxy import haproxy_at
 
@@ -54,9 +55,10 @@ def test_clocks_that_differ_are_told(apart: timedelta | None, level: Level, says
     assert says in found.says
 
 
-def test_a_wrong_clock_is_told_with_what_to_do() -> None:
+@tells(host_mistakes.CLOCK)
+def test_a_wrong_clock_is_told_with_what_to_do(told: Told) -> None:
     found = clock_finding("clock", "the engine's host", NOW + timedelta(minutes=3), NOW)
-    assert host_mistakes.CLOCK.told_by(found)
+    told(found)
 
 
 async def test_a_server_with_a_wrong_clock_is_told() -> None:
@@ -67,20 +69,22 @@ async def test_a_server_with_a_wrong_clock_is_told() -> None:
     assert "NTP" in found.mend
 
 
-async def test_no_server_and_one_that_is_away_are_told() -> None:
+@tells(host_mistakes.NO_API)
+async def test_no_server_and_one_that_is_away_are_told(told: Told) -> None:
     with server_at(None):
         found = only(await check_api(), Level.FAULT)
     assert found.says.startswith("PREFECT_API_URL is not set")
     with server_at("http://127.0.0.1:9/api"):
         found = only(await check_api(), Level.FAULT)
     real = "http://127.0.0.1:9/api"
-    assert host_mistakes.NO_API.told_by(found, {real: "http://prefect.example.org/api"})
+    told(found, {real: "http://prefect.example.org/api"})
 
 
-async def test_a_log_in_that_the_api_refuses_is_told() -> None:
+@tells(host_mistakes.LOG_IN)
+async def test_a_log_in_that_the_api_refuses_is_told(told: Told) -> None:
     with Answering(401, "{}") as server, server_at(server.url):
         found = only(await check_api(), Level.FAULT)
-        assert host_mistakes.LOG_IN.told_by(found, {server.url: "http://prefect.example.org/api"})
+        told(found, {server.url: "http://prefect.example.org/api"})
 
 
 @pytest.fixture
@@ -94,10 +98,11 @@ async def test_the_way_of_a_run_is_told_where_it_is_open(served: Stack) -> None:
     assert_all_ok(await check_deployment(DEPLOYMENT))
 
 
+@tells(host_mistakes.NO_DEPLOYMENT)
 @pytest.mark.server
-async def test_a_deployment_that_is_missing_is_told(served: Stack) -> None:
+async def test_a_deployment_that_is_missing_is_told(served: Stack, told: Told) -> None:
     found = only(await check_deployment("container-task/none"), Level.FAULT)
-    assert host_mistakes.NO_DEPLOYMENT.told_by(found)
+    told(found)
 
 
 @pytest.fixture
@@ -108,12 +113,13 @@ def lonely(served: Stack) -> Iterator[str]:
     served.api("DELETE", "/work_pools/lonely")
 
 
+@tells(host_mistakes.NO_WORKER)
 @pytest.mark.server
 async def test_a_pool_that_is_paused_missing_or_without_worker_is_told(
-    served: Stack, lonely: str
+    served: Stack, lonely: str, told: Told
 ) -> None:
     found = only(await check_deployment(lonely), Level.WARNING)
-    assert host_mistakes.NO_WORKER.told_by(found)
+    told(found)
     for change, says, mend in (
         ({"is_paused": True}, "is paused", "prefect work-pool resume lonely"),
         ({"is_paused": False, "concurrency_limit": 0}, "limit of 0", "clear-concurrency-limit"),
@@ -142,23 +148,25 @@ async def test_an_address_that_does_not_end_in_api_is_told(stack: Stack) -> None
     assert "see whether PREFECT_API_URL ends in /api" in found.mend
 
 
+@tells(host_mistakes.OTHER_TYPE)
 @pytest.mark.server
-async def test_a_pool_of_another_type_is_told(served: Stack) -> None:
+async def test_a_pool_of_another_type_is_told(served: Stack, told: Told) -> None:
     served.create_pool("cloudy", "kubernetes")
     try:
         found = only(await check_deployment(served.deploy_to("cloudy")), Level.FAULT)
     finally:
         served.api("DELETE", "/work_pools/cloudy")
-    assert host_mistakes.OTHER_TYPE.told_by(found)
+    told(found)
 
 
+@tells(host_mistakes.PAUSED)
 @pytest.mark.server
-async def test_a_queue_that_is_paused_is_told(served: Stack, lonely: str) -> None:
+async def test_a_queue_that_is_paused_is_told(served: Stack, lonely: str, told: Told) -> None:
     queue = served.api("GET", "/work_pools/lonely/queues/default").json()
     change = {"is_paused": True, "name": queue["name"]}
     served.api("PATCH", "/work_pools/lonely/queues/default", **change).raise_for_status()
     found = only(await check_deployment(lonely), Level.FAULT)
-    assert host_mistakes.PAUSED.told_by(found)
+    told(found)
 
 
 @pytest.mark.server
@@ -221,14 +229,15 @@ async def test_a_storage_that_takes_files_is_left_as_it_was(
     assert list(tmp_path.iterdir()) == []
 
 
+@tells(host_mistakes.NO_STORAGE)
 async def test_a_storage_that_takes_no_files_is_told(
-    saved: Callable[..., Awaitable[None]], tmp_path: Path
+    saved: Callable[..., Awaitable[None]], tmp_path: Path, told: Told
 ) -> None:
     # Not even root makes a folder in a file.
     (tmp_path / "file").write_text("")
     await saved(ArtifactStorage(url=f"file://{tmp_path}/file/results"))
     found = only(await check_storage(), Level.FAULT)
-    assert host_mistakes.NO_STORAGE.told_by(found, {f"{tmp_path}/file/results": "/mnt/results"})
+    told(found, {f"{tmp_path}/file/results": "/mnt/results"})
 
 
 async def test_a_block_that_removes_nothing_keeps_one_file_however_often_it_is_tried(

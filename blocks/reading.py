@@ -22,24 +22,24 @@ async def saved_or_default(kind: type[B], refusal: type[Exception]) -> B:
     except Exception as error:
         if isinstance(error.__cause__, ObjectNotFound):
             return kind()
-        raise refusal(_refusal(f"{kind.get_block_type_slug()}/{NAME}", error)) from error
+        raise refusal(_unreadable_block(f"{kind.get_block_type_slug()}/{NAME}", error)) from error
 
 
-def _refusal(slug: str, error: Exception) -> str:
+def _unreadable_block(slug: str, error: Exception) -> str:
     cause = error.__cause__ or error
     if not isinstance(cause, ValidationError):
-        said = one_line(cause)
+        said = error_line(cause)
         return f"the block {slug} cannot be read ({said}): check that Prefect's API answers"
-    said = faults_of(cause)
+    said = invalid_fields(cause)
     return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An exception's name and text."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def faults_of(error: ValidationError) -> str:
+def invalid_fields(error: ValidationError) -> str:
     """What is wrong with which field, without the values: one of them may be a password."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(

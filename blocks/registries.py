@@ -12,7 +12,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect_docker import DockerRegistryCredentials  # noqa: TID251 - its fields, not its clients
 from pydantic import ValidationError
 
-from blocks.reading import faults_of, one_line
+from blocks.reading import error_line, invalid_fields
 
 _SECONDS = 30.0
 
@@ -53,9 +53,9 @@ async def _saved() -> list[tuple[str, dict[str, Any]]]:
         # Nobody has registered the type, so nobody has saved a block of it.
         if error.response.status_code == 404:
             return []
-        raise _unreadable(error) from error
+        raise _unreadable_credentials(error) from error
     except Exception as error:
-        raise _unreadable(error) from error
+        raise _unreadable_credentials(error) from error
     return sorted(((each.name or "", each.data) for each in found), key=lambda each: each[0])
 
 
@@ -65,13 +65,13 @@ def _login(registry: str, name: str, data: dict[str, Any]) -> Login:
     except ValidationError as error:
         raise CredentialsUnreadable(
             f"the Docker Registry Credentials block {name} for {registry} is not valid "
-            f"({faults_of(error)}): correct it, or delete it"
+            f"({invalid_fields(error)}): correct it, or delete it"
         ) from None
     return Login(registry, block.username, block.password.get_secret_value())
 
 
-def _unreadable(error: Exception) -> CredentialsUnreadable:
+def _unreadable_credentials(error: Exception) -> CredentialsUnreadable:
     return CredentialsUnreadable(
-        f"the Docker Registry Credentials blocks cannot be read ({one_line(error)}), so nobody "
+        f"the Docker Registry Credentials blocks cannot be read ({error_line(error)}), so nobody "
         "knows whether this task may read its image: check that Prefect's API answers"
     )

@@ -68,7 +68,7 @@ _ASK_SECONDS = 20.0
 @flow(
     name=FLOW_NAME,
     flow_run_name=lambda: run_name(runtime.flow_run.parameters.get("payload")),
-    # The flow judges its payload itself: a bad one ends `Rejected`, every fault in a sentence.
+    # The flow checks its payload itself: a bad one ends `Rejected`, every fault in a sentence.
     validate_parameters=False,
     persist_result=False,
     # Nothing is stored there; without it, Prefect asks the server twice a run where to store.
@@ -163,7 +163,7 @@ async def _run_attempt(job: Job, payload: object) -> Attempt | Outcome:
 
 @task(name="prepare", task_run_name="prepare", cache_policy=NO_CACHE, persist_result=False)
 async def prepare(payload: object, job: Job) -> Attempt | Outcome:
-    """Judge the payload, decide what will run, make the job's folder and checkout.
+    """Check the payload, decide what will run, make the job's folder and checkout.
 
     Takes up an attempt that was left unfinished. Returns the outcome where the run ends here.
     """

@@ -1,4 +1,4 @@
-"""What an attempt left, as its verdict and its tables need it: plain frozen values, bounded."""
+"""What an attempt left, as its outcome and its tables need it: plain frozen values, bounded."""
 
 from dataclasses import dataclass
 from typing import Literal

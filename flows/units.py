@@ -62,14 +62,14 @@ class Resources:
 
     def __str__(self) -> str:
         cpus = f"{self.cpus:g} CPU{'s' if self.cpus != 1 else ''}" if self.cpus else ""
-        memory = _bytes(self.memory_bytes) if self.memory_bytes else ""
+        memory = _size_text(self.memory_bytes) if self.memory_bytes else ""
         return " and ".join(filter(None, (cpus, memory))) or "nothing"
 
 
 NOTHING = Resources()
 
 
-def _bytes(number: int) -> str:
+def _size_text(number: int) -> str:
     size = float(number)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

@@ -374,7 +374,7 @@ def test_a_container_with_more_rights_than_a_tasks_is_refused(port: int, host_co
     ],
     ids=lambda text: text[:40],
 )
-def test_a_container_of_a_tasks_kind_is_for_the_engine_to_judge(
+def test_a_container_of_a_tasks_kind_is_for_the_engine_to_check(
     port: int, host_config: str
 ) -> None:
     # It has no such image.

@@ -54,7 +54,7 @@ async def final(client: PrefectClient, run_id: UUID) -> str:
     return str(state.name)
 
 
-async def test_a_payload_is_judged_by_the_flow_in_a_thread_of_its_own(
+async def test_a_payload_is_checked_by_the_flow_in_a_thread_of_its_own(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client)

@@ -93,7 +93,7 @@ def test_an_image_without_a_digest_is_refused_where_digests_are_required() -> No
         ("https://github.com//team/game", False),
     ],
 )
-def test_a_repository_is_judged_by_its_host_and_path(repository: str, is_allowed: bool) -> None:
+def test_a_repository_is_checked_by_its_host_and_path(repository: str, is_allowed: bool) -> None:
     raw = enabled() | {"repository": repository}
     if is_allowed:
         allowed(raw, allowed_repositories=["github.com/team/*"])

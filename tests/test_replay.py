@@ -103,7 +103,7 @@ def test_a_run_json_alone_gives_a_payload_without_the_old_jobs_folder() -> None:
     assert spec.outputs == (Output("*.xml", required=True, type="junit"),)
 
 
-def test_the_policy_judges_the_image_that_was_asked_for_and_not_its_digest() -> None:
+def test_the_policy_checks_the_image_that_was_asked_for_and_not_its_digest() -> None:
     raw = payload("true", image="python:3.12-slim")
     recording = recording_of(raw, {"imageDigest": DIGEST}, None)
     pinned = parse(recording.pinned())
@@ -131,7 +131,7 @@ def test_a_payload_runs_without_a_server_and_leaves_nothing(
 
 
 @pytest.mark.docker
-def test_a_replay_is_judged_by_its_outputs_and_test_reports_as_a_run_is(
+def test_a_replay_ends_by_its_outputs_and_test_reports_as_a_run_is(
     here: Here, written: Any, folder: Path
 ) -> None:
     outputs = [{"path": "build/app", "required": True}]

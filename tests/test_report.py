@@ -65,7 +65,7 @@ FOUND = Listing(
 NO_RETRY = RetryRules(0, 0, {})
 
 
-def judged(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
+def ended(exit_code: int | None, *, oom: bool = False, late: bool = False) -> Outcome:
     state = ContainerState(False, exit_code, oom, started_at=NOW, finished_at=NOW)
     stopped_by = StoppedBy.DEADLINE if late else StoppedBy.CONTAINER
     return container_outcome(compiled(FULL), state, stopped_by)
@@ -78,15 +78,15 @@ def refusal() -> PayloadError:
 
 
 OUTCOMES = {
-    "succeeded": judged(0),
-    "failed": judged(3),
-    "signalled": judged(139),
-    "not found": judged(127),
-    "not executable": judged(126),
-    "timed out": judged(143, late=True),
-    "timed out, exit 0": judged(0, late=True),
-    "out of memory": judged(137, oom=True),
-    "killed": judged(137),
+    "succeeded": ended(0),
+    "failed": ended(3),
+    "signalled": ended(139),
+    "not found": ended(127),
+    "not executable": ended(126),
+    "timed out": ended(143, late=True),
+    "timed out, exit 0": ended(0, late=True),
+    "out of memory": ended(137, oom=True),
+    "killed": ended(137),
     "canceled": Outcome(OutcomeName.CANCELED, FailureClass.CANCELED, "somebody cancelled the run"),
     "no capability": outcome_of(CapabilityMissing("this worker lacks the capability gpu")),
     "refused": outcome_of(EngineRefused("Docker refused while creating: 99 CPUs")),
@@ -294,7 +294,7 @@ def test_an_incomplete_log_is_not_called_complete() -> None:
     spec = compiled(FULL)
     prepared = Prepared(Workspace(Path("/j"), "1"), spec, None, None, None, NO_RETRY, 0.1)
     log = replace(LOG, error="runner.log is incomplete: No space left on device")
-    executed = Executed(judged(0), log, NOW, NOW + timedelta(seconds=1))
+    executed = Executed(ended(0), log, NOW, NOW + timedelta(seconds=1))
     facts = run_report(prepared, executed, Listing(()))
     assert facts.logs.complete is False
     assert "No space left on device" in page(markdown(facts, log)).text

@@ -18,7 +18,7 @@ from flows.attempt import Attempt, Prepared, RetryRules
 from flows.engine.docker.engine import DockerEngine
 from flows.masking import Masker
 from flows.outcome import CANCELED, Outcome
-from flows.outputs.verdict import collected, judged
+from flows.outputs.verdict import collected, verdict_on
 from flows.results import Results
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
@@ -177,12 +177,12 @@ async def test_a_process_that_dies_at_the_verdict_leaves_it_to_the_next_which_co
     spec = compiled(shell(FAILING, outputs=outputs), workspace.mount, about)
     verdicts: list[Outcome] = []
 
-    async def judges(outcome: Outcome) -> Outcome:
-        verdicts.append(judged(outcome, collected(workspace, spec, Masker())))
+    async def collects(outcome: Outcome) -> Outcome:
+        verdicts.append(verdict_on(outcome, collected(workspace, spec, Masker())))
         return verdicts[-1]
 
     async def dies(outcome: Outcome) -> Outcome:
-        await judges(outcome)
+        await collects(outcome)
         raise asyncio.CancelledError
 
     async with DockerEngine() as engine:
@@ -190,12 +190,12 @@ async def test_a_process_that_dies_at_the_verdict_leaves_it_to_the_next_which_co
             await run(engine, spec, Nowhere(), RunOptions(collect=dies))
         assert await engine.find(spec), "the next process finds it"
         if successor == "adopts":
-            options = RunOptions(adopt=True, collect=judges)
+            options = RunOptions(adopt=True, collect=collects)
             told = await run(engine, spec, Nowhere(), options)
         else:
             prepared = Prepared(workspace, spec, None, None, None, RetryRules(0, 0, {}), 0.1)
             attempt = Attempt(prepared, datetime.now(UTC))
-            told = await finish(engine, attempt, Nowhere(), CANCELED, judges)
+            told = await finish(engine, attempt, Nowhere(), CANCELED, collects)
     assert left_on_engine(about.job_id) == []
     first, second = verdicts
     assert second.results == first.results

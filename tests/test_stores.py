@@ -20,7 +20,7 @@ from prefect.types import SecretDict
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.errors import StorageError
-from flows.outputs.stores import BlockStore, FsspecStore, HashingReader, explain, secrets_of
+from flows.outputs.stores import BlockStore, FsspecStore, HashingReader, explain, secrets_in
 from flows.outputs.upload import Uploader, files_of, upload
 from flows.outputs.upload_journal import UploadJournal
 from flows.outputs.upload_plan import plan
@@ -406,5 +406,5 @@ async def test_no_error_tells_the_credentials(s3: Endpoint, attempt: Attempt) ->
         await sent(attempt, storage)
     assert SECRET not in str(failure.value)
     assert "bucket does not exist" in str(failure.value)
-    said = explain(ValueError(f"wrong {SECRET}"), secrets_of(s3.options()))
+    said = explain(ValueError(f"wrong {SECRET}"), secrets_in(s3.options()))
     assert said == "ValueError: wrong ***"

@@ -13,7 +13,7 @@ from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, container_outcome
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
 from flows.outputs.junit_summary import masked_line, reported_tests
-from flows.outputs.verdict import collected, judged, uncollected
+from flows.outputs.verdict import collected, uncollected, verdict_on
 from flows.report.artifacts import table_of_outputs, table_of_tests
 from flows.report.names import stage_name, state_message
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
@@ -55,7 +55,7 @@ def ended(exit_code: int, stopped_by: StoppedBy = StoppedBy.CONTAINER) -> Outcom
 
 
 def verdict(job: Workspace, exit_code: int, *outputs: dict[str, Any]) -> Outcome:
-    return judged(ended(exit_code), collected(job, spec(*outputs), KNOWN))
+    return verdict_on(ended(exit_code), collected(job, spec(*outputs), KNOWN))
 
 
 def told(job: Workspace, masker: Masker | None = KNOWN) -> ReportedTests:
@@ -153,7 +153,7 @@ def test_an_end_that_has_another_cause_keeps_its_sentence(
 ) -> None:
     report(job, case("a", FAILS))
     before = ended(exit_code, stopped_by)
-    after = judged(before, collected(job, spec({"path": "no", "required": True}), KNOWN))
+    after = verdict_on(before, collected(job, spec({"path": "no", "required": True}), KNOWN))
     assert (after.name, after.failure_class, after.error) == (
         before.name, before.failure_class, before.error,
     )  # fmt: skip
@@ -211,7 +211,7 @@ def test_without_the_secrets_tests_are_counted_and_not_named(job: Workspace) -> 
     report(job, "</x>", "s3cret-value.xml")
     tests = told(job, masker=None)
     assert (tests.failed, tests.unreadable_files, tests.rows, tests.unreadable) == (1, 1, (), ())
-    sentence = judged(ended(1), Results(tests=tests)).error
+    sentence = verdict_on(ended(1), Results(tests=tests)).error
     assert sentence == (
         "1 of 1 test failed; it exited 1: the artifact container-run-tests says why"
     )
@@ -300,12 +300,12 @@ def test_no_beginning_of_a_secret_is_left_where_a_text_is_cut(job: Workspace) ->
 
 def test_what_nobody_could_look_for_is_not_there(job: Workspace) -> None:
     given = spec({"path": "a.zip", "required": True}, {"path": "b.zip"})
-    outcome = judged(ended(0), uncollected(given, KNOWN, "two processes ended"))
+    outcome = verdict_on(ended(0), uncollected(given, KNOWN, "two processes ended"))
     assert (outcome.name, outcome.failure_class) == ("failed", "output-missing")
     assert outcome.error == (
         "exited 0 but left no file for the required output a.zip that was found: two processes "
         "ended"
     )
     assert outcome.cleanup_error == "two processes ended"
-    kept = judged(ended(0), uncollected(spec({"path": "b.zip"}), KNOWN, "two processes ended"))
+    kept = verdict_on(ended(0), uncollected(spec({"path": "b.zip"}), KNOWN, "two processes ended"))
     assert kept.name == "succeeded"

@@ -150,7 +150,7 @@ async def _deploy(console: Console, specs: Sequence[AutomationSpec]) -> None:
             except PrefectHTTPStatusError as error:
                 if error.response.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
                     raise
-                # Templates, which the server alone can judge.
+                # Templates, which the server alone can check.
                 found = error.response.json()["exception_detail"]
                 faults = ({**fault, "loc": fault["loc"][1:]} for fault in found)
                 raise each.refusal(_sentences(faults)) from None

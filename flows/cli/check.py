@@ -18,7 +18,7 @@ from flows.workspace.folder import Workspace
 
 def check_payload(console: Console, name: str) -> int:
     """Print the canonical payload and the spec of the file `name`."""
-    task, host = require_runnable(console, read_json(name)), HostSettings.from_environment()
+    task, host = checked_payload(console, read_json(name)), HostSettings.from_environment()
     run = Run(JOB_ID_PLACEHOLDER, attempt=1, worker=host.worker, now=datetime.now(UTC))
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
     default = host.timeout_seconds
@@ -30,7 +30,7 @@ def check_payload(console: Console, name: str) -> int:
     return ExitStatus.SUCCEEDED
 
 
-def require_runnable(console: Console, raw: object) -> TaskPayload:
+def checked_payload(console: Console, raw: object) -> TaskPayload:
     """The payload, if this runner would run it. Raises `PayloadError` with every fault."""
     task = runnable(raw)
     for sentence in misplaced(task):

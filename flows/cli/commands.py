@@ -59,7 +59,7 @@ def submit(
 ) -> int:
     """Start a run for a payload, and print its id, name and address.
 
-    The payload is judged first: one with faults is not submitted, and every fault is told. With
+    The payload is checked first: one with faults is not submitted, and every fault is told. With
     --watch the log is shown as it comes and the exit status is that of the outcome. To interrupt
     the watching (Ctrl-C) leaves the run as it is, unless --cancel-on-interrupt is given.
     """

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from rich.markdown import Markdown
 from rich.text import Text
 
-from flows.cli.check import read_json, require_runnable
+from flows.cli.check import checked_payload, read_json
 from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.follow import RunLog, show_record, watch
 from flows.cli.prefect_api import (
@@ -45,7 +45,7 @@ class Submission:
 def submit_payload(console: Console, asked: Submission) -> int:
     """Start the run, tell of it, and watch it if asked."""
     raw = read_json(asked.payload)
-    require_runnable(console, raw)
+    checked_payload(console, raw)
     if asked.watch and asked.cancel_on_interrupt:
         # Even where SIGINT is ignored, as a shell's background jobs inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -90,7 +90,7 @@ def show_status(console: Console, name: str) -> int:
         run = find_run(client, name)
         report, metadata = newest_artifact(client, run, REPORT_KEY), metadata_of(client, run)
     if console.as_json:
-        console.document(_facts(run, report, metadata))
+        console.document(_run_document(run, report, metadata))
         return ExitStatus.SUCCEEDED
     console.render(_head(run))
     if report is not None:
@@ -127,7 +127,7 @@ def open_page(console: Console, name: str, *, browse: bool = True) -> int:
     return ExitStatus.SUCCEEDED
 
 
-def _facts(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[str, Any]:
+def _run_document(run: FlowRun, report: str | None, metadata: dict[str, str]) -> dict[str, Any]:
     state = run.state
     return {
         "id": str(run.id),

@@ -1,4 +1,4 @@
-"""What a task left: collected, judged, uploaded.
+"""What a task left: collected, checked, uploaded.
 
 verdict        the outcome in the light of the two below; entry point after a container stopped
 collect        outputs, found by `globs` and hard-linked into the artifacts; `manifest` lists them

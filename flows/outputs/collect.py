@@ -81,7 +81,7 @@ def collect(
     # The checkout first: what is kept of it is no output of the task's own.
     for area in _areas(workspace, spec):
         try:
-            for match in _matches(area, work.bounds):
+            for match in _walk_matches(area, work.bounds):
                 work.account(match, [accounts[index] for index in match.outputs])
         except TooMuch as bound:
             error = error or (
@@ -159,7 +159,7 @@ class _Match:
     outputs: Sequence[int]
 
 
-def _matches(area: _Area, bounds: Bounds) -> Iterator[_Match]:
+def _walk_matches(area: _Area, bounds: Bounds) -> Iterator[_Match]:
     """Walk the folders that can hold a match. Raises what `walk` raises."""
     if not area.patterns:
         return

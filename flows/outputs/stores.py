@@ -79,7 +79,7 @@ class FsspecStore:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.address = url
-        self.secrets = secrets_of(options)
+        self.secrets = secrets_in(options)
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
         self._large = threading.BoundedSemaphore(_LARGE)
@@ -120,7 +120,7 @@ class FsspecStore:
             while data := source.read(_READ_BYTES):
                 target.write(data)
         except BaseException:
-            _discard(target)
+            _give_up(target)
             raise
         target.close()
 
@@ -130,7 +130,7 @@ class BlockStore:
 
     def __init__(self, block: WritableFileSystem | ObjectStorageBlock, address: str) -> None:
         self.address = address
-        self.secrets = secrets_of(block)
+        self.secrets = secrets_in(block)
         self._block = block
         self._whole = threading.Lock()
 
@@ -186,19 +186,19 @@ def explain(error: BaseException, secrets: Iterable[str]) -> str:
     return Masker(secrets).text(_flat(error))[:_SAID]
 
 
-def secrets_of(options: object) -> set[str]:
+def secrets_in(options: object) -> set[str]:
     """Every text in the options, or in a block's secret fields, that may be a secret."""
     if isinstance(options, str):
         is_plain_url = "://" in options and "@" not in options and "?" not in options
         return {options} if len(options) >= 6 and not is_plain_url else set()
     if isinstance(options, (Secret, SecretStr)):
-        return secrets_of(options.get_secret_value())
+        return secrets_in(options.get_secret_value())
     if isinstance(options, Block):
         fields = (getattr(options, name) for name in type(options).model_fields)
         options = [each for each in fields if isinstance(each, (Block, Secret, SecretStr))]
     if isinstance(options, Mapping):
         options = list(options.values())
-    return set().union(*map(secrets_of, options)) if isinstance(options, list) else set()
+    return set().union(*map(secrets_in, options)) if isinstance(options, list) else set()
 
 
 def _file_system(url: str, options: Mapping[str, Any]) -> Any:
@@ -216,7 +216,7 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
         arguments = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
         return kind(**arguments)
     except Exception as error:
-        said = explain(error, secrets_of(options))
+        said = explain(error, secrets_in(options))
         raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error
 
 
@@ -229,7 +229,7 @@ def _remote_store(block: RemoteFileSystem) -> FsspecStore:
     return FsspecStore(place.geturl().rstrip("/"), options)
 
 
-def _discard(target: Any) -> None:
+def _give_up(target: Any) -> None:
     """Give a half-written file up, where it can be, so that its end does not complete it."""
     with suppress(Exception):
         if not isinstance(target, AbstractBufferedFile):

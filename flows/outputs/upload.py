@@ -19,7 +19,7 @@ from flows.errors import StorageError, WorkspaceError
 from flows.outputs.manifest import SkippedFile, StoredFile, UploadManifest, as_json
 from flows.outputs.stores import PART_BYTES, HashingReader, Stopped, Store, explain, open_store
 from flows.outputs.upload_journal import UploadJournal
-from flows.outputs.upload_plan import MANIFEST, Item, Plan, plan, printable, progress, summary
+from flows.outputs.upload_plan import MANIFEST, Item, Plan, plan, printable, progress, upload_line
 from flows.threads import begin, in_thread
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Logger
@@ -186,7 +186,7 @@ class Uploader:
         """What it came to, in a line."""
         skipped = len(self._plan.skipped) + len(self._unreadable) + self._plan.left_out
         notes = (
-            summary(len(self._stored), self._stored_bytes, self.address),
+            upload_line(len(self._stored), self._stored_bytes, self.address),
             self._already and f"{self._already:,} were there already",
             skipped and f"{skipped:,} things were skipped, see manifest.json",
             self._journal_error,

@@ -119,7 +119,7 @@ def progress(files: int, all_files: int, size_bytes: int, all_bytes: int) -> str
     return f"Uploaded {files:,} of {all_files:,} files, {_mib(size_bytes)} of {_mib(all_bytes)} MiB"
 
 
-def summary(files: int, size_bytes: int, address: str) -> str:
+def upload_line(files: int, size_bytes: int, address: str) -> str:
     """What an upload came to, in a line."""
     size = f"{size_bytes:,} bytes" if size_bytes < 10 * 1024**2 else f"{_mib(size_bytes)} MiB"
     return f"Uploaded {files:,} files, {size}, to {address}"

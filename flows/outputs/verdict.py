@@ -1,6 +1,6 @@
 """The verdict on a container that has stopped, by what it left: its outputs and its test reports.
 
-Done again, `collected` and `judged` come to the same, as they do after a crash.
+Done again, `collected` and `verdict_on` come to the same, as they do after a crash.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def uncollected(spec: ContainerSpec, masker: Masker | None, error: str) -> Resul
     return Results(tuple(outputs), error=error)
 
 
-def judged(outcome: Outcome, results: Results) -> Outcome:
+def verdict_on(outcome: Outcome, results: Results) -> Outcome:
     """The outcome, failed by a required output that is missing, or explained by failed tests."""
     outcome = replace(
         outcome, results=results, cleanup_error=outcome.cleanup_error or results.error
@@ -92,7 +92,7 @@ def _tests_sentence(exit_code: int | None, tests: ReportedTests) -> str:
     end = ending(exit_code)
     if tests.not_passed:
         return f"{failed_tests(tests)}; it {end}: the artifact container-run-tests says why"
-    unreadable = _unreadable(tests)
+    unreadable = _unreadable_clause(tests)
     if tests.total:
         return f"{end}, though {passed_tests(tests)}{unreadable}: {advice(exit_code)}"
     if unreadable:
@@ -102,7 +102,7 @@ def _tests_sentence(exit_code: int | None, tests: ReportedTests) -> str:
     return f"{end}, before it wrote a test report: {advice(exit_code)}"
 
 
-def _unreadable(tests: ReportedTests) -> str:
+def _unreadable_clause(tests: ReportedTests) -> str:
     if not tests.unreadable_files:
         return ""
     more = f" and {tests.unreadable_files - 1:,} more" if tests.unreadable_files > 1 else ""

@@ -42,7 +42,7 @@ _MAKE_SMALLER = "put large inputs into the repository or a cache volume"
 def json_faults(raw: object) -> list[Fault]:
     """What keeps `raw` from being plain JSON of a sane size and depth; empty when it is."""
     if not isinstance(raw, dict):
-        return [Fault("payload", f"is {_kind(raw)}; it takes a JSON object")]
+        return [Fault("payload", f"is {_json_type(raw)}; it takes a JSON object")]
     faults: list[Fault] = []
     for count, (path, value) in enumerate(_walk(raw), start=1):
         faults += _value_faults(path, value)
@@ -202,7 +202,7 @@ def _not_json(value: object) -> str | None:
             return None
         case int():
             return "is a number beyond 64 bits" if value.bit_length() > 64 else None
-    return f"is {_kind(value)}, which is not a JSON value"
+    return f"is {_json_type(value)}, which is not a JSON value"
 
 
 def _join(path: str, key: object) -> str:
@@ -220,6 +220,6 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _kind(value: object) -> str:
+def _json_type(value: object) -> str:
     names = {list: "an array", str: "a string", type(None): "null", bool: "a boolean"}
     return names.get(type(value), f"of type {type(value).__name__}")

@@ -44,7 +44,7 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     if container.image is None or container.command is None:
         return "no container task"
     remote = payload.remote
-    parts = [*([_repository(remote)] if remote else []), _image(container.image)]
+    parts = [*([_repository(remote)] if remote else []), _short_image(container.image)]
     if masker is not None or not payload.secret_blocks:
         known = masker or Masker(remote.secrets if remote else ())
         parts.append(command_summary(known.words(container.command), _COMMAND_LENGTH))
@@ -56,7 +56,7 @@ def _repository(remote: Remote) -> str:
     return "/".join(path.replace(":", "/").split("/")[-2:])
 
 
-def _image(image: str) -> str:
+def _short_image(image: str) -> str:
     """Without the registry and the digest, which fill the line and tell little."""
     return "/".join(image.partition("@")[0].split("/")[-2:])
 

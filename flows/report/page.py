@@ -41,14 +41,14 @@ def markdown(
     """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
     sections: tuple[Iterable[str], ...] = (
         _ending(report, log, upload),
-        _tests(report.tests),
-        _outputs(report.outputs or ()),
+        _tests_section(report.tests),
+        _outputs_section(report.outputs or ()),
         _stages(report),
         _resources(report),
         _attempts(attempts),
         _last_lines(report, log),
         _files(report, upload),
-        _facts(report, upload),
+        _facts_table(report, upload),
         _by_hand(report),
     )
     return "\n\n".join(block for section in sections for block in section) + "\n"
@@ -78,7 +78,7 @@ def _as_sentence(text: str) -> str:
     return escape(f"{text[0].upper()}{text[1:]}" if first.isalpha() else text) + "."
 
 
-def _tests(tests: TestsReport | None) -> Iterable[str]:
+def _tests_section(tests: TestsReport | None) -> Iterable[str]:
     if tests is None or not tests.total + tests.unreadable:
         return
     counts = (
@@ -102,7 +102,7 @@ def _message_of(test: FailedTest) -> str:
     return f": {escape(one_line(test.message, _LONGEST_MESSAGE))}" if test.message else ""
 
 
-def _outputs(outputs: Sequence[OutputReport]) -> Iterable[str]:
+def _outputs_section(outputs: Sequence[OutputReport]) -> Iterable[str]:
     if not outputs:
         return
     yield "## Outputs"
@@ -145,7 +145,7 @@ def _resources(report: RunReport) -> Iterable[str]:
 
 def _resource_rows(report: RunReport) -> Iterator[tuple[str, ...]]:
     limits, usage = report.limits, report.usage
-    yield _time(report)
+    yield _time_row(report)
     yield _memory(usage.peak_memory_bytes, limits.memory_bytes)
     yield _cpu(usage.cpu_seconds, limits.cpus, _seconds_run(report))
     yield _processes(usage.peak_pids, limits.pids)
@@ -164,7 +164,7 @@ def _seconds_run(report: RunReport) -> float | None:
     return max(0.0, (ended - began).total_seconds()) if began and ended else None
 
 
-def _time(report: RunReport) -> tuple[str, ...]:
+def _time_row(report: RunReport) -> tuple[str, ...]:
     ran = _seconds_run(report)
     used = "it never ran" if ran is None else duration(ran)
     return ("Time", used, duration(report.timeout_seconds), _share(ran, report.timeout_seconds))
@@ -246,7 +246,7 @@ def _kind_of(item: Artifact) -> str:
     return f"{size(item.size_bytes)}{checksum}"
 
 
-def _facts(report: RunReport, upload: Upload | None) -> Iterable[str]:
+def _facts_table(report: RunReport, upload: Upload | None) -> Iterable[str]:
     exact = code(image_name(report.image, report.image_digest))
     if not report.image_digest:
         exact = f"{code(report.image_id)}, on this host alone" if report.image_id else "none"

@@ -231,7 +231,7 @@ def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFa
         bad[name] += each.outcome != OutcomeName.SUCCEEDED
         seconds[name] += round(each.seconds)
     rows = [
-        (code(name) if name else "none", str(number), str(bad[name]), _time(seconds[name]))
+        (code(name) if name else "none", str(number), str(bad[name]), _h_mm_ss(seconds[name]))
         for name, number in runs.most_common(_TOP)
     ]
     return table((what, "Runs", "Not succeeded", "Time"), rows)
@@ -240,7 +240,7 @@ def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFa
 def _longest(attempts: Iterable[AttemptFacts]) -> str:
     longest = sorted(attempts, key=lambda each: -each.seconds)[:_LONGEST]
     rows = [
-        (_time(each.seconds), each.outcome, code(each.image), _link(each.job_id, each.command))
+        (_h_mm_ss(each.seconds), each.outcome, code(each.image), _link(each.job_id, each.command))
         for each in longest
     ]
     return table(("Time", "Outcome", "Image", "Run"), rows)
@@ -255,5 +255,5 @@ def _link(run_id: str, text: str) -> str:
     return f"[{escape(text)}](/runs/flow-run/{run_id})"
 
 
-def _time(seconds: float) -> str:
+def _h_mm_ss(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))

@@ -133,7 +133,7 @@ async def _run_container(
         pulling = _pull_options(PrefectPullObserver(pull_progress, say), logs, job.host)
         if options.adopt:
             with suppress(EngineError):
-                # For the log's sake alone: the image is judged, the container runs.
+                # For the log's sake alone: the image is decided, the container runs.
                 await pulling.login_to(ImageName.parse(spec.image).registry)
         collect = partial(collect_results, engine, job, prepared, logs.masker)
         options = replace(options, observer=observer, pull_options=pulling, collect=collect)

@@ -18,7 +18,7 @@ from flows.engine.contract import Engine
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
 from flows.outcome import Outcome
-from flows.outputs.verdict import collected, judged, uncollected
+from flows.outputs.verdict import collected, uncollected, verdict_on
 from flows.results import Results
 from flows.runtime.context import Job
 from flows.runtime.store import AttemptStore
@@ -54,9 +54,9 @@ async def collect_results(
         kept = await reclaim(engine, workspace, spec)
         outcome = replace(outcome, cleanup_error=kept)
         if _tries(job.store, spec.attempt) > _MAX_TRIES:
-            return judged(outcome, uncollected(spec, masker, _DIED))
+            return verdict_on(outcome, uncollected(spec, masker, _DIED))
         # To its end: another process, or this one again, may be about to do the same.
-        return judged(outcome, await to_the_end(look()))
+        return verdict_on(outcome, await to_the_end(look()))
     except Exception as error:  # noqa: BLE001 - of a stranger's files comes almost anything
         said = type(error).__name__
         if masker is not None:
@@ -64,7 +64,7 @@ async def collect_results(
             where = masker.text("".join(traceback.format_exception(error)))
             job.logger.error("The outputs and test reports could not be looked at:\n%s", where)
         sentence = f"its outputs and test reports could not all be looked at ({said})"
-        return judged(outcome, uncollected(spec, masker, sentence))
+        return verdict_on(outcome, uncollected(spec, masker, sentence))
 
 
 def _tries(store: AttemptStore, attempt: int) -> int:

@@ -95,15 +95,17 @@ async def with_credentials(remote: Remote, block: str) -> Remote:
     """`remote` with the credentials of a Secret block, which are for its host alone: a URL as in
     git's credential store, `https://user:token@github.com`. Raises as `container_secrets` does."""
     if remote.password or remote.username:
-        raise _refusal("is given, and the repository's URL has credentials: leave one of them out")
+        raise _repo_auth_error(
+            "is given, and the repository's URL has credentials: leave one of them out"
+        )
     given = _credentials(await _value(REPO_AUTH, block))
     if given is None:
-        raise _refusal(
+        raise _repo_auth_error(
             f"names the block {block}, whose value is not a URL such as "
             "https://user:token@github.com: correct it under Blocks in the UI"
         )
     if remote.address is None or not _covers(given, urlsplit(remote.url)):
-        raise _refusal(
+        raise _repo_auth_error(
             f"names the block {block}, whose credentials are not for {remote.display}: name the "
             "block that is for its host"
         )
@@ -157,5 +159,5 @@ def _covers(given: SplitResult, wanted: SplitResult) -> bool:
     return same and (not path or wanted.path == path or wanted.path.startswith(f"{path}/"))
 
 
-def _refusal(message: str) -> PayloadError:
+def _repo_auth_error(message: str) -> PayloadError:
     return PayloadError([Fault(REPO_AUTH, message)])

@@ -60,7 +60,7 @@ def admit(
     free = total - used
     decisions: dict[UUID, Admission] = {}
     for task in sorted(tasks, key=lambda task: not task.runs_here):
-        decided = _decide(task, total, free, host)
+        decided = _admission_of(task, total, free, host)
         if decided.decision is Decision.START:
             if not slots:
                 continue
@@ -70,7 +70,7 @@ def admit(
     return decisions
 
 
-def _decide(task: QueuedTask, total: Resources, free: Resources, host: str) -> Admission:
+def _admission_of(task: QueuedTask, total: Resources, free: Resources, host: str) -> Admission:
     if task.runs_here:
         return Admission(Decision.START, reserved=task.needs)
     if task.other_host:

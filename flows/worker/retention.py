@@ -100,7 +100,7 @@ async def remove_due(
                 if not is_published or not await may_go(store):
                     continue
                 if not dry_run:
-                    await asyncio.to_thread(_remove, root, store)
+                    await asyncio.to_thread(_remove_job, root, store)
         except Busy:
             continue
         except Exception as error:  # noqa: BLE001 - one job must not keep the others
@@ -156,7 +156,7 @@ def _disk_bytes(root: Path, store: AttemptStore, until: float) -> int:
     return size
 
 
-def _remove(root: Path, store: AttemptStore) -> None:
+def _remove_job(root: Path, store: AttemptStore) -> None:
     for folder in _folders(root, store.job_id):
         aside = root / f"{REMOVED}{store.job_id}-{uuid4().hex[:8]}"
         folder.rename(aside)

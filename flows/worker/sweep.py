@@ -181,10 +181,10 @@ async def _is_garbage(host: SweptHost, owned: Owned) -> bool:
     store = host.store(owned.job_id)
     if _is_held(store):
         return False
-    return is_expired(owned.labels, host.now()) or await _is_over(host, owned, store)
+    return is_expired(owned.labels, host.now()) or await _run_is_over(host, owned, store)
 
 
-async def _is_over(host: SweptHost, owned: Owned, store: AttemptStore) -> bool:
+async def _run_is_over(host: SweptHost, owned: Owned, store: AttemptStore) -> bool:
     run = await read_run(host.client, owned.job_id)
     if run is None or run.state is None:
         # Perhaps another installation's that shares the engine: its death date decides.

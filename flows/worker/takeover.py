@@ -79,10 +79,10 @@ async def _heartbeats(client: PrefectClient, pool: str) -> Mapping[str, datetime
     return {each.name: each.last_heartbeat_time for each in workers if each.last_heartbeat_time}
 
 
-async def _start_elsewhere(client: PrefectClient, judged: FlowRun, name: str) -> bool:
-    """Whether the run was still as it was judged, that host's, and is not any more."""
-    run = await client.read_flow_run(judged.id)
-    if (run.state_id, worker_of(run)) != (judged.state_id, worker_of(judged)):
+async def _start_elsewhere(client: PrefectClient, seen: FlowRun, name: str) -> bool:
+    """Whether the run was still as it was seen, that host's, and is not any more."""
+    run = await client.read_flow_run(seen.id)
+    if (run.state_id, worker_of(run)) != (seen.state_id, worker_of(seen)):
         return False
     crashed: State[None] = Crashed(message=f"Its host {name} is silent; another takes over.")
     await client.set_flow_run_state(run.id, crashed)

@@ -41,7 +41,7 @@ def examine(console: Console, parts: Sequence[str], deployment: str, quiet_secon
         console.document({"healthy": not counts[Level.FAULT], "findings": told})
     else:
         _print(console, findings)
-        console.line(f"\n{_summary(counts)}\n{_advice(counts)}")
+        console.line(f"\n{_summary(counts)}\n{_closing_line(counts)}")
     return ExitStatus.FAILED if counts[Level.FAULT] else ExitStatus.SUCCEEDED
 
 
@@ -95,7 +95,7 @@ def _summary(counts: Mapping[Level, int]) -> str:
     return f"{', '.join(told)}, {counts[Level.OK]} ok."
 
 
-def _advice(counts: Mapping[Level, int]) -> str:
+def _closing_line(counts: Mapping[Level, int]) -> str:
     if counts[Level.FAULT]:
         return "Mend the faults, from the top, and look again."
     if counts[Level.SKIPPED]:

@@ -203,14 +203,14 @@ async def _run_task(host: HostSettings, payload: object, word: str = "") -> prob
             outcome = await execution.run(engine, spec, output, options)
             if outcome.name is not OutcomeName.IMAGE_ERROR:
                 not_reclaimed = await reclaim(engine, workspace, spec)
-        answer = await asyncio.to_thread(_read, workspace.repo / "answer")
+        answer = await asyncio.to_thread(_read_if_there, workspace.repo / "answer")
     finally:
         await asyncio.to_thread(workspace.remove)
     told = probe.answers(output.decode(errors="replace"))
     return probe.Ended(outcome, told, answer, not_reclaimed)
 
 
-def _read(path: Path) -> str | None:
+def _read_if_there(path: Path) -> str | None:
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -45,7 +45,7 @@ def replay_run(console: Console, what: str | None, folder: Path | None, *, keep:
     _warn(console, recording, ended)
     looks = looks_at(ended, folder) if ended.is_kept else {}
     if console.as_json:
-        console.document({**_facts(ended), "look": looks, "warning": _warning(ended)})
+        console.document({**_ended_document(ended), "look": looks, "warning": _warning(ended)})
     else:
         _print(console, ended, looks)
         if keep and not ended.is_kept:
@@ -152,7 +152,7 @@ def _warning(ended: Replayed) -> str | None:
     )
 
 
-def _facts(ended: Replayed) -> dict[str, Any]:
+def _ended_document(ended: Replayed) -> dict[str, Any]:
     outcome, spec = ended.outcome, ended.spec
     return {
         "outcome": outcome.name,

@@ -54,9 +54,9 @@ def recording_of(payload: object, facts: Mapping[str, Any], job_id: str | None) 
     return Recording(
         payload,
         job_id,
-        _text(facts.get("imageDigest")),
-        _text(facts.get("imageId")),
-        _text(facts.get("commit")),
+        _text_or_none(facts.get("imageDigest")),
+        _text_or_none(facts.get("imageId")),
+        _text_or_none(facts.get("commit")),
         int(timeout) if timeout.isdecimal() else None,
     )
 
@@ -77,8 +77,8 @@ def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
         "artifactsSubdir": facts.get("artifactsSubdir"),
         "timeoutSeconds": facts.get("timeoutSeconds"),
         "pull": facts.get("pullMode"),
-        "resources": _resources(facts.get("limits")),
-        "outputs": _outputs(facts.get("outputs")),
+        "resources": _recorded_limits(facts.get("limits")),
+        "outputs": _asked_outputs(facts.get("outputs")),
     }
     payload = {
         "repository": facts.get("repository"),
@@ -90,21 +90,21 @@ def recording_of_run_json(facts: Mapping[str, Any]) -> Recording:
     return recording_of(payload, facts, job_id)
 
 
-def _resources(limits: object) -> dict[str, Any] | None:
+def _recorded_limits(limits: object) -> dict[str, Any] | None:
     """The limits that the container had, whether its payload or a policy set them."""
     if not isinstance(limits, Mapping):
         return None
     found = {
         "cpus": limits.get("cpus"),
-        "memory": _text(limits.get("memoryBytes")),
+        "memory": _text_or_none(limits.get("memoryBytes")),
         "pids": limits.get("pids"),
-        "shm": _text(limits.get("shmBytes")),
+        "shm": _text_or_none(limits.get("shmBytes")),
         "gpus": limits.get("gpus"),
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _outputs(reported: object) -> list[dict[str, Any]] | None:
+def _asked_outputs(reported: object) -> list[dict[str, Any]] | None:
     """The outputs that were asked for, without what became of them."""
     if not isinstance(reported, list):
         return None
@@ -112,5 +112,5 @@ def _outputs(reported: object) -> list[dict[str, Any]] | None:
     return [{key: each[key] for key in _ASKED if key in each} for each in outputs]
 
 
-def _text(value: object) -> str | None:
+def _text_or_none(value: object) -> str | None:
     return str(value) if value else None

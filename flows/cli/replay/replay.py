@@ -134,7 +134,7 @@ async def replay(
     recording: Recording, place: Place, write: Write, say: Say, *, keep: bool
 ) -> Replayed:
     """Run it to its end. Raises `ContainerTaskError` where it cannot begin."""
-    decided, secrets = await _decide(recording, place, say, keep=keep)
+    decided, secrets = await _prepare(recording, place, say, keep=keep)
     spec, workspace, masker = decided.spec, decided.workspace, decided.masker
     store = AttemptStore(place.root, spec.job_id)
     with store.held(make=True), disable_run_logger():
@@ -144,7 +144,7 @@ async def replay(
             prepared = await _prepared(decided, say)
             async with open_engine(decided.policy) as engine:
                 job = Job(store, _LOGGER)
-                with _output(decided, write) as sink, _ctrl_c(say) as cancellation:
+                with _log_and_terminal(decided, write) as sink, _ctrl_c(say) as cancellation:
                     options = execution.RunOptions(
                         keep=keep,
                         cancellation=cancellation,
@@ -162,7 +162,7 @@ async def replay(
     return Replayed(spec, workspace, shown, is_kept, (*spec.secrets, *prepared.withheld))
 
 
-async def _decide(
+async def _prepare(
     recording: Recording, place: Place, say: Say, *, keep: bool
 ) -> tuple[Decided, Mapping[str, str]]:
     """What is run, and the values of its secrets; nothing is made yet."""
@@ -234,7 +234,7 @@ class _Tee:
 
 
 @contextmanager
-def _output(decided: Decided, write: Write) -> Iterator[Sink]:
+def _log_and_terminal(decided: Decided, write: Write) -> Iterator[Sink]:
     """Takes the container's output, for a person and for `runner.log`."""
     subdir, masker = decided.spec.artifacts_subdir, decided.masker
     with RunnerLog(decided.workspace, subdir, lambda _: None, masker=masker) as log:

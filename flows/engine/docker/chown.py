@@ -63,14 +63,14 @@ def run_reclaim(
 ) -> None:
     """Run it to its end, and leave nothing of it. Raises `EngineError`, and what docker-py does."""
     # Of an earlier process that died over it.
-    _remove(client.api, reclaim)
+    _remove_helper(client.api, reclaim)
     try:
         create_run_volume(client.api, reclaim, reclaim.mount, api_version)
         client.containers.create(**reclaim_arguments(reclaim, image, api_version))
         client.api.start(reclaim.name)
         _require_success(client.api, reclaim)
     finally:
-        _remove(client.api, reclaim)
+        _remove_helper(client.api, reclaim)
 
 
 def _require_success(api: docker.APIClient, reclaim: Reclaim) -> None:
@@ -90,6 +90,6 @@ def _require_success(api: docker.APIClient, reclaim: Reclaim) -> None:
         raise EngineError(f"it exited {state['ExitCode']}: {reason:.300}")
 
 
-def _remove(api: docker.APIClient, reclaim: Reclaim) -> None:
+def _remove_helper(api: docker.APIClient, reclaim: Reclaim) -> None:
     remove_own(api, "container", reclaim.name, reclaim.job_id)
     remove_run_volume(api, reclaim)

@@ -245,11 +245,11 @@ def _state(found: Mapping[str, Any]) -> ContainerState:
         exit_code=None if found["Running"] or never_ran else int(found["ExitCode"]),
         oom_killed=bool(found["OOMKilled"]),
         error=str(found["Error"]),
-        started_at=_time(found["StartedAt"]),
-        finished_at=_time(found["FinishedAt"]),
+        started_at=_parse_time(found["StartedAt"]),
+        finished_at=_parse_time(found["FinishedAt"]),
     )
 
 
-def _time(value: str) -> datetime | None:
+def _parse_time(value: str) -> datetime | None:
     """RFC 3339, or None for the zero time that Docker writes for "never"."""
     return None if value.startswith("0001-") else datetime.fromisoformat(value)

@@ -22,14 +22,14 @@ def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Po
     for option in OPTIONS:
         value = arguments.get(option.key)
         if not option.is_allowed(value, policy):
-            faults.append(_fault(option.key, value))
+            faults.append(_not_allowed(option.key, value))
     name, labels = arguments.get("name"), arguments.get("labels") or {}
     if name != spec.name or not spec.name.startswith(f"{NAME_PREFIX}{spec.job_id}-"):
-        faults.append(_fault("name", name))
+        faults.append(_not_allowed("name", name))
     if labels.get(LABEL_JOB_ID) != spec.job_id:
-        faults.append(_fault("labels", labels))
+        faults.append(_not_allowed("labels", labels))
     if not image_is_allowed(spec.image, policy):
-        faults.append(_fault("image", spec.image))
+        faults.append(_not_allowed("image", spec.image))
     faults += _mount_faults(arguments.get("mounts") or [], spec)
     if faults:
         raise PolicyRefused(faults)
@@ -40,7 +40,7 @@ def _mount_faults(mounts: list[Mapping[str, Any]], spec: ContainerSpec) -> Itera
     for mount in mounts:
         is_own = mount.get("Target") == own
         if not (_shows_job(mount, spec) if is_own else _is_cache(mount)):
-            yield _fault("mounts", dict(mount))
+            yield _not_allowed("mounts", dict(mount))
     if sum(mount.get("Target") == own for mount in mounts) != 1:
         yield Fault("mounts", "do not show the job's own folder, once")
 
@@ -70,7 +70,7 @@ def _is_volume(mount: Mapping[str, Any]) -> bool:
     return mount.get("Type") == "volume" and "/" not in (mount.get("Source") or "/")
 
 
-def _fault(name: str, value: object) -> Fault:
+def _not_allowed(name: str, value: object) -> Fault:
     return Fault(
         name,
         f"{value!r:.200} is outside what the container policy allows, and was not sent to Docker: "

@@ -38,7 +38,7 @@ class Option:
     """One argument of docker-py's `containers.create`.
 
     `value` is what a creation sets it to; None leaves it out. `words` says a value to `docker run`.
-    `is_allowed` judges the value itself, or None where there is none, whatever decided it.
+    `is_allowed` checks the value itself, or None where there is none, whatever decided it.
     """
 
     key: str
@@ -59,7 +59,7 @@ def _each(name: str) -> Callable[[list[str]], Words]:
     return lambda values: ((name, value) for value in values)
 
 
-def _bytes(name: str) -> Callable[[int], Words]:
+def _size_words(name: str) -> Callable[[int], Words]:
     def words(number: int) -> Words:
         units = ((1024**3, "g"), (1024**2, "m"), (1024, "k"))
         exact = (f"{number // each}{unit}" for each, unit in units if number % each == 0)
@@ -172,7 +172,7 @@ OPTIONS = (
     ),
     Option("entrypoint", _entrypoint, lambda words: _one("--entrypoint")(words[0]), _free),
     Option("user", lambda c: c.spec.user, _one("--user"), user_is_allowed),
-    Option("shm_size", lambda c: c.spec.shm_bytes, _bytes("--shm-size"), _free),
+    Option("shm_size", lambda c: c.spec.shm_bytes, _size_words("--shm-size"), _free),
     Option("device_requests", _gpus, _gpu_words, _are_gpus),
     Option(
         "platform",
@@ -189,14 +189,14 @@ OPTIONS = (
     Option(
         "mem_limit",
         lambda c: c.spec.memory_bytes,
-        _bytes("--memory"),
+        _size_words("--memory"),
         lambda v, p: _up_to(p.max_memory_bytes, v),
     ),
     # Without a swap limit of the same size, Docker grants as much swap again.
     Option(
         "memswap_limit",
         lambda c: c.spec.memory_bytes,
-        _bytes("--memory-swap"),
+        _size_words("--memory-swap"),
         lambda v, p: _up_to(p.max_memory_bytes, v),
     ),
 )

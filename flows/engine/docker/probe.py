@@ -172,7 +172,7 @@ class Quiet:
 def refused_calls(now: float) -> list[Refusal]:
     """The calls that do not get through to the engine."""
     with _connected() as api:
-        found = (_refusal(api, call) for call in _calls(now))
+        found = (_refusal_of(api, call) for call in _calls(now))
         return [each for each in found if each]
 
 
@@ -207,7 +207,7 @@ def refused_login(login: Login) -> str | None:
         return said.replace(login.password, "***")
 
 
-def _refusal(api: docker.APIClient, call: Call) -> Refusal | None:
+def _refusal_of(api: docker.APIClient, call: Call) -> Refusal | None:
     try:
         answer = api.request(call.method, url(api, call.path), json=call.body, timeout=_SECONDS)
     except requests.exceptions.RequestException as error:

@@ -92,7 +92,7 @@ class Sampler:
 
     def _take(self, sample: Sample) -> None:
         with self._lock:
-            point = Point(self._seconds(sample), memory_bytes(sample), cpu_seconds(sample))
+            point = Point(self._seconds(sample), used_memory_bytes(sample), cpu_seconds(sample))
             self._series.add(point)
             self.measured.usage = add(self.measured.usage, sample)
             self.measured.points = self._series.points
@@ -123,7 +123,7 @@ def add(usage: Usage, sample: Sample) -> Usage:
         return usage
     received, sent = _network_bytes(sample, "rx_bytes"), _network_bytes(sample, "tx_bytes")
     return Usage(
-        peak_memory_bytes=highest(usage.peak_memory_bytes, memory_bytes(sample)),
+        peak_memory_bytes=highest(usage.peak_memory_bytes, used_memory_bytes(sample)),
         cpu_seconds=highest(usage.cpu_seconds, cpu_seconds(sample)),
         block_read_bytes=highest(usage.block_read_bytes, _block_bytes(sample, "read")),
         block_write_bytes=highest(usage.block_write_bytes, _block_bytes(sample, "write")),
@@ -147,7 +147,7 @@ def _was_running(sample: Sample) -> bool:
     return not str(sample.get("read", "")).startswith("0001-")
 
 
-def memory_bytes(sample: Sample) -> int | None:
+def used_memory_bytes(sample: Sample) -> int | None:
     """Memory in use, as `docker stats` counts it: without inactive page cache.
 
     Not the `max_usage` of cgroup v1, which includes page cache: a task that only copies files would

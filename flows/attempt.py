@@ -79,7 +79,6 @@ class Executed:
 
     @property
     def duration_seconds(self) -> float:
-        """Of the whole stage."""
         return round((self.finished_at - self.started_at).total_seconds(), 3)
 
 

@@ -25,7 +25,6 @@ class Masker:
         self._any = re.compile(b"|".join(map(re.escape, self._spellings)))
 
     def text(self, value: str) -> str:
-        """`value` without the secrets."""
         if not self._spellings:
             return value
         masked = self._any.sub(MASK.encode(), value.encode(errors="surrogatepass"))

@@ -112,7 +112,6 @@ class OutputResult:
 
     @property
     def missing(self) -> bool:
-        """Whether it left nothing."""
         return self.collected == 0
 
 

@@ -65,7 +65,6 @@ class Owned:
 
     @property
     def job_id(self) -> str:
-        """Whose it is."""
         return self.labels[LABEL_JOB_ID]
 
 
@@ -114,12 +113,10 @@ class ContainerSpec:
 
     @property
     def artifact_dir(self) -> str:
-        """The container's `ARTIFACT_DIR`."""
         return self.env["ARTIFACT_DIR"]
 
     @property
     def worker(self) -> str:
-        """The host that runs it."""
         return self.labels["moonmind.worker"]
 
     @property
@@ -129,7 +126,6 @@ class ContainerSpec:
         return any(path.is_relative_to(mount.target) for mount in self.mounts)
 
     def as_json(self) -> dict[str, Any]:
-        """The spec as plain JSON values."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 

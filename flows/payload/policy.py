@@ -124,5 +124,4 @@ class Policy(BaseModel):
 
     @property
     def max_memory_bytes(self) -> int | None:
-        """The ceiling for memory, in bytes."""
         return memory_bytes(self.max_memory) if self.max_memory else None

@@ -55,7 +55,6 @@ class AttemptStore:
             return ()
 
     def last(self) -> Attempt | None:
-        """The newest attempt."""
         return next(reversed(self.attempts()), None)
 
     def put(self, attempt: Attempt) -> None:

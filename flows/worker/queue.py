@@ -31,7 +31,6 @@ class QueuedRun:
 
     @property
     def due_at(self) -> datetime:
-        """When it may start."""
         return self.flow_run.next_scheduled_start_time or datetime.min.replace(tzinfo=UTC)
 
 
@@ -68,7 +67,6 @@ class RunQueue:
         return replace(queued.task, waited_seconds=waited, other_host=other_host)
 
     def pop(self, run_id: UUID) -> QueuedRun:
-        """Remove one."""
         return self._runs.pop(run_id)
 
     def block(self, run_id: UUID) -> FlowRun | None:

@@ -117,7 +117,6 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         return await self._start_what_fits()
 
     async def setup(self) -> None:
-        """Prepare to claim runs."""
         services.cancel_on_sigterm(self._logger)
         await super().setup()
 

@@ -48,7 +48,6 @@ class Workspace:
 
     @property
     def execute_log(self) -> Path:
-        """What the stages did."""
         return self.artifacts / "logs" / "execute.log"
 
     def runner_log(self, artifacts_subdir: str) -> Path:
@@ -56,7 +55,6 @@ class Workspace:
         return self.artifacts / artifacts_subdir / "logs" / "runner.log"
 
     def run_json(self, artifacts_subdir: str) -> Path:
-        """How the run went."""
         return self.artifacts / artifacts_subdir / "metadata" / "run.json"
 
     def log_file(self, path: Path) -> LogFile:

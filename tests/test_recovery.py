@@ -110,7 +110,13 @@ async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
     newest = store.last()
     assert newest is not None
     store.put(replace(newest, began=True, executed=None, published=False))
+    live = jobs_folder / ".runs" / f"{done.job_id}.runner.log"
+    live.write_text("of this host\n")
     await let_go(Job(store, LOGGER))
+    assert (done.file("container/logs/runner.log").read_text(), live.exists()) == (
+        "of this host\n",
+        False,
+    )
     assert await taken_up(store, job_id) == "Failed"
     assert [each.prepared.spec.attempt for each in store.attempts()] == [1, 2]
     (first, second) = store.attempts()

@@ -284,3 +284,35 @@ def test_a_job_leaves_nothing_beside_its_folder(workspace: Workspace) -> None:
     workspace.create("container")
     workspace.write_run_json("container", "{}")
     assert inside(workspace.root / ".runs") == []
+
+
+def test_a_log_stays_whole_where_its_folder_can_be_written_and_not_read(nobodys: Workspace) -> None:
+    with as_nobody():
+        nobodys.create("container")
+    logs = nobodys.runner_log("container").parent
+    os.chown(logs, 0, 0)
+    logs.chmod(0o733)
+    with as_nobody():
+        log = nobodys.log_file(nobodys.runner_log("container"))
+        log.write(b"whole\n")
+        log.move_to_artifacts()
+        log.close()
+        nobodys.move_logs("container")
+    assert nobodys.runner_log("container").read_bytes() == b"whole\n"
+
+
+def test_a_log_that_could_not_be_moved_is_kept_beside_the_next_attempt(nobodys: Workspace) -> None:
+    with as_nobody():
+        nobodys.create("container")
+        log = nobodys.log_file(nobodys.runner_log("container"))
+        log.write(b"of the first\n")
+        log.close()
+    os.chown(nobodys.folder, 0, 0)
+    nobodys.folder.chmod(0o700)
+    with as_nobody():
+        nobodys.create("container", 1)
+        kept = [path.read_bytes() for path in (nobodys.root / ".runs").glob("7f1e.*.runner.log")]
+        assert kept == [b"of the first\n"]
+        log = nobodys.log_file(nobodys.runner_log("container"))
+        assert log.size_bytes == 0
+        log.close()

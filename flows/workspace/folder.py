@@ -87,7 +87,7 @@ class Workspace:
         with self._explained("cannot make the job folder"):
             self._make_root()
             self.move_logs(artifacts_subdir)
-            self._unlink_runs_files()
+            self._set_logs_aside(earlier_attempt)
             self._reserve()
             earlier = self._set_aside(earlier_attempt)
             self.folder.mkdir()
@@ -169,6 +169,13 @@ class Workspace:
     def _unlink_runs_files(self) -> None:
         for name in ("ballast", "execute.log", "runner.log"):
             self._runs_file(name).unlink(missing_ok=True)
+
+    def _set_logs_aside(self, attempt: int | None) -> None:
+        """Keep logs that could not be moved to an earlier attempt's artifacts, in `.runs`."""
+        for name in ("execute.log", "runner.log"):
+            with suppress(FileNotFoundError):
+                aside = f"{attempt or 'earlier'}.{uuid4().hex[:8]}.{name}"
+                self._runs_file(name).rename(self._runs_file(aside))
 
     def _make_root(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -56,10 +56,16 @@ class LogFile:
 
     def move_to_artifacts(self) -> None:
         """Rename the file of a stopped container to `path`, in place of what that put there; raises
-        `OSError`, with the file still at `live`."""
-        if move_log(self._live, self._path, self._root):
-            self.close()
-            self._descriptor = self._open_where_it_is()
+        `OSError`, with the file still at `live`. What is written after that goes there as well."""
+        if move_log(self._live, self._path, self._root) and not os.fstat(self._descriptor).st_nlink:
+            self._follow_copy()
+
+    def _follow_copy(self) -> None:
+        """Append to the copy on another file system, where that can be opened."""
+        with suppress(OSError):
+            copy = open_file(Tree(self._root), self._path.relative_to(self._root).parts, _APPEND)
+            os.dup2(copy, self._descriptor, inheritable=False)
+            os.close(copy)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -8,9 +8,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from prefect_docker import DockerHost
@@ -19,13 +17,11 @@ from flows.engine.contract import Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.log_position import Position, UnlikeLogError
 from flows.engine.docker.logs import frames
-from flows.payload.compiler import compile_spec
-from flows.payload.parse import parse
-from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Run
+from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.cutting_proxy import CuttingProxy
 from tests.runs import BUSYBOX, payload, until_async
+from tests.specs import compiled, new_run
 
 docker = pytest.mark.docker
 
@@ -54,10 +50,8 @@ class Collector:
 
 
 def spec_of(folder: Path, *command: str) -> ContainerSpec:
-    run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
-    workspace = Workspace(folder, run.job_id)
-    task = parse(payload(*command))
-    return compile_spec(task, Policy(), workspace.mount, run, default_timeout_seconds=60)
+    run = new_run()
+    return compiled(payload(*command, timeoutSeconds=60), Workspace(folder, run.job_id).mount, run)
 
 
 class Case:

@@ -32,14 +32,13 @@ from flows.engine.images.pull import PullOptions
 from flows.engine.types import Evidence
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
-from flows.payload.compiler import compile_spec
-from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
-from flows.spec import ContainerSpec, Run
+from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.conftest import IN_CI
 from tests.runs import BUSYBOX, left_on_engine, payload
+from tests.specs import Collector, compiled, new_run
 
 CONFIG = Path(__file__).parent.parent / "deploy/docker-proxy/haproxy.cfg"
 SOCKET = Path(os.environ.get("DOCKER_HOST", "/var/run/docker.sock").removeprefix("unix://"))
@@ -111,27 +110,12 @@ def volume() -> Iterator[str]:
     subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
 
 
-class Collector:
-    """A sink that keeps everything."""
-
-    def __init__(self) -> None:
-        self.output = b""
-
-    def write(self, chunk: bytes) -> None:
-        self.output += chunk
-
-
 def spec_of(folder: Path, *command: str, volume: str = "", **container: Any) -> ContainerSpec:
-    run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+    run = new_run()
     workspace = Workspace(folder, run.job_id, volume)
     workspace.create("container")
-    return compile_spec(
-        parse(payload(*command, **container)),
-        Policy(stop_grace_seconds=1),
-        workspace.mount,
-        run,
-        default_timeout_seconds=60,
-    )
+    raw = payload(*command, **({"timeoutSeconds": 60} | container))
+    return compiled(raw, workspace.mount, run, Policy(stop_grace_seconds=1))
 
 
 async def test_a_run_with_a_cache_goes_through(

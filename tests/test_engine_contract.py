@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -20,15 +19,14 @@ from flows.engine.contract import Engine, Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.selection import ENGINES, OpenEngine, open_engine
 from flows.errors import ContainerGone, EngineError, ImageError
-from flows.payload.compiler import compile_spec
-from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Run
+from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
 from tests.recording_engine import RecordingEngine
 from tests.runs import BUSYBOX, left_on_engine, payload
+from tests.specs import Collector, compiled, new_run
 
 ENGINES_HERE: dict[str, OpenEngine] = {
     **ENGINES,
@@ -58,16 +56,6 @@ COMMANDS = {
 }
 
 
-class Collector:
-    """A sink that keeps everything."""
-
-    def __init__(self) -> None:
-        self.output = b""
-
-    def write(self, chunk: bytes) -> None:
-        self.output += chunk
-
-
 class Case:
     """An engine, and specs for it."""
 
@@ -77,18 +65,12 @@ class Case:
         self._folder = folder
 
     def spec(self, behaviour: str, **container: Any) -> ContainerSpec:
-        run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+        run = new_run()
         workspace = Workspace(self._folder, run.job_id)
         workspace.create("container")
         commands = COMMANDS.get(self.kind, COMMANDS["fake"])
-        task = parse(payload(*commands[behaviour], **container))
-        return compile_spec(
-            task,
-            Policy(stop_grace_seconds=1),
-            workspace.mount,
-            run,
-            default_timeout_seconds=60,
-        )
+        raw = payload(*commands[behaviour], **({"timeoutSeconds": 60} | container))
+        return compiled(raw, workspace.mount, run, Policy(stop_grace_seconds=1))
 
     async def created(self, behaviour: str, **container: Any) -> ContainerSpec:
         spec = self.spec(behaviour, **container)

@@ -18,15 +18,9 @@ from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine
 from tests.behaviours import busybox
 from tests.runs import payload
+from tests.specs import Nowhere
 
 STEPS = ["pull", "create", "missing_workdir", "tail", "start", "wait", "inspect"]
-
-
-class Nowhere:
-    """A sink for output that no test looks at."""
-
-    def write(self, chunk: bytes) -> None:
-        """Forget it."""
 
 
 def spec(*command: str, **container: Any) -> ContainerSpec:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,13 +22,10 @@ from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
-from flows.payload.compiler import compile_spec
-from flows.payload.parse import parse
-from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.execution import RunOptions
-from flows.spec import ContainerSpec, Run
+from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port
 from tests.cutting_proxy import CuttingProxy
@@ -37,6 +33,7 @@ from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
 from tests.runs import BUSYBOX, payload, until_async
+from tests.specs import Nowhere, compiled, new_run
 
 pytestmark = pytest.mark.docker
 
@@ -57,26 +54,14 @@ class Listener(PullObserver):
         self.shown.append((percent, description))
 
 
-class Nowhere:
-    """A sink for output that no test looks at."""
-
-    def write(self, chunk: bytes) -> None:
-        """Forget it."""
-
-
 def spec_of(image: str, folder: Path = Path("/nonexistent"), **container: Any) -> ContainerSpec:
     """A spec whose job's folder, below `folder`, is there if that is."""
-    run = Run(str(uuid4()), attempt=1, worker="test", now=datetime.now(UTC))
+    run = new_run()
     workspace = Workspace(folder, run.job_id)
     if folder.exists():
         workspace.create("container")
-    return compile_spec(
-        parse(payload("true", **({"image": image, "pull": "if-missing"} | container))),
-        Policy(),
-        workspace.mount,
-        run,
-        default_timeout_seconds=30,
-    )
+    given: dict[str, Any] = {"image": image, "pull": "if-missing", "timeoutSeconds": 30} | container
+    return compiled(payload("true", **given), workspace.mount, run)
 
 
 def pull_options_of(folder: Path, login: Login | None = None, **settings: Any) -> PullOptions:

@@ -15,15 +15,8 @@ from flows.payload.models import TaskPayload
 from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
 from flows.spec import Mount, Run
+from tests.specs import faults
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense, valid_payloads
-
-
-def faults(raw: object) -> dict[str, str]:
-    """The refusal of `raw`: message by JSON path."""
-    with pytest.raises(PayloadError) as refusal:
-        parse(raw)
-    return {fault.path: fault.message for fault in refusal.value.faults}
-
 
 RETRY = {"infrastructure": 2, "image": 0, "exitCodes": {}}
 

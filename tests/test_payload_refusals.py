@@ -9,16 +9,10 @@ import pytest
 from flows.errors import PayloadError
 from flows.payload.parse import parse
 from flows.payload.validation import MAX_FAULTS
+from tests.specs import faults
 from tests.strategies import FULL, enabled
 
 Values = tuple[Any, ...]
-
-
-def faults(raw: object) -> dict[str, str]:
-    """The refusal of `raw`: message by JSON path."""
-    with pytest.raises(PayloadError) as refusal:
-        parse(raw)
-    return {fault.path: fault.message for fault in refusal.value.faults}
 
 
 @pytest.mark.parametrize("value", [2, -1, 1.0, "maybe", "", [], {}, ["true"]])

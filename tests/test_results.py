@@ -29,7 +29,7 @@ from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
 from tests.runs import Runner, left_on_engine, shell
-from tests.specs import compiled
+from tests.specs import Nowhere, compiled
 from tests.test_flow import SCHEMA, artifacts_of
 
 pytestmark = pytest.mark.docker
@@ -156,13 +156,6 @@ async def test_a_secret_that_a_test_report_quotes_is_told_to_nobody(runner: Runn
     assert TOKEN not in json.dumps(done.run_json)
     # The task's own files are its own affair.
     assert TOKEN in done.file("container/outputs/report.xml").read_text()
-
-
-class Nowhere:
-    """A sink for output that no test looks at."""
-
-    def write(self, chunk: bytes) -> None:
-        """Forget it."""
 
 
 @pytest.mark.parametrize("leaves", ["report.xml", "nothing"])

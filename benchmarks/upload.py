@@ -30,7 +30,7 @@ from benchmarks.counts import report
 from benchmarks.measures import MIB, cpu_seconds
 from blocks.storage import ArtifactStorage
 from flows.outputs.upload import files_of, upload
-from flows.outputs.upload_journal import UploadJournal
+from flows.outputs.upload_plan import UploadJournal
 from flows.workspace.folder import Workspace
 from tests.finished import finished
 from tests.s3 import BUCKET, Endpoint, endpoint

@@ -10,8 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from flows.engine.types import ContainerState, Image
-from flows.engine.usage import Point, Usage
+from flows.engine.types import ContainerState, Image, Point, Usage
 from flows.errors import (
     CapabilityMissing,
     ContainerTaskError,

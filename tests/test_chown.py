@@ -22,7 +22,7 @@ from flows.settings import HostSettings
 from flows.spec import is_expired
 from flows.testing import FakeEngine
 from flows.workspace.folder import Workspace
-from flows.workspace.permissions import Ownership, ownership
+from flows.workspace.listing import Ownership, ownership
 from flows.workspace.tree import remove_tree
 from tests.hosts import NOBODY, as_nobody, deep, fill_as_others, need_root, nobodys_folder
 from tests.runs import BUSYBOX, left_on_engine

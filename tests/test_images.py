@@ -23,7 +23,7 @@ from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
 from flows.runtime import execution
-from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Cancellation, Reason
 from flows.runtime.execution import RunOptions
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace

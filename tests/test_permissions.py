@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workspace.permissions import Ownership, ownership
+from flows.workspace.listing import Ownership, ownership
 from flows.workspace.tree import MAX_DEPTH, remove_tree
 from tests.hosts import deep, need_root
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from flows.engine.usage import MAX_POINTS, Point, Series, thinned
+from flows.engine.types import MAX_POINTS, Point, Series, thinned
 from flows.report.chart import usage_svg, used_processors
 
 GIB = 1024**3
@@ -135,7 +135,7 @@ def python(program: str) -> "subprocess.CompletedProcess[str]":
 def test_after_a_picture_imports_work_and_fail_as_they_did_and_nobody_is_warned() -> None:
     done = python(
         "from importlib.util import find_spec\n"
-        "from flows.engine.usage import Point\n"
+        "from flows.engine.types import Point\n"
         "from flows.report.chart import usage_svg\n"
         "assert usage_svg([Point(i, i, i) for i in range(9)], None, None)\n"
         "assert find_spec('no_such_module') is None\n"

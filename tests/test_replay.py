@@ -11,8 +11,12 @@ import pytest
 
 from flows.cli import run
 from flows.cli.console import ExitStatus
-from flows.cli.replay.leftovers import LABEL_REPLAY
-from flows.cli.replay.recording import is_run_json, recording_of, recording_of_run_json
+from flows.cli.replay.recording import (
+    LABEL_REPLAY,
+    is_run_json,
+    recording_of,
+    recording_of_run_json,
+)
 from flows.cli.replay.replay import allowing
 from flows.errors import PayloadError, PolicyRefused
 from flows.payload.parse import parse

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.cli.replay.leftovers import marker, remove
+from flows.cli.replay.recording import marker, remove
 from flows.runtime.store import AttemptStore
 from flows.spec import LABEL_JOB_ID, ContainerSpec, Run
 from flows.workspace.folder import Workspace

@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from flows.attempt import Executed, Prepared, RetryRules, Upload
-from flows.engine.types import ContainerState, Image
-from flows.engine.usage import Usage
+from flows.engine.types import ContainerState, Image, Usage
 from flows.errors import (
     CapabilityMissing,
     EngineRefused,

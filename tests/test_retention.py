@@ -11,9 +11,9 @@ import pytest
 
 from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
-from flows.outputs.upload_journal import UploadJournal
+from flows.outputs.upload_plan import UploadJournal
 from flows.runtime.store import AttemptStore, known_jobs
-from flows.worker.retention import EndedJob, RetentionRules, due, remove_due, rules_of
+from flows.worker.cleanup import EndedJob, RetentionRules, due, remove_due, rules_of
 from flows.workspace.folder import left_behind
 from tests.finished import finished
 
@@ -149,7 +149,7 @@ async def test_what_cannot_be_removed_is_out_of_the_way_and_keeps_nothing_else(
 ) -> None:
     one, other = aged(tmp_path, 9), aged(tmp_path, 8)
     # As of a worker that is not root, of a folder that a container left as root's.
-    monkeypatch.setattr("flows.worker.retention.remove_tree", lambda path: None)
+    monkeypatch.setattr("flows.worker.cleanup.remove_tree", lambda path: None)
     assert len(await swept(tmp_path, RetentionRules(age=DAY))) == 2
     assert not {job(one), job(other)} & folders(tmp_path)
     assert {path.name.rpartition("-")[0] for path in left_behind(tmp_path)} == {

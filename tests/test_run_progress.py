@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.attempt import Executed
 from flows.engine.contract import Measured
-from flows.engine.usage import Point
+from flows.engine.types import Point
 from flows.outcome import FailureClass, Outcome, OutcomeName
 from flows.report.names import PROGRESS_KEY
 from flows.report.progress import (

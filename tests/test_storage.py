@@ -21,8 +21,7 @@ from blocks.storage import ArtifactStorage
 from flows.attempt import Upload
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
-from flows.outputs.upload_journal import UploadJournal, pending_uploads
-from flows.outputs.upload_plan import key_of, link
+from flows.outputs.upload_plan import UploadJournal, key_of, link, pending_uploads
 from flows.report.artifacts import files_artifact
 from flows.runtime.store import AttemptStore
 from tests.finished import finished

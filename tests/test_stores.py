@@ -22,8 +22,7 @@ from flows.attempt import Attempt
 from flows.errors import StorageError
 from flows.outputs.stores import BlockStore, FsspecStore, HashingReader, explain, secrets_in
 from flows.outputs.upload import Uploader, files_of, upload
-from flows.outputs.upload_journal import UploadJournal
-from flows.outputs.upload_plan import plan
+from flows.outputs.upload_plan import UploadJournal, plan
 from flows.workspace.tree import Tree, remove_tree, walk
 from tests.finished import finished
 from tests.gate import Gate
@@ -171,7 +170,7 @@ async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attemp
         "from blocks.storage import ArtifactStorage\n"
         "from flows.workspace.folder import Workspace\n"
         "from flows.outputs.upload import files_of, upload\n"
-        "from flows.outputs.upload_journal import UploadJournal\n"
+        "from flows.outputs.upload_plan import UploadJournal\n"
         "root, job, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
         "storage = ArtifactStorage(url=url, options=json.loads(options), parallel_uploads=2)\n"
         "files = files_of(Workspace(root, job), 1, 1)\n"
@@ -210,7 +209,7 @@ async def test_memory_stays_flat_however_large_the_files(s3: Endpoint, tmp_path:
         "from pathlib import Path\n"
         "from blocks.storage import ArtifactStorage\n"
         "from flows.outputs.upload import files_of, upload\n"
-        "from flows.outputs.upload_journal import UploadJournal\n"
+        "from flows.outputs.upload_plan import UploadJournal\n"
         "from tests.finished import finished\n"
         "root, url, options = Path(sys.argv[1]), *sys.argv[2:]\n"
         "def peak(mib):\n"

@@ -18,7 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from flows.engine.docker.stats import Sample, Sampler, add
-from flows.engine.usage import MAX_POINTS, Point, Series, Usage
+from flows.engine.types import MAX_POINTS, Point, Series, Usage
 from tests.runs import BUSYBOX, until
 
 MEBIBYTE = 1024**2

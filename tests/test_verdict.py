@@ -12,8 +12,7 @@ from flows.engine.types import ContainerState
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, container_outcome
 from flows.outputs.junit import TEXT_LENGTH, Budget, read_report
-from flows.outputs.junit_summary import masked_line, reported_tests
-from flows.outputs.verdict import collected, uncollected, verdict_on
+from flows.outputs.verdict import collected, masked_line, reported_tests, uncollected, verdict_on
 from flows.report.artifacts import table_of_outputs, table_of_tests
 from flows.report.names import stage_name, state_message
 from flows.results import MAX_ROWS, Case, ReportedTests, Results
@@ -258,7 +257,7 @@ def test_reports_that_take_too_long_to_read_do_not_count(
     job: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report(job, case("a"))
-    monkeypatch.setattr("flows.outputs.junit_summary._SECONDS", -1.0)
+    monkeypatch.setattr("flows.outputs.verdict._SECONDS", -1.0)
     tests = told(job)
     assert (tests.files, tests.total) == (0, 0)
     assert [each.reason for each in tests.unreadable] == [

@@ -2,8 +2,7 @@
 
 contract    `Engine`, the protocol, and what its methods promise
 selection   the engines by name, and `open_engine`
-types       what an engine tells: images, states, evidence, itself
-usage       what a container used, and its life as points
+types       what an engine tells: images, states, evidence, usage, itself
 chown       the container that gives a job's files back, as data
 docker/     the contract on a Docker Engine; nothing else imports docker
 images/     how an image is pulled, on any engine

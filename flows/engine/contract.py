@@ -8,8 +8,7 @@ from typing import Protocol
 
 from flows.engine.chown import Reclaim
 from flows.engine.images.pull import PullOptions, PullRequest
-from flows.engine.types import ContainerState, Evidence, Image, Pong
-from flows.engine.usage import Point, Usage
+from flows.engine.types import ContainerState, Evidence, Image, Point, Pong, Usage
 from flows.spec import ContainerSpec, Owned
 from flows.units import Resources
 

@@ -1,6 +1,6 @@
 """Upload the files of an attempt with fsspec or a block of Prefect's, and keep what went wrong.
 
-An upload that is not complete has a journal (`flows.outputs.upload_journal`), from before its first
+An upload that is not complete has a journal (`flows.outputs.upload_plan`), from before its first
 byte until after its manifest: a sweep goes on with it. A failure never changes the outcome.
 """
 
@@ -18,8 +18,16 @@ from flows.attempt import Attempt, Upload
 from flows.errors import StorageError, WorkspaceError
 from flows.outputs.manifest import SkippedFile, StoredFile, UploadManifest, as_json
 from flows.outputs.stores import PART_BYTES, HashingReader, Stopped, Store, explain, open_store
-from flows.outputs.upload_journal import UploadJournal
-from flows.outputs.upload_plan import MANIFEST, Item, Plan, plan, printable, progress, upload_line
+from flows.outputs.upload_plan import (
+    MANIFEST,
+    Item,
+    Plan,
+    UploadJournal,
+    plan,
+    printable,
+    progress,
+    upload_line,
+)
 from flows.threads import begin, in_thread
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Logger

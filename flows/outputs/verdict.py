@@ -1,24 +1,53 @@
 """The verdict on a container that has stopped, by what it left: its outputs and its test reports.
 
-Done again, `collected` and `verdict_on` come to the same, as they do after a crash.
+Done again, `collected` and `verdict_on` come to the same, as they do after a crash. A report that
+cannot be read is named, and the others count.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from flows.exit_code import advice, ending
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.collect import collect
-from flows.outputs.junit_summary import reported_tests
-from flows.outputs.manifest import pattern_of
-from flows.results import REASONS, OutputResult, ReportedTests, Results
+from flows.outputs.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
+from flows.outputs.manifest import Parts, pattern_of
+from flows.outputs.upload_plan import printable
+from flows.results import (
+    MAX_NAMED,
+    MAX_ROWS,
+    REASONS,
+    Case,
+    CaseResult,
+    OutputResult,
+    ReportedTests,
+    Results,
+    UnreadableReport,
+)
 from flows.spec import ContainerSpec
 from flows.text import one_line
 from flows.workspace.folder import Workspace
+from flows.workspace.tree import Bounds, TooMuch, Tree, is_there, open_file, walk
 
 _NAMED = 3
 _NAME_LENGTH = 80
+MAX_REPORTS = 5_000
+MAX_REPORT_BYTES = 64 * 1024**2
+_MAX_BYTES = 256 * 1024**2
+# Some three seconds of reading.
+_MAX_ELEMENTS = 300_000
+_MAX_LOOKED_AT = 100_000
+_MAX_PATH_BYTES = 4_096
+# For all of it. Nobody can end the work from outside, so it ends by itself.
+_SECONDS = 20.0
+_FOLDER = "test-results"
+_CASE_NAME_LENGTH = 160
+_MESSAGE_LENGTH = 240
+_ORDER: tuple[CaseResult, ...] = ("failed", "error", "skipped", "passed")
 
 
 def collected(
@@ -127,3 +156,139 @@ def _missing_sentence(missing: Sequence[OutputResult], results: Results) -> str:
         f"{sentence}: correct the path in task.container.outputs, which counts from the checkout, "
         "or have the command write it there"
     )
+
+
+def reported_tests(
+    workspace: Workspace, spec: ContainerSpec, declared: Iterable[Parts], masker: Masker | None
+) -> ReportedTests | None:
+    """What the reports say; None where there is none and nobody expects one.
+
+    `declared` are the paths of outputs below `artifacts/`. Without a `masker` no text is told.
+    """
+    folder = (*spec.artifacts_subdir.split("/"), _FOLDER)
+    artifacts = Tree(workspace.folder, ("artifacts",))
+    has_folder = is_there(Tree(workspace.folder, ("artifacts", *folder)))
+    if not has_folder and not any(output.type == "junit" for output in spec.outputs):
+        return None
+    bounds = Bounds(_MAX_LOOKED_AT, time.monotonic() + _SECONDS)
+    budget, total = Budget(_MAX_BYTES, _MAX_ELEMENTS, bounds.until), _Total()
+    paths = set(declared)
+    if has_folder:
+        paths |= _in_folder(workspace, folder, bounds, total)
+    for number, path in enumerate(sorted(paths)):
+        try:
+            if number >= MAX_REPORTS:
+                raise ReportUnreadable(f"there are more than {MAX_REPORTS:,} reports")
+            budget.require_time()
+            total.read(_read_one(artifacts, path, budget))
+        except ReportUnreadable as error:
+            total.note_unreadable(path, str(error))
+    return total.result(masker)
+
+
+def _in_folder(workspace: Workspace, folder: Parts, bounds: Bounds, total: "_Total") -> set[Parts]:
+    """Some more than are read at most; the rest, and what cannot be had, is noted in `total`."""
+    found: set[Parts] = set()
+    try:
+        for thing in walk(Tree(workspace.folder, ("artifacts", *folder)), bounds=bounds):
+            if thing.kind != "file" or not thing.parts[-1].lower().endswith(".xml"):
+                continue
+            path = (*folder, *thing.parts)
+            if len(os.fsencode("/".join(path))) > _MAX_PATH_BYTES:
+                total.note_unreadable(path, f"its path has more than {_MAX_PATH_BYTES:,} bytes")
+            elif len(found) > MAX_REPORTS:
+                total.note_unreadable(path, f"there are more than {MAX_REPORTS:,} reports")
+            else:
+                found.add(path)
+    except TooMuch as bound:
+        total.note_unreadable(folder, f"it is a folder which {bound}")
+    return found
+
+
+def _read_one(artifacts: Tree, path: Parts, budget: Budget) -> "_Tally":
+    tally = _Tally()
+    try:
+        with open(open_file(artifacts, path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_REPORT_BYTES:
+                raise ReportUnreadable(f"it is larger than {MAX_REPORT_BYTES // 1024**2} MiB")
+            read_report(file, budget, tally.add)
+    except OSError as error:
+        raise ReportUnreadable(f"it cannot be opened ({error.strerror or error})") from None
+    return tally
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of results, and the first cases of each."""
+
+    counts: Counter[CaseResult] = field(default_factory=Counter)
+    flaky: int = 0
+    cases: dict[CaseResult, list[Case]] = field(default_factory=dict)
+
+    def add(self, case: Case) -> None:
+        self.counts[case.result] += 1
+        self.flaky += case.flaky
+        kept = self.cases.setdefault(case.result, [])
+        if len(kept) < MAX_ROWS:
+            kept.append(case)
+
+
+@dataclass(slots=True)
+class _Total(_Tally):
+    """Of all reports; one counts whole or not at all."""
+
+    files: int = 0
+    missed: int = 0
+    named: list[UnreadableReport] = field(default_factory=list)
+
+    def read(self, report: _Tally) -> None:
+        self.files += 1
+        self.counts += report.counts
+        self.flaky += report.flaky
+        for result, cases in report.cases.items():
+            kept = self.cases.setdefault(result, [])
+            kept += cases[: MAX_ROWS - len(kept)]
+
+    def note_unreadable(self, path: Parts, reason: str) -> None:
+        self.missed += 1
+        if len(self.named) < MAX_NAMED:
+            self.named.append(UnreadableReport(printable(path), reason))
+
+    def result(self, masker: Masker | None) -> ReportedTests:
+        """For people: failures first, and nothing that is secret."""
+        rows = [case for result in _ORDER for case in self.cases.get(result, ())]
+        return ReportedTests(
+            failed=self.counts["failed"],
+            errors=self.counts["error"],
+            skipped=self.counts["skipped"],
+            passed=self.counts["passed"],
+            flaky=self.flaky,
+            files=self.files,
+            unreadable_files=self.missed,
+            unreadable=tuple(_masked_report(each, masker) for each in self.named) if masker else (),
+            rows=tuple(_masked_case(case, masker) for case in rows[:MAX_ROWS]) if masker else (),
+        )
+
+
+def _masked_case(case: Case, masker: Masker) -> Case:
+    return replace(
+        case,
+        suite=masked_line(case.suite, masker, _CASE_NAME_LENGTH),
+        name=masked_line(case.name, masker, _CASE_NAME_LENGTH),
+        message=masked_line(case.message, masker, _MESSAGE_LENGTH),
+    )
+
+
+def _masked_report(report: UnreadableReport, masker: Masker) -> UnreadableReport:
+    shown = (masked_line(text, masker, _MESSAGE_LENGTH) for text in (report.path, report.reason))
+    return UnreadableReport(*shown)
+
+
+def masked_line(text: str, masker: Masker, length: int) -> str:
+    """On one line, masked before it is cut, so that no half of a secret is left."""
+    stream = masker.stream()
+    masked = stream.feed(text.encode(errors="surrogatepass"))
+    if len(text) < TEXT_LENGTH:
+        # What was cut may break off within a secret; its beginning stays held back.
+        masked += stream.end()
+    return one_line(masked.decode(errors="replace"), length)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from flows.engine.usage import Point
+from flows.engine.types import Point
 from flows.units import duration, processors, size
 
 # Below, a picture would tell no more than the report's numbers.

@@ -27,7 +27,7 @@ from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
 from flows.threads import to_the_end
 from flows.workspace.folder import REMOVED, Workspace, left_behind
-from flows.workspace.permissions import Ownership, ownership
+from flows.workspace.listing import Ownership, ownership
 from flows.workspace.tree import remove_tree
 
 # A worker may be restarted just then; to end a second time there is hardly chance.

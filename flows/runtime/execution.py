@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 from flows.engine.contract import Engine, Measured, Sink
 from flows.engine.images.failures import overdue
 from flows.engine.images.pull import PullOptions
-from flows.engine.types import Image
-from flows.engine.usage import thinned
+from flows.engine.types import Image, thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.outcome import Outcome, StoppedBy, ended_early, missing_workdir, outcome_of
-from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
+from flows.runtime.context import Cancellation, CancellationRequested, Reason
 from flows.runtime.ending import (
     Collect,
     destroy,

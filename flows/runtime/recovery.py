@@ -26,10 +26,10 @@ from prefect.states import Scheduled
 from flows.attempt import Executed
 from flows.errors import PayloadError
 from flows.outcome import ABANDONED, CANCELED, TAKEN, Outcome
-from flows.outputs.upload_journal import UploadJournal
+from flows.outputs.upload_plan import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
-from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
+from flows.report.names import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.context import Job, injected
 from flows.runtime.publish import publish_attempt

@@ -5,8 +5,7 @@ queue       the pool's scheduled runs as the server gave them; what each payload
 admission   which of them may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop
 run_notes   reads container task runs; labels, tags and rejects them
-services    beside the claim loop: pool events by websocket, SIGTERM, a sweep every minute
+services    beside the claim loop: pool events, SIGTERM, a sweep each minute, silent hosts
 sweep       restarts or ends runs whose process died, removes containers nobody owns
-takeover    starts runs again whose host is silent, by workers' heartbeats
-cleanup     retries uploads and removes job folders (by the rules of `retention`)
+cleanup     retries uploads and removes old job folders
 """

@@ -27,7 +27,7 @@ from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
-from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Cancellation, Reason
 from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker import services

@@ -7,6 +7,5 @@
 | `logs`, `log_file` | `RunnerLog` and `Journal`: runner.log and execute.log, in `.runs` at first |
 | `tree` | `walk`, `open_file`, `remove_tree`: by openat, never over a link |
 | `safe_open` | `write_whole`, `link_or_copy`, `replacing`: files put in place by rename or link |
-| `listing` | sizes and checksums of what is there |
-| `permissions` | whether all of it is the worker's |
+| `listing` | sizes and checksums of what is there; whether all of it is the worker's |
 """

@@ -1,15 +1,18 @@
-"""List a folder that a stranger's container filled, with the sizes and checksums of its files."""
+"""List a folder that a stranger's container filled, with sizes and checksums, and whose it is."""
 
 import hashlib
+import math
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from flows.workspace.tree import Descent, Found, Scan, Tree, walk
+from flows.workspace.tree import Bounds, Descent, Found, Scan, TooMuch, Tree, walk
 
 # What a task leaves has no bounds of its own: a file of terabytes without a byte in it costs
 # nothing to make. 20 GiB are half a minute of hashing.
@@ -17,6 +20,8 @@ MAX_HASHED_BYTES = 20 * 1024**3
 MAX_ENTRIES = 100_000
 # As long as the kernel's own; a deep tree of long names would otherwise be listed in gigabytes.
 _MAX_PATH_BYTES = 4096
+# To look at as many takes a second or so; for folders with more it is not worth it.
+_LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +120,55 @@ def _entry(found: Found, hasher: _Hasher) -> Entry:
 def _as_text(parts: tuple[str, ...]) -> str:
     """File names are bytes; those that are no UTF-8 are shown with escapes."""
     return os.fsencode("/".join(parts)).decode("utf-8", "backslashreplace")
+
+
+class Ownership(Enum):
+    """Whose the files in a folder are."""
+
+    OURS = "everything there is the worker's, and nothing shut to it"
+    FOREIGN = "something there is not"
+    UNSEEN = "there is more than was looked at"
+
+
+def ownership(folder: Path, user: int, limit: int = _LOOKED_AT) -> Ownership:
+    """Whether all in `folder` is `user`'s and open to it, links and special files aside: nobody
+    reads them, and whoever has their folder can remove them."""
+    if not os.path.lexists(folder):
+        return Ownership.OURS
+    if not _is_ours(os.lstat(folder), user):
+        return Ownership.FOREIGN
+    try:
+        found = walk(Tree(folder), bounds=_OwnedBy(user, limit))
+        # One that the walk could not enter: deeper than it goes, say.
+        return Ownership.UNSEEN if any(each.kind == "folder" for each in found) else Ownership.OURS
+    except _ForeignError:
+        return Ownership.FOREIGN
+    except (TooMuch, OSError):
+        return Ownership.UNSEEN
+
+
+class _ForeignError(Exception):
+    """Something is not the user's."""
+
+
+class _OwnedBy:
+    """All names of a folder, as long as they are the user's and within the limit."""
+
+    def __init__(self, user: int, limit: int) -> None:
+        self._user = user
+        self._bounds = Bounds(limit, math.inf)
+
+    def each(self, scan: Scan) -> Scan:
+        for child in self._bounds.each(scan):
+            if not _is_ours(child.stat(follow_symlinks=False), self._user):
+                raise _ForeignError
+            yield child
+
+
+def _is_ours(found: os.stat_result, user: int) -> bool:
+    mode = found.st_mode
+    if stat.S_ISDIR(mode):
+        return found.st_uid == user and mode & 0o700 == 0o700
+    if stat.S_ISREG(mode):
+        return found.st_uid == user and mode & 0o400 != 0 and not mode & 0o6000
+    return True

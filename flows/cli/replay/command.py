@@ -12,10 +12,10 @@ from prefect.exceptions import ObjectNotFound
 from flows.cli.check import read_json
 from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.prefect_api import api_url, connected, find_run, metadata_of
-from flows.cli.replay.leftovers import clean
 from flows.cli.replay.recording import (
     UNTOLD,
     Recording,
+    clean,
     is_run_json,
     recording_of,
     recording_of_run_json,

@@ -1,16 +1,31 @@
-"""A run that is to be repeated: its payload with image digest and commit, or its `run.json`."""
+"""A run that is to be repeated, from a payload or a `run.json`, and the removal of what is left.
 
+A marker beside a job's lock tells that the job is a replay of this folder. What other folders,
+users and hosts replay on the same engine has none here, and is left alone.
+"""
+
+import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from flows.errors import Fault, PayloadError
-from flows.spec import JOB_ID_PLACEHOLDER
+from flows.engine.contract import Engine
+from flows.engine.selection import open_engine
+from flows.errors import ContainerTaskError, Fault, PayloadError
+from flows.runtime.collect import reclaim, remove_left_behind
+from flows.runtime.store import AttemptStore, Busy
+from flows.settings import HostSettings
+from flows.spec import JOB_ID_PLACEHOLDER, ContainerSpec
+from flows.workspace.folder import RUNS_FOLDER, Workspace
 
 # What a run.json does not tell.
 UNTOLD = "environment, secrets (*** in the command), entrypoint, user, network and caches"
 _ASKED = ("path", "required", "type")
+LABEL_REPLAY = "moonmind.replay_of"
+_SUFFIX = ".replay"
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +129,58 @@ def _asked_outputs(reported: object) -> list[dict[str, Any]] | None:
 
 def _text_or_none(value: object) -> str | None:
     return str(value) if value else None
+
+
+def marker(root: Path, job_id: str) -> Path:
+    """Tells a folder of a replay from one of a worker's jobs."""
+    return root / RUNS_FOLDER / f"{job_id}{_SUFFIX}"
+
+
+async def remove(
+    store: AttemptStore, workspace: Workspace, spec: ContainerSpec, say: Say, *, began: bool
+) -> None:
+    """Remove a replay that is over, for whoever holds its lock; `began` where there can be a
+    container. What cannot be removed is said, and stays for `clean`."""
+    try:
+        async with open_engine() as engine:
+            if began:
+                await _discard(engine, spec.job_id)
+            await reclaim(engine, workspace, spec)
+        await asyncio.to_thread(workspace.remove)
+        store.forget()
+    except (ContainerTaskError, OSError) as error:
+        say(
+            f"Something of the replay is left, as it could not be removed: {error}. "
+            "container-task replay --clean removes it."
+        )
+
+
+async def clean(root: Path, volume: str, host: HostSettings) -> list[str]:
+    """Remove what the replays of the folder `root` left; what was removed, a sentence each. Replays
+    that are still running stay."""
+    removed: list[str] = []
+    jobs = sorted(path.stem for path in (root / RUNS_FOLDER).glob(f"*{_SUFFIX}"))
+    if not jobs:
+        return removed
+    async with open_engine() as engine:
+        for job_id in jobs:
+            store = AttemptStore(root, job_id)
+            try:
+                with store.held(make=True):
+                    removed += await _discard(engine, job_id)
+                    workspace = Workspace(root, job_id, volume)
+                    if workspace.folder.exists():
+                        await asyncio.to_thread(workspace.remove)
+                        removed.append(f"removed {workspace.folder}")
+                    store.forget()
+            except Busy:
+                continue
+        if removed:
+            changed = {"workdir": root, "workspace_volume": volume}
+            await remove_left_behind(engine, host.model_copy(update=changed))
+    return removed
+
+
+async def _discard(engine: Engine, job_id: str) -> list[str]:
+    owned = [each for each in await engine.owned() if each.job_id == job_id]
+    return [f"removed the {o.kind} {o.name}" for o in owned if await engine.discard(o)]

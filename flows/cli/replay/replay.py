@@ -19,8 +19,7 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.attempt import Prepared
-from flows.cli.replay.leftovers import LABEL_REPLAY, Say, marker, remove
-from flows.cli.replay.recording import Recording
+from flows.cli.replay.recording import LABEL_REPLAY, Recording, Say, marker, remove
 from flows.engine.contract import Engine, Sink
 from flows.engine.images.auth import Login
 from flows.engine.images.progress import PullObserver
@@ -37,9 +36,8 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
 from flows.runtime import execution, surroundings
-from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
-from flows.runtime.context import Job
+from flows.runtime.context import Cancellation, Job, Reason
 from flows.runtime.prepare import Decided
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings

@@ -2,12 +2,11 @@
 
 engine         `DockerEngine`
 client         connections: address, API version, calls in threads, errors translated
-options        the create options, a row each; guard checks them right before Docker gets them
-objects        a job's volumes and mounts, and all that carries a job's label
+options        the create options, a row each, checked right before Docker gets them
+objects        a job's volumes and mounts, all that carries a job's label, evidence in `/events`
 images         inspect, pull and ask registries
 logs           output as it comes; log_position: each byte of it once
 stats          what a container uses, streamed from `/stats`
-events         the evidence in `/events`
 chown          runs the container that gives a job's files back
 probe          what doctor asks of an engine and of a proxy before it
 """

@@ -16,19 +16,18 @@ from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker.chown import run_reclaim
 from flows.engine.docker.client import Connection, NotFound, ping, translated
-from flows.engine.docker.events import read_evidence
-from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
 from flows.engine.docker.objects import (
     create_volumes,
     list_owned,
     needs_run_volume,
+    read_evidence,
     remove_caches,
     remove_own,
     remove_run_volume,
 )
-from flows.engine.docker.options import create_arguments
+from flows.engine.docker.options import create_arguments, require_within
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong

@@ -13,7 +13,7 @@ import requests
 
 from flows.engine.contract import Measured
 from flows.engine.docker.client import shut_down, translated, url
-from flows.engine.usage import Point, Series, Usage, highest
+from flows.engine.types import Point, Series, Usage, highest
 from flows.errors import EngineError, EngineUnavailable
 
 # One answer of `GET /containers/x/stats`.

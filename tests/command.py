@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,12 +111,14 @@ class Here:
     def interrupted(self, *words: str, at: str) -> Result:
         """Call it, and interrupt it as Ctrl-C does once it has printed `at`, wherever."""
         shown = [cast(io.StringIO, stream) for stream in (sys.stdout, sys.stderr)]
-        over = threading.Event()
+        lock, is_over = threading.Lock(), False
 
         def interrupt() -> None:
-            until(lambda: over.is_set() or any(at in each.getvalue() for each in shown))
-            if not over.is_set():
-                os.kill(os.getpid(), signal.SIGINT)
+            until(lambda: is_over or any(at in each.getvalue() for each in shown))
+            # Under the lock, so that no signal comes after the command's end.
+            with lock:
+                if not is_over:
+                    os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -125,7 +127,10 @@ class Here:
         try:
             return self(*words)
         finally:
-            over.set()
+            with suppress(KeyboardInterrupt), lock:
+                is_over = True
+            # Also where the signal came while this waited for the lock.
+            is_over = True
             thread.join()
             signal.signal(signal.SIGINT, before)
 

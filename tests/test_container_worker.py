@@ -53,7 +53,6 @@ def test_a_worker_that_is_told_to_stop_hands_its_runs_over_and_the_next_one_adop
     weather.assert_told_once(run_id)
 
 
-@pytest.mark.thorough
 def test_a_worker_that_is_killed_leaves_runs_that_the_next_one_adopts_when_it_starts(
     weather: Weather,
 ) -> None:

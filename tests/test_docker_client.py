@@ -1,15 +1,20 @@
 """The first thing that is asked of an engine: which version of its API it speaks."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prefect_docker import DockerHost
 
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.images import PullConnection
+from flows.engine.docker.stats import Sampler
 from flows.errors import EngineUnavailable
 
 
@@ -57,3 +62,64 @@ async def test_a_ping_that_is_not_answered_is_an_engine_that_does_not_answer(
         async with DockerEngine(host=host) as engine:
             with pytest.raises(EngineUnavailable, match="does not answer"):
                 await engine.capacity()
+
+
+class Closed:
+    """A connection that its thread has closed, and whose number another run's has by now."""
+
+    def __init__(self) -> None:
+        self.others, self.peer = socket.socketpair()
+        self.is_read, self.is_shut_down = threading.Event(), threading.Event()
+
+    def fileno(self) -> int:
+        return self.others.fileno()
+
+    def shutdown(self, *_: int) -> None:
+        self.is_shut_down.set()
+
+    def assert_alone_is_shut_down(self) -> None:
+        with self.others, self.peer:
+            self.others.send(b"1")
+            assert self.peer.recv(1) == b"1"
+            assert self.is_shut_down.is_set()
+
+
+def test_a_pull_that_is_hung_up_ends_no_connection_of_another_run() -> None:
+    closed, pull = Closed(), PullConnection()
+    pull._connection = SimpleNamespace(sock=closed)
+    pull.hang_up()
+    closed.assert_alone_is_shut_down()
+
+
+class Stream:
+    """The answer of an engine that samples a container, until it is shut down."""
+
+    status_code = 200
+
+    def __init__(self, raw: Closed) -> None:
+        self.raw = raw
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def iter_lines(self) -> Iterator[bytes]:
+        self.raw.is_read.set()
+        self.raw.is_shut_down.wait(5)
+        return iter(())
+
+
+def test_a_sampler_that_is_stopped_ends_no_connection_of_another_run() -> None:
+    closed = Closed()
+    api = SimpleNamespace(
+        base_url="", api_version="1.41", timeout=1, get=lambda *_, **__: Stream(closed)
+    )
+    client: Any = SimpleNamespace(api=api)
+    sampler = Sampler(client, "any")
+    sampler.start()
+    assert closed.is_read.wait(5)
+    sampler.stop()
+    closed.assert_alone_is_shut_down()
+    assert sampler.join(5)

@@ -1,9 +1,11 @@
 """Who ended a container, as the engine's events tell it: every end looks different."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -177,6 +179,48 @@ def test_an_engine_that_refuses_is_an_engine_error() -> None:
     unsupported = docker.from_env(version="9.99")
     with contextlib.closing(unsupported), pytest.raises(EngineError):
         read_evidence(unsupported, "any", datetime.fromtimestamp(0))
+
+
+@contextlib.contextmanager
+def busy_engine(seconds: float, status: int) -> Iterator[docker.DockerClient]:
+    """Answers a ping so late and with that status; nothing has happened in it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_ping = self.path == "/_ping"
+            time.sleep(seconds if is_ping else 0)
+            # An engine that nobody waits for any more finds nobody.
+            with contextlib.suppress(BrokenPipeError):
+                self.send_response(status if is_ping else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the tests' output clean."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        try:
+            with contextlib.closing(docker.DockerClient(address, version="1.41")) as client:
+                yield client
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_an_engine_that_is_busy_has_more_time_to_answer_than_a_person_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flows.engine.docker.client._PING_SECONDS", 0.1)
+    with busy_engine(0.3, 200) as client:
+        assert read_evidence(client, "any", datetime.fromtimestamp(0)) == Evidence()
+
+
+def test_an_engine_that_refuses_to_be_pinged_is_no_evidence() -> None:
+    with busy_engine(0, 503) as client, pytest.raises(EngineUnavailable):
+        read_evidence(client, "any", datetime.fromtimestamp(0))
 
 
 def test_events_of_others_are_nobody_elses_evidence() -> None:

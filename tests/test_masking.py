@@ -1,6 +1,8 @@
 """Secrets stay out of text."""
 
 import base64
+from logging import getLogger
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 
 from flows.masking import Masker
 from flows.payload.repository import Remote
+from flows.runtime.context import Job
+from flows.runtime.execution import RunOptions
+from flows.runtime.store import AttemptStore
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,9 @@ def test_a_repositorys_credentials_are_apart_from_its_address(
     remote = Remote.parse(repository)
     assert (remote.url, remote.secrets) == (url, secrets)
     assert not any(secret in repr(remote) for secret in secrets)
+
+
+def test_no_step_of_a_job_shows_its_secrets_when_it_is_printed(tmp_path: Path) -> None:
+    job = Job(AttemptStore(tmp_path, "a-job"), getLogger(), secrets=("hunter2",))
+    assert "hunter2" not in repr(job)
+    assert "hunter2" not in repr(RunOptions(secrets={"TOKEN": "hunter2"}))

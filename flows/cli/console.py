@@ -4,6 +4,7 @@ Colours and moving lines are for terminals alone, and NO_COLOR is respected. Wha
 is made harmless before a terminal sees it.
 """
 
+import codecs
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import rich.console
 
 
-# Of a line that does not end: a terminal shows it in parts of so many bytes.
+# Of a line that does not end: a terminal shows it in parts of so many characters.
 _LONGEST = 64 * 1024
 
 
@@ -110,26 +111,25 @@ class Console:
         if not stream.isatty():
             yield write
             return
-        pending = b""
+        pending, decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
 
-        def show(data: bytes) -> None:
-            text = data.decode(errors="replace")
-            write(shown_lines(text, colours=self.has_colours).encode())
+        def show(text: str) -> None:
+            write(shown_lines(f"{text}\n", colours=self.has_colours).encode())
 
         def write_lines(chunk: bytes) -> None:
             # An escape that is cut is none.
             nonlocal pending
-            lines, end, pending = (pending + chunk).rpartition(b"\n")
+            lines, end, pending = (pending + decoder.decode(chunk)).rpartition("\n")
             if len(pending) > _LONGEST:
-                lines, end, pending = lines + end + pending, b"\n", b""
+                lines, end, pending = lines + end + pending, "\n", ""
             if end:
-                show(lines + end)
+                show(lines)
 
         try:
             yield write_lines
         finally:
-            if pending:
-                show(pending + b"\n")
+            if pending := pending + decoder.decode(b"", final=True):
+                show(pending)
 
     @contextmanager
     def spinner(self, sentence: str) -> Iterator[Callable[[str], None]]:

@@ -93,8 +93,8 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
     """Show the log until the run is over, or has crashed and nobody takes it up; the last state."""
     retry = retrying(console)
     log = RunLog(partial(retry, client.read_logs), run.id)
-    began = quiet_since = time.monotonic()
-    told: set[str] = set()
+    quiet_since = time.monotonic()
+    waiting = _Waiting(client, console)
     with (
         # Prefect's own retries would wait as long, and say nothing of it.
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -104,11 +104,7 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
             run = retry(_read_run, client, run.id)
             if show:
                 show(summary(run))
-            reasons = retry(_reasons, client, run, time.monotonic() - began)
-            for reason in reasons:
-                if reason not in told:
-                    console.say(reason)
-            told.update(reasons)
+            retry(waiting.tell, run)
             news = list(log.news())
             for each in news:
                 show_record(console, each)
@@ -138,20 +134,37 @@ def _is_over(run: FlowRun, news: list[Log], quiet_seconds: float) -> bool:
     return is_told or quiet_seconds > _QUIET_SECONDS
 
 
-def _reasons(client: SyncPrefectClient, run: FlowRun, seconds: float) -> list[str]:
-    """Why a run does not begin, where that is known, so long after it was submitted."""
-    if run.state is None or not run.state.is_scheduled():
-        return []
-    reasons = [f"The run is {tag}." for tag in run.tags if tag.startswith("waiting for ")]
-    pool = run.work_pool_name
-    if seconds > _WORKER_SECONDS and pool:
-        workers = client.read_workers_for_work_pool(pool)
-        if not any(worker.status is WorkerStatus.ONLINE for worker in workers):
-            reasons.append(
+class _Waiting:
+    """Says once why a run does not begin, where that is known."""
+
+    def __init__(self, client: SyncPrefectClient, console: Console) -> None:
+        self._client = client
+        self._console = console
+        self._ask_from = time.monotonic() + _WORKER_SECONDS
+        self._said: set[str] = set()
+
+    def tell(self, run: FlowRun) -> None:
+        if run.state is None or not run.state.is_scheduled():
+            return
+        for tag in run.tags:
+            if tag.startswith("waiting for "):
+                self._say(f"The run is {tag}.")
+        pool = run.work_pool_name
+        if pool and time.monotonic() > self._ask_from and not self._has_worker(pool):
+            self._say(
                 f"No worker of the pool {pool} is online, so the run waits: start one with prefect "
                 f"worker start --pool {pool}; container-task doctor tells what else it needs."
             )
-    return reasons
+            self._ask_from = float("inf")
+
+    def _has_worker(self, pool: str) -> bool:
+        workers = self._client.read_workers_for_work_pool(pool)
+        return any(worker.status is WorkerStatus.ONLINE for worker in workers)
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.add(sentence)
+            self._console.say(sentence)
 
 
 def _read_run(client: SyncPrefectClient, run_id: UUID) -> FlowRun:

@@ -6,7 +6,7 @@ What an earlier process did is found in the attempt store and on the engine.
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -39,7 +39,7 @@ class _OpenLogs:
     journal: Journal
     runner_log: RunnerLog
     masker: Masker
-    secrets: Sequence[str]
+    secrets: Sequence[str] = field(repr=False)
 
 
 class _StoringObserver(execution.Observer):

@@ -158,5 +158,5 @@ class Job:
     store: AttemptStore
     logger: Logger
     open_engine: OpenEngine = open_engine
-    secrets: Sequence[str] | None = ()
+    secrets: Sequence[str] | None = field(default=(), repr=False)
     host: HostSettings = field(default_factory=HostSettings.from_environment)

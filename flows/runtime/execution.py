@@ -71,7 +71,7 @@ class RunOptions:
     cancellation: Cancellation = field(default_factory=Cancellation)
     observer: Observer = field(default_factory=Observer)
     pull_options: PullOptions | None = None
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     collect: Collect | None = None
 
 

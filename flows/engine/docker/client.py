@@ -1,9 +1,8 @@
 """Connections to an engine: its address, API version, calls in threads, and errors translated."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -89,9 +88,8 @@ def negotiated(host: DockerHost) -> DockerHost:
     if host.version != "auto":
         return host
     with closing(_at(host, DEFAULT_DOCKER_API_VERSION).get_client()) as client:
-        answer = client.api.get(f"{client.api.base_url}/_ping", timeout=client.api.timeout)
         try:
-            require_ok(answer)
+            answer = pinged(client.api)
         except docker.errors.APIError as error:
             # No answer to what the caller is about to ask.
             raise docker.errors.DockerException(f"it refused to be pinged: {error}") from error
@@ -100,17 +98,29 @@ def negotiated(host: DockerHost) -> DockerHost:
     return _at(host, version)
 
 
+def pinged(api: docker.APIClient) -> requests.Response:
+    """The answer to `GET /_ping`, with as much time as any other. Raises docker-py's errors."""
+    answer: requests.Response = api.get(f"{api.base_url}/_ping", timeout=api.timeout)
+    require_ok(answer)
+    return answer
+
+
+def server_time(answer: requests.Response) -> datetime | None:
+    """Its header `Date`, where it has one: whole seconds."""
+    date = answer.headers.get("Date")
+    return parsedate_to_datetime(date) if date else None
+
+
 def ping(client: docker.DockerClient) -> Pong:
-    """Who answers, by the headers of `GET /_ping`."""
+    """Who answers, by the headers of `GET /_ping`; a person waits for it."""
     asked_at = datetime.now(UTC)
-    headers = client.api.get(f"{client.api.base_url}/_ping", timeout=_PING_SECONDS).headers
-    date = headers.get("Date")
+    answer = client.api.get(f"{client.api.base_url}/_ping", timeout=_PING_SECONDS)
     return Pong(
         address=address(),
         is_local=is_local(client),
-        server=headers.get("Server", "unknown"),
+        server=answer.headers.get("Server", "unknown"),
         api_version=str(client.api.api_version),
-        now=parsedate_to_datetime(date) if date else None,
+        now=server_time(answer),
         asked_at=asked_at,
     )
 
@@ -118,16 +128,6 @@ def ping(client: docker.DockerClient) -> Pong:
 def url(api: docker.APIClient, path: str) -> str:
     """The address of `path` in the version of the API that is spoken."""
     return f"{api.base_url}/v{api.api_version}{path}"
-
-
-def shut_down(connection: Any) -> None:
-    """End a connection that another thread reads, which a close alone does not wake.
-
-    By a duplicate: the layers of a TLS connection are in that thread's use.
-    """
-    gone = (OSError, ValueError, AttributeError)
-    with suppress(*gone), socket.socket(fileno=os.dup(connection.fileno())) as same:
-        same.shutdown(socket.SHUT_RDWR)
 
 
 def is_local(client: docker.DockerClient) -> bool:

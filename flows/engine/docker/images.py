@@ -3,8 +3,9 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from socket import SHUT_RDWR
 from typing import Any
 from urllib.parse import quote
 
@@ -19,7 +20,6 @@ from flows.engine.docker.client import (
     NotFound,
     require_ok,
     said,
-    shut_down,
     translated,
     url,
 )
@@ -86,8 +86,9 @@ class PullConnection:
         """End whatever is on it; never blocks, and may be called again."""
         with self._lock:
             self._over = True
-            if self._connection is not None:
-                shut_down(self._connection.sock)
+            # By the object, whose number may be another connection's once its thread closes it.
+            with suppress(OSError, ValueError, AttributeError):
+                self._connection.sock.shutdown(SHUT_RDWR)
 
 
 @dataclass(frozen=True, slots=True)

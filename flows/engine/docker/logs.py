@@ -1,6 +1,8 @@
 """Copy a container's output: attached while that lasts, from the engine's log after a cut."""
 
 import contextlib
+import os
+import socket
 import struct
 import threading
 import time
@@ -14,7 +16,7 @@ import requests.exceptions
 from docker.utils.socket import frames_iter
 
 from flows.engine.contract import Sink, Tailed
-from flows.engine.docker.client import is_local, shut_down, url
+from flows.engine.docker.client import is_local, url
 from flows.engine.docker.log_position import STREAMS, OutputDelivery, UnlikeLogError
 
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
@@ -78,9 +80,13 @@ class Attachment:
         self._cut()
 
     def _cut(self) -> None:
-        with self._lock:
+        # `_close` takes the same lock, so that the number is this connection's.
+        with self._lock, contextlib.suppress(*_CUT):
             if self._current is not None:
-                shut_down(self._current)
+                # Shut down, not closed: a close alone does not wake a thread that reads. By a
+                # duplicate: the layers of a TLS connection are in that thread's use.
+                with socket.socket(fileno=os.dup(self._current.fileno())) as same:
+                    same.shutdown(socket.SHUT_RDWR)
 
     def _copy(self) -> None:
         if self._attached is not None:

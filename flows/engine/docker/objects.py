@@ -11,7 +11,7 @@ import docker
 import docker.errors
 
 from flows.engine.chown import Reclaim
-from flows.engine.docker.client import ping, require_ok, said, translated, url
+from flows.engine.docker.client import pinged, require_ok, said, server_time, translated, url
 from flows.engine.types import Evidence
 from flows.errors import Rejected
 from flows.payload.policy_check import is_allowed
@@ -195,7 +195,7 @@ def _numbers(events: Iterable[Mapping[str, Any]], action: str, key: str) -> tupl
 def _now(client: docker.DockerClient) -> float:
     """The engine's time. An end in its future makes it wait; one in its past hides the last
     events, so a clock that differs is not believed."""
-    now, here = ping(client).now, time.time()
+    now, here = server_time(pinged(client.api)), time.time()
     told = now.timestamp() if now else here
     # The engine tells whole seconds.
     return here if told <= here < told + 2 else told + 1

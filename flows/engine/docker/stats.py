@@ -12,7 +12,7 @@ import docker
 import requests
 
 from flows.engine.contract import Measured
-from flows.engine.docker.client import shut_down, translated, url
+from flows.engine.docker.client import translated, url
 from flows.engine.types import Point, Series, Usage, highest
 from flows.errors import EngineError, EngineUnavailable
 
@@ -51,8 +51,12 @@ class Sampler:
         """End the sampling from this side; never blocks and may be called at any time."""
         with self._lock:
             self._over.set()
-            if self._response is not None:
-                shut_down(self._response.raw)
+            # A stream that has ended is no longer its response's to shut down.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                if self._response is not None:
+                    # Shut down, not closed: a close alone does not wake a thread that reads. Not by
+                    # its number, which may be another connection's once that thread closes it.
+                    self._response.raw.shutdown()
 
     def join(self, seconds: float) -> bool:
         """Wait after `stop` until the thread and its connection are gone; whether they are."""

@@ -25,6 +25,6 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
         What was done, or would be, a sentence each.
     """
     async with get_client() as client:
-        is_carried = injected().is_carried
-        host = SweptHost(client, HostSettings(), get_run_logger(), is_carried, dry_run)
+        is_running = injected().is_running
+        host = SweptHost(client, HostSettings(), get_run_logger(), is_running, dry_run)
         return await sweep(host) + await tidy(host)

@@ -6,18 +6,20 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Scheduled
+from prefect.workers.base import BaseJobConfiguration
 
 from flows.runtime.context import Cancellation, Reason
 from flows.runtime.store import known_jobs
 from flows.settings import HostSettings
 from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs, RunThreads
+from flows.worker.worker import ContainerTaskWorker
 from tests.runs import shell
 
 LOGGER = logging.getLogger(__name__)
@@ -164,3 +166,23 @@ async def test_what_a_run_raises_reaches_its_worker_and_the_next_run_goes_on(
     with pytest.raises(ValueError, match="of the run"):
         await threads.run(fails)
     assert (await threads.run(clients))[0] is not None
+
+
+async def test_a_run_that_prefect_submits_itself_is_known_and_cancelled_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, seen = ContainerTaskWorker(work_pool_name="any"), []
+    run = FlowRun(flow_id=uuid4())
+
+    class Runner:
+        async def run(
+            self, _client: object, flow_run: FlowRun, cancellation: Cancellation, _logger: object
+        ) -> None:
+            worker._cancel(flow_run.id)
+            seen.append((cancellation.reason, worker._is_running(str(flow_run.id))))
+
+    monkeypatch.setattr(worker, "_runner", Runner())
+    monkeypatch.setattr(worker, "_client", object())
+    await worker.run(run, BaseJobConfiguration())
+    assert seen == [(Reason.CANCEL, True)]
+    assert not worker._is_running(str(run.id))

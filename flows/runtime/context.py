@@ -20,7 +20,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine.selection import OpenEngine, open_engine
 from flows.outcome import StoppedBy
-from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
+from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.threads import to_the_end
 from flows.workspace.logs import Logger
@@ -121,7 +121,7 @@ class Dependencies:
 
     open_engine: OpenEngine = open_engine
     cancellation: Cancellation | None = None
-    is_carried: IsCarried = carries_nothing
+    is_running: IsRunning = runs_nothing
 
 
 class InjectedFlow(Flow[P, R]):

@@ -25,10 +25,10 @@ _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
 _RETRY_SECONDS = 0.2
 
 # Whether this process runs a job, by its id, and may be about to tell its end.
-IsCarried = Callable[[str], bool]
+IsRunning = Callable[[str], bool]
 
 
-def carries_nothing(job_id: str) -> bool:
+def runs_nothing(job_id: str) -> bool:
     """For a process that runs no job but the one that it asks for."""
     return False
 
@@ -40,9 +40,9 @@ class Busy(Exception):
 class AttemptStore:
     """The attempts of one job, oldest first, in a file that is written with fsync and rename."""
 
-    def __init__(self, root: Path, job_id: str, is_carried: IsCarried = carries_nothing) -> None:
+    def __init__(self, root: Path, job_id: str, is_running: IsRunning = runs_nothing) -> None:
         self.job_id = job_id
-        self._is_carried = is_carried
+        self._is_running = is_running
         self._file = root / RUNS_FOLDER / f"{job_id}.json"
         self._lock = root / RUNS_FOLDER / f"{job_id}.lock"
         self._over = root / RUNS_FOLDER / f"{job_id}.over"
@@ -106,7 +106,7 @@ class AttemptStore:
 
         Without `make`, a job that nobody on this host ever worked on gets no lock file.
         """
-        if self._is_carried(self.job_id):
+        if self._is_running(self.job_id):
             raise Busy(f"this process runs {self.job_id}")
         try:
             if make:

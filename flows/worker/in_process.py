@@ -24,7 +24,7 @@ from prefect.states import Cancelled
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
 from flows.runtime.context import Cancellation, Dependencies, InjectedFlow, Reason
-from flows.runtime.store import AttemptStore, IsCarried, carries_nothing
+from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
 
@@ -51,8 +51,8 @@ class BrokenOff(Exception):
 class InProcessRunner:
     """Runs flows of this package, each run in a thread of its own; serves a worker for its life."""
 
-    def __init__(self, is_carried: IsCarried = carries_nothing) -> None:
-        self._is_carried = is_carried
+    def __init__(self, is_running: IsRunning = runs_nothing) -> None:
+        self._is_running = is_running
         self._threads = RunThreads()
         self._flows: dict[UUID, Flow[..., Any]] = {}
 
@@ -65,7 +65,7 @@ class InProcessRunner:
         """
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
-            flow = flow.bind(Dependencies(cancellation=cancellation, is_carried=self._is_carried))
+            flow = flow.bind(Dependencies(cancellation=cancellation, is_running=self._is_running))
         if flow.name == FLOW_NAME:
             _note_taken(flow_run, logger)
         running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))

@@ -14,7 +14,7 @@ from flows.engine.selection import open_engine
 from flows.outcome import ABANDONED, CANCELED
 from flows.runtime.context import Job
 from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
-from flows.runtime.store import AttemptStore, Busy, IsCarried, carries_nothing, open_jobs
+from flows.runtime.store import AttemptStore, Busy, IsRunning, open_jobs, runs_nothing
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
 from flows.worker.run_notes import host_of, read_runs
@@ -34,13 +34,13 @@ class SweptHost:
     client: PrefectClient
     settings: HostSettings
     logger: Logger
-    is_carried: IsCarried = carries_nothing
+    is_running: IsRunning = runs_nothing
     dry_run: bool = False
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def store(self, job_id: str) -> AttemptStore:
         """What is known of a job; its lock counts as held while this process runs the job."""
-        return AttemptStore(self.settings.workdir, job_id, self.is_carried)
+        return AttemptStore(self.settings.workdir, job_id, self.is_running)
 
     def job(self, store: AttemptStore) -> Job:
         """For those that end or restart it."""

@@ -31,7 +31,7 @@ from flows.runtime.context import Cancellation, Reason
 from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker import services
-from flows.worker.admission import Admission, Decision, admit, capacity
+from flows.worker.admission import Admission, Decision, QueuedTask, admit, capacity
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
 from flows.worker.run_notes import label_host, reject, tag_waiting
@@ -99,7 +99,13 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if task_status is not None:
             task_status.started(self._host.worker)
         logger = self.get_flow_run_logger(flow_run)
-        await self._runner.run(self.client, flow_run, Cancellation(), logger)
+        # It takes nothing of this host's room, as it has not been admitted.
+        unqueued = QueuedRun(flow_run, QueuedTask(flow_run.id), 0.0)
+        claimed = self._claimed[flow_run.id] = ClaimedRun(unqueued, Cancellation())
+        try:
+            await self._runner.run(self.client, flow_run, claimed.cancellation, logger)
+        finally:
+            del self._claimed[flow_run.id]
         return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -201,7 +207,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
                         await self._fetch(slots)
                     decisions = self._admit(slots)
                     begun = await self._claim_all(decisions)
-                    told = await self._tell(decisions)
+                    told = await self._tag_or_reject(decisions)
                     started += begun
                     if not (fetches and self._may_have_more and (begun or told)):
                         break
@@ -270,7 +276,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._release_limit_slot(run_id)
         self._wake(may_have_more=False)
 
-    async def _tell(self, decisions: Mapping[UUID, Admission]) -> bool:
+    async def _tag_or_reject(self, decisions: Mapping[UUID, Admission]) -> bool:
         is_new = False
         for run_id, each in decisions.items():
             if each.decision is Decision.WAIT and (blocked := self._queue.block(run_id)):

@@ -12,7 +12,7 @@ import pytest
 from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.report import names
 from flows.report.names import FINISHED, STARTED, SUMMARY, emit_finished, emit_started, state_name
-from scripts.stack import ROOT, Stack
+from scripts.stack import ROOT, Stack, flow_run_id
 from tests.finished import finished
 from tests.runs import payload, until
 from tests.weather import Weather
@@ -94,7 +94,19 @@ def test_the_event_of_a_summary_has_the_keys_and_labels_of_the_page(stack: Stack
     (command,) = re.findall(r"^\$ prefect (deployment run failure-summary.*)$", page, re.MULTILINE)
     deployment, *parameters = shlex.split(command)[2:]
     assert parameters == ["--param", "days=30", "--watch"]
-    run_id = stack.submit_to(deployment, {"days": 30})
+    assert_of_thirty_days(stack, stack.submit_to(deployment, {"days": 30}))
+
+
+@pytest.mark.server
+@pytest.mark.thorough
+def test_the_command_of_the_page_makes_a_summary(stack: Stack) -> None:
+    page = (ROOT / "docs" / "automations.md").read_text()
+    (command,) = re.findall(r"^\$ prefect (deployment run failure-summary.*)$", page, re.MULTILINE)
+    assert_of_thirty_days(stack, flow_run_id(stack.prefect(*shlex.split(command))))
+
+
+def assert_of_thirty_days(stack: Stack, run_id: str) -> None:
+    """The summary of this run, as its event tells it."""
     assert stack.await_final(run_id)["state_type"] == "COMPLETED"
     resource = f"moonmind.summary.{run_id}"
     until(lambda: emitted(stack, resource), what="the event")

@@ -11,11 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from flows.engine.chown import Owner, Reclaim, outer_id, plan_reclaim
 from flows.engine.contract import Engine
-from flows.engine.docker.chown import reclaim_arguments
 from flows.engine.docker.engine import DockerEngine
-from flows.engine.types import Image
+from flows.engine.docker.objects import reclaim_arguments
+from flows.engine.types import Image, Owner, Reclaim, outer_id, plan_reclaim
 from flows.errors import EngineError
 from flows.runtime.collect import reclaim, remove_left_behind
 from flows.settings import HostSettings

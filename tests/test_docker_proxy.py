@@ -21,7 +21,6 @@ from uuid import uuid4
 import pytest
 from prefect_docker import DockerHost
 
-from flows.engine.chown import Owner, plan_reclaim
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.images import DockerImages
@@ -29,7 +28,7 @@ from flows.engine.docker.objects import read_evidence
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
-from flows.engine.types import Evidence
+from flows.engine.types import Evidence, Owner, plan_reclaim
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
 from flows.payload.policy import Policy

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from flows.engine.chown import Owner, plan_reclaim
 from flows.engine.contract import Engine, Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.selection import ENGINES, OpenEngine, open_engine
+from flows.engine.types import Owner, plan_reclaim
 from flows.errors import ContainerGone, EngineError, ImageError
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workspace.log_file import LogFile
+from flows.workspace.safe_open import LogFile
 from flows.workspace.tree import remove_tree
 from tests.hosts import deep, need_root
 

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.container_task import container_task
 from flows.errors import HostMisconfigured, PayloadError
-from flows.payload.repository import Remote
+from flows.payload.models import Remote
 from flows.runtime.surroundings import container_secrets, with_credentials
 from tests.git_server import PASSWORD, USER, commit_all, git_http
 from tests.runs import Finished, Runner, payload, shell, until

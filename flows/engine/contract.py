@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from flows.engine.chown import Reclaim
 from flows.engine.images.pull import PullOptions, PullRequest
-from flows.engine.types import ContainerState, Evidence, Image, Point, Pong, Usage
+from flows.engine.types import ContainerState, Evidence, Image, Point, Pong, Reclaim, Usage
 from flows.spec import ContainerSpec, Owned
 from flows.units import Resources
 

@@ -1,10 +1,9 @@
 """The queue payload: from untrusted JSON to the `ContainerSpec` of one attempt. Pure.
 
 parse            JSON to `TaskPayload`, every fault at once in a `PayloadError`
-models           pydantic models of the payload; container: those of `task.container`
+models           pydantic models of the payload, its clone URL; container: of `task.container`
 base             what they share: camelCase, null as absence, the JSON schema of Prefect's form
 fields           the rule of each value; validation: pydantic's errors as sentences
-repository       a clone URL, apart from the credentials in it
 policy           the operator's rules; policy_check: whether they allow a payload
 image_reference  registry, repository, tag and digest of an image name; its platform
 compiler         payload, policy and run to a `ContainerSpec`

@@ -16,8 +16,8 @@ from flows.errors import PayloadError
 from flows.masking import Masker
 from flows.outcome import FAILURE_OF, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.outputs.verdict import failed_tests, passed_tests
+from flows.payload.models import Remote
 from flows.payload.parse import parse
-from flows.payload.repository import Remote
 from flows.spec import ContainerSpec, command_summary
 from flows.text import last_line
 from flows.workspace.logs import LogFacts

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.attempt import Prepared
-from flows.engine.chown import RECLAIM_SECONDS, Owner, plan_reclaim
 from flows.engine.contract import Engine
+from flows.engine.types import RECLAIM_SECONDS, Owner, plan_reclaim
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
 from flows.outcome import Outcome

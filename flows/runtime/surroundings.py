@@ -21,9 +21,8 @@ from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
 from flows.payload import fields
-from flows.payload.models import REPO_AUTH, TaskPayload
+from flows.payload.models import REPO_AUTH, Remote, TaskPayload
 from flows.payload.policy import Policy
-from flows.payload.repository import Remote
 from flows.settings import HostSettings
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.git import checkout

@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import mkdtemp
 
-from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
-from flows.engine.types import ContainerState, Evidence, Image, Pong
+from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 from flows.spec import ContainerSpec, Owned
 from flows.testing.fake_container import FakeContainer, Program, succeed

@@ -1,8 +1,7 @@
 """The Prefect worker of the type `container-task`, and what looks after its host.
 
 worker      the worker: polls its work pool, claims flow runs, runs and releases them
-queue       the pool's scheduled runs as the server gave them; what each payload asks for
-admission   which of them may start now, by the host's CPUs and memory
+admission   which of the queued runs may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop
 run_notes   reads container task runs; labels, tags and rejects them
 services    beside the claim loop: pool events, SIGTERM, a sweep each minute, silent hosts

@@ -4,8 +4,8 @@
 | --- | --- |
 | `folder` | `Workspace`: the folder's paths, mkdir, removal, an earlier attempt's results |
 | `git` | `checkout`: git fetch and checkout of one ref into it |
-| `logs`, `log_file` | `RunnerLog` and `Journal`: runner.log and execute.log, in `.runs` at first |
+| `logs` | `RunnerLog` and `Journal`: runner.log and execute.log, in `.runs` at first |
 | `tree` | `walk`, `open_file`, `remove_tree`: by openat, never over a link |
-| `safe_open` | `write_whole`, `link_or_copy`, `replacing`: files put in place by rename or link |
+| `safe_open` | `LogFile`, `link_or_copy`, `replacing`: files put in place by rename or link |
 | `listing` | sizes and checksums of what is there; whether all of it is the worker's |
 """

@@ -12,8 +12,7 @@ from uuid import uuid4
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, listing
-from flows.workspace.log_file import LogFile, move_log
-from flows.workspace.safe_open import free_name, is_folder, write_whole
+from flows.workspace.safe_open import LogFile, free_name, is_folder, move_log, write_whole
 from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.

@@ -9,10 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Self
 
-from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.pull import PullOptions, PullRequest
-from flows.engine.types import ContainerState, Evidence, Image, Pong
+from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Owned
 from flows.units import Resources

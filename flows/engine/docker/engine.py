@@ -12,9 +12,7 @@ import requests.exceptions
 from prefect_docker import DockerHost
 from prefect_docker.containers import create_docker_container, start_docker_container
 
-from flows.engine.chown import Reclaim
 from flows.engine.contract import Engine, Measured, Sink, Tailed
-from flows.engine.docker.chown import run_reclaim
 from flows.engine.docker.client import Connection, NotFound, ping, translated
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
@@ -26,11 +24,12 @@ from flows.engine.docker.objects import (
     remove_caches,
     remove_own,
     remove_run_volume,
+    run_reclaim,
 )
 from flows.engine.docker.options import create_arguments, require_within
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
-from flows.engine.types import ContainerState, Evidence, Image, Pong
+from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned

@@ -14,8 +14,6 @@ from pydantic import ValidationError
 
 from blocks.reading import error_line, invalid_fields
 
-_SECONDS = 30.0
-
 
 class CredentialsUnreadable(Exception):
     """There may be credentials, and they cannot be had; `str()` is one sentence for a person."""
@@ -47,7 +45,7 @@ async def saved_logins() -> list[tuple[str, Login | CredentialsUnreadable]]:
 async def _saved() -> list[tuple[str, dict[str, Any]]]:
     slug = DockerRegistryCredentials.get_block_type_slug()
     try:
-        async with asyncio.timeout(_SECONDS), get_client() as client:
+        async with asyncio.timeout(30.0), get_client() as client:
             found = await client.read_block_documents_by_type(slug, include_secrets=True)
     except PrefectHTTPStatusError as error:
         # Nobody has registered the type, so nobody has saved a block of it.

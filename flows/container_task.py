@@ -60,8 +60,6 @@ from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds
 
 T = TypeVar("T")
 
-_ASK_SECONDS = 20.0
-
 
 @injectable
 @flow(
@@ -260,7 +258,7 @@ async def _why_cancelled() -> Reason:
     if cancellation is not None and cancellation.reason is not None:
         return cancellation.reason
     try:
-        async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
+        async with asyncio.timeout(20.0), get_client() as client:
             state = (await client.read_flow_run(runtime.flow_run.id)).state
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
         get_run_logger().warning("Could not ask whether the run was cancelled: %s", error)

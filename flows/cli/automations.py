@@ -28,8 +28,6 @@ from flows.cli.prefect_api import api_errors
 # In an action, in place of Prefect's `block_document_id`: the block's name, or its type and name.
 _BLOCK = "block_document"
 _ACTIONS = ("actions", "actions_on_trigger", "actions_on_resolve")
-_ANY_ID = UUID(int=0)
-_BLOCKS = TypeAdapter(list[BlockDocument])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def _validated(source: str, document: object) -> AutomationSpec:
     if not isinstance(document, Mapping) or "trigger" not in document:
         raise CommandError(f"{source}: is no automation, which has a name, a trigger and actions")
     spec = AutomationSpec(source, document)
-    plain = spec.with_ids(dict.fromkeys(spec.blocks, _ANY_ID))
+    plain = spec.with_ids(dict.fromkeys(spec.blocks, UUID(int=0)))
     try:
         known = AutomationCore.model_validate(plain).model_dump(mode="json")
     except ValidationError as error:
@@ -216,7 +214,7 @@ async def _block_id(client: PrefectClient, name: str, specs: Iterable[Automation
             "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
         },
     )
-    blocks = _BLOCKS.validate_json(answer.content)
+    blocks = TypeAdapter(list[BlockDocument]).validate_json(answer.content)
     found = {each.block_type.slug: each.id for each in blocks if each.block_type}
     if len(found) == 1:
         return found.popitem()[1]

@@ -21,14 +21,12 @@ from flows.cli.console import CommandError, Console, ExitStatus
 from flows.cli.prefect_api import api_url, outcome_name, retrying, run_url, summary, unreachable
 
 _PAGE = 200
-_POLL_SECONDS = 0.5
 # Records come in batches, and their times are those of who wrote them.
 _OVERLAP = timedelta(seconds=60)
 # The last batch comes after the final state; Prefect's own last record is the sign that it has.
 _QUIET_SECONDS = 5.0
 # The sweep, once a minute, takes up a run whose process died.
 _TAKEN_UP_SECONDS = 150.0
-_WORKER_SECONDS = 5.0
 
 
 class RunLog:
@@ -112,7 +110,7 @@ def follow(client: SyncPrefectClient, run: FlowRun, console: Console) -> FlowRun
                 quiet_since = time.monotonic()
             if _is_over(run, news, time.monotonic() - quiet_since):
                 break
-            time.sleep(_POLL_SECONDS)
+            time.sleep(0.5)
         for each in log.news(whole=True):
             show_record(console, each)
     return run
@@ -140,7 +138,7 @@ class _Waiting:
     def __init__(self, client: SyncPrefectClient, console: Console) -> None:
         self._client = client
         self._console = console
-        self._ask_from = time.monotonic() + _WORKER_SECONDS
+        self._ask_from = time.monotonic() + 5.0
         self._said: set[str] = set()
 
     def tell(self, run: FlowRun) -> None:

@@ -47,7 +47,6 @@ _PAGE = 200
 _PAGES = 10
 _NEWEST_FIRST = FlowRunSort.EXPECTED_START_TIME_DESC
 _SHOWN = 5
-_BEGINNING = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
 
 
 def api_url() -> str | None:
@@ -207,7 +206,7 @@ def _matching(client: SyncPrefectClient, text: str) -> list[FlowRun]:
 
 
 def _by_beginning(client: SyncPrefectClient, beginning: str) -> list[FlowRun]:
-    if not _BEGINNING.fullmatch(beginning):
+    if not re.fullmatch(r"[0-9a-f][0-9a-f-]{3,35}", beginning):
         return []
     flow = FlowFilter.model_validate({"name": {"any_": [FLOW_NAME]}})
     found: dict[UUID, FlowRun] = {}

@@ -17,7 +17,6 @@ N = TypeVar("N", int, float)
 MAX_POINTS = 600
 # Two hundred thousand files take two.
 RECLAIM_SECONDS = 120.0
-_EXPIRES_AFTER = timedelta(hours=1)
 # For any POSIX shell with find and awk. It gets the user and the group as the namespace around
 # this one numbers them. Neither links nor devices are touched: a device that belonged to the
 # worker would be one that it may open. A path that grows too long for the system goes on from the
@@ -219,7 +218,7 @@ def plan_reclaim(
     """The container for the folder of a container `name`, whose job has these `labels`."""
     times = {
         "moonmind.created_at": now.isoformat(),
-        LABEL_EXPIRES_AT: (now + _EXPIRES_AFTER).isoformat(),
+        LABEL_EXPIRES_AT: (now + timedelta(hours=1)).isoformat(),
     }
     return Reclaim(f"{name}-files", image, mount, owner, {**labels, **times})
 

@@ -30,7 +30,6 @@ from flows.workspace.safe_open import link_or_copy, write_whole
 from flows.workspace.tree import Bounds, Found, TooMuch, Tree, open_file, walk
 
 _MAX_PATH_BYTES = 4_096
-_MAX_REJECTED_LISTED = 1_000
 # What the slowest disk that anybody would work on reads and writes.
 _DISK_BYTES_PER_SECOND = 50 * 1024**2
 
@@ -195,7 +194,7 @@ class _Collecting:
         self._files_left = limits.files
         self._bytes_left = limits.size_bytes
         self._path_bytes_left = limits.path_bytes
-        self._rejected_left = _MAX_REJECTED_LISTED
+        self._rejected_left = 1_000
         self._kept_of_checkout: set[Parts] = set()
 
     def account(self, match: _Match, accounts: Sequence[OutputAccount]) -> None:

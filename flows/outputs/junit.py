@@ -18,7 +18,6 @@ from defusedxml.ElementTree import DefusedXMLParser
 from flows.results import Case, CaseResult
 from flows.text import one_line
 
-_CHUNK_BYTES = 64 * 1024
 # Between chunks, for the other runs of this process: their threads wait while one parses.
 _PAUSE_SECONDS = 0.0005
 # What a parser can hand out only as a whole: a tag with its attributes, or a comment.
@@ -27,10 +26,8 @@ _MAX_DEPTH = 100
 _MAX_NAMES = 1_000
 # Of a name or a message, before what is secret is taken out of it and it is cut to be shown.
 TEXT_LENGTH = 4096
-_MAX_SECONDS = 1e9
 
 _FAILING: dict[str, CaseResult] = {"failure": "failed", "error": "error"}
-_RERUN = ("flakyFailure", "flakyError", "rerun")
 _NOT_RUN = ("notrun", "disabled", "suppressed", "skipped")
 
 
@@ -58,7 +55,7 @@ def read_report(file: BinaryIO, budget: Budget, take: Callable[[Case], None]) ->
     try:
         parser = DefusedXMLParser(target=target, forbid_dtd=True)
         silent_bytes, heard = 0, 0
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(64 * 1024):
             budget.bytes_left -= len(chunk)
             if budget.bytes_left < 0:
                 raise ReportUnreadable("the reports are larger together than what is read of them")
@@ -168,7 +165,7 @@ class _Target:
 
     def _says(self, case: _Open, name: str, attributes: Mapping[str, str]) -> None:
         """Take in what an element directly below the test tells of it."""
-        if name in _RERUN:
+        if name in ("flakyFailure", "flakyError", "rerun"):
             case.flaky = True
             return
         # The first failure says what it was.
@@ -203,4 +200,4 @@ def _seconds(text: str) -> float | None:
         seconds = float(text[:40].replace(",", ""))
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and 0 <= seconds < _MAX_SECONDS else None
+    return seconds if math.isfinite(seconds) and 0 <= seconds < 1e9 else None

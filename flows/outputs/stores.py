@@ -28,7 +28,6 @@ from flows.masking import Masker
 
 # What S3 takes for a part at least; of a file, so much is in memory at a time.
 PART_BYTES = 5 * 1024**2
-_READ_BYTES = 1024**2
 _SAID = 500
 # S3 takes 10,000.
 _PARTS = 9000
@@ -37,7 +36,6 @@ _WHOLE_BYTES = 256 * 1024**2
 # Of one upload, for memory's sake: files that take some. Not of all together: a thread that hangs
 # in a storage would keep its place for ever.
 _LARGE_BYTES = 1024**2
-_LARGE = 8
 
 
 class Stopped(Exception):
@@ -82,7 +80,7 @@ class FsspecStore:
         self.secrets = secrets_in(options)
         self._fs = _file_system(url, options)
         self._base = self._fs._strip_protocol(url).rstrip("/")
-        self._large = threading.BoundedSemaphore(_LARGE)
+        self._large = threading.BoundedSemaphore(8)
         self._make_folder = cache(partial(self._fs.makedirs, exist_ok=True))
 
     def put(self, key: str, source: HashingReader) -> None:
@@ -117,7 +115,7 @@ class FsspecStore:
         part_bytes = max(PART_BYTES, -(-source.expected_bytes // _PARTS))
         target = self._fs.open(path, "wb", block_size=part_bytes)
         try:
-            while data := source.read(_READ_BYTES):
+            while data := source.read(1024**2):
                 target.write(data)
         except BaseException:
             _give_up(target)

@@ -36,7 +36,6 @@ from flows.workspace.tree import Tree, open_file, walk
 
 # A file that the store refuses must not keep the others; a store that is away refuses all.
 _FAILURES = 10
-_SAY_SECONDS = 10.0
 # For threads to come to the end of what they send.
 _END_SECONDS = 2.0
 # For a store to close its connections.
@@ -169,7 +168,7 @@ class Uploader:
         running = {begin(self.send_files) for _ in range(min(threads, len(self._plan.items)))}
         try:
             while running:
-                _, running = await asyncio.wait(running, timeout=_SAY_SECONDS)
+                _, running = await asyncio.wait(running, timeout=10.0)
                 if running:
                     logger.info(
                         progress(

@@ -26,7 +26,6 @@ MANIFEST = "manifest.json"
 # Of a local file's name, and of a key in S3 less the base, the job's id and the attempt.
 _NAME_BYTES = 255
 _KEY_BYTES = 640
-_MAX_ENTRIES = 100_000
 # Globs, escapes, chains and versions of fsspec, and what S3 advises against.
 _SPECIAL = frozenset('\\{}^%`[]"<>~#|?*:\x7f')
 _SUFFIX = ".upload-"
@@ -60,7 +59,7 @@ class Plan:
         return sum(item.size_bytes for item in self.items)
 
 
-def plan(found: Iterable[Found], max_bytes: int, max_entries: int = _MAX_ENTRIES) -> Plan:
+def plan(found: Iterable[Found], max_bytes: int, max_entries: int = 100_000) -> Plan:
     """Regular files, as long as they fit into `max_bytes` together; the rest is skipped."""
     items: list[Item] = []
     skipped: list[SkippedFile] = []

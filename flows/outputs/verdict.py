@@ -40,11 +40,9 @@ MAX_REPORT_BYTES = 64 * 1024**2
 _MAX_BYTES = 256 * 1024**2
 # Some three seconds of reading.
 _MAX_ELEMENTS = 300_000
-_MAX_LOOKED_AT = 100_000
 _MAX_PATH_BYTES = 4_096
 # For all of it. Nobody can end the work from outside, so it ends by itself.
 _SECONDS = 20.0
-_FOLDER = "test-results"
 _CASE_NAME_LENGTH = 160
 _MESSAGE_LENGTH = 240
 _ORDER: tuple[CaseResult, ...] = ("failed", "error", "skipped", "passed")
@@ -165,12 +163,12 @@ def reported_tests(
 
     `declared` are the paths of outputs below `artifacts/`. Without a `masker` no text is told.
     """
-    folder = (*spec.artifacts_subdir.split("/"), _FOLDER)
+    folder = (*spec.artifacts_subdir.split("/"), "test-results")
     artifacts = Tree(workspace.folder, ("artifacts",))
     has_folder = is_there(Tree(workspace.folder, ("artifacts", *folder)))
     if not has_folder and not any(output.type == "junit" for output in spec.outputs):
         return None
-    bounds = Bounds(_MAX_LOOKED_AT, time.monotonic() + _SECONDS)
+    bounds = Bounds(100_000, time.monotonic() + _SECONDS)
     budget, total = Budget(_MAX_BYTES, _MAX_ELEMENTS, bounds.until), _Total()
     paths = set(declared)
     if has_folder:

@@ -33,7 +33,6 @@ _ALWAYS_IN_FINGERPRINT = frozenset({
     "entrypoint", "user", "network", "shm_bytes", "gpus", "cap_add", "cap_drop", "secrets",
     "platform", "outputs",
 })  # fmt: skip
-_NOT_IN_FINGERPRINT = frozenset({"attempt", "name", "labels"})
 
 
 def compile_spec(
@@ -117,7 +116,7 @@ def _fingerprint(spec: ContainerSpec) -> str:
     plain = {
         name: value
         for name, value in asdict(spec).items()
-        if name not in _NOT_IN_FINGERPRINT
+        if name not in ("attempt", "name", "labels")
         and (name in _ALWAYS_IN_FINGERPRINT or value != defaults[name])
     }
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -20,12 +20,9 @@ T = TypeVar("T")
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
 MAX_OUTPUTS = 100
 
-_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
-_MAX_ID = 2**31 - 1
-_BLOCK = re.compile(r"[a-z0-9][a-z0-9-]{0,126}")
 _SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
 _SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
@@ -167,7 +164,7 @@ def mount_target(value: str) -> str:
 
 
 def volume_name(value: str) -> str:
-    if not _VOLUME.fullmatch(value):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}", value):
         raise ValueError(
             f"is {_short(value)}, not a volume name: letters, digits, '_', '.' and '-', "
             "two or more, beginning with a letter or digit"
@@ -189,7 +186,7 @@ def network(value: str) -> str:
 def user(value: str) -> str:
     """`user` or `user:group`, each by name or number, as `docker run --user` takes them."""
     parts = value.split(":")
-    too_large = any(part.isdecimal() and int(part) > _MAX_ID for part in parts)
+    too_large = any(part.isdecimal() and int(part) > 2**31 - 1 for part in parts)
     if not _USER.fullmatch(value) or too_large:
         raise ValueError(f"is {_short(value)}, not a user or user:group")
     return value
@@ -206,7 +203,7 @@ def gpus(value: object) -> int | Literal["all"]:
 
 def block_name(value: str) -> str:
     """The name of a block document, as Prefect takes them."""
-    if not _BLOCK.fullmatch(value):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,126}", value):
         raise ValueError(
             f"is {_short(value)}, not the name of a block: lower-case letters, digits and '-'"
         )

@@ -30,7 +30,6 @@ from flows.text import code, escape, one_line
 _NAME_LENGTH = 60
 _PATH_LENGTH = 60
 _MESSAGE_LENGTH = 100
-_SHA256_LENGTH = 12
 _MARKS = {"failed": "FAILED", "error": "ERROR", "skipped": "skipped", "passed": "passed"}
 
 _TABLE_WIDTH = 120
@@ -125,7 +124,7 @@ def table_of_outputs(results: Results) -> list[TableRow]:
             one_line(row.path, _PATH_LENGTH),
             "" if row.size_bytes is None else str(row.size_bytes),
             REASONS[row.reason] if row.reason else "",
-            (row.sha256 or "")[:_SHA256_LENGTH],
+            (row.sha256 or "")[:12],
         )
         for row in results.rows
     ]

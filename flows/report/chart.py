@@ -15,7 +15,6 @@ from flows.units import duration, processors, size
 
 # Below, a picture would tell no more than the report's numbers.
 _LEAST_SECONDS = 5.0
-_LEAST_POINTS = 3
 # Use that is lower than this share of its limit has a scale of its own.
 _FAR_BELOW = 0.1
 _MOST_TICKS = 6
@@ -38,7 +37,6 @@ _STYLE = {
     "legend_font_size": 13,
     "transition": "none",
 }
-_DECIMALS = re.compile(r"(\.\d)\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ class Panel:
 def usage_svg(points: Sequence[Point], memory_bytes: int | None, cpus: float | None) -> str | None:
     """Memory and CPU over time, one above the other; None for a life too short for a picture. CPU
     is given as the number of processors in use between two points."""
-    if len(points) < _LEAST_POINTS or points[-1].seconds < _LEAST_SECONDS:
+    if len(points) < 3 or points[-1].seconds < _LEAST_SECONDS:
         return None
     memory = [(at.seconds, float(at.memory_bytes)) for at in points if at.memory_bytes is not None]
     panels = (
@@ -182,4 +180,4 @@ def _strip(chart: Any, *tags: str) -> None:
             if child.tag in tags or callable(child.tag):
                 parent.remove(child)
             elif "d" in child.attrib:
-                child.attrib["d"] = _DECIMALS.sub(r"\1", child.attrib["d"])
+                child.attrib["d"] = re.sub(r"(\.\d)\d+", r"\1", child.attrib["d"])

@@ -32,8 +32,6 @@ USAGE_KEY = "container-run-usage"
 FILES_KEY = "container-run-files"
 PROGRESS_KEY = "container-run-progress"
 PULL_PROGRESS_KEY = "image-pull"
-_COMMAND_LENGTH = 60
-_LAST_LINE_LENGTH = 200
 _OF_NAME = {kind.state_name: outcome for outcome, kind in OUTCOMES.items() if kind.state_name}
 _OF_TYPE = {"CRASHED": OutcomeName.INFRASTRUCTURE} | {
     kind.state_type: outcome for outcome, kind in OUTCOMES.items() if kind.state_type != "FAILED"
@@ -65,7 +63,7 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     parts = [*([_repository(remote)] if remote else []), _short_image(container.image)]
     if masker is not None or not payload.secret_blocks:
         known = masker or Masker(remote.secrets if remote else ())
-        parts.append(command_summary(known.words(container.command), _COMMAND_LENGTH))
+        parts.append(command_summary(known.words(container.command), 60))
     return " · ".join(parts)
 
 
@@ -104,7 +102,7 @@ def state_message(
     message = _success(outcome) if succeeded else outcome.error or str(outcome.name)
     if upload and upload.error:
         message = f"{message}. {not_uploaded(upload)}"
-    last = last_line(log.tail, _LAST_LINE_LENGTH) if log and not succeeded else ""
+    last = last_line(log.tail, 200) if log and not succeeded else ""
     return f"{message}. Its last line: {last}" if last else message
 
 

@@ -17,10 +17,8 @@ from flows.text import code, escape, fence, one_line, shown_lines, table
 from flows.units import duration, processors, size
 from flows.workspace.logs import LogFacts
 
-_LISTED_IN_REPORT = 50
 # A payload may hold half a megabyte.
 _LONGEST_COMMAND = 8000
-_LONGEST_MESSAGE = 200
 _BAR = 20
 PICTURE = "metadata/usage.svg"
 # What Docker gives a container that asks for nothing else.
@@ -99,7 +97,7 @@ def _tests_section(tests: TestsReport | None) -> Iterable[str]:
 
 
 def _message_of(test: FailedTest) -> str:
-    return f": {escape(one_line(test.message, _LONGEST_MESSAGE))}" if test.message else ""
+    return f": {escape(one_line(test.message, 200))}" if test.message else ""
 
 
 def _outputs_section(outputs: Sequence[OutputReport]) -> Iterable[str]:
@@ -224,7 +222,7 @@ def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
     if not artifacts:
         yield "None."
         return
-    shown = artifacts[:_LISTED_IN_REPORT]
+    shown = artifacts[:50]
     address = upload.address if upload and not upload.error else ""
     # No table: a terminal would cut what is too long for its column.
     yield "\n".join(f"- {_path_of(item, address)}, {_kind_of(item)}" for item in shown)

@@ -13,9 +13,7 @@ from flows.outcome import OutcomeName
 from flows.report.names import outcome_of_state
 from flows.text import code, escape, table
 
-_LONGEST_MESSAGE = 200
 _TOP = 10
-_LONGEST = 5
 _LEFT_OUT = "There were too many to read: causes, images, repositories and times are of the newest."
 
 
@@ -215,7 +213,7 @@ def _causes(causes: Sequence[CauseCount]) -> str:
             str(each.outcome),
             str(each.runs),
             _link(each.last.run_id, each.last.name),
-            escape(each.last.message[:_LONGEST_MESSAGE]),
+            escape(each.last.message[:200]),
         )
         for each in causes
     ]
@@ -238,7 +236,7 @@ def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFa
 
 
 def _longest(attempts: Iterable[AttemptFacts]) -> str:
-    longest = sorted(attempts, key=lambda each: -each.seconds)[:_LONGEST]
+    longest = sorted(attempts, key=lambda each: -each.seconds)[:5]
     rows = [
         (_h_mm_ss(each.seconds), each.outcome, code(each.image), _link(each.job_id, each.command))
         for each in longest

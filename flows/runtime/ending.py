@@ -28,7 +28,6 @@ Collect = Callable[[Outcome], Awaitable[Outcome]]
 # How long an engine may be away while its container runs: the time of a restart.
 PATIENCE_SECONDS = 60.0
 _CLOCKS_APART = timedelta(seconds=5)
-_OOM_NEWS_SECONDS = 0.2
 
 
 async def finish(
@@ -137,7 +136,7 @@ async def _stopped_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
     if state.exit_code == KILLED and not state.oom_killed:
         # The engine hears of a memory kill by another way than of the exit, at times a little
         # later; which it was, only the engine may say.
-        await asyncio.sleep(_OOM_NEWS_SECONDS)
+        await asyncio.sleep(0.2)
         state = await engine.inspect(spec)
     return state
 

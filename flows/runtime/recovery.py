@@ -38,9 +38,6 @@ from flows.settings import HostSettings
 from flows.spec import UPLOAD_CANCELED_SECONDS
 from flows.workspace.logs import LogFacts
 
-_MOMENT_SECONDS = 5.0
-_MOST_EVENTS = 50
-
 
 def tell_started(task: object, task_run: TaskRun, state: object) -> None:
     """`on_running` of the execute task: emit `container.started`."""
@@ -163,7 +160,7 @@ async def attempts_elsewhere(
         event=EventNameFilter(name=[STARTED, FINISHED]),
         resource=EventResourceFilter(id=[f"moonmind.task.{run_id}"]),
     )
-    page = await client.read_events(filter=of_the_run, limit=_MOST_EVENTS)
+    page = await client.read_events(filter=of_the_run, limit=50)
     ended = {each.payload["attempt"] for each in page.events if each.event == FINISHED}
     ended |= set(known)
     for each in page.events:
@@ -218,7 +215,7 @@ def _restarts(flow_run: FlowRun) -> int:
 
 
 async def _recover_later(flow_run_id: UUID) -> None:
-    await asyncio.sleep(_MOMENT_SECONDS)
+    await asyncio.sleep(5.0)
     async with get_client() as client:
         logger = flow_run_logger(await client.read_flow_run(flow_run_id))
     await recover(flow_run_id, Job(_store(flow_run_id), logger))

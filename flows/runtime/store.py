@@ -22,7 +22,6 @@ from flows.workspace.folder import RUNS_FOLDER
 from flows.workspace.safe_open import replacing
 
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
-_RETRY_SECONDS = 0.2
 
 # Whether this process runs a job, by its id, and may be about to tell its end.
 IsRunning = Callable[[str], bool]
@@ -159,7 +158,7 @@ class AttemptStore:
                     yield
                     return
             except Busy:
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(0.2)
 
 
 def open_jobs(root: Path) -> list[str]:

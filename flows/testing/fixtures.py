@@ -40,7 +40,6 @@ _SERVER = {
 }
 # A server of somebody else's stores events every five seconds.
 _EVENTS_SECONDS = 20.0
-_LOOK_SECONDS = 0.05
 
 
 class ContainerTaskRun:
@@ -171,4 +170,4 @@ async def _events(job_id: str, attempts: int) -> tuple[Event, ...]:
             told = {(event.event, event.payload["attempt"]) for event in events}
             if told >= expected or time.monotonic() > deadline:
                 return events
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(0.05)

@@ -12,8 +12,6 @@ from flows.outcome import OutcomeName
 from flows.report.run_json import RunReport
 from flows.spec import ContainerSpec, command_summary
 
-_SHOWN_LINES = 20
-_SHOWN_CHARACTERS = 500
 _TELLING = ("attempt", "outcome", "exitCode")
 
 
@@ -71,7 +69,7 @@ class TaskResult:
             raise AssertionError(f"the task left no file {path}; there were: {left}")
         text = self.files[path].read_text(errors="replace") if contains else ""
         if contains not in text:
-            begins = text[:_SHOWN_CHARACTERS]
+            begins = text[:500]
             raise AssertionError(f"{path} lacks {contains!r}; it begins {begins!r}")
         return self.files[path]
 
@@ -82,7 +80,7 @@ class TaskResult:
         """All of it for a person, as pytest shows it under a test that failed."""
         ran = f"{command_summary(self.spec.command)} in {self.spec.image}" if self.spec else "none"
         lines = self.output.splitlines()
-        shown = lines[-_SHOWN_LINES:]
+        shown = lines[-20:]
         facts = {
             "outcome": self.outcome,
             "message": self.message,

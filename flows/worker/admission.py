@@ -31,7 +31,6 @@ from flows.workspace.logs import Logger
 
 # How long others may pass by a task that waits for room.
 PATIENCE_SECONDS = 60.0
-_ENGINE_AWAY_SECONDS = 5.0
 # Of the engine's memory, what is left to the host itself.
 _RESERVE = 0.1
 
@@ -121,7 +120,7 @@ async def capacity(host: HostSettings, logger: Logger) -> Resources:
             break
         except EngineError as error:
             logger.warning("No task starts here yet: %s", error)
-            await asyncio.sleep(_ENGINE_AWAY_SECONDS)
+            await asyncio.sleep(5.0)
     total = Resources(
         host.worker_cpus or found.cpus,
         host.worker_memory or int(found.memory_bytes * (1 - _RESERVE)),

@@ -36,7 +36,6 @@ _REMOVAL_SECONDS = 30.0
 # Before a sweep begins with no further upload.
 _UPLOAD_SECONDS = 60.0
 _FIRST_TRY = timedelta(seconds=60)
-_LONGEST_PAUSE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +266,7 @@ def is_due(tries: int, last: datetime | None, now: datetime) -> bool:
     """Whether a sweep tries again: at once after the first try, then ever more seldom."""
     if last is None or tries < 2:
         return True
-    return now - last >= min(_LONGEST_PAUSE, _FIRST_TRY * (1 << min(tries - 2, 10)))
+    return now - last >= min(timedelta(hours=1), _FIRST_TRY * (1 << min(tries - 2, 10)))
 
 
 def allowance(tries: int, most: float) -> float:

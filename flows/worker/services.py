@@ -32,7 +32,6 @@ from flows.workspace.logs import Logger
 
 _CANCELLING = "prefect.flow-run.Cancelling"
 _WORK = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry", "prefect.work-pool.ready"]
-_SWEEP_SECONDS = 60.0
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
 _GAP_SECONDS = 150.0
 
@@ -103,7 +102,7 @@ async def _every_minute(doing: str, look: Callable[[], Awaitable[object]], logge
             await look()
         except Exception as error:  # noqa: BLE001 - the next one comes within a minute
             logger.warning("Could not %s: %s", doing, error)
-        await asyncio.sleep(_SWEEP_SECONDS)
+        await asyncio.sleep(60.0)
 
 
 @dataclass(frozen=True, slots=True)

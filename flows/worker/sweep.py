@@ -24,7 +24,6 @@ from flows.workspace.logs import Logger
 _STARTING = timedelta(seconds=20)
 # Between a worker's claim of a run and the state Running lie a process's start and its imports.
 _CLAIMED = timedelta(minutes=3)
-_RECENT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ async def _end_or_restart(host: SweptHost, run: FlowRun | None, store: AttemptSt
 
 
 async def _sweep_unbegun(host: SweptHost) -> AsyncIterator[str]:
-    recent = host.now() - _RECENT
+    recent = host.now() - timedelta(days=1)
     died = (StateType.PENDING, StateType.CRASHED)
     for run in await read_runs(host.client, *died, due_after=recent):
         store = host.store(str(run.id))

@@ -47,8 +47,6 @@ from flows.worker.sweep import SweptHost
 
 # How many runs are asked for at a time, beyond those that are known to wait.
 _BATCH = 20
-_MOST = 200
-_UNLIMITED = 1_000_000
 # Many runs that are submitted at once are asked for together.
 _GATHER_SECONDS = 0.1
 
@@ -224,10 +222,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         return started
 
     def _slots(self) -> int:
-        return int(self._limiter.available_tokens) if self._limiter else _UNLIMITED
+        return int(self._limiter.available_tokens) if self._limiter else 1_000_000
 
     async def _fetch(self, slots: int) -> None:
-        limit = min(_MOST, self._queue.blocked + min(slots, _BATCH))
+        limit = min(200, self._queue.blocked + min(slots, _BATCH))
         before = now("UTC") + timedelta(seconds=self._prefetch_seconds)
         pool, queues = self._work_pool_name, self._work_queues
         found = await fetch_scheduled(self.client, pool, queues, before, limit)

@@ -12,7 +12,6 @@ from typing import Any
 
 from flows.errors import ContainerTaskError
 
-_SECONDS = 30.0
 _LOOK = "see in docs/cli.md what doctor looks at there, mend what this says, and look again"
 
 
@@ -60,7 +59,7 @@ class Check:
     part: Part
     look: Callable[[], Coroutine[Any, Any, Sequence[Finding]]]
     needs: tuple[str, ...] = ()
-    seconds: float = _SECONDS
+    seconds: float = 30.0
     is_silent: bool = False
 
 

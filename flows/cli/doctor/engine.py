@@ -46,7 +46,6 @@ ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
     "probe container",
     "disk of the engine",
 )
-_OLDEST_API = (1, 40)
 _CLOCKS_APART = timedelta(seconds=5)
 # A minute more than the ten after which some proxies cut.
 _COMMON_SECONDS = 660
@@ -80,7 +79,7 @@ class EngineChecks:
             says, advice = split_advice(str(error))
             return [fault(ENGINE, says, f"{mend}; {advice}" if advice else mend)]
         says = f"{pong.server}, API {pong.api_version}, at {pong.address}"
-        if tuple(map(int, pong.api_version.split("."))) < _OLDEST_API:
+        if tuple(map(int, pong.api_version.split("."))) < (1, 40):
             return [fault(ENGINE, f"{says} is too old", "use Docker Engine 19.03 or newer")]
         return [ok(ENGINE, says)]
 

@@ -19,9 +19,6 @@ SETTINGS, GIT, WORKDIR, ROOM = "settings", "git", "job folders", "disk of the jo
 
 # The first that takes its configuration from the environment, where credentials are safe.
 _GIT = (2, 31)
-_TOO_LITTLE_BYTES = 1024**3
-_LITTLE_BYTES = 10 * 1024**3
-_FEW_FILES = 10_000
 
 
 def host_checks() -> list[Check]:
@@ -95,12 +92,12 @@ def room_finding(name: str, where: str, free_bytes: int, free_files: int | None 
     """What so much free space means."""
     mend = "make room there: remove old job folders (docs/storage.md) or unused images"
     says = f"{size(free_bytes)} are free at {where}"
-    if free_bytes < _TOO_LITTLE_BYTES:
+    if free_bytes < 1024**3:
         return fault(name, f"only {says}: a checkout or an image would fill it", mend)
     # Of file systems that count none, 0 are free.
-    if free_files and free_files < _FEW_FILES:
+    if free_files and free_files < 10_000:
         return warning(name, f"only {free_files} more files fit at {where}", mend)
-    if free_bytes < _LITTLE_BYTES:
+    if free_bytes < 10 * 1024**3:
         return warning(name, f"only {says}", mend)
     return ok(name, says)
 

@@ -40,7 +40,6 @@ API, CLOCK, DEPLOYMENT, POOL, WORKERS, QUEUE, SWEEP, POLICY, STORAGE, REGISTRIES
     "storage",
     "registries",
 )
-_KINDS = (ContainerTaskWorker.type, "process")
 _ENTRYPOINT = "flows.container_task.container_task"
 _SWEEP = "reap-orphans/docker"
 _DEPLOY = "register it with prefect deploy --all, in a checkout with this package's prefect.yaml"
@@ -154,7 +153,7 @@ async def _pool_findings(client: PrefectClient, found: DeploymentResponse) -> li
 
 def _pool_finding(pool: WorkPool) -> Finding:
     which, command = f"the pool {pool.name}", f"work-pool {{}} {pool.name}"
-    if pool.type not in _KINDS:
+    if pool.type not in (ContainerTaskWorker.type, "process"):
         says = f"{which} is of the type {pool.type}, whose workers run no such tasks"
         mend = f"delete it, and create it anew with --type {ContainerTaskWorker.type}"
         return fault(POOL, says, mend)

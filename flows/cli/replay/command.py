@@ -27,7 +27,6 @@ from flows.report.names import state_message
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 
-_HEALTH_SECONDS = 5.0
 # The image's, or in words of their own in the command for a shell.
 _OTHERWISE = ("entrypoint", "platform")
 
@@ -80,7 +79,7 @@ def _folder_and_volume(host: HostSettings, folder: Path | None) -> tuple[Path, s
 def _api_answers() -> bool:
     url = api_url()
     try:
-        return bool(url) and httpx.get(f"{url}/health", timeout=_HEALTH_SECONDS).is_success
+        return bool(url) and httpx.get(f"{url}/health", timeout=5.0).is_success
     except httpx.HTTPError:
         return False
 

@@ -44,8 +44,6 @@ from flows.spec import LABEL_EXPIRES_AT, ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import RunnerLog
 
-_LOGGER = logging.getLogger(__name__)
-
 KEPT_FOR = timedelta(days=1)
 
 Write = Callable[[bytes], object]
@@ -140,7 +138,7 @@ async def replay(
         try:
             prepared = await _prepared(decided, say)
             async with open_engine(decided.policy) as engine:
-                job = Job(store, _LOGGER)
+                job = Job(store, logging.getLogger(__name__))
                 with _log_and_terminal(decided, write) as sink, _ctrl_c(say) as cancellation:
                     options = execution.RunOptions(
                         keep=keep,

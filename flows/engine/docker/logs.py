@@ -25,7 +25,6 @@ _PAUSES_SECONDS = (0.1, 2.0)
 _STOPPING_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16)
 # A proxy may drop a connection without telling; what is silent for longer is asked for anew.
 _SILENCE_SECONDS = 5.0
-_ANSWER_SECONDS = 10.0
 
 
 class _LogUnreadableError(Exception):
@@ -178,7 +177,7 @@ class Attachment:
             url(api, f"/containers/{self._name}/logs"),
             params=query,
             stream=True,
-            timeout=_ANSWER_SECONDS,
+            timeout=10.0,
         )
         with self._lock:
             self._current = response.raw

@@ -23,7 +23,6 @@ from flows.errors import EngineUnavailable
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX
 
 _SECONDS = 10.0
-_TAG = re.compile(r"<[^<>]*>")
 # A container that no run can ever have.
 _NOBODY = f"{NAME_PREFIX}00000000-0000-4000-8000-000000000000-1"
 # Nothing listens there, on any host: the engine is refused before it fetches anything.
@@ -134,7 +133,7 @@ def _is_error(text: str) -> bool:
 
 def _words(text: str) -> str:
     """What an answer says, on one line; the engine says it under `message`."""
-    said = _object(text).get("message") or _TAG.sub(" ", text)
+    said = _object(text).get("message") or re.sub(r"<[^<>]*>", " ", text)
     return " ".join(str(said).split())[:200] or "no word"
 
 

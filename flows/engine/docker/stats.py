@@ -19,7 +19,6 @@ from flows.errors import EngineError, EngineUnavailable
 # One answer of `GET /containers/x/stats`.
 Sample = Mapping[str, Any]
 
-_RECONNECT_SECONDS = 0.5
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 
 
@@ -70,7 +69,7 @@ class Sampler:
                 self._follow()
             if self._over.is_set() or not self._may_go_on():
                 return
-            self._over.wait(_RECONNECT_SECONDS)
+            self._over.wait(0.5)
 
     def _follow(self) -> None:
         # docker-py's own `stats` hides the response, and with it the way to end it.

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from flows.errors import ImageCause, ImageError, WorkspaceError
 
-_RETRY_SECONDS = 0.2
 # What came of another's credentials or platform is none of ours.
 _OWN = {ImageCause.DENIED, ImageCause.WRONG_PLATFORM}
 
@@ -44,7 +43,7 @@ class PullLock:
                     if not waited:
                         waited = True
                         on_wait()
-                    await asyncio.sleep(_RETRY_SECONDS)
+                    await asyncio.sleep(0.2)
                 if waited:
                     _raise_failure(descriptor)
                 if _is_same(descriptor, path):

@@ -12,9 +12,6 @@ from flows.units import size
 
 Take = Callable[[Mapping[str, Any]], None]
 
-_LOOK_SECONDS = 0.5
-_DIGEST = re.compile(r"Digest: (sha256:[0-9a-f]{64})")
-_UP_TO_DATE = "Status: Image is up to date"
 # Of a layer's way, as the time goes.
 _DOWNLOAD_SHARE = 0.8
 
@@ -49,9 +46,9 @@ class PullProgress:
     def after(self, event: Mapping[str, Any]) -> "PullProgress":
         """The progress once `event` is known; what it does not know changes nothing."""
         status = str(event.get("status") or "")
-        if found := _DIGEST.match(status):
+        if found := re.match(r"Digest: (sha256:[0-9a-f]{64})", status):
             return replace(self, digest=found[1])
-        if status.startswith(_UP_TO_DATE):
+        if status.startswith("Status: Image is up to date"):
             return replace(self, up_to_date=True)
         name = str(event.get("id") or "")
         layer = _moved(self.layers.get(name, Layer()), status, event)
@@ -150,7 +147,7 @@ async def observed(image: str, observer: PullObserver) -> AsyncIterator[_Events]
 
 async def _report(image: str, events: _Events, observer: PullObserver) -> None:
     said, shown = time.monotonic(), -observer.show_seconds
-    look_seconds = min(_LOOK_SECONDS, observer.say_seconds, observer.show_seconds)
+    look_seconds = min(0.5, observer.say_seconds, observer.show_seconds)
     while True:
         await asyncio.sleep(look_seconds)
         progress, now = events.progress, time.monotonic()

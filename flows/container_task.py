@@ -165,7 +165,12 @@ async def prepare(payload: object, job: Job) -> Attempt | Outcome:
     Takes up an attempt that was left unfinished. Returns the outcome where the run ends here.
     """
     unfinished = job.store.last()
-    if unfinished is not None and not unfinished.published and _can_go_on(unfinished):
+    # One that an earlier version decided, without noting the policy, is decided anew.
+    if (
+        unfinished is not None
+        and not unfinished.published
+        and (unfinished.began or unfinished.prepared.policy is not None)
+    ):
         return unfinished
     try:
         return await prepare_attempt(payload, _in_task(job))
@@ -233,11 +238,6 @@ async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
 def _in_task(job: Job) -> Job:
     """The same job, with the task's own logger."""
     return replace(job, logger=get_run_logger())
-
-
-def _can_go_on(unfinished: Attempt) -> bool:
-    # One that an earlier version decided, without noting the policy, is decided anew.
-    return unfinished.began or unfinished.prepared.policy is not None
 
 
 async def _is_asked_for_again() -> bool:

@@ -14,9 +14,7 @@ from flows.units import memory_bytes
 
 
 def _split_words(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return value.lower().replace(",", " ").split()
+    return value.lower().replace(",", " ").split() if isinstance(value, str) else value
 
 
 def _memory_bytes(value: object) -> object:

@@ -81,13 +81,12 @@ async def look_back(client: PrefectClient, period: Period) -> Summary:
     )
     unsuccessful = [Unsuccessful.of(run) for run in await _read(runs, _MOST_RUNS)]
     found = await _read(artifacts, _MOST_ATTEMPTS)
-    attempts = [made for each in found if (made := AttemptFacts.of(each.data))]
     return Summary(
         period,
         outcomes=await _count(client, period),
         before=await _count(client, period.before),
         unsuccessful=unsuccessful,
-        attempts=attempts,
+        attempts=[made for each in found if (made := AttemptFacts.of(each.data))],
         left_out=len(unsuccessful) >= _MOST_RUNS or len(found) >= _MOST_ATTEMPTS,
     )
 

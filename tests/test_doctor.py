@@ -14,16 +14,21 @@ import pytest
 
 from flows.cli.console import Console
 from flows.cli.doctor import probe
-from flows.cli.doctor.checkup import Check, Finding, Level, Part, ok, run_checks
-from flows.cli.doctor.command import chosen
-from flows.cli.doctor.engine import EngineChecks, check_tasks, quiet_finding
-from flows.cli.doctor.host import (
+from flows.cli.doctor.checkup import (
+    Check,
+    Finding,
+    Level,
+    Part,
     check_git,
     check_room,
     check_settings,
     check_workdir,
+    ok,
     room_finding,
+    run_checks,
 )
+from flows.cli.doctor.command import chosen
+from flows.cli.doctor.engine import EngineChecks, check_tasks, quiet_finding
 from flows.engine.docker.probe import Call, Obstacle, Quiet, refusal
 from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack

@@ -211,8 +211,7 @@ def run(words: Sequence[str]) -> int:
     except CycloptsError as error:
         what = " ".join(str(error).split())
         command = " ".join((_NAME, *(error.command_chain or ())))
-        failure = CommandError(f"{what} See {command} --help.")
-        Console(as_json="--json" in words).fail(failure)
+        Console(as_json="--json" in words).fail(CommandError(f"{what} See {command} --help."))
         return ExitStatus.BAD_INPUT
     return int(status or 0)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flows.masking import Masker
-from flows.outputs.globs import Globs
 from flows.outputs.manifest import (
     CollectedFile,
+    Globs,
     OutputAccount,
     OutputsManifest,
     Parts,

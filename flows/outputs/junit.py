@@ -152,10 +152,9 @@ class _Target:
         return next(filter(None, reversed(self._suites)), "")
 
     def _opened(self, attributes: Mapping[str, str]) -> _Open:
-        suite = attributes.get("classname") or self._suite
         case = _Open(
             len(self._path),
-            suite[:TEXT_LENGTH],
+            (attributes.get("classname") or self._suite)[:TEXT_LENGTH],
             attributes.get("name", "")[:TEXT_LENGTH],
             _seconds(attributes.get("time", "")),
         )

@@ -211,8 +211,7 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
         ) from error
     try:
         # Not from the cache: the options may have changed, and what is closed here is ours.
-        arguments = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
-        return kind(**arguments)
+        return kind(**{**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True})
     except Exception as error:
         said = explain(error, secrets_in(options))
         raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error

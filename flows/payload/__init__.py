@@ -4,7 +4,7 @@ parse            JSON to `TaskPayload`, every fault at once in a `PayloadError`
 models           pydantic models of the payload, its clone URL; container: of `task.container`
 base             what they share: camelCase, null as absence, the JSON schema of Prefect's form
 fields           the rule of each value; validation: pydantic's errors as sentences
-policy           the operator's rules; policy_check: whether they allow a payload
+policy           the operator's rules
 image_reference  registry, repository, tag and digest of an image name; its platform
-compiler         payload, policy and run to a `ContainerSpec`
+compiler         payload, policy and run to a `ContainerSpec`, if the policy allows it
 """

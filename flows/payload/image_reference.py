@@ -77,8 +77,7 @@ def is_for(image: str, wanted: str | None) -> bool:
     has_os, has_architecture, has_variant = _parts(image)
     if (os, architecture) != (has_os, has_architecture):
         return False
-    default = _DEFAULT_VARIANTS.get(architecture, "")
-    return not variant or variant == (has_variant or default)
+    return not variant or variant == (has_variant or _DEFAULT_VARIANTS.get(architecture, ""))
 
 
 def _parts(platform: str) -> tuple[str, str, str]:

@@ -108,8 +108,7 @@ def table_of_tests(tests: ReportedTests) -> list[TableRow]:
         path, reason = one_line(each.path, _NAME_LENGTH), one_line(each.reason, _MESSAGE_LENGTH)
         rows.append(_row(_TEST_COLUMNS, "unreadable report", path, reason))
     if (left_out := tests.total - len(tests.rows)) > 0:
-        more = f"and {left_out:,} more"
-        rows.append(_row(_TEST_COLUMNS, more, message="all are in the reports"))
+        rows.append(_row(_TEST_COLUMNS, f"and {left_out:,} more", message="all are in the reports"))
     return rows
 
 
@@ -130,8 +129,11 @@ def table_of_outputs(results: Results) -> list[TableRow]:
     ]
     known = sum(each.collected + each.rejected + each.missing for each in results.outputs)
     if (left_out := known - len(results.rows)) > 0:
-        more = f"and {left_out:,} more"
-        rows.append(_row(_OUTPUT_COLUMNS, more, reason="all are in metadata/outputs.json"))
+        rows.append(
+            _row(
+                _OUTPUT_COLUMNS, f"and {left_out:,} more", reason="all are in metadata/outputs.json"
+            )
+        )
     return rows
 
 

@@ -60,7 +60,9 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     if container.image is None or container.command is None:
         return "no container task"
     remote = payload.remote
-    parts = [*([_repository(remote)] if remote else []), _short_image(container.image)]
+    # Without the registry and the digest, which fill the line and tell little.
+    image = "/".join(container.image.partition("@")[0].split("/")[-2:])
+    parts = [*([_repository(remote)] if remote else []), image]
     if masker is not None or not payload.secret_blocks:
         known = masker or Masker(remote.secrets if remote else ())
         parts.append(command_summary(known.words(container.command), 60))
@@ -70,11 +72,6 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
 def _repository(remote: Remote) -> str:
     path = remote.display.rstrip("/").removesuffix(".git")
     return "/".join(path.replace(":", "/").split("/")[-2:])
-
-
-def _short_image(image: str) -> str:
-    """Without the registry and the digest, which fill the line and tell little."""
-    return "/".join(image.partition("@")[0].split("/")[-2:])
 
 
 def state_name(outcome: Outcome) -> str | None:

@@ -249,7 +249,6 @@ async def end_progress(
         async with asyncio.timeout(_REQUEST_SECONDS):
             artifact = await _find(client, UUID(job_id), PROGRESS_KEY)
             if artifact is not None:
-                changed = ArtifactUpdate(data=100.0, description=text)
-                await client.update_artifact(artifact, changed)
+                await client.update_artifact(artifact, ArtifactUpdate(data=100.0, description=text))
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
         logger.warning("The progress of the run could not be ended: %r", error)

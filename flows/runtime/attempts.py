@@ -218,8 +218,7 @@ def _masked(outcome: Outcome, masker: Masker) -> Outcome:
 
 
 def _with_outcome(attempt: Attempt, outcome: Outcome, log: LogFacts) -> Attempt:
-    executed = Executed(outcome, log, attempt.started_at, datetime.now(UTC))
-    return replace(attempt, executed=executed)
+    return replace(attempt, executed=Executed(outcome, log, attempt.started_at, datetime.now(UTC)))
 
 
 async def _store_outcome(job: Job, attempt: Attempt, outcome: Outcome, logs: _OpenLogs) -> Attempt:

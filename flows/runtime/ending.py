@@ -83,9 +83,7 @@ async def _finished_outcome(
 async def with_results(outcome: Outcome, collect: Collect | None) -> Outcome:
     """The outcome by what the container left, where it ran and somebody collects that."""
     # One that never started left nothing; of one that is gone, nobody knows that it has stopped.
-    if collect is None or outcome.started_at is None:
-        return outcome
-    return await collect(outcome)
+    return await collect(outcome) if collect and outcome.started_at else outcome
 
 
 async def read_outcome(
@@ -114,8 +112,7 @@ async def read_outcome(
             state, back_at = await retry_while_unavailable(engine.inspect, spec), datetime.now(UTC)
         state = replace(state, oom_killed=state.oom_killed or evidence.oom)
         if not state.oom_killed:
-            forgotten = watched and evidence.exit_code is None
-            fell = forgotten or _fell_with_engine(state, back_at)
+            fell = (watched and evidence.exit_code is None) or _fell_with_engine(state, back_at)
             stopped_by = _sender_of_signal(state, evidence, engine_fell=fell)
     return container_outcome(spec, state, stopped_by)
 

@@ -91,8 +91,7 @@ async def _create_artifacts(
     spec, upload = attempt.prepared.spec, attempt.upload
     facts, path, picture = written
     text = page.markdown(facts, executed.log, history, upload)
-    results = executed.outcome.results
-    for artifact in run_artifacts(facts, str(path), text, picture, results):
+    for artifact in run_artifacts(facts, str(path), text, picture, executed.outcome.results):
         await client.create_artifact(artifact)
     if (upload and not upload.error) or spec.outputs:
         await client.create_artifact(files_artifact(attempt))

@@ -75,8 +75,7 @@ async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
 
 
 def _job(flow: object, flow_run: FlowRun) -> Job:
-    open_engine = injected(flow).open_engine
-    return Job(_store(flow_run.id), flow_run_logger(flow_run), open_engine)
+    return Job(_store(flow_run.id), flow_run_logger(flow_run), injected(flow).open_engine)
 
 
 def _store(flow_run_id: object) -> AttemptStore:
@@ -193,8 +192,7 @@ async def may_start_again(client: PrefectClient, flow_run: FlowRun) -> bool:
     states = await client.read_flow_run_states(flow_run.id)
     types = [state.type for state in sorted(states, key=lambda state: state.timestamp)]
     # A worker may report one crash twice.
-    crashes = sum(kind is StateType.CRASHED for kind, _ in groupby(types))
-    return crashes <= _restarts(flow_run)
+    return sum(kind is StateType.CRASHED for kind, _ in groupby(types)) <= _restarts(flow_run)
 
 
 async def start_again(client: PrefectClient, flow_run: FlowRun) -> None:

@@ -17,8 +17,12 @@ pytest, as a `conftest.py` may import this first: PYTEST_DONT_REWRITE.)
 
 from flows.testing.fake_container import CommandMissing, Process, Program, Terminated
 from flows.testing.fake_engine import FakeEngine
-from flows.testing.fixtures import ContainerTaskRun, container_task_api, container_task_run
-from flows.testing.result import TaskResult
+from flows.testing.fixtures import (
+    ContainerTaskRun,
+    TaskResult,
+    container_task_api,
+    container_task_run,
+)
 
 __all__ = [
     "CommandMissing",

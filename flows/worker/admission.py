@@ -21,8 +21,8 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 from flows.engine.selection import open_engine
 from flows.errors import EngineError, EngineRefused, PayloadError
+from flows.payload.compiler import missing_capabilities
 from flows.payload.parse import parse
-from flows.payload.policy_check import missing_capabilities
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.units import NOTHING, Resources, memory_bytes
@@ -171,8 +171,7 @@ class RunQueue:
 
     def _aged(self, queued: QueuedRun) -> QueuedTask:
         waited = self._clock() - queued.since
-        is_patient = waited < self._host.patience_seconds
-        other_host = queued.task.other_host if is_patient else None
+        other_host = queued.task.other_host if waited < self._host.patience_seconds else None
         return replace(queued.task, waited_seconds=waited, other_host=other_host)
 
     def pop(self, run_id: UUID) -> QueuedRun:

@@ -75,8 +75,7 @@ class InProcessRunner:
             # The server takes no other end of a run that somebody cancels.
             await _end_cancelling(client, flow_run.id, _AS_IT_ENDED)
         elif cancellation.reason is Reason.CANCEL:
-            message = ended_early(StoppedBy.CANCEL).error or ""
-            await _end_cancelling(client, flow_run.id, message)
+            await _end_cancelling(client, flow_run.id, ended_early(StoppedBy.CANCEL).error or "")
 
     def close(self) -> None:
         self._threads.close()

@@ -125,10 +125,9 @@ def _environment(remote: Remote, *, pinned: bool) -> Mapping[str, str]:
         header = f"Authorization: Basic {base64.b64encode(pair).decode()}"
         config[f"http.{remote.url}.extraHeader"] = header
     callers = {k: v for k, v in os.environ.items() if not _ABOUT_A_REPOSITORY.fullmatch(k)}
-    ssh = f"ssh -oBatchMode=yes -oConnectTimeout={_STALLED_SECONDS}"
     return {
         "GIT_ASKPASS": "true",
-        "GIT_SSH_COMMAND": ssh,
+        "GIT_SSH_COMMAND": f"ssh -oBatchMode=yes -oConnectTimeout={_STALLED_SECONDS}",
         **callers,
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",

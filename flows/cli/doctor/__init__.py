@@ -3,8 +3,7 @@
 | module | what it has |
 | --- | --- |
 | `command` | which checks are carried out, and how their findings are printed |
-| `checkup` | a check, a finding, and the loop that runs checks side by side |
-| `host` | settings, git, the job folders and their disk |
+| `checkup` | checks, findings, the loop that runs checks side by side; this host's |
 | `engine`, `probe` | the Docker Engine, what stands before it, and two small tasks run on it |
 | `server` | Prefect's API, deployment, pool, workers, queue and sweep, and the blocks saved in it |
 """

@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.console import Console, ExitStatus
-from flows.cli.doctor.checkup import Check, Finding, Level, run_checks
+from flows.cli.doctor.checkup import Check, Finding, Level, host_checks, run_checks
 from flows.cli.doctor.engine import EngineChecks
-from flows.cli.doctor.host import host_checks
 from flows.cli.doctor.server import server_checks
 from flows.text import shown_lines
 

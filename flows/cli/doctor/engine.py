@@ -11,17 +11,20 @@ from prefect.logging import disable_run_logger
 
 from flows.cli.doctor import probe
 from flows.cli.doctor.checkup import (
+    SETTINGS,
+    WORKDIR,
     Check,
     Finding,
     Level,
     Part,
     fault,
     ok,
+    room_finding,
     skipped,
     split_advice,
     warning,
+    without_leftovers,
 )
-from flows.cli.doctor.host import SETTINGS, WORKDIR, room_finding, without_leftovers
 from flows.engine.docker.probe import Obstacle, Quiet, Refusal, quiet, refused_calls
 from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine

@@ -67,8 +67,7 @@ async def check_deployment(name: str) -> Sequence[Finding]:
         try:
             found = await client.read_deployment_by_name(name)
         except (ObjectNotFound, ValueError):
-            says = f"there is no deployment {name} on this server"
-            return [fault(DEPLOYMENT, says, _DEPLOY)]
+            return [fault(DEPLOYMENT, f"there is no deployment {name} on this server", _DEPLOY)]
         return [_deployment_finding(found, name), *await _pool_findings(client, found)]
 
 

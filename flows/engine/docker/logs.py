@@ -196,8 +196,7 @@ class Attachment:
 
     def _is_stopped(self) -> bool:
         state = self._client.api.inspect_container(self._name)["State"]
-        not_yet = state["Status"] == "created" and not state["Error"]
-        return not (state["Running"] or not_yet)
+        return not (state["Running"] or (state["Status"] == "created" and not state["Error"]))
 
 
 def _require_log(response: requests.Response) -> None:

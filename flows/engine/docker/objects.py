@@ -17,7 +17,7 @@ from docker.types import LogConfig
 from flows.engine.docker.client import pinged, require_ok, said, server_time, translated, url
 from flows.engine.types import RECLAIM_SECONDS, Evidence, Image, Reclaim
 from flows.errors import EngineError, Rejected
-from flows.payload.policy_check import is_allowed
+from flows.payload.compiler import is_allowed
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount, Owned
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
@@ -48,11 +48,10 @@ def run_volume_name(spec: Named) -> str:
 
 def run_volume_arguments(spec: Named, mount: Mount, mountpoint: str) -> dict[str, Any]:
     """Arguments for the creation of the per-run volume; removing it leaves the data."""
-    device = f"{mountpoint}/{mount.subpath}"
     return {
         "name": run_volume_name(spec),
         "driver": "local",
-        "driver_opts": {"type": "none", "o": "bind", "device": device},
+        "driver_opts": {"type": "none", "o": "bind", "device": f"{mountpoint}/{mount.subpath}"},
         "labels": dict(spec.labels),
     }
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from flows.engine.docker.objects import mount_arguments
 from flows.engine.types import Image
 from flows.errors import Fault, PolicyRefused
+from flows.payload.compiler import image_is_allowed, is_allowed, user_is_allowed
 from flows.payload.fields import mount_target, network
 from flows.payload.policy import Policy
-from flows.payload.policy_check import image_is_allowed, is_allowed, user_is_allowed
 from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
 
 # The first API version that takes the platform of a container.

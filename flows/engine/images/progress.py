@@ -71,8 +71,7 @@ class PullProgress:
         """How much of the way is behind it, each layer counting the same."""
         if not self.layers:
             return 0.0
-        shares = sum(layer.share for layer in self.layers.values())
-        return round(100 * shares / len(self.layers), 1)
+        return round(100 * sum(layer.share for layer in self.layers.values()) / len(self.layers), 1)
 
     def __str__(self) -> str:
         """`3 of 7 layers, 120 MiB of 1.2 GiB`."""

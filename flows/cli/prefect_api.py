@@ -36,12 +36,10 @@ _AWAY = (
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
-
 NO_SERVER = (
     "PREFECT_API_URL is not set, so there is no Prefect server to talk to: set it, such as with "
     "export PREFECT_API_URL=http://127.0.0.1:4200/api, or choose a profile with prefect profile use"
 )
-
 _PAGE = 200
 # Of the newest runs; the API cannot look for the beginning of an id.
 _PAGES = 10
@@ -159,9 +157,7 @@ def find_run(client: SyncPrefectClient, name: str) -> FlowRun:
 def outcome_name(run: FlowRun) -> OutcomeName | None:
     """The outcome by the final state alone, as files are the task's to write; None before it."""
     state = run.state
-    if state is None or not state.is_final():
-        return None
-    return outcome_of_state(state.type, state.name or "")
+    return outcome_of_state(state.type, state.name or "") if state and state.is_final() else None
 
 
 def summary(run: FlowRun) -> str:
@@ -170,15 +166,13 @@ def summary(run: FlowRun) -> str:
     if state is None:
         return "has no state yet"
     shown = str(outcome_name(run) or state.name or state.type)
-    waiting = [tag for tag in run.tags if tag.startswith("waiting for ")]
-    sentence = state.message or "; ".join(waiting)
+    sentence = state.message or "; ".join(tag for tag in run.tags if tag.startswith("waiting for "))
     return f"{shown}: {sentence}" if sentence else shown
 
 
 def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
     """`run.json` of the newest attempt, without its lists; empty where there is none."""
-    table = newest_artifact(client, run, METADATA_KEY)
-    rows = json.loads(table) if table else []
+    rows = json.loads(newest_artifact(client, run, METADATA_KEY) or "[]")
     return {str(row["key"]): str(row["value"]) for row in rows}
 
 

@@ -159,12 +159,11 @@ def _head(run: FlowRun) -> Text:
         ("Finished", _iso(run.end_time)),
         ("Address", run_url(run.id)),
     ]
-    lines = [
+    return Text("\n").join(
         Text.assemble((f"{name:<11}", "bold"), (shown_lines(value), colour if number == 0 else ""))
         for number, (name, value) in enumerate(rows)
         if value is not None
-    ]
-    return Text("\n").join(lines)
+    )
 
 
 def _iso(moment: Any) -> str | None:

@@ -16,8 +16,6 @@ from flows.payload.validation import accepted, by_alias, faults_of, json_faults,
 PAYLOAD: Any = Field(
     json_schema_extra={"title": "Payload", "default": {"task": {"container": {"enabled": True}}}}
 )
-
-
 _NOT_ENABLED = (
     "is not true: this runner runs container tasks only; set it to true and give an image and a "
     "command, or send the task to another queue"

@@ -31,13 +31,11 @@ _NAME_LENGTH = 60
 _PATH_LENGTH = 60
 _MESSAGE_LENGTH = 100
 _MARKS = {"failed": "FAILED", "error": "ERROR", "skipped": "skipped", "passed": "passed"}
-
 _TABLE_WIDTH = 120
 _NOT_IN_TABLE: dict[str, Any] = {
     **dict.fromkeys(("artifacts", "logs", "command", "docker_run", "outputs"), True),
     "tests": {"failures", "unreadable_reports"},
 }
-
 TableRow = dict[str, str]
 _TEST_COLUMNS = ("result", "test", "message", "seconds", "suite")
 _OUTPUT_COLUMNS = ("result", "output", "file", "bytes", "reason", "sha256")
@@ -52,7 +50,6 @@ def run_artifacts(
     `path` is where `run.json` is, `report` Markdown, `picture` an SVG, `results` what the
     container left; None where there is none.
     """
-
     artifact = partial(_artifact, facts.job_id)
     about = escape(f"{facts.outcome}: {facts.error or f'exited {facts.exit_code}'}")
     yield artifact(REPORT_KEY, "markdown", about, report)
@@ -129,11 +126,8 @@ def table_of_outputs(results: Results) -> list[TableRow]:
     ]
     known = sum(each.collected + each.rejected + each.missing for each in results.outputs)
     if (left_out := known - len(results.rows)) > 0:
-        rows.append(
-            _row(
-                _OUTPUT_COLUMNS, f"and {left_out:,} more", reason="all are in metadata/outputs.json"
-            )
-        )
+        more = f"and {left_out:,} more"
+        rows.append(_row(_OUTPUT_COLUMNS, more, reason="all are in metadata/outputs.json"))
     return rows
 
 

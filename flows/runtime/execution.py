@@ -109,9 +109,10 @@ class _Execution:
         try:
             if not options.adopt:
                 await self._create()
+            outcome = await self._watch()
             with self._timed("collect"):
                 options.observer.collecting()
-                return await with_results(await self._watch(), options.collect)
+                return await with_results(outcome, options.collect)
         except (EngineError, Rejected) as error:
             return outcome_of(error)
         except CancellationRequested as requested:

@@ -98,8 +98,7 @@ class TaskResult:
             raise AssertionError(f"the task left no file {path}; there were: {left}")
         text = self.files[path].read_text(errors="replace") if contains else ""
         if contains not in text:
-            begins = text[:500]
-            raise AssertionError(f"{path} lacks {contains!r}; it begins {begins!r}")
+            raise AssertionError(f"{path} lacks {contains!r}; it begins {text[:500]!r}")
         return self.files[path]
 
     def __repr__(self) -> str:

@@ -170,9 +170,7 @@ async def _sweep_engine(host: SweptHost) -> AsyncIterator[str]:
     async with open_engine() as engine:
         # Containers first: a volume in use cannot be removed.
         for owned in await engine.owned():
-            if not await _is_garbage(host, owned):
-                continue
-            if host.dry_run or await engine.discard(owned):
+            if await _is_garbage(host, owned) and (host.dry_run or await engine.discard(owned)):
                 yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
 
 
@@ -189,8 +187,7 @@ async def _run_is_over(host: SweptHost, owned: Owned, store: AttemptStore) -> bo
         # Perhaps another installation's that shares the engine: its death date decides.
         return False
     # A crashed run may be started again and adopt what is here.
-    attempt = store.last()
-    is_settled = attempt is not None and attempt.published
+    is_settled = (attempt := store.last()) is not None and attempt.published
     return run.state.is_final() and (is_settled or not run.state.is_crashed())
 
 

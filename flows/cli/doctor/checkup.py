@@ -1,7 +1,7 @@
 """Checks as data, and asyncio tasks that run them side by side, each after those that it needs.
 
-A check never raises and never hangs: whatever it meets becomes a finding. Those of `host_checks` look at
-this host: `MOONMIND_*` variables, git, the job folders and their disk.
+A check never raises and never hangs: whatever it meets becomes a finding. Those of
+`host_checks` look at this host: `MOONMIND_*` variables, git, the job folders and their disk.
 """
 
 import asyncio

@@ -173,12 +173,8 @@ class Attachment:
         query: dict[str, int | str] = {"stdout": 1, "stderr": 1, "follow": int(follow)}
         if self._delivery.strayed:
             query["since"] = f"{self._delivery.last_output:.6f}"
-        response: requests.Response = api.get(
-            url(api, f"/containers/{self._name}/logs"),
-            params=query,
-            stream=True,
-            timeout=10.0,
-        )
+        path = url(api, f"/containers/{self._name}/logs")
+        response: requests.Response = api.get(path, params=query, stream=True, timeout=10.0)
         with self._lock:
             self._current = response.raw
         if self._hung_up.is_set():

@@ -7,7 +7,6 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
 NAME = "default"
-
 B = TypeVar("B", bound=Block)
 
 

@@ -5,7 +5,6 @@ import signal
 from flows.spec import ContainerSpec
 
 KILLED = 128 + signal.SIGKILL
-
 _SIGNAL_ADVICE: dict[int, str] = {
     signal.SIGSEGV: "the program used memory that is not its own; see the end of runner.log",
     signal.SIGILL: "the program has instructions that this host's processor lacks: see whether "

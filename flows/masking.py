@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 MASK = "***"
-
 # Shorter values occur in ordinary text so often that masking them garbles it and hides nothing.
 _MIN_LENGTH = 4
 _MIN_LINE_LENGTH = 8

@@ -6,7 +6,6 @@ from typing import Literal
 # Of each table. What is noted of a run is written anew several times, and shown to people.
 MAX_ROWS = 100
 MAX_NAMED = 20
-
 CaseResult = Literal["failed", "error", "skipped", "passed"]
 Reason = Literal[
     "symlink",

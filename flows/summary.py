@@ -31,7 +31,6 @@ from flows.report.summary import (
 )
 
 T = TypeVar("T")
-
 SUMMARY_KEY = "container-task-summary"
 # The most that the server gives at a time, and that are read in all: a run has its whole payload
 # with it, an artifact some kilobytes.

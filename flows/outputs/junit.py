@@ -26,7 +26,6 @@ _MAX_DEPTH = 100
 _MAX_NAMES = 1_000
 # Of a name or a message, before what is secret is taken out of it and it is cut to be shown.
 TEXT_LENGTH = 4096
-
 _FAILING: dict[str, CaseResult] = {"failure": "failed", "error": "error"}
 _NOT_RUN = ("notrun", "disabled", "suppressed", "skipped")
 

@@ -20,7 +20,6 @@ from flows.workspace.tree import Kind
 
 # The names of a path below a folder.
 Parts = tuple[str, ...]
-
 # The rows are noted of a run, which is written anew several times; the manifest has it all.
 _ROW_PATH_LENGTH = 300
 # Where in which pattern a path may have got to: positions between its segments.

@@ -24,9 +24,7 @@ def for_the_form(schema: dict[str, Any], model: "type[PayloadModel]") -> None:
 def _not_null(found: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in found.items() if (key, value) != ("default", None)}
     kinds = [kind for kind in rest.pop("anyOf", ()) if kind != {"type": "null"}]
-    if len(kinds) > 1:
-        return rest | {"anyOf": kinds}
-    return {**(kinds[0] if kinds else {}), **rest}
+    return rest | {"anyOf": kinds} if len(kinds) > 1 else {**(kinds[0] if kinds else {}), **rest}
 
 
 class PayloadModel(BaseModel):

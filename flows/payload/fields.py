@@ -16,10 +16,8 @@ from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
 from flows.units import canonical_amount, memory_bytes
 
 T = TypeVar("T")
-
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
 MAX_OUTPUTS = 100
-
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
@@ -28,11 +26,9 @@ _SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+",
 _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
-
 # Enough for any build, and a bound on what it costs to match a tree of files.
 _MAX_GLOB = 500
 _MAX_GLOB_PARTS = 40
-
 _MIN_MEMORY = 6 * 1024**2
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 _TRUE = {"true", "yes", "on", "y", "t", "1"}

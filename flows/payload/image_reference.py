@@ -10,7 +10,6 @@ from typing import Self
 
 DOCKER_HUB = "docker.io"
 HUB_NAMES = {DOCKER_HUB, "index.docker.io", "registry-1.docker.io"}
-
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = (
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"

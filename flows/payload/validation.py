@@ -17,10 +17,8 @@ MAX_PAYLOAD_BYTES = 512 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 MAX_FAULTS = 50
-
 # Prefect reads these keys as instructions wherever they stand in a parameter.
 _PREFECT_KEYS = ("$ref", "__prefect_kind")
-
 _MESSAGES = {
     "missing": "is missing",
     "string_type": "is not a string: put it in double quotes",

@@ -24,7 +24,6 @@ from flows.threads import to_the_end
 T = TypeVar("T")
 # Decides on an outcome by what the container left, once it has stopped; raises nothing.
 Collect = Callable[[Outcome], Awaitable[Outcome]]
-
 # How long an engine may be away while its container runs: the time of a restart.
 PATIENCE_SECONDS = 60.0
 _CLOCKS_APART = timedelta(seconds=5)

@@ -30,7 +30,6 @@ from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
 T = TypeVar("T")
-
 _ABSENCES = 1000
 # As many as a chart can show; they are in the attempt store, which is read and written often.
 _KEPT_POINTS = 240

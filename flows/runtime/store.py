@@ -22,7 +22,6 @@ from flows.workspace.folder import RUNS_FOLDER
 from flows.workspace.safe_open import replacing
 
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
-
 # Whether this process runs a job, by its id, and may be about to tell its end.
 IsRunning = Callable[[str], bool]
 

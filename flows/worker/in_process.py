@@ -35,7 +35,6 @@ _PACKAGE = "flows."
 # How many threads wait for the next run, rather than end.
 _MOST_IDLE = 8
 _AS_IT_ENDED = "canceled as it ended: its report tells what became of its container"
-
 T = TypeVar("T")
 _Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
 

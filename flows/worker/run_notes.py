@@ -27,7 +27,6 @@ from flows.report.names import FLOW_NAME, REPORT_KEY, state_message, state_name
 # Labels of a flow run: the host and the worker that run it, or did last.
 HOST_LABEL = "moonmind.host"
 WORKER_LABEL = "prefect.worker.name"
-
 # The most that the server gives at a time.
 _PAGE = 200
 _LOGGER = logging.getLogger(__name__)

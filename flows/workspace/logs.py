@@ -15,7 +15,6 @@ from flows.masking import Masker
 from flows.workspace.folder import Workspace
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
-
 # One record for Prefect a second and of this size at most, and this much in all: a task that
 # prints without end costs its server a bounded amount. The file has everything.
 _RECORD_BYTES = 16 * 1024

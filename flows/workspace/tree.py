@@ -20,7 +20,6 @@ _MAX_WAITING = 100_000
 # Descriptors of a folder and those above it. A walk that comes back further up goes from the top.
 _KEPT_OPEN = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-
 Kind = Literal["file", "symlink", "device", "fifo", "socket", "folder"]
 Scan = Iterator["os.DirEntry[str]"]
 

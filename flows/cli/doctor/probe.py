@@ -17,7 +17,6 @@ WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
     "memory kills",
     "helper image",
 )
-
 _MEMORY_BYTES = 32 * 1024**2
 _CPUS = 0.5
 _PIDS = 64

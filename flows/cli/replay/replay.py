@@ -44,7 +44,6 @@ from flows.workspace.folder import Workspace
 from flows.workspace.logs import RunnerLog
 
 KEPT_FOR = timedelta(days=1)
-
 Write = Callable[[bytes], object]
 
 

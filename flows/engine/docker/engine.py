@@ -38,7 +38,6 @@ from flows.units import Resources
 
 # The kind of a path in a container's difference from its image.
 _ADDED = 1
-
 # Proxies cut requests that stay quiet for long, some at 4 minutes.
 _WAIT_SLICE_SECONDS = 60.0
 # How long a stopped container's last output may keep silent before it is given up.

@@ -22,8 +22,6 @@ from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount, Owned
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
-
-
 # What names and labels all that is made for one container.
 Named = ContainerSpec | Reclaim
 # A stop from outside shows in the signals it sends.

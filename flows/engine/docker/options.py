@@ -21,7 +21,6 @@ from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
 # The first API version that takes the platform of a container.
 _PLATFORM_API = (1, 41)
 _IMAGE_ID = re.compile(r"sha256:[a-f0-9]{64}")
-
 # Options of `docker run`, each with its value.
 Words = Iterator[tuple[str, str]]
 

@@ -142,9 +142,8 @@ def _is_engines(call: Call, status: int, text: str) -> bool:
         return status == 200 and (not text.strip() or _is_json(text))
     if status == 404:
         return "no such" in text.lower()
-    if _OBSTACLES.get(status) in (Obstacle.FORBIDDEN, Obstacle.LOG_IN):
-        return False
-    return _is_error(text)
+    is_let_through = _OBSTACLES.get(status) not in (Obstacle.FORBIDDEN, Obstacle.LOG_IN)
+    return is_let_through and _is_error(text)
 
 
 def _is_json(text: str) -> bool:

@@ -18,7 +18,6 @@ from flows.errors import EngineError, EngineUnavailable
 
 # One answer of `GET /containers/x/stats`.
 Sample = Mapping[str, Any]
-
 _CUT = (OSError, ValueError, requests.exceptions.RequestException)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from flows.units import size
 
 Take = Callable[[Mapping[str, Any]], None]
-
 # Of a layer's way, as the time goes.
 _DOWNLOAD_SHARE = 0.8
 

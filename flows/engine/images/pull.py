@@ -25,11 +25,8 @@ from flows.spec import ContainerSpec
 from flows.units import size
 
 T = TypeVar("T")
-
 # A registry that counts requests wants longer pauses than one that restarts.
 _RATE_LIMIT_FACTOR = 10.0
-
-
 # Image, platform and mode of a pull.
 PullRequest = ContainerSpec | Reclaim
 

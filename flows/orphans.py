@@ -25,6 +25,5 @@ async def reap_orphans(dry_run: bool = False) -> list[str]:
         What was done, or would be, a sentence each.
     """
     async with get_client() as client:
-        is_running = injected().is_running
-        host = SweptHost(client, HostSettings(), get_run_logger(), is_running, dry_run)
+        host = SweptHost(client, HostSettings(), get_run_logger(), injected().is_running, dry_run)
         return await sweep(host) + await tidy(host)

@@ -20,7 +20,6 @@ from flows.text import shown_lines
 if TYPE_CHECKING:
     import rich.console
 
-
 # Of a line that does not end: a terminal shows it in parts of so many characters.
 _LONGEST = 64 * 1024
 

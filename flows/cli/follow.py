@@ -27,6 +27,7 @@ _OVERLAP = timedelta(seconds=60)
 _QUIET_SECONDS = 5.0
 # The sweep, once a minute, takes up a run whose process died.
 _TAKEN_UP_SECONDS = 150.0
+_WORKER_SECONDS = 5.0
 
 
 class RunLog:
@@ -138,7 +139,7 @@ class _Waiting:
     def __init__(self, client: SyncPrefectClient, console: Console) -> None:
         self._client = client
         self._console = console
-        self._ask_from = time.monotonic() + 5.0
+        self._ask_from = time.monotonic() + _WORKER_SECONDS
         self._said: set[str] = set()
 
     def tell(self, run: FlowRun) -> None:

@@ -16,8 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login, PrivateImages
-from flows.engine.images.lock import PullLock
-from flows.engine.images.progress import PullObserver
+from flows.engine.images.progress import PullLock, PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
 from flows.payload import fields

@@ -20,6 +20,7 @@ from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavai
 from flows.threads import in_thread
 
 T = TypeVar("T")
+_PING_SECONDS = 10.0
 # docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
 # urllib3's.
 _UNAVAILABLE = (
@@ -113,7 +114,7 @@ def server_time(answer: requests.Response) -> datetime | None:
 def ping(client: docker.DockerClient) -> Pong:
     """Who answers, by the headers of `GET /_ping`; a person waits for it."""
     asked_at = datetime.now(UTC)
-    answer = client.api.get(f"{client.api.base_url}/_ping", timeout=10.0)
+    answer = client.api.get(f"{client.api.base_url}/_ping", timeout=_PING_SECONDS)
     return Pong(
         address=address(),
         is_local=is_local(client),

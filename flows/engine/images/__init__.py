@@ -1,8 +1,7 @@
 """How an image is pulled, on any engine.
 
 pull       `ensure_image`: look, check, lock, pull with retries
-lock       flock per image
-progress   a pull's events, folded and reported
+progress   a pull's events, folded and reported; flock per image
 auth       registries' names and log-ins, and marks of images that came with one
 failures   classes and sentences of pulls that failed
 """

@@ -112,7 +112,6 @@ class ArtifactStorage(Block):
 
     @property
     def is_remote(self) -> bool:
-        """Whether results are uploaded at all."""
         return bool(self.url or self.block)
 
     @classmethod

@@ -236,7 +236,6 @@ async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
 
 
 def _in_task(job: Job) -> Job:
-    """The same job, with the task's own logger."""
     return replace(job, logger=get_run_logger())
 
 

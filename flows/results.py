@@ -89,12 +89,10 @@ class ReportedTests:
 
     @property
     def not_passed(self) -> int:
-        """How many failed, on whatever account."""
         return self.failed + self.errors
 
     @property
     def failures(self) -> tuple[Case, ...]:
-        """Those of the rows that failed."""
         return tuple(row for row in self.rows if row.result in ("failed", "error"))
 
 

@@ -12,7 +12,6 @@ from flows.payload.policy import Policy
 
 # Opens an engine on which no container may go beyond the policy; without one, all may.
 OpenEngine = Callable[[Policy | None], AbstractAsyncContextManager[Engine]]
-
 ENGINES: dict[str, OpenEngine] = {"docker": DockerEngine}
 
 

@@ -138,7 +138,6 @@ class Series:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """The points so far, oldest first."""
         return tuple(self._points)
 
     def add(self, point: Point) -> None:

@@ -128,7 +128,6 @@ class _Area:
 
 
 def _areas(workspace: Workspace, spec: ContainerSpec) -> tuple[_Area, _Area]:
-    """The checkout and the artifacts folder."""
     of_task, in_checkout = {}, {}
     for index, output in enumerate(spec.outputs):
         if output.path.startswith(ARTIFACT_DIR):

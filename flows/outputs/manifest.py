@@ -214,7 +214,6 @@ class Globs:
         return self._places
 
     def _with(self, places: _Places, name: str) -> _Places:
-        """Where a path has got to with one more name."""
         reached = []
         for index, place in places:
             if place < len(self._patterns[index]):

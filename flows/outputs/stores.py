@@ -56,7 +56,6 @@ class HashingReader:
 
     @property
     def sha256(self) -> str:
-        """Of what was read so far."""
         return self._sha256.hexdigest()
 
     def read(self, limit: int = -1) -> bytes:

@@ -190,7 +190,6 @@ class Uploader:
 
     @property
     def summary(self) -> str:
-        """What it came to, in a line."""
         skipped = len(self._plan.skipped) + len(self._unreadable) + self._plan.left_out
         notes = (
             upload_line(len(self._stored), self._stored_bytes, self.address),

@@ -65,7 +65,6 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """What the panel shows, in a sentence."""
         most = self.unit(self.highest)
         if self.limit is None:
             return f"{self.name}: at most {most}; it had no limit"

@@ -114,7 +114,6 @@ class Summary:
 
     @property
     def last_attempts(self) -> Mapping[str, AttemptFacts]:
-        """The last attempt of each run."""
         return {each.job_id: each for each in sorted(self.attempts, key=lambda one: one.number)}
 
     @property

@@ -185,7 +185,6 @@ class RunQueue:
 
     @property
     def blocked(self) -> int:
-        """How many wait for more than their turn."""
         return sum(each.is_blocked for each in self._runs.values())
 
     @property

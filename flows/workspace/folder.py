@@ -42,7 +42,6 @@ class Workspace:
 
     @property
     def artifacts(self) -> Path:
-        """What the run leaves for people."""
         return self.folder / "artifacts"
 
     @property

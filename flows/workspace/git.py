@@ -19,7 +19,6 @@ from flows.payload.models import Remote
 
 CLONE_TIMEOUT_SECONDS = 3600
 _STALLED_SECONDS = 60
-
 # What the other side says when it was reached and answered no. Everything else is the network's
 # or the host's fault, and trying again may help.
 _REFUSALS = re.compile(
@@ -30,7 +29,6 @@ _REFUSALS = re.compile(
     r"|does not appear to be a git repository|not valid: is this a git repository",
     re.IGNORECASE,
 )
-
 # What names a repository to git, or says how to use it: a hook of the caller's sets these. They are
 # those of `git rev-parse --local-env-vars`, of all its versions.
 _ABOUT_A_REPOSITORY = re.compile(

@@ -52,7 +52,6 @@ ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
 _CLOCKS_APART = timedelta(seconds=5)
 # A minute more than the ten after which some proxies cut.
 _COMMON_SECONDS = 660
-_SEVERAL_SECONDS = 150.0
 
 
 @dataclass(slots=True)
@@ -69,7 +68,7 @@ class EngineChecks:
             Check(CLOCK, Part.ENGINE, self.check_clock, needs),
             Check(CALLS, Part.ENGINE, self.check_calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.check_quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, check_tasks, (SETTINGS, WORKDIR, ENGINE), _SEVERAL_SECONDS),
+            Check(PROBE, Part.ENGINE, check_tasks, (SETTINGS, WORKDIR, ENGINE), 150.0),
         ]
 
     async def check_engine(self) -> Sequence[Finding]:

@@ -51,7 +51,6 @@ class Connection:
 
     @property
     def api(self) -> docker.APIClient:
-        """That client's requests."""
         return self.client.api
 
     @cached_property

@@ -56,7 +56,6 @@ class Attachment:
 
     @property
     def tailed(self) -> Tailed:
-        """What has become of the output so far."""
         return self._delivery.tailed
 
     def start(self) -> None:

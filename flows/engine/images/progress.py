@@ -70,7 +70,6 @@ class PullProgress:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything to download."""
         return any(not layer.present for layer in self.layers.values())
 
     @property

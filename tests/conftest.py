@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def _docker_answers() -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    _group(items)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _group(items, _SHARED if config.option.markexpr else _SHARED | {"stack": 2})
     if IN_CI or _docker_answers():
         return
     skip = pytest.mark.skip(reason="no Docker Engine answers: start one, or run scripts/test")
@@ -49,16 +49,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # What takes long to make, and how many processes make it for their tests. Tests that run flows in
-# processes of their own mostly wait for them: they have a stack to themselves.
+# processes of their own mostly wait for them: they have a stack to themselves. What takes minutes
+# needs one stack more.
 _SHARED = {"processes": 2, "stack": 1, "container_task_api": 2}
 # A run in a process of its own loads Prefect twice; a browser loads the whole UI for each page.
 _TAKES_MINUTES = {"processes", "page", "sessions"}
 
 
-def _group(items: list[pytest.Item]) -> None:
+def _group(items: list[pytest.Item], shared: Mapping[str, int]) -> None:
     """Give each file to one process, but for its tests on what is shared; these come first."""
     on = {item: next(filter(_asks_for(item).__contains__, _SHARED), "") for item in items}
-    share = _spread(Counter((on[item], item.path.stem) for item in items if on[item]))
+    share = _spread(Counter((on[item], item.path.stem) for item in items if on[item]), shared)
 
     def rank(item: pytest.Item) -> tuple[bool, bool]:
         return not on[item], item.get_closest_marker("server") is None
@@ -72,12 +73,14 @@ def _group(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
 
 
-def _spread(sizes: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
+def _spread(
+    sizes: Counter[tuple[str, str]], shared_by: Mapping[str, int]
+) -> dict[tuple[str, str], int]:
     """For each file on something shared the number of a process: as many tests for each."""
     filled: Counter[tuple[str, int]] = Counter()
     numbers = {}
     for (shared, file), size in sorted(sizes.items(), key=lambda each: (-each[1], each[0])):
-        number = min(range(_SHARED[shared]), key=lambda each: filled[shared, each])
+        number = min(range(shared_by[shared]), key=lambda each: filled[shared, each])
         filled[shared, number] += size
         numbers[shared, file] = number
     return numbers

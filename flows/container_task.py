@@ -43,7 +43,8 @@ from flows.report.names import (
     state_name,
 )
 from flows.runtime.attempts import execute_attempt, finish_attempt
-from flows.runtime.context import Cancellation, Job, Reason, injectable, injected
+from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Job, injectable, injected
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.recovery import (

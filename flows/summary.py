@@ -19,7 +19,8 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from pydantic import Field
 
 from flows.outcome import Outcome, OutcomeName
-from flows.report.names import FLOW_NAME, METADATA_KEY, emit_summary, state_name
+from flows.report.events import emit_summary
+from flows.report.names import FLOW_NAME, METADATA_KEY, state_name
 from flows.report.summary import (
     AttemptFacts,
     Period,

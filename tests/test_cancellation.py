@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flows.runtime.context import Cancellation, CancellationRequested, Reason
+from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 
 
 def request_in_thread(cancellation: Cancellation, reason: Reason) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from flows.errors import RepositoryRejected, WorkspaceError
-from flows.payload.models import Remote
+from flows.payload.repository import Remote
 from flows.workspace.git import checkout
 from scripts.stack import free_port
 from tests.git_server import PASSWORD, USER, commit_all, git, git_daemon, git_http

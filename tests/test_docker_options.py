@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.engine.docker.guard import require_within
 from flows.engine.docker.objects import (
     cache_volume_arguments,
     needs_run_volume,
     run_volume_arguments,
 )
-from flows.engine.docker.options import create_arguments, require_within
+from flows.engine.docker.options import create_arguments
 from flows.errors import PayloadError
 from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy

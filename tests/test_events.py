@@ -11,7 +11,8 @@ import pytest
 
 from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
 from flows.report import names
-from flows.report.names import FINISHED, STARTED, SUMMARY, emit_finished, emit_started, state_name
+from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
+from flows.report.names import state_name
 from scripts.stack import ROOT, Stack, flow_run_id
 from tests.finished import finished
 from tests.runs import payload, until

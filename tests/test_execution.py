@@ -12,7 +12,7 @@ from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, contain
 from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.runtime.context import Cancellation, Reason
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.execution import Observer, RunOptions, run
 from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine

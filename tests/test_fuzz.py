@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from flows.engine.docker.options import create_arguments, require_within
+from flows.engine.docker.guard import require_within
+from flows.engine.docker.options import create_arguments
 from flows.errors import PayloadError
 from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy

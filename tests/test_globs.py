@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.outputs.manifest import Globs
+from flows.outputs.globs import Globs
 
 
 def matches(pattern: str, path: str) -> bool:

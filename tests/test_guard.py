@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows.engine.docker.options import create_arguments, require_within
+from flows.engine.docker.guard import require_within
+from flows.engine.docker.options import create_arguments
 from flows.errors import PolicyRefused
 from flows.payload.policy import Policy
 from flows.spec import Mount

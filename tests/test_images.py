@@ -16,13 +16,14 @@ from prefect_docker import DockerHost
 
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.images.auth import Login, PrivateImages
-from flows.engine.images.progress import PullLock, PullObserver
+from flows.engine.images.lock import PullLock
+from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
 from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
 from flows.runtime import execution
-from flows.runtime.context import Cancellation, Reason
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.execution import RunOptions
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace

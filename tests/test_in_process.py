@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Scheduled
 from prefect.workers.base import BaseJobConfiguration
 
-from flows.runtime.context import Cancellation, Reason
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import known_jobs
 from flows.settings import HostSettings
 from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs, RunThreads

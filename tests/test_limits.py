@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.engine.docker.engine import DockerEngine
-from flows.runtime.context import Cancellation
+from flows.runtime.cancellation import Cancellation
 from flows.spec import execute_seconds, flow_seconds
 from tests.runs import Runner, shell
 from tests.specs import compiled

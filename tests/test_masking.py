@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.masking import Masker
-from flows.payload.models import Remote
+from flows.payload.repository import Remote
 from flows.runtime.context import Job
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore

@@ -6,10 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from flows.errors import PolicyRefused
-from flows.payload.compiler import require_allowed
-from flows.payload.models import Remote
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
+from flows.payload.policy_check import require_allowed
+from flows.payload.repository import Remote
 from tests.strategies import enabled
 
 DIGEST = "sha256:" + "a" * 64

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.engine.images.auth import PrivateImages
-from flows.engine.images.progress import PullLock
+from flows.engine.images.lock import PullLock
 from flows.errors import ImageCause, ImageError, WorkspaceError
 
 
@@ -53,7 +53,7 @@ async def test_what_a_dead_process_noted_of_its_failure_concerns_nobody_who_come
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from flows.engine.images.progress import PullLock
+from flows.engine.images.lock import PullLock
 
 async def hold():
     async with PullLock(Path(sys.argv[1])).held("a"):

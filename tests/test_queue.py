@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.settings import HostSettings
-from flows.worker.admission import RunQueue
+from flows.worker.queue import RunQueue
 from flows.worker.run_notes import HOST_LABEL
 from tests.runs import shell
 

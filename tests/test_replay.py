@@ -19,9 +19,9 @@ from flows.cli.replay.recording import (
 )
 from flows.cli.replay.replay import allowing
 from flows.errors import PayloadError, PolicyRefused
-from flows.payload.compiler import image_is_allowed
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
+from flows.payload.policy_check import image_is_allowed
 from flows.spec import Output
 from scripts.stack import Stack
 from tests.command import COMMAND, Here, environment, server_at

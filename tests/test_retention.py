@@ -13,7 +13,7 @@ from blocks.storage import ArtifactStorage
 from flows.attempt import Attempt
 from flows.outputs.upload_plan import UploadJournal
 from flows.runtime.store import AttemptStore, known_jobs
-from flows.worker.cleanup import EndedJob, RetentionRules, due, remove_due, rules_of
+from flows.worker.retention import EndedJob, RetentionRules, due, remove_due, rules_of
 from flows.workspace.folder import left_behind
 from tests.finished import finished
 

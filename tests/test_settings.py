@@ -6,8 +6,8 @@ import pytest
 
 from flows.errors import CapabilityMissing, HostMisconfigured
 from flows.outcome import OutcomeName, outcome_of
-from flows.payload.compiler import require_capabilities
 from flows.payload.parse import parse
+from flows.payload.policy_check import require_capabilities
 from flows.settings import HostSettings
 from tests.strategies import enabled
 

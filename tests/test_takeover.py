@@ -8,7 +8,7 @@ import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.worker.services import Silence, take_over
+from flows.worker.takeover import Silence, take_over
 from scripts.stack import Stack
 from tests.own_engine import OwnEngine
 from tests.runs import left_on_engine, shell, until

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flows.masking import Masker
+from flows.outputs.globs import Globs, Parts
 from flows.outputs.manifest import (
     CollectedFile,
-    Globs,
     OutputAccount,
     OutputsManifest,
-    Parts,
     RejectedFile,
     as_json,
     masked_path,

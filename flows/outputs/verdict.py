@@ -14,8 +14,9 @@ from flows.exit_code import advice, ending
 from flows.masking import Masker
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.outputs.collect import collect
+from flows.outputs.globs import Parts
 from flows.outputs.junit import TEXT_LENGTH, Budget, ReportUnreadable, read_report
-from flows.outputs.manifest import Parts, pattern_of
+from flows.outputs.manifest import pattern_of
 from flows.outputs.upload_plan import printable
 from flows.results import (
     MAX_NAMED,

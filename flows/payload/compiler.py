@@ -5,18 +5,14 @@ remedy. Pure, without clock or host.
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from datetime import timedelta
-from fnmatch import fnmatchcase
-from itertools import product
 
-from flows.errors import CapabilityMissing, Fault, PolicyRefused
 from flows.payload.container import Container
-from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
+from flows.payload.policy_check import require_allowed
 from flows.spec import (
     JOB_ID_PLACEHOLDER,
     JOB_ROOT,
@@ -31,7 +27,6 @@ from flows.spec import (
 )
 from flows.units import memory_bytes
 
-_BLOCK = "the block moonmind-container-policy/default"
 # What may lie between the compilation of a spec and its container's removal, beside the pull, the
 # time limit and the grace. Past it, whatever is left is nobody's.
 EXPIRY_SLACK_SECONDS = 3 * 3600
@@ -41,126 +36,6 @@ _ALWAYS_IN_FINGERPRINT = frozenset({
     "entrypoint", "user", "network", "shm_bytes", "gpus", "cap_add", "cap_drop", "secrets",
     "platform", "outputs",
 })  # fmt: skip
-
-
-def require_allowed(payload: TaskPayload, policy: Policy) -> None:
-    """Raise `PolicyRefused` with every rule of `policy` that forbids this task."""
-    container = payload.task.container
-    faults = [
-        *_image_faults(container, policy),
-        *_repository_faults(payload, policy),
-        *_named_faults(payload, policy),
-        *_ceiling_faults(container, policy),
-    ]
-    if faults:
-        raise PolicyRefused(faults)
-
-
-def missing_capabilities(payload: TaskPayload, capabilities: Iterable[str]) -> tuple[str, ...]:
-    """What the task requires and a worker of these capabilities lacks."""
-    has = set(capabilities)
-    return tuple(word for word in payload.required_capabilities if word not in has)
-
-
-def require_capabilities(payload: TaskPayload, capabilities: tuple[str, ...]) -> None:
-    """Raise `CapabilityMissing` naming every capability that the worker lacks for the task."""
-    if missing := missing_capabilities(payload, capabilities):
-        raise CapabilityMissing(
-            f"this worker lacks the capability {', '.join(missing)} that the task requires "
-            f"(it has {', '.join(capabilities)}): send the task to a worker that has it, "
-            "or add it to MOONMIND_WORKER_CAPABILITIES"
-        )
-
-
-def is_allowed(spellings: Iterable[str], globs: Iterable[str]) -> bool:
-    """Whether a glob matches one of the spellings, in whole and in case. What stands before a
-    glob's first slash, a host for instance, matches no more than that."""
-    return any(_matches(*each) for each in product(spellings, globs))
-
-
-def _matches(spelling: str, glob: str) -> bool:
-    if "/" not in glob:
-        return fnmatchcase(spelling, glob)
-    (host, _, path), (glob_host, _, glob_path) = spelling.partition("/"), glob.partition("/")
-    return fnmatchcase(host, glob_host) and fnmatchcase(path, glob_path)
-
-
-def image_is_allowed(image: str, policy: Policy) -> bool:
-    """Whether tasks may run the image of this name."""
-    return is_allowed(ImageName.parse(image).spellings(), policy.allowed_images)
-
-
-def user_is_allowed(user: str | None, policy: Policy) -> bool:
-    """Whether a container may run as this user; None is whoever the image names."""
-    if "*" in policy.allowed_users or (user is not None and user == policy.user):
-        return True
-    return user is not None and is_allowed([user], policy.allowed_users)
-
-
-def _image_faults(container: Container, policy: Policy) -> Iterator[Fault]:
-    path, image = "task.container.image", container.image or ""
-    if not image_is_allowed(image, policy):
-        yield _not_among(path, image, "allowed_images", policy.allowed_images)
-    if policy.require_digest and "@" not in image:
-        yield Fault(
-            path,
-            f"{image} has no digest, and the container policy requires one (require_digest): "
-            f"name the image as name@sha256:…, or have an operator change {_BLOCK}",
-        )
-
-
-def _repository_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
-    globs, remote = policy.allowed_repositories, payload.remote
-    if remote is None or "*" in globs:
-        return
-    if remote.address is None or not is_allowed([remote.address], globs):
-        yield _not_among("repository", remote.display, "allowed_repositories", globs)
-
-
-def _named_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
-    container = payload.task.container
-    # What the policy itself names needs no leave of it.
-    network = container.network or policy.network
-    if network != policy.network and not is_allowed([network], policy.allowed_networks):
-        path, globs = "task.container.network", policy.allowed_networks
-        yield _not_among(path, network, "allowed_networks", globs)
-    user = container.user or policy.user
-    if not user_is_allowed(user, policy):
-        named, globs = user or "the image's own user", policy.allowed_users
-        yield _not_among("task.container.user", named, "allowed_users", globs)
-    for path, name in payload.secret_blocks.items():
-        if not is_allowed([name], policy.allowed_secrets):
-            yield _not_among(path, name, "allowed_secrets", policy.allowed_secrets)
-
-
-def _ceiling_faults(container: Container, policy: Policy) -> Iterator[Fault]:
-    limits = container.resources
-    memory = memory_bytes(limits.memory) if limits.memory else None
-    gpus = math.inf if limits.gpus == "all" else limits.gpus
-    timeout, most_memory = container.timeout_seconds, policy.max_memory_bytes
-    for key, value, rule, ceiling in (
-        ("timeoutSeconds", timeout, "max_timeout_seconds", policy.max_timeout_seconds),
-        ("resources.cpus", limits.cpus, "max_cpus", policy.max_cpus),
-        ("resources.memory", memory, "max_memory", most_memory),
-        ("resources.pids", limits.pids, "pids_limit", policy.pids_limit),
-        ("resources.gpus", gpus, "max_gpus", policy.max_gpus),
-    ):
-        if value is not None and ceiling is not None and value > ceiling:
-            shown = policy.max_memory if rule == "max_memory" else ceiling
-            yield Fault(
-                f"task.container.{key}",
-                f"is above the ceiling of the container policy ({rule}: {shown}): ask for less, "
-                f"or have an operator change {rule} in {_BLOCK}",
-            )
-
-
-def _not_among(path: str, value: str, rule: str, globs: list[str]) -> Fault:
-    among = ", ".join(globs) or "none"
-    return Fault(
-        path,
-        f"{value} is not allowed by the container policy ({rule}: {among}): choose one that is, "
-        f"or have an operator change {rule} in {_BLOCK}",
-    )
 
 
 def compile_spec(

@@ -3,71 +3,15 @@
 taken apart into the address that git is given, and the credentials that it may carry.
 """
 
-import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
-
-REPO_AUTH = "auth.repoAuthRef"
-
-
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A clone address and, separately, what it takes to read it.
-
-    `url` and `display` never hold a secret; `username` and `password` go to git by environment.
-    """
-
-    url: str
-    display: str
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-
-    @classmethod
-    def parse(cls, repository: str) -> Self:
-        """Split a validated payload's `repository`; `owner/name` means GitHub over https."""
-        if "://" not in repository:
-            is_short = ":" not in repository
-            url = f"https://github.com/{repository.removesuffix('.git')}.git"
-            return cls(url=url if is_short else repository, display=repository)
-        parts = urlsplit(repository)
-        host = parts.netloc.rpartition("@")[2]
-        # An ssh user is an account name, not a secret, and the address is useless without it.
-        if parts.scheme == "ssh" and parts.username:
-            host = f"{parts.username}@{host}"
-        bare = urlunsplit((parts.scheme, host, parts.path, "", ""))
-        return cls(
-            url=bare,
-            display=bare,
-            username=unquote(parts.username or ""),
-            password=unquote(parts.password or ""),
-        )
-
-    @property
-    def address(self) -> str | None:
-        """Host and path, for a glob to match; None where the path hides what it is."""
-        url = self.url if "://" in self.url else "ssh://" + self.url.replace(":", "/", 1)
-        parts = urlsplit(url)
-        path = unquote(parts.path)
-        if posixpath.normpath(path) != path.rstrip("/") or "%" in path or "\\" in path:
-            # Not as it seems: what the server makes of it is anybody's guess.
-            return None
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-        return host + path.rstrip("/").removesuffix(".git")
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not appear in any text; a user name alone is a token on many hosts."""
-        if self.url.startswith("ssh://"):
-            return (self.password,) if self.password else ()
-        return tuple(filter(None, (self.password, self.username)))
+from flows.payload.repository import REPO_AUTH, Remote
 
 
 class Git(PayloadModel):

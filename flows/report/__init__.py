@@ -2,7 +2,7 @@
 
 run_json     the models of `run.json`, and how one is built; `docker_run` the command in it
 page         the report in Markdown
-names        names, sentences and artifacts' keys that Prefect shows of a run; the events of it
+names        names, sentences and artifacts' keys that Prefect shows of a run; `events` of it
 chart        memory and CPU over time, as an SVG
 artifacts    these and the tables of tests and outputs, as Prefect artifacts; `progress` while it
              runs

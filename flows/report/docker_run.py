@@ -15,7 +15,7 @@ from flows.engine.docker.options import OPTIONS, create_arguments
 from flows.engine.types import Image
 from flows.masking import MASK
 from flows.payload.image_reference import ImageName
-from flows.payload.models import Remote
+from flows.payload.repository import Remote
 from flows.spec import ContainerSpec
 
 # The client leaves out by itself what an older engine does not take.

@@ -8,5 +8,5 @@
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |
 | `recovery` | Prefect's state hooks; restart or end of a run whose process died |
 | `store` | the attempts of a job in `.runs/<job_id>.json`, and its flock |
-| `context` | a request to end work; what a process binds to a flow it runs |
+| `context` | what a process binds to a flow it runs; `cancellation`: a request to end it |
 """

@@ -21,8 +21,9 @@ from flows.payload.image_reference import ImageName
 from flows.report.names import PULL_PROGRESS_KEY, state_message
 from flows.report.progress import COLLECTING, PrefectPullObserver, ProgressArtifact, RunProgress
 from flows.runtime import execution
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results, reclaim
-from flows.runtime.context import Cancellation, Job, Reason
+from flows.runtime.context import Job
 from flows.runtime.ending import finish, retry_while_unavailable
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore

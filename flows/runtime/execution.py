@@ -18,7 +18,7 @@ from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image, thinned
 from flows.errors import EngineError, EngineUnavailable, Rejected
 from flows.outcome import Outcome, StoppedBy, ended_early, missing_workdir, outcome_of
-from flows.runtime.context import Cancellation, CancellationRequested, Reason
+from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 from flows.runtime.ending import (
     Collect,
     destroy,

@@ -10,11 +10,13 @@ from prefect import get_client, runtime
 
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.masking import Masker
-from flows.payload.compiler import compile_spec, require_capabilities
+from flows.payload.compiler import compile_spec
 from flows.payload.container import Retry
-from flows.payload.models import Remote, TaskPayload
+from flows.payload.models import TaskPayload
 from flows.payload.parse import misplaced, runnable
 from flows.payload.policy import Policy
+from flows.payload.policy_check import require_capabilities
+from flows.payload.repository import Remote
 from flows.report.names import run_name
 from flows.runtime.collect import reclaim
 from flows.runtime.context import Job

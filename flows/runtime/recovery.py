@@ -29,7 +29,7 @@ from flows.outcome import ABANDONED, CANCELED, TAKEN, Outcome
 from flows.outputs.upload_plan import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
-from flows.report.names import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
+from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.context import Job, injected
 from flows.runtime.publish import publish_attempt

@@ -16,12 +16,14 @@ from prefect.exceptions import ObjectNotFound
 from blocks.policy import ContainerPolicy, PolicyUnreadable
 from blocks.registries import CredentialsUnreadable, login_to
 from flows.engine.images.auth import Login, PrivateImages
-from flows.engine.images.progress import PullLock, PullObserver
+from flows.engine.images.lock import PullLock
+from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
 from flows.payload import fields
-from flows.payload.models import REPO_AUTH, Remote, TaskPayload
+from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
+from flows.payload.repository import REPO_AUTH, Remote
 from flows.settings import HostSettings
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.git import checkout

@@ -27,7 +27,8 @@ from prefect.settings import (
 from flows.container_task import container_task
 from flows.engine.contract import Engine
 from flows.outcome import OutcomeName
-from flows.report.names import FINISHED, STARTED, outcome_of_state
+from flows.report.events import FINISHED, STARTED
+from flows.report.names import outcome_of_state
 from flows.report.run_json import RunReport
 from flows.runtime.context import Dependencies
 from flows.runtime.store import AttemptStore

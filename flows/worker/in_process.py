@@ -23,7 +23,8 @@ from prefect.states import Cancelled
 
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
-from flows.runtime.context import Cancellation, Dependencies, InjectedFlow, Reason
+from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Dependencies, InjectedFlow
 from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger

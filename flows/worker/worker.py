@@ -27,21 +27,13 @@ from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
-from flows.runtime.context import Cancellation, Reason
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker import services
-from flows.worker.admission import (
-    Admission,
-    Decision,
-    QueuedRun,
-    QueuedTask,
-    RunQueue,
-    admit,
-    capacity,
-    fetch_scheduled,
-)
+from flows.worker.admission import Admission, Decision, QueuedTask, admit, capacity
 from flows.worker.in_process import InProcessRunner, NotOurs
+from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
 from flows.worker.run_notes import label_host, reject, tag_waiting
 from flows.worker.sweep import SweptHost
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.errors import RepositoryRejected, WorkspaceError
 from flows.masking import Masker
-from flows.payload.models import Remote
+from flows.payload.repository import Remote
 
 CLONE_TIMEOUT_SECONDS = 3600
 _STALLED_SECONDS = 60

@@ -28,14 +28,17 @@ from flows.engine.selection import open_engine
 from flows.errors import EngineError, Fault, HostMisconfigured, PayloadError
 from flows.masking import Masker
 from flows.outcome import Outcome
-from flows.payload.compiler import compile_spec, require_allowed
+from flows.payload.compiler import compile_spec
 from flows.payload.image_reference import ImageName
-from flows.payload.models import REPO_AUTH, Remote, TaskPayload
+from flows.payload.models import TaskPayload
 from flows.payload.parse import parse, runnable
 from flows.payload.policy import Policy
+from flows.payload.policy_check import require_allowed
+from flows.payload.repository import REPO_AUTH, Remote
 from flows.runtime import execution, surroundings
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
-from flows.runtime.context import Cancellation, Job, Reason
+from flows.runtime.context import Job
 from flows.runtime.prepare import Decided
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings

@@ -2,7 +2,7 @@
 
 engine         `DockerEngine`
 client         connections: address, API version, calls in threads, errors translated
-options        the create options, a row each, checked right before Docker gets them
+options        the create options, a row each; guard: checked right before Docker gets them
 objects        a job's volumes and mounts, all that carries a job's label, `/events`; the chown
 images         inspect, pull and ask registries
 logs           output as it comes; log_position: each byte of it once

@@ -14,6 +14,7 @@ from prefect_docker.containers import create_docker_container, start_docker_cont
 
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker.client import Connection, NotFound, ping, translated
+from flows.engine.docker.guard import require_within
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
 from flows.engine.docker.objects import (
@@ -26,7 +27,7 @@ from flows.engine.docker.objects import (
     remove_run_volume,
     run_reclaim,
 )
-from flows.engine.docker.options import create_arguments, require_within
+from flows.engine.docker.options import create_arguments
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim

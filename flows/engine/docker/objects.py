@@ -17,7 +17,7 @@ from docker.types import LogConfig
 from flows.engine.docker.client import pinged, require_ok, said, server_time, translated, url
 from flows.engine.types import RECLAIM_SECONDS, Evidence, Image, Reclaim
 from flows.errors import EngineError, Rejected
-from flows.payload.compiler import is_allowed
+from flows.payload.policy_check import is_allowed
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, ContainerSpec, Mount, Owned
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.

@@ -16,7 +16,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.failures import image_error, not_present, other_platform, withheld
-from flows.engine.images.progress import PullLock, PullObserver, PullProgress, Take, observed
+from flows.engine.images.lock import PullLock
+from flows.engine.images.progress import PullObserver, PullProgress, Take, observed
 from flows.engine.types import Image, Reclaim
 from flows.errors import ImageCause, ImageError
 from flows.payload.image_reference import ImageName, is_for

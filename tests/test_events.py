@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.outcome import FAILURES, OUTCOMES, FailureClass, Outcome, OutcomeName
-from flows.report import names
+from flows.report import events
 from flows.report.events import FINISHED, STARTED, SUMMARY, emit_finished, emit_started
 from flows.report.names import state_name
 from scripts.stack import ROOT, Stack, flow_run_id
@@ -75,7 +75,7 @@ def test_no_event_shows_a_secret_that_stands_in_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(names, "emit_event", lambda event, **rest: told.append((event, rest)))
+    monkeypatch.setattr(events, "emit_event", lambda event, **rest: told.append((event, rest)))
     attempt = finished(tmp_path)
     spec = replace(attempt.prepared.spec, command=("echo", "a-secret"))
     prepared = replace(attempt.prepared, spec=spec, shown_command=("echo", "***"))

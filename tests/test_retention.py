@@ -149,7 +149,7 @@ async def test_what_cannot_be_removed_is_out_of_the_way_and_keeps_nothing_else(
 ) -> None:
     one, other = aged(tmp_path, 9), aged(tmp_path, 8)
     # As of a worker that is not root, of a folder that a container left as root's.
-    monkeypatch.setattr("flows.worker.cleanup.remove_tree", lambda path: None)
+    monkeypatch.setattr("flows.worker.retention.remove_tree", lambda path: None)
     assert len(await swept(tmp_path, RetentionRules(age=DAY))) == 2
     assert not {job(one), job(other)} & folders(tmp_path)
     assert {path.name.rpartition("-")[0] for path in left_behind(tmp_path)} == {

@@ -71,7 +71,12 @@ class HostMisconfigured(ContainerTaskError):
 
 
 class WorkspaceError(ContainerTaskError):
-    """The job folder could not be made, or the repository could not be reached."""
+    """The job folder could not be made, or the repository could not be reached; `may_pass` says
+    whether the next try may find it otherwise."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        self.may_pass = may_pass
+        super().__init__(message)
 
 
 class StorageError(ContainerTaskError):

@@ -77,33 +77,6 @@ async def test_any_user_of_a_container_may_write_in_the_checkout(
     assert git(tmp_path, "status", "--porcelain") == ""
 
 
-async def test_the_callers_own_repository_is_none_of_the_checkouts(
-    daemon: str, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    callers, folder = tmp_path / "callers", tmp_path / "folder"
-    callers.mkdir()
-    folder.mkdir()
-    (callers / "file").write_text("theirs\n")
-    before = commit_all(callers, "Theirs")
-    state = contents(callers)
-    with monkeypatch.context() as hook:
-        hook.setenv("GIT_DIR", str(callers / ".git"))
-        hook.setenv("GIT_WORK_TREE", str(callers))
-        hook.setenv("GIT_INDEX_FILE", str(callers / ".git" / "index"))
-        hook.setenv("GIT_OBJECT_DIRECTORY", str(callers / ".git" / "objects"))
-        hook.setenv("GIT_CONFIG_PARAMETERS", "'core.bare'='true'")
-        hook.setenv("GIT_QUARANTINE_PATH", str(callers / ".git"))
-        commit = await checkout(Remote.parse(f"{daemon}/team/game.git"), "v1", folder)
-    assert commit == git(folder, "rev-parse", "HEAD").strip() == origin.first
-    assert (folder / "run.sh").read_text() == "echo first\n"
-    assert contents(callers) == state
-    assert git(callers, "rev-parse", "HEAD").strip() == before
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     ("path", "ref", "sentence"),
     [

@@ -4,6 +4,8 @@
 | --- | --- |
 | `folder` | `Workspace`: the folder's paths, mkdir, removal, an earlier attempt's results |
 | `git` | `checkout`: git fetch and checkout of one ref into it |
+| `git_environment` | what the git process has in its environment: credentials, configuration |
+| `git_failures` | a table: what git says when it fails, and what that means |
 | `logs` | `RunnerLog` and `Journal`: runner.log and execute.log, in `.runs` at first |
 | `tree` | `walk`, `open_file`, `remove_tree`: by openat, never over a link |
 | `safe_open` | `LogFile`, `link_or_copy`, `replacing`: files put in place by rename or link |

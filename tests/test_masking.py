@@ -74,8 +74,7 @@ def test_only_what_may_become_a_secret_is_held_back() -> None:
         ("team/game", "https://github.com/team/game.git", ()),
         ("team/game.git", "https://github.com/team/game.git", ()),
         ("https://example.org/a.git", "https://example.org/a.git", ()),
-        ("https://bot:p%40ss@example.org:8443/a", "https://example.org:8443/a", ("p@ss", "bot")),
-        ("https://token@example.org/a", "https://example.org/a", ("token",)),
+        ("https://bot:p%40ss@example.org:8443/a", "https://example.org:8443/a", ("p@ss",)),
         ("ssh://git@example.org/a", "ssh://git@example.org/a", ()),
         ("ssh://git:pass@example.org:22/a", "ssh://git@example.org:22/a", ("pass",)),
         ("git@example.org:a/b.git", "git@example.org:a/b.git", ()),
@@ -87,6 +86,40 @@ def test_a_repositorys_credentials_are_apart_from_its_address(
     remote = Remote.parse(repository)
     assert (remote.url, remote.secrets) == (url, secrets)
     assert not any(secret in repr(remote) for secret in secrets)
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "https://build:tök3n@example.org/a",
+        "https://x-access-token:ghs_0123456789abcdefghij@github.com/team/game",
+        "https://gitlab+deploy-token-1234567:gldt-0123456789abcdefghij@gitlab.com/team/game",
+        "https://contoso@dev.azure.com/contoso/proj/_git/repo",
+        "https://contoso-engineering-platform@dev.azure.com/contoso-engineering-platform/p/_git/r",
+        "https://alice@bitbucket.org/team/game.git",
+        "https://api@example.org/a",
+    ],
+)
+def test_an_ordinary_user_name_is_not_masked(repository: str) -> None:
+    remote = Remote.parse(repository)
+    assert remote.username
+    assert remote.username not in remote.secrets
+    assert remote.secrets == ((remote.password,) if remote.password else ())
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "https://ghp_0123456789abcdefghijABCDEFGHIJ012345@github.com/team/game",
+        "https://0123456789abcdef0123456789abcdef01234567:x-oauth-basic@github.com/team/game",
+        "https://glpat-abcdefghijklmnopqrst:@gitlab.com/team/game",
+        "https://glpat-0123456789abcdefghij:x@gitlab.com/team/game",
+        "https://glpat-0123456789abcdefghij:password@gitlab.com/team/game",
+    ],
+)
+def test_a_token_in_the_place_of_a_user_name_is_masked(repository: str) -> None:
+    remote = Remote.parse(repository)
+    assert remote.username in remote.secrets
 
 
 def test_no_step_of_a_job_shows_its_secrets_when_it_is_printed(tmp_path: Path) -> None:

@@ -237,22 +237,65 @@ def test_a_run_is_replayed_at_its_commit_and_from_its_run_json_and_no_sweep_take
 
 
 @pytest.mark.docker
-def test_the_value_of_a_secret_comes_from_this_environment_and_is_masked(
+def test_a_payload_chooses_no_variable_of_this_environment(
     here: Here, written: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = shell("echo $TOKEN | rev; echo $TOKEN", secrets={"TOKEN": "task-token"})
-    words = ("replay", written(raw), "--folder", str(folder))
-    monkeypatch.delenv("TOKEN", raising=False)
-    missing = here(*words)
-    assert missing.status == ExitStatus.BAD_INPUT
-    assert missing.err == (
-        "task.container.secrets.TOKEN: the Secret block 'task-token' cannot be read here, and "
-        "TOKEN is not set in this environment: export TOKEN, or set PREFECT_API_URL to the server "
-        "that has the block\n"
-    )
+    names = {"AWS_SECRET_ACCESS_KEY": "task-aws", "SSH_KEY": "task-key"}
+    raw = shell("echo $AWS_SECRET_ACCESS_KEY | rev", secrets=names)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-developers-own")
+    result = here("replay", written(raw), "--folder", str(folder))
+    assert (result.status, result.out) == (ExitStatus.BAD_INPUT, "")
+    assert result.err.splitlines() == [
+        f"task.container.secrets.{name}: the value of the Secret block {block!r} cannot be read "
+        f"here: give one by --secret {name}, from this environment's variable {name}, or by "
+        f"--secret-file {name}=FILE, or set PREFECT_API_URL to the server that has the block"
+        for name, block in names.items()
+    ]
+
+
+@pytest.mark.docker
+def test_a_secret_that_is_given_by_an_option_reaches_the_container_and_is_masked(
+    here: Here, written: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"TOKEN": "task-token", "KEY": "task-key"}
+    raw = shell('echo $TOKEN | rev; echo "$TOKEN,$KEY"; echo "$KEY" | wc -l', secrets=names)
     monkeypatch.setenv("TOKEN", "hunter22")
-    result = here(*words)
-    assert (result.status, result.out) == (0, "22retnuh\n***\n")
+    key = tmp_path / "key"
+    key.write_text("first-line\nsecond-line\n")
+    given = ("--secret", "TOKEN", "--secret-file", f"KEY={key}")
+    result = here("replay", written(raw), "--folder", str(folder), *given)
+    assert (result.status, result.out) == (0, "22retnuh\n***,***\n2\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--secret", "UNSET"), "--secret UNSET: there is no variable UNSET in this environment"),
+        (("--secret", "TOKEN=hunter22"), "--secret takes the name of a variable"),
+        (("--secret", "OTHER"), "--secret OTHER: the task has no secret of that name, but TOKEN"),
+        (("--secret-file", "TOKEN"), "--secret-file takes NAME=FILE"),
+        (("--secret-file", "TOKEN=/none"), "--secret-file TOKEN: cannot read /none"),
+        (("--secret-file", "TOKEN=/bin/sh"), "--secret-file TOKEN: /bin/sh is no text"),
+        (("--secret", "TOKEN", "--secret", "TOKEN"), "TOKEN is given twice"),
+    ],
+)
+def test_a_secret_that_cannot_be_had_by_an_option_is_told_in_a_sentence(
+    here: Here,
+    written: Any,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    says: str,
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter22")
+    monkeypatch.setenv("OTHER", "hunter22")
+    monkeypatch.delenv("UNSET", raising=False)
+    raw = written(shell("true", secrets={"TOKEN": "task-token"}))
+    result = here("replay", raw, "--folder", str(folder), *words)
+    assert result.status == ExitStatus.BAD_INPUT
+    assert says in result.err
+    assert "hunter22" not in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 @pytest.mark.docker

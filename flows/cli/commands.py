@@ -135,6 +135,20 @@ def replay(
     keep: Annotated[
         bool, _flag("Keep the stopped container and its folder, and tell how to look inside.")
     ] = False,
+    secret: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Give the secret NAME the value of this environment's variable NAME; may be given "
+            "again.",
+            negative=(),
+        ),
+    ] = (),
+    secret_file: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Give a secret what a file has: NAME=FILE; may be given again.", negative=()
+        ),
+    ] = (),
     clean: Annotated[bool, _flag("Remove what earlier replays kept, instead.")] = False,
     folder: Annotated[
         Path | None, Parameter(help="Where replays have their folders; the engine must see it.")
@@ -145,13 +159,20 @@ def replay(
 
     It runs on this machine's Docker Engine, through the code that runs tasks, and shows the output
     as it comes; neither Prefect's server nor its workers take notice. Values of secrets come from
-    their Prefect blocks, or from this environment. The exit status is that of the outcome.
+    their Prefect blocks, or from --secret and --secret-file. The exit status is that of the
+    outcome.
     """
     from flows.cli.replay.command import clean_replays, replay_run
+    from flows.cli.replay.given import given_values
 
     if clean:
         return answer(lambda console: clean_replays(console, what, folder), as_json=json)
-    return answer(lambda console: replay_run(console, what, folder, keep=keep), as_json=json)
+
+    def replayed(console: Console) -> int:
+        values = given_values(secret, secret_file)
+        return replay_run(console, what, folder, keep=keep, secrets=values)
+
+    return answer(replayed, as_json=json)
 
 
 @app.command

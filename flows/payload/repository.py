@@ -1,11 +1,14 @@
 """Where a repository is: the address git is given, apart from the credentials it may carry."""
 
 import posixpath
+import re
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 REPO_AUTH = "auth.repoAuthRef"
+# Longer than names, or as long as long ones and mixed as names hardly are.
+_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{16,}|.{24,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,17 @@ class Remote:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in any text; a user name alone is a token on many hosts."""
-        if self.url.startswith("ssh://"):
-            return (self.password,) if self.password else ()
-        return tuple(filter(None, (self.password, self.username)))
+        """What must not appear in any text: the password, and a token in the user's place."""
+        user = (self.username,) if self._user_is_a_token else ()
+        return (*((self.password,) if self.password else ()), *user)
+
+    @property
+    def _user_is_a_token(self) -> bool:
+        """Hosts take a token alone, or before a word that says nothing. A name is no secret: it is
+        `build`, `x-access-token`, or the organisation that stands in the path as well."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("https", "http") or _TOKEN.fullmatch(self.password):
+            return False
+        return bool(_TOKEN.fullmatch(self.username)) and self.username not in unquote(
+            parts.path
+        ).split("/")

@@ -31,14 +31,22 @@ from flows.spec import ContainerSpec, command_summary
 _OTHERWISE = ("entrypoint", "platform")
 
 
-def replay_run(console: Console, what: str | None, folder: Path | None, *, keep: bool) -> int:
-    """Run it again in the folder for replays, and tell how it ended."""
+def replay_run(
+    console: Console,
+    what: str | None,
+    folder: Path | None,
+    *,
+    keep: bool,
+    secrets: Mapping[str, str] | None = None,
+) -> int:
+    """Run it again in the folder for replays, with the values that were given for its secrets, and
+    tell how it ended."""
     root, volume = _folder_and_volume(HostSettings.from_environment(), folder)
     if what is None:
         raise CommandError("name a run, a run.json or a payload to replay, or give --clean")
     has_api = _api_answers()
     recording = _recording(console, what, has_api=has_api)
-    place = Place(root, volume, has_api)
+    place = Place(root, volume, has_api, secrets or {})
     with console.raw() as write:
         ended = asyncio.run(replay(recording, place, write, console.say, keep=keep))
     _warn(console, recording, ended)

@@ -6,11 +6,10 @@ and a date after which any sweep removes it.
 
 import asyncio
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from uuid import uuid4
 from prefect.logging import disable_run_logger
 
 from flows.attempt import Prepared
+from flows.cli.replay.given import require_named
 from flows.cli.replay.recording import LABEL_REPLAY, Recording, Say, marker, remove
 from flows.engine.contract import Engine, Sink
 from flows.engine.images.auth import Login
@@ -62,11 +62,13 @@ class _SpokenPull(PullObserver):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The folder of replays, its volume, and whether a server's blocks can be read."""
+    """The folder of replays, its volume, whether a server's blocks can be read, and the values of
+    secrets that this machine's user gave."""
 
     root: Path
     volume: str
     has_blocks: bool
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     async def policy(self) -> Policy:
         """The rules of the server, or the built-in ones."""
@@ -89,15 +91,16 @@ class Place:
         return await surroundings.remote_of(payload)
 
     async def secret_values(self, blocks: Mapping[str, str]) -> dict[str, str]:
-        """Of each variable: what its block holds, else what this environment has for it."""
+        """Of each variable: what an option gave for it, else what its block holds."""
+        require_named(self.given, blocks)
         found = {name: await self._secret_value(name, block) for name, block in blocks.items()}
         values = {name: value for name, value in found.items() if value is not None}
         if faults := [
             Fault(
                 f"task.container.secrets.{name}",
-                f"the Secret block {blocks[name]!r} cannot be read here, and {name} is not set in "
-                f"this environment: export {name}, or set PREFECT_API_URL to the server that has "
-                "the block",
+                f"the value of the Secret block {blocks[name]!r} cannot be read here: give one by "
+                f"--secret {name}, from this environment's variable {name}, or by --secret-file "
+                f"{name}=FILE, or set PREFECT_API_URL to the server that has the block",
             )
             for name in found
             if name not in values
@@ -106,12 +109,12 @@ class Place:
         return values
 
     async def _secret_value(self, name: str, block: str) -> str | None:
+        if name in self.given:
+            return self.given[name]
         if self.has_blocks:
-            try:
+            with suppress(PayloadError, HostMisconfigured):
                 return (await surroundings.container_secrets({name: block}))[name]
-            except (PayloadError, HostMisconfigured):
-                pass
-        return os.environ.get(name)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

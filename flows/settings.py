@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flows.errors import HostMisconfigured
-from flows.payload import fields
+from flows.payload import amounts
 from flows.units import memory_bytes
 
 
@@ -18,7 +18,7 @@ def _split_words(value: object) -> object:
 
 
 def _memory_bytes(value: object) -> object:
-    return memory_bytes(fields.memory(value)) if isinstance(value, str) else value
+    return memory_bytes(amounts.memory(value)) if isinstance(value, str) else value
 
 
 class HostSettings(BaseSettings):

@@ -78,14 +78,25 @@ def _size_text(number: int) -> str:
     return f"{size:.4g} GiB"
 
 
-_AMOUNT = re.compile(r"(\d{1,19})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
+# Docker's units, Kubernetes' and those that people write: all of them are powers of 1024.
+_AMOUNT = re.compile(r"(\d{1,19})(?:\.(\d{1,9}))?\s*(?:([kmgt])(?:i?b|i)?|b)?", re.I | re.ASCII)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
 
 def canonical_amount(text: str) -> str | None:
-    """A whole number with at most one unit letter, as Docker writes it: `16g` for `16 GiB`."""
+    """A whole number with at most one unit letter, as Docker writes it: `16g` for `16 GiB`, and
+    `1536m` for `1.5g`."""
     found = _AMOUNT.fullmatch(text.strip())
-    return f"{int(found[1])}{(found[2] or '').lower()}" if found else None
+    if found is None or (found[2] and not found[3]):
+        return None
+    whole, fraction, unit = found[1], (found[2] or "").rstrip("0"), (found[3] or "").lower()
+    if not fraction:
+        return f"{int(whole)}{unit}"
+    # Docker drops what is left of a byte.
+    number = int(whole + fraction) * _UNITS[unit] // 10 ** len(fraction)
+    smaller = "tgmk".partition(unit)[2]
+    exact = (f"{number // _UNITS[each]}{each}" for each in smaller if number % _UNITS[each] == 0)
+    return next(exact, str(number))
 
 
 def memory_bytes(amount: str) -> int:

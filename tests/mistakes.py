@@ -87,7 +87,7 @@ PAYLOAD = [
     Mistake(
         "The memory is too small",
         "task.container.resources.memory: is '2m', outside what Docker can set; it takes bytes, or "
-        "a number with a unit, such as 512m or 16g; at least 6m",
+        "a number with a unit, such as 512m, 1.5g or 16Gi; at least 6m",
         {"resources": {"memory": "2m"}},
     ),
     Mistake(
@@ -95,6 +95,18 @@ PAYLOAD = [
         "task.container.timeoutSeconds: is not a whole number; it takes a whole number of seconds "
         "from 1 to 2592000, which is 30 days",
         {"timeoutSeconds": "1h"},
+    ),
+    Mistake(
+        "A port is to be published",
+        "task.container.ports: is refused on purpose: no port of a task is published on the host; "
+        "what its command starts, it has at localhost",
+        {"ports": ["8080:80"]},
+    ),
+    Mistake(
+        "The repository has no scheme",
+        "repository: is neither a git URL nor owner/name: put https:// before it; it takes an "
+        "https, http, ssh or git URL, user@host:path, or owner/name on GitHub",
+        outside={"repository": "gitlab.com/team/game"},
     ),
     Mistake(
         "The network is the host's",

@@ -62,7 +62,9 @@ _volumes = st.dictionaries(
 containers = st.fixed_dictionaries(
     {
         "enabled": st.sampled_from([True, "true", "yes", 1, "on"]),
-        "image": st.builds("{}/{}:{}".format, _segment, _segment, _segment),
+        "image": st.builds(
+            "{}/{}:{}{}".format, _segment, _segment, _segment, st.sampled_from(["", " ", "\n"])
+        ),
         "command": st.lists(_text, min_size=1, max_size=4),
     },
     optional={
@@ -77,12 +79,26 @@ containers = st.fixed_dictionaries(
             _name.map("SECRET_{}".format), _segment.map("task-{}".format) | st.none(), max_size=2
         ),
         "artifactsSubdir": _path | st.none(),
-        "timeoutSeconds": st.integers(1, 2_592_000) | st.none(),
+        "timeoutSeconds": st.integers(1, 2_592_000) | st.none() | st.sampled_from([3600.0, "60"]),
         "resources": st.fixed_dictionaries(
             {},
             optional={
-                "cpus": st.floats(0.01, 4096) | st.integers(1, 64),
-                "memory": st.sampled_from(["512m", "16G", "8GiB", " 1gb", 2**30, "16777216"]),
+                "cpus": st.floats(0.01, 4096) | st.integers(1, 64) | st.sampled_from(["2", "0.5"]),
+                "memory": st.sampled_from(
+                    [
+                        "512m",
+                        "16G",
+                        "8GiB",
+                        " 1gb",
+                        2**30,
+                        "16777216",
+                        "1.5g",
+                        "512Mi",
+                        "2Gi",
+                        "0.3g",
+                        2.0**30,
+                    ]
+                ),
                 "pids": st.integers(1, 4096) | st.none(),
                 "shm": st.sampled_from(["64m", "1G", 4096, None]),
             },
@@ -110,7 +126,13 @@ valid_payloads = st.fixed_dictionaries(
     },
     optional={
         "repository": st.sampled_from(
-            ["team/game", "https://u:secret@example.org/a.git", "git@example.org:a/b.git"]
+            [
+                "team/game",
+                "https://u:secret@example.org/a.git",
+                "git@example.org:a/b.git",
+                "git@ssh.dev.azure.com:v3/org/my%20proj/repo",
+                "team/game\n",
+            ]
         ),
         "requiredCapabilities": st.lists(_name),
         "targetRuntime": _name,
@@ -131,6 +153,8 @@ _keys = _strange_text | st.sampled_from(
         "image",
         "privileged",
         "binds",
+        "ports",
+        "networkMode",
         "__prefect_kind",
         "network",
         "user",

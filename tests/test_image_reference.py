@@ -48,3 +48,33 @@ def test_a_tag_beside_a_digest_is_no_spelling_as_docker_ignores_it() -> None:
 
 def test_an_image_of_another_registry_is_none_of_docker_hub() -> None:
     assert "team/app" not in ImageName.parse("ghcr.io/team/app").spellings()
+
+
+@pytest.mark.parametrize(
+    ("asked", "tag"),
+    [
+        ("busybox", "busybox:latest"),
+        ("docker.io/library/busybox:1", "busybox:1"),
+        ("index.docker.io/team/app", "docker.io/team/app:latest"),
+        (f"ghcr.io/team/app:1@{DIGEST}", f"ghcr.io/team/app@{DIGEST}"),
+        ("Ghcr.io/team/app", "Ghcr.io/team/app:latest"),
+    ],
+)
+def test_an_image_goes_by_a_tag_in_every_spelling(asked: str, tag: str) -> None:
+    assert ImageName.parse(asked).is_of(tag)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tag"),
+    [
+        ("cafe", "busybox:latest"),
+        ("busybox", "busybox:1"),
+        ("busybox", f"busybox@{DIGEST}"),
+        (f"busybox@{DIGEST}", f"evil/app@{DIGEST}"),
+        ("busybox", "evil/busybox:latest"),
+        ("busybox", "localhost/busybox:latest"),
+        ("busybox", "<none>:<none>"),
+    ],
+)
+def test_an_image_does_not_go_by_a_tag_of_another(asked: str, tag: str) -> None:
+    assert not ImageName.parse(asked).is_of(tag)

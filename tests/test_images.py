@@ -166,6 +166,18 @@ async def test_a_registry_that_fails_is_told_by_its_class(
     assert (await engine.pull(spec_of(name), pull_options_of(tmp_path))).cache_hit is False
 
 
+@pytest.mark.parametrize("length", [4, 8, 12, 63])
+async def test_the_beginning_of_an_id_is_no_name_of_an_image(
+    engine: DockerEngine, tmp_path: Path, length: int
+) -> None:
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", BUSYBOX]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    beginning = found.removeprefix("sha256:")[:length]
+    with pytest.raises(ImageError, match="an image is run by its name") as raised:
+        await engine.pull(spec_of(beginning, pull="never"), pull_options_of(tmp_path))
+    assert raised.value.cause is ImageCause.NOT_FOUND
+
+
 @pytest.mark.parametrize("missing", ["tag", "name"])
 async def test_an_image_that_the_registry_lacks_is_not_found_at_once(
     registry: Registry, proxy: FaultyProxy, engine: DockerEngine, tmp_path: Path, missing: str

@@ -36,6 +36,42 @@ def test_a_key_of_the_container_beside_it_is_kept_and_told(
 
 
 @pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("depth", "the checkout has one commit"),
+        ("depht", "the checkout has one commit"),
+        ("fetch-depth", "the checkout has one commit"),
+        ("lfs", "stay the pointers"),
+        ("LFS", "stay the pointers"),
+        ("submodules", "submodules are not checked out"),
+        ("submodule", "submodules are not checked out"),
+        ("tags", "tags are not fetched"),
+        ("fetch_tags", "tags are not fetched"),
+        ("sparse", "all files are checked out"),
+        ("sparseCheckout", "all files are checked out"),
+        ("branch", "did you mean task.git.startingBranch?"),
+        ("starting_branch", "did you mean task.git.startingBranch?"),
+    ],
+)
+def test_a_key_of_git_that_others_know_and_this_runner_does_not_is_kept_and_told(
+    key: str, said: str
+) -> None:
+    raw = enabled()
+    raw["task"]["git"] = {key: True, "startingBranch": "main"}
+    (sentence,) = misplaced(runnable(raw))
+    assert sentence.startswith(f"task.git.{key} has no effect")
+    assert said in sentence
+    assert parse(raw).canonical()["task"]["git"][key] is True
+
+
+@pytest.mark.parametrize("key", ["provider", "x", "", "remote", "k" * 5000])
+def test_a_key_of_git_that_is_like_none_is_kept_in_silence(key: str) -> None:
+    raw = enabled()
+    raw["task"]["git"] = {key: 1}
+    assert misplaced(runnable(raw)) == []
+
+
+@pytest.mark.parametrize(
     ("raw", "path"),
     [({"task": {"containers": {}}}, "task.containers"), ({"container": {}}, "container")],
 )

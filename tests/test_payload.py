@@ -127,10 +127,61 @@ def test_a_command_arrives_verbatim() -> None:
 @pytest.mark.parametrize(
     ("given_as", "canonical"),
     [("512m", "512m"), ("16G", "16g"), (" 2 GiB ", "2g"), ("1gb", "1g"), (6291456, "6291456"),
-     ("6291456b", "6291456"), ("1t", "1t"), ("6144K", "6144k")],
+     ("6291456b", "6291456"), ("1t", "1t"), ("6144K", "6144k"), ("512Mi", "512m"), ("2Gi", "2g"),
+     ("512MiB", "512m"), ("1GB", "1g"), ("1.5g", "1536m"), ("1.5 GiB", "1536m"), ("2.0g", "2g"),
+     ("0.5t", "512g"), ("0.01g", "10737418"), (1073741824.0, "1073741824"),
+     ("1024m", "1024m")],
 )  # fmt: skip
 def test_memory_is_canonical(given_as: object, canonical: str) -> None:
     assert container(enabled(resources={"memory": given_as}))["resources"]["memory"] == canonical
+
+
+@pytest.mark.parametrize(
+    ("container", "canonical"),
+    [
+        ({"timeoutSeconds": 3600.0}, {"timeoutSeconds": 3600}),
+        ({"timeoutSeconds": "3600"}, {"timeoutSeconds": 3600}),
+        ({"stopGraceSeconds": "0"}, {"stopGraceSeconds": 0}),
+        ({"pullTimeoutSeconds": 60.0}, {"pullTimeoutSeconds": 60}),
+        ({"resources": {"cpus": "2"}}, {"resources": {"cpus": 2.0}}),
+        ({"resources": {"cpus": " 1.5 "}}, {"resources": {"cpus": 1.5}}),
+        ({"resources": {"pids": "9"}}, {"resources": {"pids": 9}}),
+        ({"resources": {"gpus": 2.0}}, {"resources": {"gpus": 2}}),
+        ({"resources": {"gpus": "2"}}, {"resources": {"gpus": 2}}),
+        ({"retry": {"infrastructure": "1", "image": 1.0, "exitCodes": {"75": "2"}}},
+         {"retry": {"infrastructure": 1, "image": 1, "exitCodes": {"75": 2}}}),
+    ],
+)  # fmt: skip
+def test_a_number_in_quotes_and_a_whole_one_with_a_point_are_numbers(
+    container: Any, canonical: Any
+) -> None:
+    found = parse(enabled(**container)).canonical()["task"]["container"]
+    assert {key: found[key] for key in canonical} == canonical
+    assert json.dumps(found[next(iter(canonical))]) == json.dumps(next(iter(canonical.values())))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("image", "python:3.12"), ("user", "1000:1000"), ("network", "none"),
+     ("platform", "linux/amd64")],
+)  # fmt: skip
+@pytest.mark.parametrize("blanks", [("", " "), ("", "\n"), ("\t", "\r\n"), ("\xa0", "\u2028")])
+def test_white_space_around_a_name_is_no_part_of_it(
+    key: str, name: str, blanks: tuple[str, str]
+) -> None:
+    before, after = blanks
+    assert container(enabled(**{key: before + name + after}))[key] == name
+
+
+def test_white_space_around_a_repository_a_ref_a_volume_and_a_block_is_no_part_of_them() -> None:
+    raw = enabled(secrets={"A": "task-a\n"}, cacheVolumes=[{"name": " nuget ", "target": "/c"}])
+    raw |= {"repository": " https://example.org/a.git\n"}
+    raw["task"]["git"] = {"startingBranch": "main\n"}
+    payload = parse(raw)
+    assert payload.repository == "https://example.org/a.git"
+    assert payload.task.git.starting_branch == "main"
+    assert payload.task.container.cache_volumes[0].name == "nuget"
+    assert payload.task.container.secrets == {"A": "task-a"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +202,9 @@ def test_a_branch_tag_or_commit_is_kept(ref: str) -> None:
     "repository",
     ["https://example.org/team/game.git", "http://git.internal:3000/a", "ssh://git@host:22/a.git",
      "git://host/a", "git@github.com:team/game.git", "deploy_1@host:~/a", "team/game",
-     "octo_corp/.github", "https://user:pa%40ss@host/a", "https://[::1]/a", "HTTPS://Host/a"],
+     "octo_corp/.github", "https://user:pa%40ss@host/a", "https://[::1]/a", "HTTPS://Host/a",
+     "git@ssh.dev.azure.com:v3/org/my%20proj/repo",
+     "https://org@dev.azure.com/org/my%20proj/_git/repo"],
 )  # fmt: skip
 def test_a_repository_on_the_network_is_kept(repository: str) -> None:
     assert parse({"repository": repository}).canonical()["repository"] == repository

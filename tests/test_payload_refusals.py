@@ -45,18 +45,74 @@ def test_a_misspelt_key_is_refused_with_the_nearest(settings: Any, path: str, ne
 
 
 @pytest.mark.parametrize(
-    "key", ["privileged", "network_mode", "binds", "volumes", "devices", "cap_add"]
+    ("key", "instead"),
+    [
+        ("ports", "localhost"),
+        ("volumes", "cacheVolumes"),
+        ("volume", "cacheVolumes"),
+        ("binds", "cacheVolumes"),
+        ("mounts", "outputs"),
+        ("volumesFrom", "cacheVolumes"),
+        ("devices", "resources.gpus"),
+        ("privileged", "cap_add"),
+        ("capAdd", "cap_add"),
+        ("cap_add", "cap_add"),
+        ("capabilities", "cap_add"),
+        ("securityOpt", "policy"),
+        ("networkMode", "there is network"),
+        ("network_mode", "there is network"),
+        ("pid", "namespace"),
+        ("ipc", "resources.shm"),
+        ("restart", "retry"),
+        ("build", "push it to a registry"),
+        ("links", "one container"),
+        ("depends_on", "one container"),
+        ("extraHosts", "engine's host"),
+        ("extra-hosts", "engine's host"),
+        ("dns", "engine's host"),
+        ("sysctls", "kernel"),
+        ("runtime", "operator"),
+        ("labels", "itself"),
+        ("tty", "no terminal"),
+        ("env_file", "env"),
+    ],
 )
-def test_a_key_that_a_container_does_not_have_is_refused_with_those_it_has(key: str) -> None:
+def test_a_key_that_is_refused_on_purpose_says_why_and_what_there_is_instead(
+    key: str, instead: str
+) -> None:
     message = faults(enabled(**{key: True}))[f"task.container.{key}"]
-    assert "did you mean" in message or ("image" in message and "timeoutSeconds" in message)
+    assert message.startswith("is refused on purpose: ")
+    assert instead in message
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("environment", "env"),
+        ("args", "command"),
+        ("timeout", "timeoutSeconds"),
+        ("working_dir", "workdir"),
+        ("mem_limit", "resources.memory"),
+        ("imagePullPolicy", "pull"),
+    ],
+)
+def test_another_programs_word_for_a_key_is_answered_with_the_one_here(key: str, name: str) -> None:
+    assert f"did you mean {name!r}?" in faults(enabled(**{key: 1}))[f"task.container.{key}"]
+
+
+@pytest.mark.parametrize("key", ["flavour", "xyz", "zone"])
+def test_a_key_that_nobody_knows_is_refused_with_those_there_are(key: str) -> None:
+    message = faults(enabled(**{key: True}))[f"task.container.{key}"]
+    assert "image" in message
+    assert "timeoutSeconds" in message
 
 
 # fmt: off
 BAD_IMAGES: Values = (
-    "", " ", "Busybox", "busy box", "busybox ", "busybox\n", "a//b", "/a", "a/", "a:", ":tag",
+    "", " ", "Busybox", "busy box", "a//b", "/a", "a/", "a:", ":tag",
     "a:b:c", "a@sha256:12", "a@md5:" + "a" * 32, "https://a/b", "../a", "-v", "--privileged",
-    "a:-x", "a..b", "a" * 501, "a" * 64, "sha256:" + "a" * 64, "ü", "a\0", "a:" + "t" * 129,
+    "a:-x", "a..b", "a" * 501, "a" * 64, "sha256:" + "a" * 64, "sha256:77a82587649e",
+    "ü", "a\0", "a:" + "t" * 129,
     "host:port/a", 1, True, ["a"], {},
 )
 BAD_PATHS: Values = (
@@ -68,21 +124,22 @@ BAD_SUBDIRS: Values = (
     "logs/execute.log/x",
 )
 BAD_NAMES: Values = (
-    "/etc", "../x", "x", "a:b", "", ".", "..", "a/b", "./a", "-ab", ".ab", "a b", "a\n", "aé",
+    "/etc", "../x", "x", "a:b", "", ".", "..", "a/b", "./a", "-ab", ".ab", "a b", "a\nb", "aé",
     "a" * 129, "mm-task-1", "/var/run/docker.sock", "C:\\x", 12, None,
 )
 BAD_TARGETS: Values = (
     *BAD_PATHS, "/", "//", "/work", "/work/agent_jobs", "/work/agent_jobs/x", "/proc", "/proc/1",
     "/sys/fs", "/dev/shm", "/a:ro", "/./work/", "//proc",
 )
-BAD_CPUS: Values = (0, -1, 0.001, "2", True, 4097, 2**63, [])
+BAD_CPUS: Values = (0, -1, 0.001, "two", "-2", "1e3", "500m", "", True, 4097, 2**63, [])
 BAD_MEMORY: Values = (
-    "lots", "", "-1g", "1.5g", "16x", "16bb", "1 g b", 0, 16, -5, True, False, 1.5, "6143k",
+    "lots", "", "-1g", "1.5", "1.5.5g", ".5g", "1.g", "16x", "16bb", "16ii", "0.001g",
+    "1 g b", 0, 16, -5, True, False, 1.5, "6143k",
     "9999999t", "\uff19g", [], {}, "1g\n1",
 )
-BAD_PIDS: Values = (0, -1, 1.5, True, "9", 2**31, [])
+BAD_PIDS: Values = (0, -1, 1.5, True, "9.5", "-9", "nine", "9" * 40, 1e300, 2**31, [])
 BAD_SHM: Values = ("lots", 0, -1, True, "9999999t", [])
-BAD_GPUS: Values = (0, -1, 1.5, True, "ALL", "2", 1025, [])
+BAD_GPUS: Values = (0, -1, 1.5, True, "ALL", "two", "0", 1025, [])
 BAD_BLOCKS: Values = ("", "Task-x", "task x", "a/b", "a.b", "-x", "é", 1, True, [])
 BAD: dict[str, Values] = {
     "image": BAD_IMAGES,
@@ -99,7 +156,7 @@ BAD: dict[str, Values] = {
     'env["A B"]': ({"A B": "x"},),
     'env["A\\u0000"]': ({"A\0": "x"},),
     "artifactsSubdir": BAD_SUBDIRS,
-    "timeoutSeconds": (0, -1, True, False, "60", 1.0, 1.5, 2_592_001, 2**63, [], {}),
+    "timeoutSeconds": (0, -1, True, False, "1h", "60.5", "0", 1.5, 2_592_001, 2**63, [], {}),
     "resources": ("1g", [], 1),
     "resources.cpus": tuple({"cpus": value} for value in BAD_CPUS),
     "resources.memory": tuple({"memory": value} for value in BAD_MEMORY),
@@ -108,15 +165,16 @@ BAD: dict[str, Values] = {
     "resources.gpus": tuple({"gpus": value} for value in BAD_GPUS),
     "entrypoint": ("sh -c", {}, 1, True),
     "entrypoint[0]": ([1], [None], [["b"]], ["a\0b"], ["x" * 131072]),
-    "user": ("", " ", "a b", "a:b:c", ":0", "0:", "-1", "+0", "a\n", "é", "2147483648",
+    "user": ("", " ", "a b", "a:b:c", ":0", "0:", "-1", "+0", "a\nb", "é", "2147483648",
              "0:4294967296", "a" * 33, "/", "../x", 0, 1000, True, []),
     "network": ("", "host", "HOST", "default", "container:db", "ns:/proc/1/ns/net", "a b", "-x",
-                ".x", "a/b", "x\n", "é", "a" * 129, 1, True, []),
+                ".x", "a/b", "x\ny", "é", "a" * 129, 1, True, []),
     "secrets": ("A=b", ["A"], 1),
     "secrets.KEY": tuple({"KEY": name} for name in BAD_BLOCKS),
     "secrets.JOB_ID": ({"JOB_ID": "task-x"},),
     "pull": ("Always", "missing", "", True, [], 1),
-    "platform": ("", "linux", "linux/", "/amd64", "a/b/c/d", "linux/arm 64", True, [], "l/\n"),
+    "platform": ("", "linux", "linux/", "/amd64", "a/b/c/d", "linux/arm 64", True, [], "l/\n",
+                 "linux/ amd64"),
     "cacheVolumes": (
         "a:/b", {"name": "aa"}, 1,
         [{"name": "aa", "target": "/c"}, {"name": "bb", "target": "/c/"}],
@@ -155,7 +213,7 @@ def test_a_bad_value_is_refused_at_its_path_with_what_would_do(path: str, value:
         *[({"task": {"git": {"startingBranch": ref}}}, "task.git.startingBranch")
           for ref in ("", "-x", "--upload-pack=id", "+x", "a b", "a..b", "a:b", "a~1", "a^",
                       "a@{1}", "@", "/a", "a/", "a//b", ".a", "a/.b", "a.", "a.lock",
-                      "a.lock/b", "a\n", "a\0", "a*", "a?", "a[", "a\\b", "x" * 251, 1)],
+                      "a.lock/b", "a\nb", "a\0", "a*", "a?", "a[", "a\\b", "x" * 251, 1)],
         ({"task": {"git": {"newBranch": "-f"}}}, "task.git.newBranch"),
     ],
 )  # fmt: skip
@@ -172,7 +230,7 @@ def test_a_bad_value_outside_the_container_is_refused(raw: object, path: str) ->
      "-oProxyCommand=id@host:x", "-t@host:x", "ssh://-oProxyCommand=id/x", "ssh://-oX@host/x",
      "git@-oX:x", "git@host:-x", "http://", "https://", "https:///x", "http:/x/y", "C:\\x", "C:/x",
      "\\\\host\\x", "https://host\\@other/x", "a/b/c", "owner/..", "owner/.", "/owner/name",
-     "-a/b", "", " ", "https://host/a b", " https://host/x", "https://host/x\n", "owner/name\n",
+     "-a/b", "", " ", "https://host/a b", "https://host/x\ny", "owner/na me", "gitlab.com/g/p",
      "https://host:0/x", "https://host:99999/x", "https://[::1/x", "https://h\0/x", "ftp://host/x",
      "javascript:alert(1)", "host:/srv/x", "git@host:", 1, [], {"url": "x"}],
 )  # fmt: skip
@@ -180,6 +238,23 @@ def test_a_repository_that_is_not_on_the_network_is_refused(repository: object) 
     (fault,) = faults({"repository": repository}).items()
     assert fault == ("repository", fault[1])
     assert "owner/name" in fault[1] or "not a string" in fault[1]
+
+
+@pytest.mark.parametrize(
+    ("repository", "hint"),
+    [
+        ("gitlab.com/g/p", "put https:// before it"),
+        ("git.internal.example:3000/g/p.git", "put https:// before it"),
+        ("gitlab.com:g/p.git", "put git@ before it"),
+        ("https://dev.azure.com/org/my proj/_git/repo", "write %20 for a blank"),
+        ("git+https://gitlab.com/g/p", "leave 'git+' out"),
+    ],
+)
+def test_a_repository_that_is_nearly_an_address_is_refused_with_what_it_lacks(
+    repository: str, hint: str
+) -> None:
+    message = faults({"repository": repository})["repository"]
+    assert message.startswith(f"is neither a git URL nor owner/name: {hint}; it takes ")
 
 
 @pytest.mark.parametrize("rest", ["?ref=main", "#main", "?", "#", "?token=hunter2#x"])

@@ -3,14 +3,17 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flows.errors import PolicyRefused
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
-from flows.payload.policy_check import require_allowed
+from flows.payload.policy_check import is_allowed, require_allowed
 from flows.payload.repository import Remote
-from tests.strategies import enabled
+from tests.glob_oracle import means
+from tests.strategies import bounded, enabled
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -38,6 +41,18 @@ def allowed(raw: object, **policy: Any) -> None:
         ("team/app:1", "docker.io/team/*"),
         ("ghcr.io/team/app:1", "ghcr.io/team/*"),
         ("eu.example.org/team/a/b:1", "*.example.org/team/*"),
+        ("a.eu.example.org/team/a:1", "*.example.org/team/*"),
+        ("ghcr.io/team/a/b:1", "**"),
+        ("ghcr.io/team/a/b:1", "*/*"),
+        ("ghcr.io/team/a/b:1.2", "ghcr.io/**/*:1.*"),
+        ("ghcr.io/team/a/b:1.2", "ghcr.io/team/**"),
+        ("Ghcr.io/team/app:1", "ghcr.io/team/app"),
+        ("ghcr.io/team/app:1", "GHCR.io/team/app"),
+        ("busybox:1.36.1", "busy*"),
+        ("busybox", "index.docker.io/library/busybox"),
+        ("docker.io/busybox", "docker.io/busybox"),
+        ("index.docker.io/team/app", "docker.io/team/*"),
+        ("localhost:5000/team/app", "localhost:5000/*"),
         (f"busybox@{DIGEST}", "busybox"),
         (f"busybox@{DIGEST}", f"busybox@{DIGEST}"),
     ],
@@ -57,6 +72,20 @@ def test_an_image_that_a_glob_covers_is_allowed(image: str, glob: str) -> None:
         ("evil.example/ghcr.io/team/app", "ghcr.io/team/*"),
         ("ghcr.io/team/app", "team/*"),
         ("evil.example/x.example.org/team/app", "*.example.org/team/*"),
+        ("busybox.attacker.net/x", "busybox*"),
+        ("busybox.attacker.net/x", "busy*/x"),
+        ("evil/busybox", "*:latest"),
+        ("evil/busybox", "*busybox"),
+        ("attacker.net/evil/busybox", "*.net*"),
+        ("team.attacker.net/app", "team*/*"),
+        ("ghcr.io.attacker.net/team/app", "ghcr.*/team/*"),
+        ("x.example.org.attacker.net/team/app", "*.example.*/team/*"),
+        ("ghcr.io/team/app-x/evil", "ghcr.io/team/app-*"),
+        ("ghcr.io/team/a/evil:1", "ghcr.io/team/*:1"),
+        ("ghcr.io/team", "ghcr.io/team/*"),
+        ("localhost/python", "python"),
+        ("localhost:5000/x", "localhost*"),
+        ("python.attacker.net:5000/x", "python*"),
         (f"busybox:1.36@{DIGEST}", "busybox:1.36"),
         ("busybox", ""),
     ],
@@ -82,6 +111,13 @@ def test_an_image_without_a_digest_is_refused_where_digests_are_required() -> No
         ("https://user:secret@GitHub.com/team/game", True),
         ("git@github.com:team/game.git", True),
         ("ssh://git@github.com/team/game", True),
+        ("ssh://git@github.com:22/team/game", True),
+        ("https://github.com:443/team/group/game", True),
+        ("git@github.com:team/my%20game.git", True),
+        ("git@github.com:team/..%2fevil/game", False),
+        ("git@github.com:team%2fgame", False),
+        ("https://github.com/team%2fgame", False),
+        ("ssh://git@github.com:443/team/game", False),
         ("evil/game", False),
         ("https://github.com.evil.example/team/game", False),
         ("https://evil.example/github.com/team/game", False),
@@ -103,6 +139,35 @@ def test_a_repository_is_checked_by_its_host_and_path(repository: str, is_allowe
     assert "secret" not in message
 
 
+@pytest.mark.parametrize(
+    ("repository", "glob"),
+    [
+        ("https://github.com.attacker.net/team/game", "github.com*/team/game"),
+        ("https://gitlab.attacker.net/team/game", "git*/team/*"),
+        ("https://github.com/team/game-x/evil", "github.com/team/game-*"),
+        ("https://github.com/team/game", "github.com*"),
+    ],
+)
+def test_a_wildcard_for_a_repository_runs_over_no_slash_and_out_of_no_host(
+    repository: str, glob: str
+) -> None:
+    message = refused(enabled() | {"repository": repository}, allowed_repositories=[glob])
+    assert glob in message["repository"]
+
+
+_word = st.text("ab.", min_size=1, max_size=4)
+_glob = st.text("ab.*", min_size=1, max_size=4) | st.sampled_from(["*", "**", "*.a", "*."])
+
+
+@bounded(1500)
+@given(
+    st.lists(_word, min_size=1, max_size=4).map("/".join),
+    st.lists(_glob, min_size=1, max_size=4).map("/".join),
+)
+def test_a_glob_matches_what_an_oracle_finds_by_trying_everything(spelling: str, glob: str) -> None:
+    assert is_allowed([spelling], [glob]) == means(glob, spelling)
+
+
 def test_a_task_without_a_repository_is_allowed_wherever_repositories_are_limited() -> None:
     allowed(enabled(), allowed_repositories=[])
 
@@ -112,6 +177,8 @@ def test_a_task_without_a_repository_is_allowed_wherever_repositories_are_limite
     [
         ("team/game", "github.com/team/game"),
         ("https://example.org:8443/a/b.git/", "example.org:8443/a/b"),
+        ("https://example.org:443/a/b", "example.org/a/b"),
+        ("git@ssh.dev.azure.com:v3/org/my%20proj/repo", "ssh.dev.azure.com/v3/org/my proj/repo"),
         ("user@example.org:a/b.git", "example.org/a/b"),
     ],
 )

@@ -16,13 +16,14 @@ from pydantic import (
     model_validator,
 )
 
-from flows.payload import fields
+from flows.payload import amounts, fields
 from flows.payload.base import PayloadModel
 
 PullMode = Literal["if-missing", "always", "never"]
 _Argument = Annotated[str, Field(strict=True), AfterValidator(fields.argument)]
 _Variable = Annotated[str, AfterValidator(fields.env_name)]
 _BlockName = Annotated[str, Field(strict=True), AfterValidator(fields.block_name)]
+_WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(amounts.whole_number)]
 _ExitCode = Annotated[str, AfterValidator(fields.exit_code)]
 # A choice between two kinds, the form's two buttons: a number input, and a list of one word.
 _GPUS: dict[str, Any] = {
@@ -39,28 +40,29 @@ class ResourceLimits(PayloadModel):
     # The schema's titles are what the form shows.
     model_config = ConfigDict(extra="forbid", title="Resources")
 
-    cpus: Annotated[float, Field(strict=True)] | None = Field(
+    cpus: Annotated[float, Field(strict=True), BeforeValidator(amounts.number)] | None = Field(
         default=None, ge=0.01, le=4096, allow_inf_nan=False, title="CPUs",
         description="A number of at least 0.01, such as 1.5. Docker refuses more than the host "
         "has. Default: no limit but the policy's.",
     )  # fmt: skip
-    memory: Annotated[str, BeforeValidator(fields.memory)] | None = Field(
+    memory: Annotated[str, BeforeValidator(amounts.memory)] | None = Field(
         default=None, title="Memory", examples=["512m", "16g"],
-        description="Bytes, or a number with a unit, such as `512m` or `16g`; at least `6m`. "
+        description="Bytes, or a number with a unit, such as `512m`, `1.5g` or `16Gi`; at least "
+        "`6m`. Units are Docker's, powers of 1024: `g`, `GB`, `Gi` and `GiB` are the same. "
         "The container gets no swap beyond it. Default: no limit but the policy's.",
     )  # fmt: skip
-    pids: Annotated[int, Field(strict=True)] | None = Field(
+    pids: _WholeNumber | None = Field(
         default=None, ge=1, le=4_194_304, title="Processes",
         description="A whole number of processes and threads, 1 or more. So many may there be at "
         "a time. Default: the policy's, 4096.",
     )  # fmt: skip
-    shm: Annotated[str, BeforeValidator(fields.shared_memory)] | None = Field(
+    shm: Annotated[str, BeforeValidator(amounts.shared_memory)] | None = Field(
         default=None, title="Shared memory", examples=["1g"],
         description="The size of `/dev/shm`: bytes, or a number with a unit, such as `1g`. "
         "Default: Docker's, `64m`.",
     )  # fmt: skip
     gpus: Annotated[
-        int | Literal["all"], BeforeValidator(fields.gpus), WithJsonSchema(_GPUS)
+        int | Literal["all"], BeforeValidator(amounts.gpus), WithJsonSchema(_GPUS)
     ] | None = Field(
         default=None, title="GPUs",
         description="A number of GPUs, or `all`. The policy must grant them (`max_gpus`), and the "
@@ -73,17 +75,17 @@ class Retry(PayloadModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    infrastructure: Annotated[int, Field(strict=True)] = Field(
+    infrastructure: _WholeNumber = Field(
         default=2, ge=0, le=10, title="After infrastructure failures",
         description="A whole number from 0 to 10. So many attempts follow where the engine, the "
         "disk or the workspace failed, not the task.",
     )  # fmt: skip
-    image: Annotated[int, Field(strict=True)] = Field(
+    image: _WholeNumber = Field(
         default=0, ge=0, le=10, title="After image errors",
         description="A whole number from 0 to 10. So many attempts follow where the image could "
         "not be had.",
     )  # fmt: skip
-    exit_codes: dict[_ExitCode, Annotated[int, Field(strict=True, ge=0, le=10)]] = Field(
+    exit_codes: dict[_ExitCode, Annotated[_WholeNumber, Field(ge=0, le=10)]] = Field(
         default_factory=dict, title="After exit codes",
         description='An object from exit code to a number from 0 to 10, such as `{"75": 1}`. '
         "So many attempts follow where the command ended with that code.",
@@ -163,7 +165,7 @@ class Container(PayloadModel):
         default_factory=ResourceLimits, title="Limits",
         description="Hard limits for processors, memory and the like.",
     )  # fmt: skip
-    timeout_seconds: Annotated[int, Field(strict=True)] | None = Field(
+    timeout_seconds: _WholeNumber | None = Field(
         default=None, ge=1, le=30 * 24 * 3600, title="Time limit (seconds)",
         description="A whole number of seconds from 1 to 2592000, which is 30 days. It counts "
         "from the container's start, so that a slow pull takes nothing from it. Default: the "
@@ -229,13 +231,13 @@ class Container(PayloadModel):
         description="An array of strings in place of the image's entrypoint; `[]` for none. "
         "Default: the image's.",
     )  # fmt: skip
-    stop_grace_seconds: Annotated[int, Field(strict=True)] | None = Field(
+    stop_grace_seconds: _WholeNumber | None = Field(
         default=None, ge=0, le=3600, title="Stop grace (seconds)",
         description="A whole number of seconds from 0 to 3600, between SIGTERM and SIGKILL. They "
         "pass when the time limit or a cancellation stops the container. Default: the policy's, "
         "10.",
     )  # fmt: skip
-    pull_timeout_seconds: Annotated[int, Field(strict=True)] = Field(
+    pull_timeout_seconds: _WholeNumber = Field(
         default=1800, ge=1, le=2 * 3600, title="Pull limit (seconds)",
         description="A whole number of seconds from 1 to 7200. So long may the pull of the image "
         "take, outside the time limit.",

@@ -8,12 +8,11 @@ argument's length is Linux's MAX_ARG_STRLEN.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from flows.payload.image_reference import IMAGE_ID, IMAGE_NAME, PLATFORM
 from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
-from flows.units import canonical_amount, memory_bytes
 
 T = TypeVar("T")
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
@@ -22,14 +21,17 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
 _SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
-_SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+-]+", re.ASCII)
+_SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+%-]+", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
+# A host, with a dot to tell it from an owner, and a path after it.
+_HOST_FIRST = re.compile(
+    r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+(?=/))?([/:])(?!/)[\w.~-]", re.ASCII
+)
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 # Enough for any build, and a bound on what it costs to match a tree of files.
 _MAX_GLOB = 500
 _MAX_GLOB_PARTS = 40
-_MIN_MEMORY = 6 * 1024**2
 _MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _FALSE = {"false", "no", "off", "n", "f", "0"}
@@ -43,7 +45,7 @@ def is_true(value: object) -> bool:
 def flag(value: object) -> bool:
     """true, false, and what canonical payloads write for them."""
     if _word(value) not in _TRUE | _FALSE:
-        raise ValueError(f"is {_short(value)}, neither true nor false")
+        raise ValueError(f"is {short(value)}, neither true nor false")
     return is_true(value)
 
 
@@ -54,7 +56,7 @@ def _word(value: object) -> str:
 def keyword(value: object) -> str:
     """Lower-case."""
     if not isinstance(value, str) or not value.strip() or _has_control(value):
-        raise ValueError(f"is {_short(value)}, not a word")
+        raise ValueError(f"is {short(value)}, not a word")
     return value.strip().lower()
 
 
@@ -66,10 +68,11 @@ def capabilities(value: object) -> tuple[str, ...]:
 
 
 def image(value: str) -> str:
+    value = value.strip()
     if len(value) > 500 or not IMAGE_NAME.fullmatch(value):
-        raise ValueError(f"is {_short(value)}, not an image name{_image_hint(value)}")
+        raise ValueError(f"is {short(value)}, not an image name{_image_hint(value)}")
     if IMAGE_ID.fullmatch(value):
-        raise ValueError("is an image id, which a registry cannot serve")
+        raise ValueError("is an image id, which a registry cannot serve: name the image")
     return value
 
 
@@ -84,8 +87,9 @@ def _image_hint(value: str) -> str:
 
 def platform(value: str) -> str:
     """Lower-case, as the engine writes it."""
+    value = value.strip()
     if len(value) > 60 or not PLATFORM.fullmatch(value.lower()):
-        raise ValueError(f"is {_short(value)}, not a platform")
+        raise ValueError(f"is {short(value)}, not a platform")
     return value.lower()
 
 
@@ -124,45 +128,27 @@ def env_name(value: str) -> str:
     return value
 
 
-def memory(value: object) -> str:
-    """Canonical: a whole number with at most one unit letter, as Docker writes it."""
-    return _amount(value, _MIN_MEMORY)
-
-
-def shared_memory(value: object) -> str:
-    """The same, without Docker's least amount for a container."""
-    return _amount(value, 1)
-
-
-def _amount(value: object, least: int) -> str:
-    text = str(value) if isinstance(value, int | str) and value is not True else ""
-    if (amount := canonical_amount(text)) is None:
-        raise ValueError(f"is {_short(value)}, not an amount of memory")
-    if not least <= memory_bytes(amount) < 2**63:
-        raise ValueError(f"is {_short(value)}, outside what Docker can set")
-    return amount
-
-
 def absolute_path(value: str) -> str:
     if not value.startswith("/") or ".." in value.split("/") or _has_control(value):
-        raise ValueError(f"is {_short(value)}, not an absolute path without '..'")
+        raise ValueError(f"is {short(value)}, not an absolute path without '..'")
     return "/" + str(PurePosixPath(value)).lstrip("/")
 
 
 def mount_target(value: str) -> str:
     path = absolute_path(value)
     if ":" in path:
-        raise ValueError(f"is {_short(value)}: a mount point may not contain ':'")
+        raise ValueError(f"is {short(value)}: a mount point may not contain ':'")
     for taken in (JOB_ROOT, "/proc", "/sys", "/dev"):
         if _overlap(path, taken):
-            raise ValueError(f"is {_short(value)}, which would cover or lie below {taken}")
+            raise ValueError(f"is {short(value)}, which would cover or lie below {taken}")
     return path
 
 
 def volume_name(value: str) -> str:
+    value = value.strip()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}", value):
         raise ValueError(
-            f"is {_short(value)}, not a volume name: letters, digits, '_', '.' and '-', "
+            f"is {short(value)}, not a volume name: letters, digits, '_', '.' and '-', "
             "two or more, beginning with a letter or digit"
         )
     if value.startswith(NAME_PREFIX):
@@ -172,36 +158,30 @@ def volume_name(value: str) -> str:
 
 def network(value: str) -> str:
     """`none`, `bridge`, or a network by name; never a namespace of the host's or another's."""
+    value = value.strip()
     if value.lower() == "host":
         raise ValueError("is 'host', the host's own network, which no task gets")
     if not _NETWORK.fullmatch(value) or value.lower() in ("default", "nat"):
-        raise ValueError(f"is {_short(value)}, not none, bridge or the name of a network")
+        raise ValueError(f"is {short(value)}, not none, bridge or the name of a network")
     return value
 
 
 def user(value: str) -> str:
     """`user` or `user:group`, each by name or number, as `docker run --user` takes them."""
+    value = value.strip()
     parts = value.split(":")
     too_large = any(part.isdecimal() and int(part) > 2**31 - 1 for part in parts)
     if not _USER.fullmatch(value) or too_large:
-        raise ValueError(f"is {_short(value)}, not a user or user:group")
-    return value
-
-
-def gpus(value: object) -> int | Literal["all"]:
-    """How many, or all of them."""
-    if value == "all":
-        return "all"
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError(f"is {_short(value)}, neither a number of GPUs nor 'all'")
+        raise ValueError(f"is {short(value)}, not a user or user:group")
     return value
 
 
 def block_name(value: str) -> str:
     """The name of a block document, as Prefect takes them."""
+    value = value.strip()
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,126}", value):
         raise ValueError(
-            f"is {_short(value)}, not the name of a block: lower-case letters, digits and '-'"
+            f"is {short(value)}, not the name of a block: lower-case letters, digits and '-'"
         )
     return value
 
@@ -209,9 +189,9 @@ def block_name(value: str) -> str:
 def subdir(value: str) -> str:
     segments = value.split("/")
     if len(segments) > 8 or not all(map(_SEGMENT.fullmatch, segments)):
-        raise ValueError(f"is {_short(value)}, not a relative path of plain segments")
+        raise ValueError(f"is {short(value)}, not a relative path of plain segments")
     if segments[:2] == ["logs", "execute.log"]:
-        raise ValueError(f"is {_short(value)}, where the runner writes a log of its own")
+        raise ValueError(f"is {short(value)}, where the runner writes a log of its own")
     return value
 
 
@@ -222,11 +202,11 @@ def output_path(value: str) -> str:
     below = path[len(base) :]
     parts = [part for part in below.split("/") if part not in ("", ".")]
     if below.startswith("/") or ".." in parts or "\\" in value or _has_control(value):
-        raise ValueError(f"is {_short(value)}, not a relative path without '..' and '\\'")
+        raise ValueError(f"is {short(value)}, not a relative path without '..' and '\\'")
     if not parts and not base:
         raise ValueError("names no file")
     if parts and not base and parts[0][0] in "$~":
-        raise ValueError(f"is {_short(value)}: of variables, only $ARTIFACT_DIR/ may begin it")
+        raise ValueError(f"is {short(value)}: of variables, only $ARTIFACT_DIR/ may begin it")
     if not parts or below.endswith(("/", "/.")):
         parts.append("**")
     if len(value) > _MAX_GLOB or len(parts) > _MAX_GLOB_PARTS:
@@ -247,16 +227,18 @@ def exit_code(value: str) -> str:
 
 
 def git_ref(value: str) -> str:
+    value = value.strip()
     # git takes a leading '-' for an option and a leading '+' for "force".
     odd = value.startswith(("-", "+")) or value.endswith(".") or value == "@"
     odd |= any(not part or part[0] == "." or part.endswith(".lock") for part in value.split("/"))
     if odd or len(value) > 250 or ".." in value or "@{" in value or not _REF.fullmatch(value):
-        raise ValueError(f"is {_short(value)}, not a name that git accepts for a ref")
+        raise ValueError(f"is {short(value)}, not a name that git accepts for a ref")
     return value
 
 
 def repository(value: str) -> str:
     """A URL git can clone over the network; never a path of the worker's machine."""
+    value = value.strip()
     if _SHORT_REPOSITORY.fullmatch(value) or _SCP_LIKE.fullmatch(value):
         return value
     try:
@@ -267,7 +249,7 @@ def repository(value: str) -> str:
     except ValueError:
         named = False
     if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):
-        raise ValueError("is neither a git URL nor owner/name")
+        raise ValueError(f"is neither a git URL nor owner/name{_repository_hint(value)}")
     if "?" in value or "#" in value:
         # Not shown: what follows is where hosts take a token.
         raise ValueError(
@@ -275,6 +257,19 @@ def repository(value: str) -> str:
             "name a branch, tag or commit in task.git.startingBranch"
         )
     return value
+
+
+def _repository_hint(value: str) -> str:
+    """What to do about a spelling that is near; the value may hold a password, and is not shown."""
+    scheme, found, rest = value.partition("://")
+    if found and re.search(r"\s", rest):
+        return ": write %20 for a blank"
+    if found and scheme.startswith("git+"):
+        return ": leave 'git+' out"
+    near = None if found else _HOST_FIRST.match(value)
+    if near is None:
+        return ""
+    return ": put https:// before it" if near[1] == "/" else ": put git@ before it"
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -286,7 +281,8 @@ def _has_control(value: str) -> bool:
     return any(ord(char) < 0x20 or ord(char) == 0x7F for char in value)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in a sentence: a text on one line, and the kind of what is larger."""
     if isinstance(value, Mapping | list | tuple):
         return "an object" if isinstance(value, Mapping) else "an array"
     text = repr(value)

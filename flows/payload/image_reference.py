@@ -5,7 +5,7 @@ a registry; everything else is on Docker Hub.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 DOCKER_HUB = "docker.io"
@@ -19,7 +19,8 @@ IMAGE_NAME = re.compile(
     r"(?::\w[\w.-]{0,127})?(?:@sha256:[a-f0-9]{64})?",
     re.ASCII,
 )
-IMAGE_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
+# An engine takes its beginning for a name as well: see `ImageName.may_be_id`.
+IMAGE_ID = re.compile(r"sha256:[a-f0-9]+|[a-f0-9]{64}")
 PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?", re.ASCII)
 
 
@@ -51,11 +52,24 @@ class ImageName:
             path = path if "/" in path else f"library/{path}"
         return cls(registry, path, "" if digest else tag or "latest", digest, written)
 
+    @property
+    def may_be_id(self) -> bool:
+        """Whether an engine may take the name, as it stood, for the beginning of an image's id."""
+        return bool(re.fullmatch(r"[a-f0-9]+", self.written)) and self.tag == "latest"
+
+    def is_of(self, name: str) -> bool:
+        """Whether `name`, a tag or a digest that an engine has for an image, is this one, in
+        whatever spelling."""
+        other = ImageName.parse(name)
+        return replace(other, written=self.written) == self
+
     def spellings(self) -> tuple[str, ...]:
         """Every way to name this image or its repository, for a glob to match."""
-        short = self.repository.removeprefix("library/")
-        hub = (self.repository, short) if self.registry == DOCKER_HUB else ()
-        names = dict.fromkeys((f"{self.registry}/{self.repository}", *hub, self.written))
+        names = [f"{self.registry}/{self.repository}"]
+        if self.registry == DOCKER_HUB:
+            both = dict.fromkeys((self.repository, self.repository.removeprefix("library/")))
+            hosts = ("", *(f"{host}/" for host in sorted(HUB_NAMES)))
+            names = [host + repository for host in hosts for repository in both]
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
         return tuple(spelling for name in names for spelling in (name, name + suffix))
 

@@ -9,6 +9,7 @@ from flows.errors import Fault, PayloadError
 from flows.payload import fields
 from flows.payload.container import Container
 from flows.payload.models import TaskPayload
+from flows.payload.refused_keys import told_of_git
 from flows.payload.validation import accepted, by_alias, faults_of, json_faults, keys_in
 
 # The default of the flow's parameter, which Prefect reads as its schema: required, and in the form
@@ -49,16 +50,19 @@ def runnable(raw: object) -> TaskPayload:
 
 
 def misplaced(payload: TaskPayload) -> list[str]:
-    """A sentence for each key that has no effect where it stands, and would have elsewhere."""
+    """A sentence for each key that has no effect where it stands, and that somebody expects to
+    have one."""
     places = {key: "task.container" for key in by_alias(Container)}
     for key, field in by_alias(Container).items():
         places |= {inner: f"task.container.{key}" for inner in keys_in(field) - places.keys()}
     outside = {"": payload.model_extra or {}, "task.": payload.task.model_extra or {}}
     found = [(where, key) for where, extra in outside.items() for key in extra if key in places]
-    return [
+    elsewhere = [
         f"{where}{key} has no effect there; did you mean {places[key]}.{key}?"
         for where, key in found
     ]
+    of_git = {key: told_of_git(key) for key in payload.task.git.model_extra or {}}
+    return [*elsewhere, *(f"task.git.{key} {text}" for key, text in of_git.items() if text)]
 
 
 def parsed_if_valid(raw: object) -> object:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from flows.payload import fields
+from flows.payload import amounts, fields
 from flows.units import memory_bytes
 
 Globs = list[str]
@@ -32,7 +32,7 @@ def _added_capabilities(names: list[str]) -> list[str]:
 
 
 _User = Annotated[str, AfterValidator(fields.user)]
-_Memory = Annotated[str, BeforeValidator(fields.memory)]
+_Memory = Annotated[str, BeforeValidator(amounts.memory)]
 _Capabilities = Annotated[list[str], AfterValidator(_linux_capabilities)]
 
 
@@ -47,7 +47,8 @@ class Policy(BaseModel):
     allowed_images: Globs = Field(
         default_factory=lambda: ["*"], title="Allowed images",
         description="Images that tasks may run, as globs such as registry.example.org/team/* or "
-        "python:3.*; a glob without a tag allows every tag.",
+        "python:3.*; a glob without a tag allows every tag, and one without a slash the images of "
+        "Docker Hub that have none.",
     )  # fmt: skip
     require_digest: bool = Field(
         default=False, title="Require digests",

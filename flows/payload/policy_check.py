@@ -46,16 +46,44 @@ def require_capabilities(payload: TaskPayload, capabilities: tuple[str, ...]) ->
 
 
 def is_allowed(spellings: Iterable[str], globs: Iterable[str]) -> bool:
-    """Whether a glob matches one of the spellings, in whole and in case. What stands before a
-    glob's first slash, a host for instance, matches no more than that."""
+    """Whether a glob matches one of the spellings, in whole and in case.
+
+    `*` alone matches everything. Any other glob matches part by part between slashes: a last part
+    `*` as many as there are, `**` any number. What stands before the first slash, a host for
+    instance, matches label by label between dots, where a first `*.` is as many as there are.
+    """
     return any(_matches(*each) for each in product(spellings, globs))
 
 
 def _matches(spelling: str, glob: str) -> bool:
-    if "/" not in glob:
-        return fnmatchcase(spelling, glob)
-    (host, _, path), (glob_host, _, glob_path) = spelling.partition("/"), glob.partition("/")
-    return fnmatchcase(host, glob_host) and fnmatchcase(path, glob_path)
+    if glob in ("*", "**"):
+        return True
+    parts, (first, *rest) = spelling.split("/"), glob.split("/")
+    if not rest:
+        return len(parts) == 1 and fnmatchcase(spelling, glob)
+    if first == "**":
+        return _parts_match(parts, [first, *rest])
+    return _host_matches(parts[0], first.lower()) and _parts_match(parts[1:], rest)
+
+
+def _host_matches(host: str, glob: str) -> bool:
+    labels, globs = host.split("."), glob.split(".")
+    if glob == "*":
+        return True
+    if globs[0] == "*" and len(labels) >= len(globs):
+        labels = ["*", *labels[len(labels) - len(globs) + 1 :]]
+    return len(labels) == len(globs) and all(map(fnmatchcase, labels, globs))
+
+
+def _parts_match(parts: list[str], globs: list[str]) -> bool:
+    if not globs:
+        return not parts
+    first, *rest = globs
+    if first == "*" and not rest:
+        return bool(parts)
+    if first == "**":
+        return any(_parts_match(parts[n:], rest) for n in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], first) and _parts_match(parts[1:], rest)
 
 
 def image_is_allowed(image: str, policy: Policy) -> bool:

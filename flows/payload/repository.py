@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 REPO_AUTH = "auth.repoAuthRef"
 # Longer than names, or as long as long ones and mixed as names hardly are.
 _TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{16,}|.{24,}", re.DOTALL)
+_PORTS = {"https": 443, "http": 80, "ssh": 22, "git": 9418}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,12 @@ class Remote:
         url = self.url if "://" in self.url else "ssh://" + self.url.replace(":", "/", 1)
         parts = urlsplit(url)
         path = unquote(parts.path)
-        if posixpath.normpath(path) != path.rstrip("/") or "%" in path or "\\" in path:
+        hidden = "%" in path or "\\" in path or path.count("/") != parts.path.count("/")
+        if hidden or posixpath.normpath(path) != path.rstrip("/"):
             # Not as it seems: what the server makes of it is anybody's guess.
             return None
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+        port = parts.port if parts.port != _PORTS.get(parts.scheme) else None
+        host = (parts.hostname or "") + (f":{port}" if port else "")
         return host + path.rstrip("/").removesuffix(".git")
 
     @property

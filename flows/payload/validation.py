@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.errors import Fault
+from flows.payload import refused_keys
+from flows.payload.container import Container
 
 # Prefect's API refuses larger parameters by default; the same figure holds for every way in.
 MAX_PAYLOAD_BYTES = 512 * 1024
@@ -127,6 +129,8 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
 
 
 def _unknown_key(key: str, owner: type[BaseModel]) -> str:
+    if owner is Container and (text := refused_keys.told(key)):
+        return text
     known = list(by_alias(owner))
     lowered = {name.lower(): name for name in known}
     near = get_close_matches(key.lower().replace("_", ""), lowered, n=1)

@@ -121,8 +121,9 @@ class DockerImages(ImageStore):
         self._docker = connection
 
     async def look(self, name: str) -> Image | None:
-        def inspect(api: docker.APIClient) -> Image:
-            return image_of(api.inspect_image(name), name)  # type: ignore[no-untyped-call]
+        def inspect(api: docker.APIClient) -> Image | None:
+            found = api.inspect_image(name)  # type: ignore[no-untyped-call]
+            return image_of(found, name) if is_named(found, name) else None
 
         try:
             return await self._docker.call(f"looking for the image {name}", inspect)
@@ -175,6 +176,17 @@ class DockerImages(ImageStore):
             await in_thread(work)
         finally:
             connection.hang_up()
+
+
+def is_named(found: Mapping[str, Any], name: str) -> bool:
+    """Whether the image of an engine's inspect goes by `name`: where no image does, engines take a
+    name for the beginning of an id, and what has that id may be anything."""
+    asked = ImageName.parse(name)
+    return any(
+        asked.is_of(str(each))
+        for key in ("RepoTags", "RepoDigests")
+        for each in found.get(key) or []
+    )
 
 
 def image_of(found: Mapping[str, Any], name: str) -> Image:

@@ -66,6 +66,10 @@ _ADVICE = {
     ImageCause.OTHER: "see the engine's log for more",
 }
 
+# What a registry says of a name that nobody has.
+_MISSING = (ImageCause.NOT_FOUND, ImageCause.DENIED)
+_BY_NAME = "where that is the beginning of an image's id: an image is run by its name"
+
 
 def cause_of(words: str, status: int | None = None) -> ImageCause:
     """The class of a failure, from what was said and the engine's HTTP status, if it gave one."""
@@ -76,7 +80,9 @@ def cause_of(words: str, status: int | None = None) -> ImageCause:
 
 
 def _advice(cause: ImageCause, image: str) -> str:
-    return _ADVICE[cause].format(registry=ImageName.parse(image).registry)
+    name = ImageName.parse(image)
+    by_name = f"; {_BY_NAME}" if name.may_be_id and cause in _MISSING else ""
+    return _ADVICE[cause].format(registry=name.registry) + by_name
 
 
 def image_error(
@@ -115,9 +121,10 @@ def overdue(image: str, seconds: float) -> ImageError:
 
 def not_present(image: str) -> ImageError:
     """For an image that is missing and may not be pulled."""
+    by_name = f"; {_BY_NAME}" if ImageName.parse(image).may_be_id else ""
     return ImageError(
         f"the image {image} is not on this host and task.container.pull is 'never': load it "
-        "there, or let the task pull it with 'if-missing'",
+        f"there, or let the task pull it with 'if-missing'{by_name}",
         ImageCause.NOT_FOUND,
     )
 

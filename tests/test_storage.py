@@ -162,13 +162,18 @@ async def test_results_of_an_earlier_attempt_are_uploaded_too_when_the_job_is_ov
     # A file is where the folder is to be, until the run is over.
     (tmp_path / "results").touch()
     await save(ArtifactStorage(url=f"file://{tmp_path}/results"))
-    run = await runner(
-        shell("echo $HOSTNAME > $ARTIFACT_DIR/a; exit 7", retry={"exitCodes": {"7": 1}})
+    # Each attempt tries to leave an `a` to the one before it.
+    script = (
+        "echo $HOSTNAME > $ARTIFACT_DIR/a; cd /work/agent_jobs/$JOB_ID; ls; "
+        "mkdir -p attempts/1/container; echo forged > attempts/1/container/a; exit 7"
     )
+    run = await runner(shell(script, retry={"exitCodes": {"7": 1}}))
+    assert run.file("container/logs/runner.log").read_text().split() == ["artifacts", "repo"]
     assert pending_uploads(run.folder.parent) == [(run.job_id, 1), (run.job_id, 2)]
     (tmp_path / "results").unlink()
     await reap_orphans()
     stored = [(tmp_path / "results" / run.job_id / n / "container" / "a") for n in ("1", "2")]
+    assert len(stored[0].read_text()) == len("0123456789ab\n")
     assert stored[0].read_bytes() == (run.folder / "attempts/1/container/a").read_bytes()
     assert stored[1].read_bytes() == (run.folder / "artifacts/container/a").read_bytes()
 

@@ -112,6 +112,7 @@ def test_a_second_attempt_starts_afresh_and_keeps_the_results_of_the_first(
         (workspace.repo / "built").touch()
         (workspace.artifacts / "container" / "result.txt").write_text(f"of attempt {attempt}")
     workspace.create("container", 2)
+    workspace.move_into_place("container")
     for attempt in (1, 2):
         kept = workspace.folder / "attempts" / str(attempt) / "container" / "result.txt"
         assert kept.read_text() == f"of attempt {attempt}"
@@ -124,6 +125,7 @@ def test_results_are_kept_where_the_number_of_their_attempt_is_unknown_or_taken(
     for earlier in (None, None, None, 1, 1):
         workspace.create("container", earlier)
         (workspace.artifacts / "result.txt").touch()
+    workspace.move_into_place("container")
     kept = list((workspace.folder / "attempts").glob("*/result.txt"))
     assert sorted(path.parent.name.partition(".")[0] for path in kept) == [
         "1", "1", "earlier", "earlier",
@@ -154,9 +156,43 @@ def test_what_an_attempt_put_in_place_of_its_folders_is_not_taken_for_results(
     workspace.create("container")
     vandalise(workspace)
     workspace.create("container", 1)
+    workspace.move_into_place("container")
     assert inside(workspace.folder / "attempts") == []
     assert inside(outside) == ["precious"]
     assert sorted(os.listdir(workspace.root)) == [".runs", "7f1e"]
+
+
+def test_results_of_an_earlier_attempt_are_out_of_the_reach_of_the_next_ones_container(
+    workspace: Workspace,
+) -> None:
+    workspace.create("container")
+    (workspace.artifacts / "result.txt").write_text("of attempt 1")
+    # Nothing that a first attempt calls so was made by the runner.
+    (workspace.folder / "attempts" / "1").mkdir(parents=True)
+    workspace.create("container", 1)
+    assert sorted(os.listdir(workspace.folder)) == ["artifacts", "repo"]
+    (workspace.folder / "attempts" / "1").mkdir(parents=True)
+    (workspace.folder / "attempts" / "1" / "result.txt").write_text("forged")
+    kept = workspace.earlier_results(1)
+    assert kept is not None
+    assert (kept / "result.txt").read_text() == "of attempt 1"
+    workspace.move_into_place("container")
+    assert workspace.earlier_results(1) == workspace.folder / "attempts" / "1"
+    assert (workspace.folder / "attempts" / "1" / "result.txt").read_text() == "of attempt 1"
+    workspace.remove()
+    assert os.listdir(workspace.root) == [".runs"]
+    assert inside(workspace.root / ".runs") == []
+
+
+def test_results_that_an_earlier_version_left_in_the_jobs_folder_are_kept(
+    workspace: Workspace,
+) -> None:
+    workspace.create("container")
+    (workspace.folder / "attempts" / "1").mkdir(parents=True)
+    (workspace.folder / "attempts" / "1" / "result.txt").touch()
+    workspace.create("container", 2)
+    workspace.move_into_place("container")
+    assert inside(workspace.folder / "attempts" / "1") == ["result.txt"]
 
 
 def test_a_worker_without_roots_rights_keeps_what_a_container_of_root_left(
@@ -171,6 +207,7 @@ def test_a_worker_without_roots_rights_keeps_what_a_container_of_root_left(
         nobodys.create("container", 1)
         assert inside(nobodys.repo) == []
         (nobodys.artifacts / "writable").touch()
+        nobodys.move_into_place("container")
     assert (nobodys.folder / "attempts" / "1" / "result.txt").exists()
 
 
@@ -297,7 +334,7 @@ def test_a_log_stays_whole_where_its_folder_can_be_written_and_not_read(nobodys:
         log.write(b"whole\n")
         log.move_to_artifacts()
         log.close()
-        nobodys.move_logs("container")
+        nobodys.move_into_place("container")
     assert nobodys.runner_log("container").read_bytes() == b"whole\n"
 
 

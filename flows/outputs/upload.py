@@ -96,8 +96,8 @@ def files_of(workspace: Workspace, number: int, newest: int) -> Tree:
     if number == newest:
         if is_folder(workspace.artifacts):
             return Tree(workspace.folder, ("artifacts",))
-    elif is_folder(workspace.folder / "attempts" / str(number)):
-        return Tree(workspace.folder, ("attempts", str(number)))
+    elif kept := workspace.earlier_results(number):
+        return Tree(workspace.root, kept.relative_to(workspace.root).parts)
     for aside in workspace.root.glob(f"{workspace.job_id}.attempt-{number}-*"):
         return Tree(aside, ("artifacts",))
     raise FilesGone(f"they are not in {workspace.folder} any more")

@@ -83,7 +83,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
         ready_ns = workspace.now_ns()
     except BaseException:
         if earlier:
-            workspace.move_logs(spec.artifacts_subdir)
+            workspace.move_into_place(spec.artifacts_subdir)
         else:
             await asyncio.to_thread(workspace.remove)
         raise

@@ -70,7 +70,7 @@ async def _write_report(
     """Write the chart and `run.json` into the job's folder: the report, its path, and the chart."""
     workspace, spec = prepared.workspace, prepared.spec
     # An earlier process may have died before it did.
-    await asyncio.to_thread(workspace.move_logs, spec.artifacts_subdir)
+    await asyncio.to_thread(workspace.move_into_place, spec.artifacts_subdir)
     picture = await _picture(workspace, spec, executed.outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = run_report(prepared, executed, entries, round(time.monotonic() - started, 3))

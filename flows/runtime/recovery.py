@@ -122,7 +122,7 @@ async def let_go(job: Job) -> None:
             spec, now = attempt.prepared.spec, datetime.now(UTC)
             async with job.open_engine(None) as engine:
                 await engine.destroy(spec)
-            attempt.prepared.workspace.move_logs(spec.artifacts_subdir)
+            attempt.prepared.workspace.move_into_place(spec.artifacts_subdir)
             # The other host's results are the run's.
             UploadJournal(attempt.prepared.workspace.root, spec.job_id, spec.attempt).close()
             log = LogFacts(0, 0, 0, None, "")

@@ -12,7 +12,14 @@ from uuid import uuid4
 from flows.errors import WorkdirMissing, WorkspaceError
 from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, listing
-from flows.workspace.safe_open import LogFile, free_name, is_folder, move_log, write_whole
+from flows.workspace.safe_open import (
+    LogFile,
+    free_name,
+    is_folder,
+    move_into,
+    move_log,
+    write_whole,
+)
 from flows.workspace.tree import remove_tree
 
 # Room for a run.json that lists a thousand files.
@@ -59,14 +66,22 @@ class Workspace:
         """The log that is at `path` once the container has stopped, opened. Raises `OSError`."""
         return LogFile(self._runs_file(path.name), path, self.folder)
 
-    def move_logs(self, artifacts_subdir: str) -> None:
-        """Rename the logs that an earlier process left in `.runs` into the artifacts.
+    def move_into_place(self, artifacts_subdir: str) -> None:
+        """Rename what no container is to reach from `.runs` into the job's folder: the logs, and
+        the results of earlier attempts, as `attempts/`.
 
         For a container that has stopped. What cannot be moved stays for the next call.
         """
-        for path in (self.execute_log, self.runner_log(artifacts_subdir)):
+        self._move_logs(artifacts_subdir)
+        if self._earlier_results.exists():
             with suppress(OSError):
-                move_log(self._runs_file(path.name), path, self.folder)
+                move_into(self._earlier_results, self.folder / "attempts", self.folder)
+
+    def earlier_results(self, attempt: int) -> Path | None:
+        """The folder with the results of an earlier attempt, or None where it is not here."""
+        kept = (self._earlier_results, self.folder / "attempts")
+        places = (folder / str(attempt) for folder in kept if is_folder(folder))
+        return next(filter(is_folder, places), None)
 
     @property
     def mount(self) -> Mount:
@@ -79,12 +94,13 @@ class Workspace:
     def create(self, artifacts_subdir: str, earlier_attempt: int | None = None) -> None:
         """Make the folder anew; the container's user may write in it, whoever that is.
 
-        `artifacts/` of an earlier attempt goes to `attempts/<earlier_attempt>/`, the rest of it is
-        removed. Raises `WorkspaceError` naming the path and the reason.
+        `artifacts/` of an earlier attempt is kept in `.runs`, where this one's container does not
+        reach it, until `move_into_place`; the rest of that attempt's folder is removed. Raises
+        `WorkspaceError` naming the path and the reason.
         """
         with self._explained("cannot make the job folder"):
             self._make_root()
-            self.move_logs(artifacts_subdir)
+            self._move_logs(artifacts_subdir)
             self._set_logs_aside(earlier_attempt)
             self._reserve()
             earlier = self._set_aside(earlier_attempt)
@@ -147,8 +163,9 @@ class Workspace:
         """
         with self._explained("cannot remove the job folder"):
             self._unlink_runs_files()
-            if os.path.lexists(self.folder):
-                self._remove_renamed(self.folder)
+            for folder in (self._earlier_results, self.folder):
+                if os.path.lexists(folder):
+                    self._remove_renamed(folder)
 
     def _write_whole(self, path: Path, text: str) -> Path:
         with self._explained(f"cannot write {path.name} in the job folder"):
@@ -160,9 +177,19 @@ class Workspace:
         """Space that the container cannot fill."""
         return self._runs_file("ballast")
 
+    @property
+    def _earlier_results(self) -> Path:
+        """A folder with the results of each earlier attempt, by its number."""
+        return self._runs_file("attempts")
+
     def _runs_file(self, name: str) -> Path:
         """A file about the job where no container reaches; it goes when the job is forgotten."""
         return self.root / RUNS_FOLDER / f"{self.job_id}.{name}"
+
+    def _move_logs(self, artifacts_subdir: str) -> None:
+        for path in (self.execute_log, self.runner_log(artifacts_subdir)):
+            with suppress(OSError):
+                move_log(self._runs_file(path.name), path, self.folder)
 
     def _unlink_runs_files(self) -> None:
         for name in ("ballast", "execute.log", "runner.log"):
@@ -209,11 +236,13 @@ class Workspace:
 
     def _keep_results(self, earlier: Path, attempt: int | None) -> None:
         """Move the results out of an earlier attempt's folder, and remove that if it worked."""
-        attempts, results = self.folder / "attempts", earlier / "artifacts"
+        attempts, results = self._earlier_results, earlier / "artifacts"
         try:
-            if is_folder(earlier / "attempts"):
+            # Before a second attempt, the runner makes none.
+            is_ours = attempt is None or attempt > 1
+            if is_ours and not attempts.exists() and is_folder(earlier / "attempts"):
                 (earlier / "attempts").rename(attempts)
-            attempts.mkdir(exist_ok=True)
+            attempts.mkdir(exist_ok=True, mode=0o700)
             if is_folder(results):
                 place = attempts / str(attempt or "earlier")
                 results.rename(free_name(str(place)) if os.path.lexists(place) else place)

@@ -4,9 +4,11 @@ The block's own `login` and clients are left alone: they write what they log in 
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from flows.engine.images.auth import Login, registry_host  # noqa: TID251 - plain rules, as in policy.py
+from flows.payload.policy_check import is_allowed  # noqa: TID251 - as above
 from prefect import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect_docker import DockerRegistryCredentials  # noqa: TID251 - its fields, not its clients
@@ -19,13 +21,15 @@ class CredentialsUnreadable(Exception):
     """There may be credentials, and they cannot be had; `str()` is one sentence for a person."""
 
 
-async def login_to(registry: str) -> Login | None:
-    """The log-in of the saved block for a `registry_host`, the first by name; None without one.
+async def login_to(registry: str, allowed: Sequence[str] = ("*",)) -> Login | None:
+    """The log-in of the saved block for a `registry_host`, the first by name of those that the
+    globs allow; None without one.
 
     Raises `CredentialsUnreadable` where the API does not answer or the block is not valid.
     """
     for name, data in await _saved():
-        if registry_host(str(data.get("registry_url", ""))) == registry:
+        is_for_it = registry_host(str(data.get("registry_url", ""))) == registry
+        if is_for_it and is_allowed([name], allowed):
             return _login(registry, name, data)
     return None
 

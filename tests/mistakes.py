@@ -172,7 +172,7 @@ REPOSITORY = [
         "The branch does not exist",
         "git://git.example.org/game cannot be checked out: fatal: couldn't find remote ref "
         "release-2; check that the repository and the ref in task.git.startingBranch exist, and "
-        "that this worker may read them, with the credentials of the Secret block in "
+        "that this worker may read them, with the Repository Credentials block in "
         "auth.repoAuthRef if need be",
         outside={
             "repository": "git://git.example.org/game",
@@ -183,8 +183,8 @@ REPOSITORY = [
         "The repository is private",
         "http://code.example.org/game cannot be checked out: fatal: Authentication failed for "
         "'http://code.example.org/game/'; check that the repository and the ref in "
-        "task.git.startingBranch exist, and that this worker may read them, with the credentials "
-        "of the Secret block in auth.repoAuthRef if need be",
+        "task.git.startingBranch exist, and that this worker may read them, with the Repository "
+        "Credentials block in auth.repoAuthRef if need be",
         outside={"repository": "http://code.example.org/game"},
     ),
     Mistake(

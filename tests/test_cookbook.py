@@ -6,12 +6,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from prefect.blocks.system import Secret
+from pydantic import SecretStr
 from ruamel.yaml import YAML
 
+from blocks.repositories import RepositoryCredentials
 from flows.errors import PolicyRefused
 from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
@@ -190,9 +191,10 @@ async def test_the_recipe_for_secrets_opens_the_repository_and_hides_the_token(
     name = recipe["task"]["container"]["secrets"]["NPM_TOKEN"]
     await save(name, token)
     with git_http(projects) as server:
-        login = f"http://{quote(USER, safe='')}:{quote(PASSWORD, safe='')}@{server}"
-        block = recipe["auth"]["repoAuthRef"]
-        await save(block, login)
+        login = RepositoryCredentials(
+            url=f"http://{server}", username=USER, password=SecretStr(PASSWORD)
+        )
+        await login.asave(recipe["auth"]["repoAuthRef"], overwrite=True)
         run = await runner(here(recipe, NODE, f"http://{server}/node.git"))
     assert_succeeded(run)
     assert "token: ***" in run.output

@@ -120,6 +120,8 @@ async def test_the_log_in_is_the_first_block_by_name_for_the_registry(
     assert await login_to("docker.io") == Login("docker.io", USER, "first-one")
     assert await login_to("example.org:5000") == Login("example.org:5000", USER, "third")
     assert await login_to("example.org") is None
+    assert await login_to("docker.io", ["b", "c*"]) == Login("docker.io", USER, "second")
+    assert await login_to("docker.io", ["c*"]) is None
 
 
 async def test_a_block_that_is_not_valid_is_told_without_its_values(

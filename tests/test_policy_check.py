@@ -234,6 +234,16 @@ def test_what_is_within_the_rules_is_allowed(container: Any, policy: Any) -> Non
     allowed(enabled(**container), **policy)
 
 
+def test_what_opens_a_repository_has_a_rule_of_its_own() -> None:
+    raw = enabled(secrets={"A": "task-key"}) | {"auth": {"repoAuthRef": "task-git"}}
+    rules = {"allowed_secrets": ["task-key"], "allowed_repository_credentials": ["task-git"]}
+    allowed(raw, **rules)
+    swapped = {"allowed_secrets": ["task-git"], "allowed_repository_credentials": ["task-key"]}
+    told = refused(raw, **swapped)
+    assert "allowed_secrets: task-git" in told["task.container.secrets.A"]
+    assert "allowed_repository_credentials: task-key" in told["auth.repoAuthRef"]
+
+
 def test_every_rule_that_forbids_is_told_at_once() -> None:
     raw = enabled(image="evil", network="lan", user="0", resources={"gpus": 1})
     raw["auth"] = {"repoAuthRef": "prod"}

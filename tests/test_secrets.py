@@ -24,9 +24,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.container_task import container_task
 from flows.errors import HostMisconfigured, PayloadError
-from flows.payload.repository import Remote
-from flows.runtime.surroundings import container_secrets, with_credentials
-from tests.git_server import PASSWORD, USER, commit_all, git_http
+from flows.runtime.credentials import container_secrets
 from tests.runs import Finished, Runner, payload, shell, until
 
 TOKEN = 'tök3n/with=odd+chars & "quotes"'
@@ -198,66 +196,3 @@ async def test_an_api_that_does_not_answer_gives_no_secret(prefect_api: None) ->
     nobody = {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(nobody), pytest.raises(HostMisconfigured, match="cannot be read"):
         await container_secrets({"A": "task-token"})
-
-
-@pytest.mark.docker
-async def test_credentials_of_a_block_open_the_repository_and_reach_nothing_else(
-    runner: Runner, jobs_folder: Path, tmp_path: Path
-) -> None:
-    repository = tmp_path / "team" / "game.git"
-    repository.mkdir(parents=True)
-    (repository / "run.sh").write_text("echo private\n")
-    commit_all(repository, "First")
-    with git_http(tmp_path) as server:
-        login = f"{USER}:{quote(PASSWORD, safe='')}"
-        block = await saved("task-git", f"http://{login}@{server}")
-        raw = shell("sh run.sh; env; cat .git/config") | {
-            "repository": f"http://{server}/team/game.git",
-            "auth": {"repoAuthRef": block},
-        }
-        run = await runner(raw)
-    assert run.output.splitlines()[0] == "private"
-    prefect = await told_to_prefect(run)
-    for secret in (PASSWORD, quote(PASSWORD, safe="")):
-        assert secret not in prefect
-        for path, content in stored(jobs_folder, run):
-            assert secret.encode() not in content, path
-
-
-@pytest.mark.parametrize(
-    ("value", "repository", "says"),
-    [
-        (
-            "https://u:t0ken@github.com",
-            "https://evil.example/x",
-            "are not for https://evil.example",
-        ),
-        ("https://u:t0ken@github.com", "http://github.com/x", "are not for http://github.com"),
-        ("https://u:t0ken@github.com", "https://github.com:444/x", "are not for"),
-        ("https://u:t0ken@github.com", "https://github.com.evil.example/x", "are not for"),
-        ("https://u:t0ken@github.com", "https://x:y@github.com/x", "has credentials"),
-        ("https://u:t0ken@github.com/team", "https://github.com/other/x", "are not for"),
-        ("https://u:t0ken@github.com/team", "https://github.com/team/../other/x", "are not for"),
-        ("https://u:t0ken@github.com/team", "https://github.com/teams/x", "are not for"),
-        ("https://u:t0ken@github.com", "git@github.com:team/x.git", "are not for"),
-        ("t0ken", "https://github.com/x", "is not a URL"),
-        ("https://github.com", "https://github.com/x", "is not a URL"),
-        ("ftp://u:t0ken@github.com", "https://github.com/x", "is not a URL"),
-        ("https://u:t0ken@github.com:0", "https://github.com/x", "is not a URL"),
-    ],
-)
-async def test_credentials_are_never_sent_where_they_are_not_for(
-    prefect_api: None, value: str, repository: str, says: str
-) -> None:
-    block = await saved("task-host", value)
-    with pytest.raises(PayloadError, match=r"auth\.repoAuthRef") as refusal:
-        await with_credentials(Remote.parse(repository), block)
-    assert says in str(refusal.value)
-    assert "t0ken" not in str(refusal.value)
-
-
-async def test_credentials_for_a_path_open_what_lies_below_it(prefect_api: None) -> None:
-    block = await saved("task-path", "https://u:t0k%2Fen@github.com/team")
-    opened = await with_credentials(Remote.parse("team/game"), block)
-    assert (opened.username, opened.password) == ("u", "t0k/en")
-    assert opened.url == "https://github.com/team/game.git"

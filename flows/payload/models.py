@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from flows.payload import fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
-from flows.payload.repository import REPO_AUTH, Remote
+from flows.payload.repository import Remote
 
 
 class Git(PayloadModel):
@@ -78,8 +78,8 @@ class Auth(PayloadModel):
     repo_auth_ref: Annotated[str, Field(strict=True), AfterValidator(fields.block_name)] | None = (
         Field(
             default=None, title="Repository credentials", examples=["task-github"],
-            description="The name of a Secret block, whose value is a URL such as "
-            "`https://user:token@github.com`. It opens a private repository.",
+            description="The name of a Repository Credentials block. It opens a private "
+            "repository, and no container is given what it holds.",
         )
     )  # fmt: skip
 
@@ -136,10 +136,17 @@ class TaskPayload(PayloadModel):
     def secret_blocks(self) -> Mapping[str, str]:
         """The name of a Secret block for each JSON path that names one."""
         secrets = self.task.container.secrets
-        blocks = {f"task.container.secrets.{key}": block for key, block in secrets.items()}
-        if self.auth and self.auth.repo_auth_ref:
-            blocks[REPO_AUTH] = self.auth.repo_auth_ref
-        return blocks
+        return {f"task.container.secrets.{key}": block for key, block in secrets.items()}
+
+    @property
+    def repository_credentials(self) -> str | None:
+        """The name of the block that opens the repository."""
+        return self.auth.repo_auth_ref if self.auth else None
+
+    @property
+    def names_secrets(self) -> bool:
+        """Whether it has secrets that its text does not show."""
+        return bool(self.secret_blocks or self.repository_credentials)
 
     def canonical(self) -> dict[str, Any]:
         """The payload as plain JSON values, defaults filled in: `parse(canonical())` equals it."""

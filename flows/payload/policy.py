@@ -1,9 +1,9 @@
 """The operator's policy as a pydantic model: what any task on a host may use."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from flows.payload import amounts, fields
 from flows.units import memory_bytes
@@ -61,7 +61,23 @@ class Policy(BaseModel):
     )  # fmt: skip
     allowed_secrets: Globs = Field(
         default_factory=lambda: ["task-*"], title="Allowed secrets",
-        description="Names of Secret blocks that tasks may use, as globs.",
+        description="Names of Secret blocks whose values tasks may have, as globs.",
+    )  # fmt: skip
+    allowed_url_secrets: Globs = Field(
+        default_factory=list, title="Allowed secrets that are URLs with a log-in",
+        description="Names of those Secret blocks, as globs, whose value may be an http or https "
+        "URL with a log-in, such as a package index. Others of that kind no container is given, as "
+        "they may be what opens a repository.",
+    )  # fmt: skip
+    allowed_repository_credentials: Globs = Field(
+        default_factory=lambda: ["task-*"], title="Allowed repository credentials",
+        description="Names of Repository Credentials blocks that tasks may open their repository "
+        "with, as globs. A policy that does not say has its allowed secrets here.",
+    )  # fmt: skip
+    allowed_registry_credentials: Globs = Field(
+        default_factory=lambda: ["*"], title="Allowed registry credentials",
+        description="Names of Docker Registry Credentials blocks that images are pulled with, as "
+        "globs.",
     )  # fmt: skip
     allowed_volumes: Globs = Field(
         default_factory=list, title="Allowed volumes",
@@ -122,6 +138,15 @@ class Policy(BaseModel):
         default=10, ge=0, le=3600, title="Stop grace (seconds)",
         description="Time between SIGTERM and SIGKILL when a container is stopped.",
     )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rule_for_both(cls, data: Any) -> Any:
+        """Once `allowed_secrets` bounded repositories' credentials as well; what an operator saved
+        then bounds them still."""
+        if not isinstance(data, dict) or "allowed_secrets" not in data:
+            return data
+        return {"allowed_repository_credentials": data["allowed_secrets"], **data}
 
     @property
     def max_memory_bytes(self) -> int | None:

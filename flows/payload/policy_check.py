@@ -11,9 +11,10 @@ from flows.payload.container import Container
 from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
+from flows.payload.repository import REPO_AUTH
 from flows.units import memory_bytes
 
-_BLOCK = "the block moonmind-container-policy/default"
+POLICY_BLOCK = "the block moonmind-container-policy/default"
 
 
 def require_allowed(payload: TaskPayload, policy: Policy) -> None:
@@ -106,12 +107,16 @@ def _image_faults(container: Container, policy: Policy) -> Iterator[Fault]:
         yield Fault(
             path,
             f"{image} has no digest, and the container policy requires one (require_digest): "
-            f"name the image as name@sha256:…, or have an operator change {_BLOCK}",
+            f"name the image as name@sha256:…, or have an operator change {POLICY_BLOCK}",
         )
 
 
 def _repository_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
     globs, remote = policy.allowed_repositories, payload.remote
+    if (block := payload.repository_credentials) is not None:
+        rule, allowed = "allowed_repository_credentials", policy.allowed_repository_credentials
+        if not is_allowed([block], allowed):
+            yield _not_among(REPO_AUTH, block, rule, allowed)
     if remote is None or "*" in globs:
         return
     if remote.address is None or not is_allowed([remote.address], globs):
@@ -151,7 +156,7 @@ def _ceiling_faults(container: Container, policy: Policy) -> Iterator[Fault]:
             yield Fault(
                 f"task.container.{key}",
                 f"is above the ceiling of the container policy ({rule}: {shown}): ask for less, "
-                f"or have an operator change {rule} in {_BLOCK}",
+                f"or have an operator change {rule} in {POLICY_BLOCK}",
             )
 
 
@@ -160,5 +165,5 @@ def _not_among(path: str, value: str, rule: str, globs: list[str]) -> Fault:
     return Fault(
         path,
         f"{value} is not allowed by the container policy ({rule}: {among}): choose one that is, "
-        f"or have an operator change {rule} in {_BLOCK}",
+        f"or have an operator change {rule} in {POLICY_BLOCK}",
     )

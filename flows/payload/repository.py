@@ -2,9 +2,9 @@
 
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 REPO_AUTH = "auth.repoAuthRef"
 # Longer than names, or as long as long ones and mixed as names hardly are.
@@ -45,10 +45,28 @@ class Remote:
         )
 
     @property
+    def _parts(self) -> SplitResult:
+        """Of the URL, that of `user@host:path` included."""
+        url = self.url if "://" in self.url else "ssh://" + self.url.replace(":", "/", 1)
+        return urlsplit(url)
+
+    def is_below(self, url: str) -> bool:
+        """Whether credentials for `url` are for this: of the same origin, and below its path."""
+        given, wanted = urlsplit(url), self._parts
+        if self.address is None or _origin(given) != _origin(wanted):
+            return False
+        path = unquote(given.path).rstrip("/")
+        return f"{unquote(wanted.path)}/".startswith(f"{path}/")
+
+    def with_login(self, username: str, password: str) -> Self:
+        """The same with these; without a user name, that of the URL, or one that hosts take with
+        any token."""
+        return replace(self, username=username or self.username or "git", password=password)
+
+    @property
     def address(self) -> str | None:
         """Host and path, for a glob to match; None where the path hides what it is."""
-        url = self.url if "://" in self.url else "ssh://" + self.url.replace(":", "/", 1)
-        parts = urlsplit(url)
+        parts = self._parts
         path = unquote(parts.path)
         hidden = "%" in path or "\\" in path or path.count("/") != parts.path.count("/")
         if hidden or posixpath.normpath(path) != path.rstrip("/"):
@@ -74,3 +92,7 @@ class Remote:
         return bool(_TOKEN.fullmatch(self.username)) and self.username not in unquote(
             parts.path
         ).split("/")
+
+
+def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)

@@ -49,7 +49,7 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     # Without the registry and the digest, which fill the line and tell little.
     image = "/".join(container.image.partition("@")[0].split("/")[-2:])
     parts = [*([_repository(remote)] if remote else []), image]
-    if masker is not None or not payload.secret_blocks:
+    if masker is not None or not payload.names_secrets:
         known = masker or Masker(remote.secrets if remote else ())
         parts.append(command_summary(known.words(container.command), 60))
     return " · ".join(parts)

@@ -2,7 +2,7 @@
 
 | module | what it does |
 | --- | --- |
-| `prepare`, `surroundings` | policy, spec, folder, `git clone`; the blocks for it |
+| `prepare`, `surroundings`, `credentials` | policy, spec, folder, `git clone`; the blocks for it |
 | `attempts` | an attempt's stages, for the flow, for a hook, and for the sweep |
 | `execution`, `ending` | the engine's calls in order; stop, outcome and removal of a container |
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |

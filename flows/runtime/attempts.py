@@ -18,16 +18,18 @@ from flows.errors import ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
 from flows.payload.image_reference import ImageName
+from flows.payload.policy import Policy
 from flows.report.names import PULL_PROGRESS_KEY, state_message
 from flows.report.progress import COLLECTING, PrefectPullObserver, ProgressArtifact, RunProgress
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
+from flows.runtime.credentials import container_secrets, registry_login
 from flows.runtime.ending import finish, retry_while_unavailable
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore
-from flows.runtime.surroundings import container_secrets, pull_options, registry_login
+from flows.runtime.surroundings import pull_options
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.workspace.logs import Journal, LogFacts, Logger, RunnerLog
@@ -113,7 +115,8 @@ async def _secret_values(
     if attempt.began:
         return {}, None
     try:
-        return await container_secrets(spec.secrets), None
+        policy = attempt.prepared.policy or Policy()
+        return await container_secrets(spec.secrets, policy.allowed_url_secrets), None
     except ContainerTaskError as error:
         return {}, outcome_of(error)
 
@@ -130,7 +133,8 @@ async def _run_container(
         RunProgress(spec, say) as run_progress,
     ):
         observer = _StoringObserver(job.store, attempt, logs, run_progress)
-        pulling = _pull_options(PrefectPullObserver(pull_progress, say), logs, job.host)
+        puller = PrefectPullObserver(pull_progress, say)
+        pulling = _pull_options(puller, logs, job.host, prepared.policy or Policy())
         if options.adopt:
             with suppress(EngineError):
                 # For the log's sake alone: the image is decided, the container runs.
@@ -142,12 +146,12 @@ async def _run_container(
 
 
 def _pull_options(
-    observer: PrefectPullObserver, logs: _OpenLogs, host: HostSettings
+    observer: PrefectPullObserver, logs: _OpenLogs, host: HostSettings, policy: Policy
 ) -> PullOptions:
     """What an image is pulled with; the password of a registry is masked from there on."""
 
     async def login(registry: str) -> Login | None:
-        found = await registry_login(registry)
+        found = await registry_login(registry, policy)
         if found is not None:
             observer.masker = Masker([*logs.secrets, found.password])
             logs.runner_log.mask_with(observer.masker)

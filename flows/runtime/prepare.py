@@ -20,9 +20,10 @@ from flows.payload.repository import Remote
 from flows.report.names import run_name
 from flows.runtime.collect import reclaim
 from flows.runtime.context import Job
+from flows.runtime.credentials import container_secrets, remote_of
 from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.store import AttemptStore
-from flows.runtime.surroundings import check_out, container_secrets, policy_in_force, remote_of
+from flows.runtime.surroundings import check_out, policy_in_force
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, Run
 from flows.workspace.folder import Workspace
@@ -90,7 +91,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
     attempt = Attempt(prepared, started_at=datetime.now(UTC))
     job.store.put(attempt)
-    if decided.payload.secret_blocks:
+    if decided.payload.names_secrets:
         await _rename(run_name(decided.payload, decided.masker), logger)
     return attempt
 
@@ -106,7 +107,7 @@ async def _decide(raw: object, store: AttemptStore, host: HostSettings) -> Decid
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
     )
     # A block that is missing is found here.
-    variables = await container_secrets(spec.secrets)
+    variables = await container_secrets(spec.secrets, policy.allowed_url_secrets)
     remote = await remote_of(payload)
     masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
     return Decided(payload, policy, workspace, spec, remote, masker, earlier)

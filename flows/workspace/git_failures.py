@@ -12,7 +12,7 @@ from flows.text import one_line
 _MAX_SAID = 300
 _CHECK_ALL = (
     "check that the repository and the ref in task.git.startingBranch exist, and that this worker "
-    "may read them, with the credentials of the Secret block in auth.repoAuthRef if need be"
+    "may read them, with the Repository Credentials block in auth.repoAuthRef if need be"
 )
 
 

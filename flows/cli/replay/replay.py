@@ -34,8 +34,8 @@ from flows.payload.models import TaskPayload
 from flows.payload.parse import parse, runnable
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
-from flows.payload.repository import REPO_AUTH, Remote
-from flows.runtime import execution, surroundings
+from flows.payload.repository import Remote
+from flows.runtime import credentials, execution, surroundings
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
@@ -74,47 +74,56 @@ class Place:
         """The rules of the server, or the built-in ones."""
         return await surroundings.policy_in_force() if self.has_blocks else Policy()
 
-    def pull_options(self, say: Say) -> PullOptions:
+    async def pull_options(self, say: Say) -> PullOptions:
         """How the image is pulled: with the server's log-ins, if it has any."""
+        policy = await self.policy()
 
         async def login(registry: str) -> Login | None:
-            return await surroundings.registry_login(registry) if self.has_blocks else None
+            return await credentials.registry_login(registry, policy) if self.has_blocks else None
 
         return PullOptions(observer=_SpokenPull(say), login_to=login)
 
     async def remote(self, payload: TaskPayload, say: Say) -> Remote | None:
         """The repository, with its credentials where they can be had."""
-        block = payload.secret_blocks.get(REPO_AUTH)
+        block = payload.repository_credentials
         if payload.repository and block and not self.has_blocks:
             say(f"The block {block} cannot be read here: git uses the credentials of this user.")
             payload = payload.model_copy(update={"auth": None})
-        return await surroundings.remote_of(payload)
+        return await credentials.remote_of(payload)
 
-    async def secret_values(self, blocks: Mapping[str, str]) -> dict[str, str]:
+    async def secret_values(self, blocks: Mapping[str, str], policy: Policy) -> dict[str, str]:
         """Of each variable: what an option gave for it, else what its block holds."""
         require_named(self.given, blocks)
-        found = {name: await self._secret_value(name, block) for name, block in blocks.items()}
-        values = {name: value for name, value in found.items() if value is not None}
-        if faults := [
-            Fault(
-                f"task.container.secrets.{name}",
-                f"the value of the Secret block {blocks[name]!r} cannot be read here: give one by "
-                f"--secret {name}, from this environment's variable {name}, or by --secret-file "
-                f"{name}=FILE, or set PREFECT_API_URL to the server that has the block",
-            )
-            for name in found
-            if name not in values
-        ]:
+        values, faults = dict(self.given), []
+        for name, block in blocks.items():
+            if name in values:
+                continue
+            try:
+                values[name] = await self._saved(name, block, policy)
+            except (PayloadError, HostMisconfigured) as error:
+                faults.append(_not_given(name, block, error))
+        if faults:
             raise PayloadError(faults)
         return values
 
-    async def _secret_value(self, name: str, block: str) -> str | None:
-        if name in self.given:
-            return self.given[name]
-        if self.has_blocks:
-            with suppress(PayloadError, HostMisconfigured):
-                return (await surroundings.container_secrets({name: block}))[name]
-        return None
+    async def _saved(self, name: str, block: str, policy: Policy) -> str:
+        if not self.has_blocks:
+            raise HostMisconfigured("no server has the block")
+        found = await credentials.container_secrets({name: block}, policy.allowed_url_secrets)
+        return found[name]
+
+
+def _not_given(name: str, block: str, error: PayloadError | HostMisconfigured) -> Fault:
+    """Why a secret has no value here, and the options that give it one."""
+    options = f"--secret {name}, from this environment's variable {name}, or by --secret-file "
+    if isinstance(error, PayloadError):
+        said = f"{error.faults[0].message}; or give a value by {options}{name}=FILE"
+    else:
+        said = (
+            f"the value of the Secret block {block!r} cannot be read here: give one by {options}"
+            f"{name}=FILE, or set PREFECT_API_URL to the server that has the block"
+        )
+    return Fault(f"task.container.secrets.{name}", said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +157,7 @@ async def replay(
                         keep=keep,
                         cancellation=cancellation,
                         observer=observer,
-                        pull_options=place.pull_options(say),
+                        pull_options=await place.pull_options(say),
                         secrets=secrets,
                         collect=partial(collect_results, engine, job, prepared, masker),
                     )
@@ -176,7 +185,7 @@ async def _prepare(
     if keep:
         expires = datetime.fromisoformat(labels[LABEL_EXPIRES_AT]) + KEPT_FOR
         labels[LABEL_EXPIRES_AT] = expires.isoformat()
-    secrets = await place.secret_values(spec.secrets)
+    secrets = await place.secret_values(spec.secrets, policy)
     remote = await place.remote(payload, say)
     masker = Masker([*(remote.secrets if remote else ()), *secrets.values()])
     spec = replace(spec, labels=labels)

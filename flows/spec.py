@@ -56,7 +56,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Something on an engine that carries a job's label."""
+    """Something on an engine that is a job's own: see `is_named_for_its_job`."""
 
     kind: Literal["container", "volume", "network"]
     name: str
@@ -132,6 +132,15 @@ class ContainerSpec:
 def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
     """The command on one line, quoted as a shell would need it, cut at `limit` characters."""
     return one_line(shlex.join(command), limit)
+
+
+def is_named_for_its_job(name: str, labels: Mapping[str, str]) -> bool:
+    """Whether an object has the name that the runner gives to what is of the job in its label.
+
+    A label alone says nothing: images hand theirs on to every container that is made of them.
+    """
+    job_id = labels.get(LABEL_JOB_ID)
+    return bool(job_id) and name.startswith(f"{NAME_PREFIX}{job_id}-")
 
 
 def is_expired(labels: Mapping[str, str], now: datetime) -> bool:

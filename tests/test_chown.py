@@ -13,7 +13,7 @@ import pytest
 
 from flows.engine.contract import Engine
 from flows.engine.docker.engine import DockerEngine
-from flows.engine.docker.objects import reclaim_arguments
+from flows.engine.docker.helper import reclaim_arguments
 from flows.engine.types import Image, Owner, Reclaim, outer_id, plan_reclaim
 from flows.errors import EngineError
 from flows.runtime.collect import reclaim, remove_left_behind
@@ -32,9 +32,9 @@ ME = os.geteuid()
 
 
 def reclaim_in(folder: Path, image: str = BUSYBOX, owner: Owner | None = None) -> Reclaim:
-    mount = replace(BIND, source=str(folder), target="/job")
-    labels = {"moonmind.job_id": str(uuid4())}
-    name = f"mm-task-{uuid4()}-1"
+    job_id = str(uuid4())
+    mount = replace(BIND, source=str(folder), target=f"/work/agent_jobs/{job_id}")
+    labels, name = {"moonmind.job_id": job_id}, f"mm-task-{job_id}-1"
     return plan_reclaim(name, mount, image, owner or Owner(12345, 12345), labels, datetime.now(UTC))
 
 
@@ -85,6 +85,7 @@ def test_the_helper_may_change_owners_in_the_jobs_folder_and_nothing_else() -> N
     assert sorted(arguments["cap_add"]) == ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"]
     assert arguments["security_opt"] == ["no-new-privileges"]
     assert arguments["read_only"] is True
+    assert arguments["use_config_proxy"] is False
     assert arguments["pids_limit"] <= 4096
     assert arguments["mem_limit"] == arguments["memswap_limit"] <= 2**28
     assert arguments["command"][-3:] == ["1000", "1001", BIND.target]

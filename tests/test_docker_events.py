@@ -13,7 +13,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from flows.engine.docker.objects import evidence_of, read_evidence
+from flows.engine.docker.evidence import evidence_of, read_evidence
 from flows.engine.types import Evidence
 from flows.errors import EngineError, EngineUnavailable
 from tests.runs import BUSYBOX
@@ -150,7 +150,7 @@ def test_a_clock_that_is_not_the_engines_hides_nothing_and_holds_nobody_up(
     launched = launch(OWN_EXIT)
     launched.end()
     here = time.time
-    monkeypatch.setattr("flows.engine.docker.objects.time.time", lambda: here() + seconds)
+    monkeypatch.setattr("flows.engine.docker.evidence.time.time", lambda: here() + seconds)
     started = time.monotonic()
     assert launched.evidence().exit_code == 143
     assert time.monotonic() - started < 5

@@ -65,7 +65,8 @@ class Case:
     def create(self, script: str, *options: str) -> ContainerSpec:
         spec = spec_of(self._folder, "sh", "-c", script)
         labels = [f"--label={key}={value}" for key, value in spec.labels.items()]
-        words = ["docker", "create", "--init", "--name", spec.name, *labels, *options]
+        folder = f"--volume={spec.mounts[0].source}:{spec.mounts[0].target}"
+        words = ["docker", "create", "--init", "--name", spec.name, folder, *labels, *options]
         subprocess.run([*words, BUSYBOX, *spec.command], capture_output=True, check=True)
         self._specs.append(spec)
         return spec

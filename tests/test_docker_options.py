@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.engine.docker.guard import require_within
-from flows.engine.docker.objects import (
+from flows.engine.docker.options import create_arguments
+from flows.engine.docker.volumes import (
     cache_volume_arguments,
     needs_run_volume,
     run_volume_arguments,
 )
-from flows.engine.docker.options import create_arguments
 from flows.errors import PayloadError
 from flows.payload.parse import parse, require_runnable
 from flows.payload.policy import Policy
@@ -51,6 +51,7 @@ def test_a_full_payload_becomes_these_arguments(
         "command": ["bash", "-lc", "dotnet test ./Game.sln --logger junit"],
         "name": "mm-task-7f1e-2",
         "environment": dict(spec.env),
+        "use_config_proxy": False,
         "labels": dict(spec.labels),
         "working_dir": f"{JOB}/repo",
         "mounts": [job_mount, CACHE_MOUNT],

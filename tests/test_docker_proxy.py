@@ -23,8 +23,8 @@ from prefect_docker import DockerHost
 
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.images import DockerImages
-from flows.engine.docker.objects import read_evidence
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions

@@ -5,8 +5,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,8 @@ from flows.engine.types import Owner, plan_reclaim
 from flows.errors import ContainerGone, EngineError, ImageError
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec
+from flows.testing import FakeEngine
+from flows.testing.fake_container import FakeContainer
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
@@ -81,6 +83,41 @@ class Case:
         spec = await self.created(behaviour, **container)
         await self.engine.start(spec)
         return spec
+
+    @contextmanager
+    def stranger(self, spec: ContainerSpec) -> Iterator[str]:
+        """Somebody else's container, of an image that was made of the spec's; its id."""
+        memory = self._memory
+        if memory is not None:
+            container = FakeContainer(replace(spec, name="stranger"), {}, {})
+            memory.containers["stranger"] = container
+            yield "stranger"
+            return
+        image = docker("commit", spec.name)
+        found = docker("create", image)
+        try:
+            yield found
+        finally:
+            docker("rm", "--force", found)
+            docker("rmi", image)
+
+    def has(self, container: str) -> bool:
+        """Whether the engine has it."""
+        if (memory := self._memory) is not None:
+            return container in memory.containers
+        command = ["docker", "inspect", container]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    @property
+    def _memory(self) -> FakeEngine | None:
+        engine = self.engine._engine if isinstance(self.engine, RecordingEngine) else self.engine
+        return engine if isinstance(engine, FakeEngine) else None
+
+
+def docker(*words: str) -> str:
+    """What the command says, which succeeds."""
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.fixture(
@@ -228,6 +265,17 @@ async def test_what_is_owned_is_discarded_while_it_carries_its_jobs_label(case: 
     assert not await case.engine.find(spec)
 
 
+async def test_what_merely_carries_a_jobs_label_is_nobodys_to_remove(case: Case) -> None:
+    """An image that is made of a task's container hands the labels on."""
+    spec = await case.created("sleep")
+    (ours,) = [each for each in await case.engine.owned() if each.job_id == spec.job_id]
+    with case.stranger(spec) as stranger:
+        await case.engine.destroy(spec)
+        assert spec.job_id not in [each.job_id for each in await case.engine.owned()]
+        assert not await case.engine.discard(replace(ours, id=stranger, name=stranger))
+        assert case.has(stranger)
+
+
 async def test_a_container_of_another_spec_is_not_found(case: Case) -> None:
     spec = await case.created("print")
     other = replace(spec, labels={**spec.labels, LABEL_SPEC: "0" * 64})
@@ -310,16 +358,16 @@ async def test_a_foreign_container_of_the_same_name_is_never_touched(
 ) -> None:
     async with DockerEngine() as engine:
         spec = Case("docker", engine, tmp_path).spec("sleep")
-        docker = ["docker", "create", "--name", spec.name, BUSYBOX, "true"]
-        foreign = subprocess.run(docker, capture_output=True, text=True, check=True).stdout.strip()
+        labels = [f"--label={key}={value}" for key, value in spec.labels.items()]
+        foreign = docker("create", "--name", spec.name, *labels, BUSYBOX, "true")
         try:
             with pytest.raises(EngineError, match="already in use"):
                 await engine.create(spec, await engine.pull(spec), {})
+            assert not await engine.find(spec)
             await engine.destroy(spec)
-            inspect = ["docker", "inspect", foreign]
-            assert subprocess.run(inspect, capture_output=True, check=False).returncode == 0
+            docker("inspect", foreign)
         finally:
-            subprocess.run(["docker", "rm", "--force", foreign], capture_output=True, check=True)
+            docker("rm", "--force", foreign)
 
 
 def resident_bytes() -> int:

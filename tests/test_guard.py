@@ -97,6 +97,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "a cache over the kernel's files": {
         "mounts": [OWN, {"Type": "volume", "Source": "x", "Target": "/proc"}]
     },
+    "the proxies of Docker's configuration": {"use_config_proxy": True},
+    "nothing about those proxies": {"use_config_proxy": None},
     "no folder at all": {"mounts": []},
     "an image by name": {"image": "busybox"},
     "another's name": {"name": "mm-task-9-1"},

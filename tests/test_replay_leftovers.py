@@ -87,7 +87,19 @@ def job(tmp_path: Path) -> Iterator[tuple[AttemptStore, Workspace, ContainerSpec
     store = AttemptStore(workspace.root, spec.job_id)
     workspace.create(spec.artifacts_subdir)
     label = f"{LABEL_JOB_ID}={spec.job_id}"
-    create = ["docker", "create", "--name", spec.name, "--label", label, BUSYBOX]
+    mount = spec.mounts[0]
+    folder = f"{mount.source}:{mount.target}"
+    create = [
+        "docker",
+        "create",
+        "--name",
+        spec.name,
+        "--label",
+        label,
+        "--volume",
+        folder,
+        BUSYBOX,
+    ]
     with store.held(make=True):
         marker(workspace.root, spec.job_id).touch()
         subprocess.run(create, check=True, capture_output=True)

@@ -27,30 +27,59 @@ NOW = datetime.now(UTC)
 AHEAD = timedelta(hours=2)
 
 
-def container(*labels: str) -> str:
-    words = [word for label in labels for word in ("--label", label)]
-    command = ["docker", "run", "--detach", *words, BUSYBOX, "sleep", "300"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def docker(*words: str) -> str:
+    """What the command says, which succeeds."""
+    return subprocess.run(
+        ["docker", *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
-def exists(container_id: str) -> bool:
-    command = ["docker", "inspect", container_id]
+def container(image: str, *options: str, job: str = "", expires: datetime) -> str:
+    """A running container; one of a `job` is as the runner makes it."""
+    ours = [f"--label=moonmind.job_id={job}", f"--name=mm-task-{job}-1"] if job else []
+    folder = f"--volume=/tmp:/work/agent_jobs/{job}:ro" if job else "--volume=/work"
+    date = f"--label=moonmind.expires_at={expires.isoformat()}"
+    return docker("run", "--detach", *ours, folder, date, *options, image, "sleep", "300")
+
+
+def exists(name: str) -> bool:
+    """Whether there is a container, a volume or a network of this name or id."""
+    command = ["docker", "inspect", name]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
 def engine_objects() -> Iterator[dict[str, str]]:
-    """A container past its date, one before it of a run that this server does not know, one
-    without a job."""
+    """A container and a volume past their date, one before it of a run that this server does not
+    know, and what others have on the engine: without a job, or with labels that an image or a
+    person handed on."""
     past, future = NOW + AHEAD - timedelta(hours=1), NOW + AHEAD + timedelta(hours=1)
-    job = f"moonmind.job_id={uuid4()}"
+    job, name = str(uuid4()), f"sweep-test-{uuid4().hex}"
+    labels = (f"--label=moonmind.job_id={job}", f"--label=moonmind.expires_at={past.isoformat()}")
     found = {
-        "expired": container(job, f"moonmind.expires_at={past.isoformat()}"),
-        "elsewhere": container(job, f"moonmind.expires_at={future.isoformat()}"),
-        "foreign": container(f"moonmind.expires_at={past.isoformat()}"),
+        "expired": container(BUSYBOX, job=job, expires=past),
+        "its volume": docker("volume", "create", *labels, f"mm-task-{job}-1-workspace"),
+        "elsewhere": container(BUSYBOX, job=str(uuid4()), expires=future),
+        "foreign": container(BUSYBOX, expires=past),
+    }
+    docker("commit", found["expired"], name)
+    found |= {
+        "of an image of a task": container(name, expires=past),
+        # As an image's own VOLUME would make it.
+        "and named after it": container(
+            name, f"--name=mm-task-{job}-debug", f"--volume=/work/agent_jobs/{job}", expires=past
+        ),
+        "somebody's volume": docker("volume", "create", *labels, f"{name}-workspace"),
+        "somebody's network": docker("network", "create", *labels, name),
     }
     yield found
-    subprocess.run(["docker", "rm", "--force", *found.values()], capture_output=True, check=False)
+    containers = (
+        each for what, each in found.items() if "volume" not in what and "net" not in what
+    )
+    docker("rm", "--force", "--volumes", *containers)
+    docker("volume", "rm", "--force", found["its volume"], found["somebody's volume"])
+    docker("network", "rm", name)
+    docker("rmi", name)
 
 
 async def swept(ahead: timedelta = timedelta(0), dry_run: bool = False) -> list[str]:
@@ -85,18 +114,15 @@ async def is_scheduled(client: PrefectClient, run: FlowRun) -> bool:
     return state is not None and state.is_scheduled()
 
 
-async def test_the_sweep_removes_what_is_expired_and_leaves_what_may_be_anothers(
+async def test_the_sweep_removes_what_a_run_left_and_nothing_that_is_not_its_own(
     prefect_api: None, engine_objects: dict[str, str]
 ) -> None:
     told = await swept(AHEAD, dry_run=True)
     assert any("removed the container" in line for line in told)
     assert exists(engine_objects["expired"]), "a dry run removes nothing"
     await swept(AHEAD)
-    assert {name: exists(found) for name, found in engine_objects.items()} == {
-        "expired": False,
-        "elsewhere": True,
-        "foreign": True,
-    }
+    removed = {name for name, found in engine_objects.items() if not exists(found)}
+    assert removed == {"expired", "its volume"}
 
 
 async def test_a_sweep_asks_once_for_a_run_that_is_over_until_it_is_started_again(

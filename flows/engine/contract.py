@@ -46,7 +46,8 @@ class Engine(Protocol):
     """
 
     async def find(self, spec: ContainerSpec) -> bool:
-        """Whether a container made for this very spec exists: name, job and fingerprint agree."""
+        """Whether a container made for this very spec exists: name, job, fingerprint and the mount
+        of the job's folder agree."""
 
     async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
         """Make the image present as `request` says, with what `options` give for it; see
@@ -102,15 +103,16 @@ class Engine(Protocol):
         Raises `EngineUnavailable` also where the engine is about to shut down."""
 
     async def destroy(self, spec: ContainerSpec) -> None:
-        """Remove everything that `create` makes for this spec, running or not, and nothing without
-        this job's label. Safe at any time and any number of times, after half a `create` too."""
+        """Remove everything that `create` makes for this spec, running or not, and nothing that is
+        not this job's own. Safe at any time and any number of times, after half a `create` too."""
 
     async def owned(self) -> list[Owned]:
-        """Every container, per-run volume and network that carries a job's label, of any job;
-        containers first, as what one of them uses cannot be removed before it."""
+        """Every container, per-run volume and network that is a job's own, of any job, by more than
+        its label: see `flows.spec.is_named_for_its_job`. Containers come first, as what one of them
+        uses cannot be removed before it."""
 
     async def discard(self, owned: Owned) -> bool:
-        """Remove one such object if it still carries its job's label; whether it was removed."""
+        """Remove one such object if it still is its job's own; whether it was removed."""
 
     async def capacity(self) -> Resources:
         """The size of its host. Raises `EngineRefused` where a proxy keeps it from being told."""

@@ -20,7 +20,7 @@ from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.spec import ContainerSpec, Owned
+from flows.spec import ContainerSpec, Owned, is_named_for_its_job
 from flows.testing.fake_container import FakeContainer, Program, succeed
 from flows.units import Resources
 
@@ -150,14 +150,16 @@ class FakeEngine(Engine):
 
     async def owned(self) -> list[Owned]:
         return [
-            Owned("container", name, name, c.spec.labels) for name, c in self.containers.items()
+            Owned("container", name, name, c.spec.labels)
+            for name, c in self.containers.items()
+            if is_named_for_its_job(name, c.spec.labels)
         ]
 
     async def discard(self, owned: Owned) -> bool:
-        container = self.containers.get(owned.id)
-        if container is None or container.spec.job_id != owned.job_id:
+        found = [each for each in await self.owned() if each.id == owned.id]
+        if owned.job_id not in [each.job_id for each in found]:
             return False
-        await self.destroy(container.spec)
+        await self.destroy(self.containers[owned.id].spec)
         return True
 
     async def capacity(self) -> Resources:

@@ -21,7 +21,7 @@ from flows.cli.replay.recording import (
     recording_of_run_json,
 )
 from flows.cli.replay.replay import KEPT_FOR, Place, Replayed, replay
-from flows.engine.docker.objects import run_volume_name
+from flows.engine.docker.volumes import run_volume_name
 from flows.report.docker_run import quote, run_arguments, run_options
 from flows.report.names import state_message
 from flows.settings import HostSettings

@@ -14,21 +14,20 @@ from prefect_docker.containers import create_docker_container, start_docker_cont
 
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.docker.client import Connection, NotFound, ping, translated
+from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.guard import require_within
+from flows.engine.docker.helper import run_reclaim
 from flows.engine.docker.images import DockerImages
 from flows.engine.docker.logs import Attachment
-from flows.engine.docker.objects import (
-    create_volumes,
-    list_owned,
-    needs_run_volume,
-    read_evidence,
-    remove_caches,
-    remove_own,
-    remove_run_volume,
-    run_reclaim,
-)
 from flows.engine.docker.options import create_arguments
+from flows.engine.docker.ownership import list_owned, remove_own, shows_a_job
 from flows.engine.docker.stats import Sampler
+from flows.engine.docker.volumes import (
+    create_volumes,
+    needs_run_volume,
+    remove_caches,
+    remove_run_volume,
+)
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
@@ -66,7 +65,8 @@ class DockerEngine(Engine):
         except NotFound:
             return False
         labels = found["Config"]["Labels"] or {}
-        return all(labels.get(key) == spec.labels[key] for key in (LABEL_JOB_ID, LABEL_SPEC))
+        same = all(labels.get(key) == spec.labels[key] for key in (LABEL_JOB_ID, LABEL_SPEC))
+        return same and shows_a_job(found)
 
     async def pull(self, request: PullRequest, options: PullOptions | None = None) -> Image:
         return await ensure_image(DockerImages(self._docker), request, options or PullOptions())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flows.engine.docker.objects import mount_arguments
+from flows.engine.docker.volumes import mount_arguments
 from flows.engine.types import Image
 from flows.payload.fields import network
 from flows.payload.policy import Policy
@@ -138,6 +138,9 @@ OPTIONS = (
     # guard compares them with the spec.
     Option("name", lambda c: c.spec.name, _unsaid, _free),
     Option("environment", lambda c: {**c.secrets, **c.spec.env}, _env_words, _free),
+    # Or docker-py puts the proxies of the worker's Docker configuration, passwords included, into
+    # the environment, after the guard has looked at it.
+    Option("use_config_proxy", lambda _: False, _unsaid, lambda v, _: v is False),
     Option("labels", lambda c: dict(c.spec.labels), _unsaid, _free),
     Option("working_dir", lambda c: c.spec.workdir, _one("--workdir"), _free),
     # The guard compares each with the spec.

@@ -19,6 +19,7 @@ from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from pydantic import Field
 
 from flows.outcome import Outcome, OutcomeName
+from flows.report.artifacts import recorded
 from flows.report.events import emit_summary
 from flows.report.names import FLOW_NAME, METADATA_KEY, state_name
 from flows.report.summary import (
@@ -86,7 +87,7 @@ async def look_back(client: PrefectClient, period: Period) -> Summary:
         outcomes=await _count(client, period),
         before=await _count(client, period.before),
         unsuccessful=unsuccessful,
-        attempts=[made for each in found if (made := AttemptFacts.of(each.data))],
+        attempts=[made for each in found if (made := AttemptFacts.of(recorded(each)))],
         left_out=len(unsuccessful) >= _MOST_RUNS or len(found) >= _MOST_ATTEMPTS,
     )
 

@@ -16,16 +16,29 @@ _ESCAPES = re.compile(
     re.MULTILINE,
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
-# The controls, line separators of Unicode, and what reorders text.
+# What is not seen, or reorders what is: controls, Unicode's line separators, and format characters
+# with the blanks that fonts draw for letters. Those that only shape numbers are seen.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b"
+    "\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # Joiners belong into emoji and some scripts, and hide between letters of others.
+    "|(?<![^\x00-\u024f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\u024f])"
 )
+# Where Markdown of GitHub's kind finds an address that nobody marked as one.
+_ADDRESS = re.compile(r"://|@|www\.", re.IGNORECASE)
+_ACTIVE = re.compile(r"[\\`*_\[\]<>|#~&!$^{}]")
+# What makes an item of a list, or a heading of the line above, where a line begins with it.
+_BEGINNING = re.compile(r"^(\d*)([-+=.):])")
+# What Prefect's first UI takes for the character that it means, even in a block of code; but not
+# in a language that it colours.
+_ENTITY = re.compile(r"&(?:lt|gt|quot|amp|#39);")
+_COLOURED = "json"
 
 
 def one_line(text: str, limit: int) -> str:
     """The text on one line, cut at `limit` characters, with escapes for what would not show."""
-    flat = " ".join(text.split())
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in flat)
+    line = visible(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -64,15 +77,29 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def code(text: str) -> str:
     """A stranger's text on one line, as code where Markdown can show it so."""
-    flat = visible(" ".join(text.splitlines()))
+    flat = visible(" ".join(text.split()))
     # A code span cannot show a backtick plainly, nor a backslash before a table's bar.
-    return escape(text) if "`" in flat or "|" in flat else f"`{flat}`"
+    return escape(flat) if "`" in flat or "|" in flat else f"`{flat}`" if flat else ""
 
 
 def escape(text: str) -> str:
-    """A stranger's text on one line, none of it markup."""
+    """A stranger's text on one line, none of it markup, and no address in it a link: a renderer
+    looks for those when escapes are gone, but not in code."""
     flat = visible(" ".join(text.split()))
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#~&" else char for char in flat)
+    words = map(_as_code if _ADDRESS.search(flat) else _escaped, flat.split(" "))
+    return _BEGINNING.sub(r"\1\\\2", " ".join(words))
+
+
+def _as_code(word: str) -> str:
+    if not _ADDRESS.search(word):
+        return _escaped(word)
+    return re.sub(
+        r"([`|])|([^`|]+)", lambda part: f"\\{part[1]}" if part[1] else f"`{part[2]}`", word
+    )
+
+
+def _escaped(word: str) -> str:
+    return _ACTIVE.sub(r"\\\g<0>", word)
 
 
 def fence(text: str, language: str = "text") -> str:
@@ -80,4 +107,4 @@ def fence(text: str, language: str = "text") -> str:
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
+    return f"{fence}{_COLOURED if _ENTITY.search(text) else language}\n{text}\n{fence}"

@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import (
 )
 
 from tests.hosts import disk
+from tests.rendered import rows
 from tests.runs import BUSYBOX, PYTHON, Finished, Runner, payload, shell
 
 pytestmark = pytest.mark.docker
@@ -82,7 +83,7 @@ async def test_a_task_runs_and_its_results_are_published(runner: Runner) -> None
     shown = await artifacts_of(run)
     assert "to-stderr" in shown["container-run"]
     assert "container/deep/out.txt" in shown["container-run"]
-    assert {"key": "outcome", "value": "succeeded"} in json.loads(shown["container-run-metadata"])
+    assert {"key": "outcome", "value": "succeeded"} in rows(shown["container-run-metadata"])
 
 
 async def test_the_container_gets_exactly_the_documented_surroundings(runner: Runner) -> None:

@@ -28,6 +28,7 @@ from flows.runtime.store import AttemptStore
 from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.git_server import commit_all, git_daemon
+from tests.rendered import rows as rows_of
 from tests.runs import Runner, left_on_engine, shell
 from tests.specs import Nowhere, compiled
 from tests.test_flow import SCHEMA, artifacts_of
@@ -71,7 +72,7 @@ async def test_what_a_task_was_to_leave_is_collected_and_told(runner: Runner) ->
     listed = {item["path"] for item in facts["artifacts"]}
     assert {"container/outputs/build/deep/a.zip", "container/metadata/outputs.json"} <= listed
     shown = await artifacts_of(done)
-    rows = json.loads(shown["container-run-outputs"])
+    rows = rows_of(shown["container-run-outputs"])
     assert [(row["result"], row["file"]) for row in rows] == [
         ("missing", ""),
         ("rejected", "repo/build/b.zip"),
@@ -113,7 +114,7 @@ async def test_tests_that_failed_are_in_the_state_and_on_the_page(runner: Runner
         "unreadable": 0, "unreadableReports": [],
         "failures": [{"name": "FooTest.bar", "message": "expected nothing"}] * 2,
     }  # fmt: skip
-    rows = json.loads((await artifacts_of(done))["container-run-tests"])
+    rows = rows_of((await artifacts_of(done))["container-run-tests"])
     assert [row["result"] for row in rows] == ["FAILED", "FAILED", "passed", "passed"]
     assert rows[0]["message"] == "expected nothing"
 
@@ -151,7 +152,7 @@ async def test_a_secret_that_a_test_report_quotes_is_told_to_nobody(runner: Runn
         )
     )
     assert done.message.startswith("1 of 2 tests failed: FooTest.***; it exited 1")
-    rows = json.loads((await artifacts_of(done))["container-run-tests"])
+    rows = rows_of((await artifacts_of(done))["container-run-tests"])
     assert (rows[0]["test"], rows[0]["message"]) == ("FooTest.***", "expected ***")
     assert TOKEN not in json.dumps(done.run_json)
     # The task's own files are its own affair.

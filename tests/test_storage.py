@@ -18,11 +18,12 @@ from prefect.types import SecretDict
 from pydantic import ValidationError
 
 from blocks.storage import ArtifactStorage
-from flows.attempt import Upload
+from flows.attempt import Executed, Upload
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
 from flows.outputs.upload_plan import UploadJournal, key_of, link, pending_uploads
 from flows.report.artifacts import files_artifact
+from flows.results import OutputRow, Results
 from flows.runtime.store import AttemptStore
 from tests.finished import finished
 from tests.gate import Gate
@@ -76,7 +77,7 @@ async def test_a_run_uploads_its_results_and_tells_where_they_are(
     keys = set(s3.keys(f"runs/{run.job_id}/1/"))
     assert keys >= {"container/metadata/run.json", "logs/execute.log", "manifest.json"}
     made = await artifacts(client, run)
-    assert made["container-run-files"] == f"[{address}]({address})"
+    assert made["container-run-files"] == f"`{address}`: [open]({address})"
     assert address in made["container-run"]
     assert SECRET not in str(made)
     assert pending_uploads(run.folder.parent) == []
@@ -128,7 +129,7 @@ async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
             address = f"s3://{BUCKET}/runs/{job_id}/1"
             assert f"{job_id}: uploaded the files of attempt 1 to {address}" in done
             assert "container/a" in s3.keys(f"runs/{job_id}/1/")
-            link = f"[{address}]({address})"
+            link = f"`{address}`: [open]({address})"
             assert (await artifacts(client, run))["container-run-files"] == link
             last = AttemptStore(jobs_folder, job_id).last()
             assert last is not None
@@ -237,13 +238,22 @@ def test_a_storage_that_cannot_be_meant_is_refused_with_a_sentence(
 def test_the_link_to_the_outputs_leads_where_they_are_uploaded(tmp_path: Path) -> None:
     attempt = finished(tmp_path)
     spec = compiled(payload("true", outputs=[{"path": "a"}], artifactsSubdir="manifest.json"))
-    told = files_artifact(
-        replace(
-            attempt,
-            prepared=replace(attempt.prepared, spec=replace(spec, job_id=str(uuid4()))),
-            upload=Upload("file:///srv"),
-        )
-    ).data
+    results = Results(rows=(OutputRow("a", "missing"),))
+    attempt = replace(
+        attempt,
+        prepared=replace(attempt.prepared, spec=replace(spec, job_id=str(uuid4()))),
+        executed=with_results(attempt.executed, results),
+        upload=Upload("file:///srv"),
+    )
+    told = files_artifact(attempt).data
     key = key_of(("manifest.json", "metadata", "outputs.json"))
     assert key == "manifest%2Ejson/metadata/outputs.json"
     assert str(told).endswith(f"({link(f'file:///srv/{key}')})")
+    # What nobody has looked at has no list of the runner's, whatever the task left in its place.
+    unseen = replace(attempt, executed=with_results(attempt.executed, Results(error="it died")))
+    assert "outputs.json" not in str(files_artifact(unseen).data)
+
+
+def with_results(executed: Executed | None, results: Results) -> Executed:
+    assert executed is not None
+    return replace(executed, outcome=replace(executed.outcome, results=results))

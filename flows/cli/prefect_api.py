@@ -1,6 +1,5 @@
 """Prefect's API: its address, a sentence for each of its failures, retries, and the runs in it."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
@@ -26,6 +25,7 @@ from tenacity import (
 
 from flows.cli.console import CommandError, Console, ExitStatus
 from flows.outcome import OutcomeName
+from flows.report.artifacts import recorded
 from flows.report.names import FLOW_NAME, METADATA_KEY, outcome_of_state
 
 PATIENCE_SECONDS = 90.0
@@ -172,18 +172,18 @@ def summary(run: FlowRun) -> str:
 
 def metadata_of(client: SyncPrefectClient, run: FlowRun) -> dict[str, str]:
     """`run.json` of the newest attempt, without its lists; empty where there is none."""
-    rows = json.loads(newest_artifact(client, run, METADATA_KEY) or "[]")
-    return {str(row["key"]): str(row["value"]) for row in rows}
+    found = newest_artifact(client, run, METADATA_KEY)
+    return recorded(found) if found else {}
 
 
-def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
+def newest_artifact(client: SyncPrefectClient, run: FlowRun, key: str) -> Artifact | None:
     wanted = {"flow_run_id": {"any_": [run.id]}, "key": {"any_": [key]}}
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter.model_validate(wanted),
         sort=ArtifactSort.CREATED_DESC,
         limit=1,
     )
-    return str(found[0].data) if found else None
+    return found[0] if found else None
 
 
 def _matching(client: SyncPrefectClient, text: str) -> list[FlowRun]:

@@ -88,7 +88,8 @@ def show_status(console: Console, name: str) -> int:
     """How the run stands or ended: its state, and the report that it made of itself."""
     with connected() as client:
         run = find_run(client, name)
-        report, metadata = newest_artifact(client, run, REPORT_KEY), metadata_of(client, run)
+        made, metadata = newest_artifact(client, run, REPORT_KEY), metadata_of(client, run)
+    report = str(made.data) if made else None
     if console.as_json:
         console.document(_run_document(run, report, metadata))
         return ExitStatus.SUCCEEDED

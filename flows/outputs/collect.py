@@ -94,6 +94,8 @@ def collect(
     try:
         write_whole(path, workspace.folder, as_json(manifest))
     except OSError as problem:
+        # What is there is the task's.
+        workspace.move_aside(spec.artifacts_subdir, path.name)
         error = error or f"cannot write {path}: {problem.strerror}"
     junit = [account.collected for account in accounts if account.output.type == "junit"]
     return Collection(

@@ -13,7 +13,7 @@ from flows.outputs.verdict import failed_tests, passed_tests
 from flows.payload.parse import parse
 from flows.payload.repository import Remote
 from flows.spec import command_summary
-from flows.text import last_line
+from flows.text import last_line, one_line, visible
 from flows.workspace.logs import LogFacts
 
 FLOW_NAME = "container-task"
@@ -26,6 +26,8 @@ USAGE_KEY = "container-run-usage"
 FILES_KEY = "container-run-files"
 PROGRESS_KEY = "container-run-progress"
 PULL_PROGRESS_KEY = "image-pull"
+# A page shows some hundred characters of a name.
+_LONGEST_NAME = 250
 _OF_NAME = {kind.state_name: outcome for outcome, kind in OUTCOMES.items() if kind.state_name}
 _OF_TYPE = {"CRASHED": OutcomeName.INFRASTRUCTURE} | {
     kind.state_type: outcome for outcome, kind in OUTCOMES.items() if kind.state_type != "FAILED"
@@ -38,6 +40,10 @@ def run_name(raw: object, masker: Masker | None = None) -> str:
     `masker` knows every secret of the run. Before anybody has read them, a payload that names some
     gets a name without its command.
     """
+    return one_line(_run_name(raw, masker), _LONGEST_NAME)
+
+
+def _run_name(raw: object, masker: Masker | None) -> str:
     try:
         payload = parse(raw)
     except PayloadError as error:
@@ -86,7 +92,7 @@ def state_message(
     if upload and upload.error:
         message = f"{message}. {not_uploaded(upload)}"
     last = last_line(log.tail, 200) if log and not succeeded else ""
-    return f"{message}. Its last line: {last}" if last else message
+    return visible(f"{message}. Its last line: {last}" if last else message)
 
 
 def _success(outcome: Outcome) -> str:

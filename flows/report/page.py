@@ -34,15 +34,21 @@ _ENDED_BY = {
 
 
 def markdown(
-    report: RunReport, log: LogFacts, attempts: Sequence[Outcome] = (), upload: Upload | None = None
+    report: RunReport,
+    log: LogFacts,
+    attempts: Sequence[Outcome] = (),
+    upload: Upload | None = None,
+    *,
+    has_picture: bool = False,
 ) -> str:
-    """The report of a run that reached the execute stage; `attempts` are all, oldest first."""
+    """The report of a run that reached the execute stage; `attempts` are all, oldest first, and
+    `has_picture` whether the runner drew one: a task may have left a file of that name."""
     sections: tuple[Iterable[str], ...] = (
         _ending(report, log, upload),
         _tests_section(report.tests),
         _outputs_section(report.outputs or ()),
         _stages(report),
-        _resources(report),
+        _resources(report, has_picture=has_picture),
         _attempts(attempts),
         _last_lines(report, log),
         _files(report, upload),
@@ -131,13 +137,13 @@ def _bar(part: float, whole: float) -> str:
     return code("█" * filled + "░" * (_BAR - filled))
 
 
-def _resources(report: RunReport) -> Iterable[str]:
+def _resources(report: RunReport, *, has_picture: bool) -> Iterable[str]:
     yield "## Resources"
     yield table(("Resource", "Used", "Limit", "Share"), tuple(_resource_rows(report)))
     if not report.usage.samples:
         yield "It ended before its use of resources was first measured."
-    picture = f"{report.artifacts_subdir}/{PICTURE}"
-    if any(item.path == picture for item in report.artifacts):
+    if has_picture:
+        picture = f"{report.artifacts_subdir}/{PICTURE}"
         yield f"Memory and CPU over time: the artifact `container-run-usage`, or {code(picture)}."
 
 
@@ -225,16 +231,19 @@ def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
     shown = artifacts[:50]
     address = upload.address if upload and not upload.error else ""
     # No table: a terminal would cut what is too long for its column.
-    yield "\n".join(f"- {_path_of(item, address)}, {_kind_of(item)}" for item in shown)
+    yield "\n".join(
+        f"- {code(item.path)}, {_kind_of(item)}{_link(item, address)}" for item in shown
+    )
     if more := len(artifacts) - len(shown):
         yield f"and {more} more: all are in `run.json`"
     if left_out:
         yield f"and {left_out} more that are listed nowhere"
 
 
-def _path_of(item: Artifact, address: str) -> str:
+def _link(item: Artifact, address: str) -> str:
     where = file_address(address, item.path) if address and item.kind == "file" else None
-    return f"[{code(item.path)}]({where})" if where else code(item.path)
+    # The first UI shows the text of a link as it stands in the Markdown: no name.
+    return f", [open]({where})" if where else ""
 
 
 def _kind_of(item: Artifact) -> str:

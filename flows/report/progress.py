@@ -21,9 +21,8 @@ from flows.attempt import Executed
 from flows.engine.contract import Measured
 from flows.engine.images.progress import PullObserver
 from flows.masking import Masker
-from flows.report.names import PROGRESS_KEY, state_message
+from flows.report.names import PROGRESS_KEY
 from flows.spec import ContainerSpec
-from flows.text import escape
 from flows.units import duration, size
 from flows.workspace.logs import Logger
 
@@ -243,8 +242,8 @@ async def end_progress(
     """Show that the attempt is over, where its progress was shown by whatever process."""
     if executed.duration_seconds < FIRST_SECONDS and not is_shown:
         return
-    outcome, took = executed.outcome, duration(executed.duration_seconds)
-    text = escape(f"{outcome.name} after {took}: {state_message(outcome)}")
+    # The page that lists artifacts shows this as text, the artifact's own as Markdown.
+    text = f"{executed.outcome.name} after {duration(executed.duration_seconds)}"
     try:
         async with asyncio.timeout(_REQUEST_SECONDS):
             artifact = await _find(client, UUID(job_id), PROGRESS_KEY)

@@ -1,6 +1,5 @@
 """How container tasks went over some days: what is counted, and how it reads. Pure."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.outcome import OutcomeName
 from flows.report.names import outcome_of_state
-from flows.text import code, escape, table
+from flows.text import code, escape, one_line, table
 
 _TOP = 10
 _LEFT_OUT = "There were too many to read: causes, images, repositories and times are of the newest."
@@ -51,11 +50,9 @@ class AttemptFacts:
     seconds: float
 
     @classmethod
-    def of(cls, data: Any) -> Self | None:
-        """From the artifact's data; None for what is none of ours."""
+    def of(cls, facts: Mapping[str, str]) -> Self | None:
+        """None for what is none of ours."""
         try:
-            rows = json.loads(data) if isinstance(data, str) else data
-            facts = {str(row["key"]): str(row["value"]) for row in rows}
             return cls(
                 job_id=facts["jobId"],
                 number=int(facts["attempt"]),
@@ -211,12 +208,13 @@ def _causes(causes: Sequence[CauseCount]) -> str:
             code(each.name),
             str(each.outcome),
             str(each.runs),
-            _link(each.last.run_id, each.last.name),
-            escape(each.last.message[:200]),
+            escape(each.last.name),
+            escape(one_line(each.last.message, 200)),
+            _link(each.last.run_id),
         )
         for each in causes
     ]
-    return table(("Cause", "Outcome", "Runs", "The last of them", ""), rows)
+    return table(("Cause", "Outcome", "Runs", "The last of them", "Why", ""), rows)
 
 
 def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFacts], str]) -> str:
@@ -237,10 +235,16 @@ def _shares(what: str, attempts: Sequence[AttemptFacts], of: Callable[[AttemptFa
 def _longest(attempts: Iterable[AttemptFacts]) -> str:
     longest = sorted(attempts, key=lambda each: -each.seconds)[:5]
     rows = [
-        (_h_mm_ss(each.seconds), each.outcome, code(each.image), _link(each.job_id, each.command))
+        (
+            _h_mm_ss(each.seconds),
+            escape(each.outcome),
+            code(each.image),
+            code(each.command),
+            _link(each.job_id),
+        )
         for each in longest
     ]
-    return table(("Time", "Outcome", "Image", "Run"), rows)
+    return table(("Time", "Outcome", "Image", "Command", "Run"), rows)
 
 
 def _retries(retried: Sequence[AttemptFacts]) -> str:
@@ -248,8 +252,9 @@ def _retries(retried: Sequence[AttemptFacts]) -> str:
     return f"Runs with more than one attempt: {len(retried)}, of which {well} succeeded in the end."
 
 
-def _link(run_id: str, text: str) -> str:
-    return f"[{escape(text)}](/runs/flow-run/{run_id})"
+def _link(run_id: str) -> str:
+    # The first UI shows the text of a link as it stands in the Markdown.
+    return f"[open](/runs/flow-run/{run_id})"
 
 
 def _h_mm_ss(seconds: float) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
@@ -66,11 +65,12 @@ async def _with_files_back(job: Job, prepared: Prepared, executed: Executed) -> 
 
 async def _write_report(
     prepared: Prepared, executed: Executed, started: float, logger: Logger
-) -> tuple[RunReport, Path, str | None]:
-    """Write the chart and `run.json` into the job's folder: the report, its path, and the chart."""
+) -> tuple[RunReport, str | None]:
+    """Write the chart and `run.json` into the job's folder: the report, and the chart."""
     workspace, spec = prepared.workspace, prepared.spec
     # An earlier process may have died before it did.
     await asyncio.to_thread(workspace.move_into_place, spec.artifacts_subdir)
+    await asyncio.to_thread(_disown, workspace, spec, executed.outcome)
     picture = await _picture(workspace, spec, executed.outcome, logger)
     entries = await asyncio.to_thread(workspace.listing)
     facts = run_report(prepared, executed, entries, round(time.monotonic() - started, 3))
@@ -78,23 +78,31 @@ async def _write_report(
     with Journal(workspace, logger) as journal:
         journal.say(f"Published {path} and {len(facts.artifacts)} files")
         journal.move_to_artifacts()
-    return facts, path, picture
+    return facts, picture
 
 
 async def _create_artifacts(
     client: PrefectClient,
     attempt: Attempt,
     executed: Executed,
-    written: tuple[RunReport, Path, str | None],
+    written: tuple[RunReport, str | None],
     history: Sequence[Outcome],
 ) -> None:
     spec, upload = attempt.prepared.spec, attempt.upload
-    facts, path, picture = written
-    text = page.markdown(facts, executed.log, history, upload)
-    for artifact in run_artifacts(facts, str(path), text, picture, executed.outcome.results):
+    facts, picture = written
+    drawn = picture is not None
+    text = page.markdown(facts, executed.log, history, upload, has_picture=drawn)
+    for artifact in run_artifacts(facts, text, picture, executed.outcome.results):
         await client.create_artifact(artifact)
     if (upload and not upload.error) or spec.outputs:
         await client.create_artifact(files_artifact(attempt))
+
+
+def _disown(workspace: Workspace, spec: ContainerSpec, outcome: Outcome) -> None:
+    """Rename what a task left where the runner's own files are told to be."""
+    workspace.move_aside(spec.artifacts_subdir, "usage.svg")
+    if outcome.results is None or not outcome.results.rows:
+        workspace.move_aside(spec.artifacts_subdir, "outputs.json")
 
 
 async def _picture(

@@ -14,8 +14,10 @@ from flows.spec import JOB_ROOT, ContainerSpec, Mount
 from flows.workspace.listing import Listing, listing
 from flows.workspace.safe_open import (
     LogFile,
+    folder_of,
     free_name,
     is_folder,
+    move_aside,
     move_into,
     move_log,
     write_whole,
@@ -155,6 +157,15 @@ class Workspace:
     def write_picture(self, artifacts_subdir: str, text: str) -> Path:
         """Write `usage.svg` beside run.json and return its path. Raises `WorkspaceError`."""
         return self._write_whole(self.run_json(artifacts_subdir).with_name("usage.svg"), text)
+
+    def move_aside(self, artifacts_subdir: str, name: str) -> None:
+        """Rename what is at `name` beside run.json, if anything is. Raises `WorkspaceError`."""
+        path = self.run_json(artifacts_subdir).with_name(name)
+        with (
+            self._explained(f"cannot rename {name}, which the task made, in the job folder"),
+            folder_of(path, self.folder, clearing=True) as folder,
+        ):
+            move_aside(name, folder)
 
     def remove(self) -> None:
         """Remove the folder and all in it, if it is there.

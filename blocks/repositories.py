@@ -72,6 +72,8 @@ class RepositoryCredentials(Block):
         "GitLab and Azure DevOps take with any token.",
     )
     password: SecretStr = Field(
+        # As of a URL's own, `flows.payload.repository.MAX_CREDENTIAL_BYTES`.
+        max_length=4096,
         title="Token or password",
         description="A token that may read the repositories and nothing more, or a password.",
     )

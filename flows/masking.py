@@ -1,32 +1,42 @@
-"""Keep secret values out of text, in every spelling in which they commonly travel."""
+"""Keep secret values out of text: an Aho-Corasick automaton finds all their spellings at once.
 
-import base64
-import json
-import re
+The time it takes does not grow with their number or length, and no other thread waits meanwhile:
+a search in bytes holds no GIL. Of a long spelling the automaton knows the beginning only, which
+is enough to hide; what follows is compared.
+"""
+
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote
+from itertools import chain
+
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+from flows.spellings import spellings
 
 MASK = "***"
-# Shorter values occur in ordinary text so often that masking them garbles it and hides nothing.
-_MIN_LENGTH = 4
-_MIN_LINE_LENGTH = 8
+_MASK = MASK.encode()
+# What of a longer spelling the automaton knows, and masks though something else follows.
+_HEAD_BYTES = 512
+# What is looked for, to see whether text breaks off within a secret.
+_START_BYTES = 8
+# Of text that is all there: the matches of so much are in memory at a time.
+_PIECE_BYTES = 64 * 1024
 
 
 class Masker:
     """Replaces every known secret by `***`: the first that begins, the longest where several do."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._spellings = sorted(
-            {spelling.encode() for secret in secrets for spelling in _spellings(secret)},
-            key=len,
-            reverse=True,
-        )
-        self._any = re.compile(b"|".join(map(re.escape, self._spellings)))
+        found = set[str]().union(*map(spellings, secrets))
+        known = {spelling.encode(errors="surrogatepass") for spelling in found}
+        self._secrets = _Automaton(known) if known else None
 
     def text(self, value: str) -> str:
-        if not self._spellings:
+        if self._secrets is None:
             return value
-        masked = self._any.sub(MASK.encode(), value.encode(errors="surrogatepass"))
+        data, stream = value.encode(errors="surrogatepass"), self.stream()
+        pieces = (data[i : i + _PIECE_BYTES] for i in range(0, len(data), _PIECE_BYTES))
+        masked = b"".join([*map(stream.feed, pieces), stream.end()])
         return masked.decode(errors="surrogatepass")
 
     def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
@@ -34,54 +44,85 @@ class Masker:
 
     def stream(self) -> "MaskedStream":
         """For bytes that come in pieces."""
-        return MaskedStream(self._any, self._spellings)
+        return MaskedStream(self._secrets)
 
 
 class MaskedStream:
     """Masks what comes in pieces, and holds back only what may be the beginning of a secret."""
 
-    def __init__(self, secret: re.Pattern[bytes], spellings: list[bytes]) -> None:
-        self._secret = secret
-        self._spellings = spellings
+    def __init__(self, secrets: "_Automaton | None") -> None:
+        self._secrets = secrets
         self._held = b""
 
     def feed(self, piece: bytes) -> bytes:
         """What is safe to show of everything so far, and was not shown yet."""
-        if not self._spellings:
+        if self._secrets is None:
             return piece
-        text, shown, begin = self._held + piece, [], 0
-        while True:
-            cut = self._unfinished(text, begin)
-            found = self._secret.search(text, begin)
-            if found is None or found.start() >= cut:
-                break
-            shown += [text[begin : found.start()], MASK.encode()]
-            begin = found.end()
-        self._held = text[cut:]
-        return b"".join([*shown, text[begin:cut]])
+        shown, self._held = self._secrets.masked(self._held + piece, more=True)
+        return shown
 
     def end(self) -> bytes:
         """What was held back; nothing follows."""
         held, self._held = self._held, b""
-        return self._secret.sub(MASK.encode(), held) if self._spellings else held
-
-    def _unfinished(self, text: bytes, begin: int) -> int:
-        """Where the text may break off within a secret; its length where it does not."""
-        longest = len(self._spellings[0]) - 1
-        for start in range(max(begin, len(text) - longest), len(text)):
-            rest = text[start:]
-            if any(len(rest) < len(each) and each.startswith(rest) for each in self._spellings):
-                return start
-        return len(text)
+        return self._secrets.masked(held, more=False)[0] if self._secrets and held else held
 
 
-def _spellings(secret: str) -> Iterator[str]:
-    if len(secret) < _MIN_LENGTH:
-        return
-    yield secret
-    yield quote(secret, safe="")
-    yield json.dumps(secret)[1:-1]
-    yield base64.b64encode(secret.encode()).decode()
-    yield base64.urlsafe_b64encode(secret.encode()).decode()
-    # Of a key of many lines, a program may print any.
-    yield from (line for line in secret.splitlines() if len(line) >= _MIN_LINE_LENGTH)
+class _Automaton:
+    """Finds spellings in bytes, and where bytes break off within one."""
+
+    def __init__(self, spellings: set[bytes]) -> None:
+        longer: dict[bytes, list[bytes]] = {each[:_HEAD_BYTES]: [] for each in spellings}
+        for each in sorted(spellings, key=len, reverse=True):
+            if len(each) > _HEAD_BYTES:
+                longer[each[:_HEAD_BYTES]].append(each)
+        self._heads = sorted(longer)
+        self._longer = [longer[head] for head in self._heads]
+        # The contiguous automaton takes little memory and time to build, and searches as fast.
+        kind = Implementation.ContiguousNFA
+        self._all = BytesAhoCorasick(self._heads, MatchKind.LeftmostLongest, kind)
+        starts = {head[:_START_BYTES] for head in self._heads if len(head) > _START_BYTES}
+        self._starts = BytesAhoCorasick(starts, MatchKind.Standard, kind)
+
+    def masked(self, text: bytes, *, more: bool) -> tuple[bytes, bytes]:
+        """What may be shown of the text, and what is to be held back, where `more` follows."""
+        shown: list[bytes] = []
+        unfinished = self._unfinished(text) if more else iter(())
+        done, cut = 0, next(unfinished, len(text))
+        for head, start, end in self._all.find_matches_as_indexes(text):
+            if start >= done:
+                if start >= cut:
+                    break
+                if longer := self._longer[head]:
+                    end = _end(text, start, longer, more=more) or end
+                if end > len(text):
+                    cut = start
+                    break
+                shown += text[done:start], _MASK
+            # Of two that overlap, the rest of the second is a secret, too.
+            done = max(done, end)
+            while cut < done:
+                cut = next(unfinished, len(text))
+        return b"".join([*shown, text[done:cut]]), text[cut:]
+
+    def _unfinished(self, text: bytes) -> Iterator[int]:
+        """Where the text may break off within a spelling's head, from the first such place on."""
+        first = max(0, len(text) - _HEAD_BYTES + 1)
+        tail = text[first:]
+        likely = self._starts.find_matches_as_indexes(tail, overlapping=True)
+        near = range(max(0, len(tail) - _START_BYTES + 1), len(tail))
+        for start in chain((begin for _, begin, _ in likely), near):
+            rest = tail[start:]
+            after = bisect_right(self._heads, rest)
+            if after < len(self._heads) and self._heads[after].startswith(rest):
+                yield first + start
+
+
+def _end(text: bytes, start: int, spellings: Iterable[bytes], *, more: bool) -> int | None:
+    """Where the spelling at `start` ends, beyond the text where that may break off within it."""
+    for spelling in spellings:
+        end = start + len(spelling)
+        if text.startswith(spelling, start):
+            return end
+        if more and end > len(text) and spelling.startswith(text[start:]):
+            return end
+    return None

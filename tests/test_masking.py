@@ -1,6 +1,7 @@
 """Secrets stay out of text."""
 
 import base64
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from urllib.parse import quote
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.masking import Masker
+from flows.masking import MaskedStream, Masker
 from flows.payload.repository import Remote
 from flows.runtime.context import Job
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore
+from tests.cpu import cpu_seconds, seconds_here
 
 
 @pytest.mark.parametrize(
@@ -41,12 +43,18 @@ def test_text_without_secrets_stays_as_it_is() -> None:
 SECRETS = ["token", "my-token-2", "aaaa", "aaab", "ümlaut", "2 my-"]
 
 
+# One that the automaton knows by its beginning alone.
+LONG = "long-" + "0123456789" * 60
+SECRETS += [LONG, LONG + "-longer"]
+
+
 @given(
     pieces=st.lists(
-        st.sampled_from([*SECRETS, "my-", "-2", "a", "aa", "tok", "en", " ", "\n", "ü"])
+        st.sampled_from([*SECRETS, "my-", "-2", "a", "aa", "tok", "en", " ", "\n", "ü", LONG[:9],
+                         LONG[:550], LONG[550:]])
     ),
-    cuts=st.lists(st.integers(0, 200)),
-)
+    cuts=st.lists(st.integers(0, 2000)),
+)  # fmt: skip
 def test_output_in_pieces_is_masked_as_it_would_be_at_once(
     pieces: list[str], cuts: list[int]
 ) -> None:
@@ -59,6 +67,24 @@ def test_output_in_pieces_is_masked_as_it_would_be_at_once(
     shown += stream.feed(whole[begin:]) + stream.end()
     assert shown.decode() == Masker(SECRETS).text(text)
     assert not any(secret in shown.decode() for secret in SECRETS)
+
+
+def test_the_beginning_of_a_long_secret_is_masked_whatever_follows() -> None:
+    shown = Masker([LONG]).text(f"{LONG[:600]} and {LONG[:500]}")
+    assert shown == f"***{LONG[512:600]} and {LONG[:500]}"
+
+
+def test_no_output_is_held_back_that_begins_no_secret_however_long_one_is() -> None:
+    key = "\n".join(f"line {i} of a key: {i * 7919:050}" for i in range(200))
+    stream = Masker([key, "x" * 5000]).stream()
+    for piece in (
+        b"lane\n",
+        b"lines of output, of which none begins a secret\n" * 100,
+        b"~" * 9000,
+    ):
+        assert stream.feed(piece) == piece
+    assert stream.feed(b"line 0 of a k") == b""
+    assert stream.feed(b"ind of its own") == b"line 0 of a kind of its own"
 
 
 def test_only_what_may_become_a_secret_is_held_back() -> None:
@@ -126,3 +152,44 @@ def test_no_step_of_a_job_shows_its_secrets_when_it_is_printed(tmp_path: Path) -
     job = Job(AttemptStore(tmp_path, "a-job"), getLogger(), secrets=("hunter2",))
     assert "hunter2" not in repr(job)
     assert "hunter2" not in repr(RunOptions(secrets={"TOKEN": "hunter2"}))
+
+
+HARD_TO_FIND = {
+    "one letter": "a" * 4095 + "b",
+    "one letter and quotes": "a" * 4000 + "\"<&'\\$ ",
+    "two letters": "ab" * 2000 + "c",
+    "short lines": "\n".join(f"{i:08}" for i in range(5000)),
+    "lines of one letter": "\n".join("a" * i for i in range(8, 400)),
+    "lines to escape": "\n".join(f'{i:08}: "&"' for i in range(5000)),
+    "a kubeconfig": "\n".join(f"    key-{i}: {i:065}" for i in range(130)),
+    "other letters": "ü" * 2048,
+    "all that fits": "x" * 128 * 1024,
+}
+
+
+@pytest.fixture(scope="module")
+def maskers() -> list[Masker]:
+    return [Masker([secret]) for secret in HARD_TO_FIND.values()]
+
+
+@pytest.mark.parametrize("output", ["a", "ab", "0000", "aaaaaaaab", "    key-1: ", "\n", "aaa\n"])
+@pytest.mark.parametrize("size", [1, 100, 16 * 1024])
+def test_masking_takes_no_longer_for_long_secrets_and_hostile_output(
+    maskers: list[Masker], output: str, size: int
+) -> None:
+    # Of pieces of the size in which output comes, and of many small ones.
+    text = (output * 64 * 1024)[: 64 * 1024 if size > 1 else 2000].encode()
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    most = seconds_here(0.2)
+    for masker in maskers:
+        assert cpu_seconds(partial(fed, masker.stream(), pieces)) < most
+
+
+def fed(stream: MaskedStream, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        stream.feed(piece)
+
+
+@pytest.mark.parametrize("secret", HARD_TO_FIND)
+def test_a_masker_is_made_in_no_time(secret: str) -> None:
+    assert cpu_seconds(lambda: Masker([HARD_TO_FIND[secret]])) < seconds_here(0.2)

@@ -3,6 +3,7 @@
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -318,6 +319,41 @@ def test_what_json_cannot_say_is_refused_at_its_path(value: object, words: str) 
     (fault,) = faults({"unknown": [{"deep": value}]}).items()
     assert fault[0] == "unknown[0].deep"
     assert words in fault[1]
+
+
+@pytest.mark.parametrize(
+    ("credentials", "says"),
+    [
+        ("x" * 4097, "a user of more than 4096 bytes"),
+        ("build:" + "x" * 4097, "a password of more than 4096 bytes"),
+        ("build:" + "%C3%BC" * 2049, "a password of more than 4096 bytes"),
+        ("build:one%0Atwo", "a password with control characters"),
+        ("one%00two:x", "a user with control characters"),
+        ("build:%E2%80%AEx", "a password with control characters"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["https", "ssh"])
+def test_what_cannot_be_a_credential_is_refused_and_not_shown(
+    scheme: str, credentials: str, says: str
+) -> None:
+    message = faults({"repository": f"{scheme}://{credentials}@host/x"})["repository"]
+    assert message.startswith(f"has {says}")
+    assert "two" not in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("password", ["x" * 4096, "%C3%BC" * 2048, "pass%20word%40"])
+def test_a_long_token_is_a_credential(password: str) -> None:
+    remote = parse({"repository": f"https://build:{password}@host/x"}).remote
+    assert remote is not None
+    assert remote.password == unquote(password)
+
+
+def test_a_variable_that_linux_would_not_take_is_refused_with_its_name() -> None:
+    most = 128 * 1024 - len("NAME=") - 1
+    assert parse(enabled(env={"NAME": "x" * most})).task.container.env
+    message = faults(enabled(env={"NAME": "x" * (most + 1)}))["task.container.env"]
+    assert message.startswith("has NAME, which has more than 131071 bytes with its name")
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,11 @@ async def test_a_secret_is_nowhere_in_what_the_engine_shows_of_labels(
         ({"TOKEN": "prod-token"}, "prod-token is not allowed by the container policy"),
         ({"TOKEN": "task-number"}, "the value of the Secret block 'task-number' is no text"),
         ({"TOKEN": "task-nul"}, "has a NUL character"),
+        ({"TOKEN": "task-large"}, "has more than 131071 bytes with its name"),
+        (
+            {f"A{i}": f"task-large-{i}" for i in range(3)},
+            "262144 characters together, the longest in A0",
+        ),
         ({"JOB_ID": "task-token"}, "is reserved"),
         ({"TOKEN": "Not A Block"}, "not the name of a block"),
     ],
@@ -170,6 +175,9 @@ async def test_a_secret_that_cannot_be_had_is_refused_before_anything_is_made(
 ) -> None:
     await saved("task-number", 5)
     await saved("task-nul", "a\0bcdef")
+    await saved("task-large", "x" * (128 * 1024 - 6))
+    for i in range(3):
+        await saved(f"task-large-{i}", f"{i}-" * 50_000)
     run = await runner(shell("true", secrets=secrets))
     assert run.state.name == "Rejected"
     assert says in run.message

@@ -171,7 +171,7 @@ class Container(PayloadModel):
         "from the container's start, so that a slow pull takes nothing from it. Default: the "
         "worker's, 3600.",
     )  # fmt: skip
-    env: dict[_Variable, _Argument] = Field(
+    env: Annotated[dict[_Variable, _Argument], AfterValidator(fields.variables)] = Field(
         default_factory=dict, title="Environment", examples=[{"CI": "1"}],
         description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
         'are refused: write `"3"`. `JOB_ID`, `REPOSITORY` and `ARTIFACT_DIR` are reserved. The '

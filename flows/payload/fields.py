@@ -12,6 +12,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from flows.payload.image_reference import IMAGE_ID, IMAGE_NAME, PLATFORM
+from flows.payload.repository import credential_fault
 from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
 
 T = TypeVar("T")
@@ -107,6 +108,25 @@ def argument(value: str) -> str:
         raise ValueError(
             f"has more than {_MAX_ARGUMENT_BYTES} bytes, the most that Linux passes to a process"
         )
+    return value
+
+
+def variable(name: str, value: str) -> str:
+    """What execve(2) can carry of an environment, where name and value are one string."""
+    if len(f"{name}={value}".encode()) > _MAX_ARGUMENT_BYTES:
+        raise ValueError(
+            f"has more than {_MAX_ARGUMENT_BYTES} bytes with its name, the most that Linux passes "
+            "to a process: put it into a file"
+        )
+    return argument(value)
+
+
+def variables(value: Mapping[str, str]) -> Mapping[str, str]:
+    for name, content in value.items():
+        try:
+            variable(name, content)
+        except ValueError as error:
+            raise ValueError(f"has {name}, which {error}") from None
     return value
 
 
@@ -256,6 +276,8 @@ def repository(value: str) -> str:
             "has a '?' or a '#': git clones from no query or fragment; "
             "name a branch, tag or commit in task.git.startingBranch"
         )
+    if fault := credential_fault(url):
+        raise ValueError(fault)
     return value
 
 

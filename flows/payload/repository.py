@@ -7,6 +7,8 @@ from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 REPO_AUTH = "auth.repoAuthRef"
+# The longest that hosts give out, tokens of a CI's jobs for instance, have less than half of it.
+MAX_CREDENTIAL_BYTES = 4096
 # Longer than names, or as long as long ones and mixed as names hardly are.
 _TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{16,}|.{24,}", re.DOTALL)
 _PORTS = {"https": 443, "http": 80, "ssh": 22, "git": 9418}
@@ -96,3 +98,14 @@ class Remote:
 
 def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
     return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
+
+
+def credential_fault(url: SplitResult) -> str | None:
+    """What keeps the user or the password of a URL from being one, to end a sentence."""
+    for what, written in (("a user", url.username), ("a password", url.password)):
+        text = unquote(written or "")
+        if not text.isprintable():
+            return f"has {what} with control characters, which no host gives out"
+        if len(text.encode()) > MAX_CREDENTIAL_BYTES:
+            return f"has {what} of more than {MAX_CREDENTIAL_BYTES} bytes"
+    return None

@@ -6,7 +6,7 @@ engine, and to the maskers of logs; to nothing that is stored.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,9 @@ from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import POLICY_BLOCK, is_allowed
 from flows.payload.repository import REPO_AUTH, Remote
+
+# Of all that a container is given: a bound on the time in which a masker for it is made.
+_MAX_SECRETS = 256 * 1024
 
 
 async def remote_of(payload: TaskPayload) -> Remote | None:
@@ -82,7 +85,24 @@ async def container_secrets(
     refusals = [each for each in found if isinstance(each, PayloadError)]
     if refusals:
         raise PayloadError([fault for each in refusals for fault in each.faults])
-    return {variable: str(value) for variable, value in zip(names, found, strict=True)}
+    given = {variable: str(value) for variable, value in zip(names, found, strict=True)}
+    if faults := list(_too_large(given)):
+        raise PayloadError(faults)
+    return given
+
+
+def _too_large(given: Mapping[str, str]) -> Iterator[Fault]:
+    for variable, value in given.items():
+        try:
+            fields.variable(variable, value)
+        except ValueError as error:
+            yield Fault(f"task.container.secrets.{variable}", str(error))
+    if sum(map(len, {*given.values()})) > _MAX_SECRETS:
+        yield Fault(
+            "task.container.secrets",
+            f"has values of more than {_MAX_SECRETS} characters together, the longest in "
+            f"{max(given, key=lambda variable: len(given[variable]))}: put it into a file",
+        )
 
 
 async def _value(path: str, block: str, url_secrets: Sequence[str]) -> str:

@@ -23,7 +23,6 @@ IMAGES = {
     "WORKER_BASE": "moonmind-local/pip:3",
     "POSTGRES_IMAGE": "moonmind-local/postgres:local",
     "REDIS_IMAGE": "moonmind-local/redis:local",
-    "DOCKER_PROXY_IMAGE": "moonmind-local/haproxy:local",
     "MOONMIND_HELPER_IMAGE": BUSYBOX,
 }
 # What a host may need to bring back a container that died, with both processors at work.

@@ -165,7 +165,7 @@ await_engine() {
 ## Stand-in images, so that tests need no registry
 STAND_INS="moonmind-local/busybox:1.36 moonmind-local/debian:base moonmind-local/python:3
   moonmind-local/gcc:12 moonmind-local/node:18 moonmind-local/pip:3
-  moonmind-local/postgres:local moonmind-local/redis:local moonmind-local/haproxy:local"
+  moonmind-local/postgres:local moonmind-local/redis:local"
 
 # What this machine trusts: an image that asks the package index needs it as well.
 CERTIFICATES=/etc/ssl/certs/ca-certificates.crt

@@ -75,13 +75,13 @@ FORBIDDEN = HostMistake(
     "A proxy before the engine refuses calls",
     "what answers at tcp://docker.example.org:2375 does not let through: POST "
     "/containers/<name>/attach, DELETE /volumes/<name>-workspace (403: not here)",
-    "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does",
+    "allow these calls in the proxy; the docker-proxy of docker-compose.yaml does",
 )
 CUT = HostMistake(
     "A proxy before the engine cuts quiet connections",
     "one to tcp://docker.example.org:2375 was cut after 2 s, and should last 8 s",
-    "raise the time-outs of the proxy for client, server and tunnel, as "
-    "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect",
+    "raise the time-outs of the proxy for client, server and tunnel: a task may be quiet for as "
+    "long as it runs; until then, each cut costs a run a reconnect",
 )
 CLOCK = HostMistake(
     "A clock is wrong",

@@ -82,7 +82,7 @@ def test_the_helper_may_change_owners_in_the_jobs_folder_and_nothing_else() -> N
     assert arguments["mounts"] == [{"Type": "bind", "Source": BIND.source, "Target": BIND.target}]
     assert arguments["network_mode"] == "none"
     assert (arguments["cap_drop"], arguments["privileged"]) == (["ALL"], False)
-    assert sorted(arguments["cap_add"]) == ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"]
+    assert sorted(arguments["cap_add"]) == ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
     assert arguments["security_opt"] == ["no-new-privileges"]
     assert arguments["read_only"] is True
     assert arguments["use_config_proxy"] is False

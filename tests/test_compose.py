@@ -22,7 +22,7 @@ DEFAULTS = dict(re.findall(r"^#(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
 OF_A_FURTHER_HOST = {"PREFECT_API_URL", "MOONMIND_WORKER_NAME"}
 # Meant to end: the exit status is their health, and others wait for it.
 ONCE = {"migrate", "deploy"}
-OURS = {"migrate", "prefect-server", "services", "deploy", "worker"}
+OURS = {"migrate", "prefect-server", "services", "deploy", "docker-proxy", "worker"}
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +191,20 @@ def test_server_and_worker_are_one_image_without_root(composed: Any) -> None:
     ours = {name: each for name, each in composed["services"].items() if "build" in each}
     assert set(ours) == OURS
     assert len({(each["image"], str(each["build"])) for each in ours.values()}) == 1
-    assert not any("user" in each or "privileged" in each for each in ours.values())
+    assert not any("privileged" in each for each in ours.values())
+    # Root, for the socket, and without any of root's rights.
+    assert {name for name, each in ours.items() if "user" in each} == {"docker-proxy"}
+    assert composed["services"]["docker-proxy"]["cap_drop"] == ["ALL"]
+    assert composed["services"]["docker-proxy"]["read_only"]
     users = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert users == ["runner"]
+
+
+def test_the_docker_proxy_knows_the_workers_volume(composed: Any) -> None:
+    services = composed["services"]
+    ours = services["docker-proxy"]["environment"]["DOCKER_PROXY_WORKSPACE_VOLUME"]
+    theirs = services["worker"]["environment"]["MOONMIND_CONTAINER_WORKSPACE_VOLUME"]
+    assert ours == theirs
 
 
 def test_no_password_is_a_word_of_a_command(composed: Any) -> None:

@@ -1,16 +1,12 @@
-"""A real haproxy with the stack's file: the runner's calls pass, everything else is refused."""
+"""The docker-proxy before a real engine: the runner's calls pass, everything else is refused."""
 
 import asyncio
 import contextlib
 import http.client
 import json
-import os
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +14,11 @@ from typing import Any
 from urllib.parse import quote_plus
 from uuid import uuid4
 
+import docker.types
 import pytest
 from prefect_docker import DockerHost
 
+from flows.docker_proxy.settings import Settings
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.evidence import read_evidence
@@ -35,64 +33,31 @@ from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
-from tests.conftest import IN_CI
+from tests.docker_proxy import docker_proxy
 from tests.runs import BUSYBOX, left_on_engine, payload
 from tests.specs import Collector, compiled, new_run
-
-CONFIG = Path(__file__).parent.parent / "deploy/docker-proxy/haproxy.cfg"
-SOCKET = Path(os.environ.get("DOCKER_HOST", "/var/run/docker.sock").removeprefix("unix://"))
 
 pytestmark = pytest.mark.docker
 
 
-def unavailable(reason: str) -> None:
-    if IN_CI:
-        pytest.fail(reason)
-    pytest.skip(reason)
+@pytest.fixture(scope="module")
+def workspace_volume() -> Iterator[str]:
+    """The name of a volume for job folders, which does not exist yet."""
+    name = f"proxy-test-{uuid4().hex}"
+    yield name
+    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def port(workspace_volume: str) -> Iterator[int]:
     """A port of loopback where the proxy answers; it lets bind mounts through, as the worker of
     these tests is no container."""
-    with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as number:
-        yield number
-
-
-@contextmanager
-def haproxy_at(config: Path = CONFIG, **more: str) -> Iterator[int]:
-    """Run the real haproxy with the stack's file, or another; yields its port."""
-    # Debian keeps it where only root's PATH leads.
-    haproxy = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not haproxy:
-        unavailable("haproxy is not installed")
-    if not SOCKET.is_socket():
-        unavailable("the Docker Engine has no socket on this machine that haproxy could go to")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number: int = free.getsockname()[1]
     settings = {
-        "DOCKER_PROXY_BIND": f"127.0.0.1:{number}",
-        "DOCKER_PROXY_SOCKET": str(SOCKET),
-        **more,
+        "DOCKER_PROXY_BIND_MOUNTS": "allow",
+        "DOCKER_PROXY_WORKSPACE_VOLUME": workspace_volume,
     }
-    command = [str(haproxy), "-db", "-f", str(config)]
-    with subprocess.Popen(command, env=os.environ | settings) as process:
-        try:
-            until_it_listens(process, number)
-            yield number
-        finally:
-            process.terminate()
-
-
-def until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"haproxy ended with {process.returncode}"
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("haproxy does not listen")
+    with docker_proxy(**settings) as number:
+        yield number
 
 
 @pytest.fixture
@@ -140,12 +105,13 @@ async def test_a_run_that_is_stopped_goes_through(engine: DockerEngine, tmp_path
 
 
 async def test_a_workspace_in_a_volume_goes_through(
-    engine: DockerEngine, volume: str, tmp_path: Path
+    engine: DockerEngine, workspace_volume: str, tmp_path: Path
 ) -> None:
-    spec = spec_of(tmp_path, "touch", "file", volume=volume)
+    spec = spec_of(tmp_path, "touch", "file", volume=workspace_volume)
     makes = ["mkdir", "-p", f"/jobs/{spec.job_id}/repo"]
     subprocess.run(
-        ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX, *makes], check=True
+        ["docker", "run", "--rm", "--volume", f"{workspace_volume}:/jobs", BUSYBOX, *makes],
+        check=True,
     )
     outcome = await execution.run(engine, spec, Collector())
     assert (outcome.name, outcome.error, outcome.cleanup_error) == ("succeeded", None, None)
@@ -154,8 +120,9 @@ async def test_a_workspace_in_a_volume_goes_through(
 
 @pytest.mark.parametrize("kind", ["bind", "volume"])
 async def test_giving_the_files_of_a_job_back_goes_through(
-    engine: DockerEngine, volume: str, tmp_path: Path, kind: str
+    engine: DockerEngine, workspace_volume: str, tmp_path: Path, kind: str
 ) -> None:
+    volume = workspace_volume
     spec = spec_of(tmp_path, "true", volume=volume if kind == "volume" else "")
     in_volume = ["docker", "run", "--rm", "--volume", f"{volume}:/jobs", BUSYBOX]
     subprocess.run([*in_volume, "mkdir", f"/jobs/{spec.job_id}"], check=True)
@@ -229,6 +196,8 @@ def events_of(*containers: str) -> str:
 
 # An id that no container has: what the proxy lets through, the engine answers with 404.
 ID = "0" * 64
+NO_JOB = "00000000-0000-4000-8000-000000000000"
+TASK = f"mm-task-{NO_JOB}-1"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +225,7 @@ ID = "0" * 64
         ("GET", f"/containers/{ID[:12]}/json"),
         ("GET", "/volumes"),
         ("POST", "/volumes/prune"),
-        ("DELETE", "/volumes/postgres_data"),
+        ("DELETE", "/volumes/postgres%2Fdata"),
         ("POST", "/build"),
         ("POST", "/commit"),
         ("POST", "/images/create?fromSrc=-"),
@@ -284,10 +253,10 @@ ID = "0" * 64
         ("GET", "/events"),
         ("GET", f"/events?since=1&until=2&filters={events_of('postgres')}"),
         # Without an end; with a second container; with a parameter that only the engine decodes.
-        ("GET", f"/events?since=1&filters={events_of('mm-task-1')}"),
-        ("GET", f"/events?since=1&until=2&filters={events_of('mm-task-1', 'postgres')}"),
-        ("GET", f"/events?%66ilters=&since=1&until=2&filters={events_of('mm-task-1')}"),
-        ("POST", f"/events?since=1&until=2&filters={events_of('mm-task-1')}"),
+        ("GET", f"/events?since=1&filters={events_of(TASK)}"),
+        ("GET", f"/events?since=1&until=2&filters={events_of(TASK, 'postgres')}"),
+        ("GET", f"/events?%66ilters=&since=1&until=2&filters={events_of(TASK)}"),
+        ("POST", f"/events?since=1&until=2&filters={events_of(TASK)}"),
         ("GET", "/system/df"),
         ("GET", "/info"),
         ("GET", "/v1.41/info"),
@@ -307,85 +276,297 @@ def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: 
     connection.close()
 
 
-def created(port: int, host_config: str, path: str = "/containers/create?name=mm-task-1") -> int:
-    """The status of the answer to a creation; `host_config` is JSON as somebody may write it."""
-    body = f'{{"Image": "none-{ID}", "HostConfig": {host_config}}}'
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    status = connection.getresponse().status
+def created(port: int, host_config: str, name: str = TASK, **more: object) -> int:
+    """The status of the answer to a creation of an image that is not there; `host_config` is JSON
+    as somebody may write it."""
+    rest = {"Image": f"none-{ID}", "Labels": {"moonmind.job_id": NO_JOB}, **more}
+    body = f'{{{json.dumps(rest)[1:-1]}, "HostConfig": {host_config}}}'
+    return asked(port, "POST", f"/containers/create?name={name}", body)[0]
+
+
+def asked(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+    """The status of an answer, and what it says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    connection.request(method, path, body and body.encode(), headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
     connection.close()
-    return status
+    return answer.status, text
 
 
+# What an old engine reads in any case and with any escapes; the rest is in test_proxy_attacks.py.
 @pytest.mark.parametrize(
     "host_config",
     [
         '{"Privileged": true}',
-        '{"privileged":true}',
-        '{"PRIVILEGED"  :\n true}',
+        '{"privileged":false}',
         '{"Pr\\u0069vileged": true}',
-        '{"PidMode": "host"}',
-        '{"pidmode": "container:db"}',
+        '{"Privileged": null}',
+        '{"Privileged": 0}',
+        '{"Privileged": false, "Privileged": false}',
+        '{"Binds": []}',
+        '{"Bind\\u017f": ["/:/host"]}',
+        '{"Bind\N{LATIN SMALL LETTER LONG S}": ["/:/host"]}',
+        '{"Networ\\u212aMode": "host"}',
         '{"NetworkMode": "host"}',
-        '{"IpcMode": "host"}',
-        '{"UTSMode": "host"}',
-        '{"CgroupnsMode": "host"}',
-        '{"Binds": ["/:/host"]}',
-        '{"Devices": [{"PathOnHost": "/dev/sda"}]}',
-        '{"DeviceCgroupRules": ["a *:* rwm"]}',
-        '{"VolumesFrom": ["db"]}',
-        '{"CapAdd": ["SYS_ADMIN"]}',
-        '{"CapAdd": ["NET_ADMIN", "CAP_SYS_PTRACE"]}',
-        '{"capadd": ["ALL"]}',
-        '{"SecurityOpt": ["seccomp=unconfined"]}',
-        '{"SecurityOpt": ["no-new-privileges", "apparmor:unconfined"]}',
+        '{"NetworkMode": "container:db"}',
+        '{"NetworkMode": "stack_database"}',
+        '{"MaskedPaths": []}',
+        '{"CapAdd": ["]", "SYS_ADMIN"]}',
+        '{"CapAdd": ["CAP_SYS_PTRACE"]}',
+        '{"CapAdd": ["DAC_READ_SEARCH"]}',
+        '{"SecurityOpt": ["label=user:]", "seccomp=unconfined"]}',
+        '{"SecurityOpt": ["no-new-privileges:false"]}',
+        '{"UsernsMode": "host"}',
+        '{"LogConfig": {"Type": "json-file", "Config": {}}}',
+        '{"DeviceRequests": [{"Driver": "cdi", "Count": 1, "Capabilities": [["gpu"]]}]}',
+        '{"DeviceRequests": [{"Count": 1, "Capabilities": [["gpu", "all"]]}]}',
+        '{"Memory": 1e3}',
+        '{"Memory": NaN}',
+        '{"PidsLimit": -1}',
+        '{"Mounts": [{"Type": "tmpfs", "Target": "/x"}]}',
+        '{"Mounts": [{"Type": "volume", "Source": "proxy-test-none", "Target": "/x"}]}',
+        '{"Mounts": [{"Type": "volume", "Source": "/", "Target": "/x"}]}',
+        '{"Mounts": [{"Type": "volume", "Source": "x", "Target": "/x/../proc"}]}',
         '{"x": "' + 900_000 * "x" + '"}',
+        "[" * 100_000 + "]" * 100_000,
+        "null",
     ],
-    ids=lambda text: text[:40],
+    ids=lambda text: text[:50],
 )
-def test_a_container_with_more_rights_than_a_tasks_is_refused(port: int, host_config: str) -> None:
+def test_what_a_task_does_not_ask_for_is_refused(port: int, host_config: str) -> None:
     assert created(port, host_config) == 403
 
 
 @pytest.mark.parametrize(
     "host_config",
     [
-        '{"Privileged": false, "NetworkMode": "bridge", "Binds": null, "Devices": []}',
-        '{"CapAdd": ["CHOWN", "DAC_READ_SEARCH"], "CapDrop": ["ALL"], "UsernsMode": "host"}',
-        '{"Env": ["A=\\"privileged\\": true", "B=\\u00fc"]}',
-        '{"x": "' + 600_000 * "x" + '"}',
+        "{}",
+        '{"Privileged": false, "NetworkMode": "bridge", "Init": true, "Mounts": []}',
+        '{"CapAdd": ["CHOWN", "CAP_NET_ADMIN"], "CapDrop": ["ALL"], "NanoCpus": 1500000000}',
+        '{"SecurityOpt": ["no-new-privileges"], "Memory": 67108864, "MemorySwap": 67108864}',
+        '{"\\u0049nit": true, "ShmSize": 1, "PidsLimit": 4096}',
     ],
-    ids=lambda text: text[:40],
+    ids=lambda text: text[:50],
 )
-def test_a_container_of_a_tasks_kind_is_for_the_engine_to_check(
-    port: int, host_config: str
-) -> None:
+def test_what_a_task_asks_for_is_for_the_engine_to_make(port: int, host_config: str) -> None:
     # It has no such image.
     assert created(port, host_config) == 404
+
+
+@pytest.mark.parametrize(
+    "env", [['A="privileged": true'], ["B=ü\u2028\U0001f600"], ["x" * 600_000]]
+)
+def test_a_tasks_own_words_may_be_any(port: int, env: list[str]) -> None:
+    assert created(port, "{}", Env=env) == 404
+
+
+def test_what_docker_py_says_of_gpus_is_for_the_engine_to_check(port: int) -> None:
+    """In the words of a real client, whose defaults are of its version."""
+    request = docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])
+    assert created(port, json.dumps({"DeviceRequests": [request]})) == 404
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"moonmind.job_id": "00000000-0000-4000-8000-000000000001"},
+        {"moonmind.job_id": NO_JOB, "traefik.enable": "true"},
+        {"moonmind.job_id": NO_JOB, "moonmind.JOB_ID": NO_JOB},
+        {"moonmind.job_id": 1},
+    ],
+)
+def test_a_container_with_other_labels_than_its_jobs_is_refused(
+    port: int, labels: dict[str, object]
+) -> None:
+    assert created(port, "{}", Labels=labels) == 403
+
+
+HELPER = {
+    "NetworkMode": "none",
+    "ReadonlyRootfs": True,
+    "CapDrop": ["ALL"],
+    "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER"],
+    "SecurityOpt": ["no-new-privileges"],
+    "UsernsMode": "host",
+    "LogConfig": {"Type": "json-file", "Config": {"max-size": "64k"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({}, 403),
+        ({"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]}, 403),
+        ({"NetworkMode": "bridge"}, 403),
+        ({"ReadonlyRootfs": False}, 403),
+        ({"CapDrop": []}, 403),
+        ({"CapAdd": ["NET_ADMIN"]}, 403),
+        ({"UsernsMode": "private"}, 403),
+        ({"LogConfig": {"Type": "syslog", "Config": {}}}, 403),
+    ],
+)
+def test_what_is_the_helpers_alone_goes_with_nothing_else(
+    port: int, change: dict[str, object], status: int
+) -> None:
+    folder = f"/srv/jobs/{NO_JOB}"
+    own = {"Type": "bind", "Source": folder, "Target": f"/work/agent_jobs/{NO_JOB}"}
+    helper = f"mm-task-{NO_JOB}-1-files"
+    # The engine has no such folder.
+    assert created(port, json.dumps({**HELPER, "Mounts": [own]}), helper) == 400
+    host_config = json.dumps({**HELPER, "Mounts": [own], **change})
+    assert created(port, host_config, helper if change else TASK) == status
+
+
+def test_what_an_operator_names_is_let_through() -> None:
+    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": "SYS_PTRACE"}
+    with docker_proxy(**{f"DOCKER_PROXY_{key}": each for key, each in settings.items()}) as port:
+        assert created(port, '{"NetworkMode": "builds"}') == 404
+        assert created(port, '{"CapAdd": ["CAP_SYS_PTRACE"]}') == 404
+        models = '{"Mounts": [{"Type": "volume", "Source": "models", "Target": "/models"}]}'
+        assert created(port, models) == 404
+        assert created(port, models.replace("models", "model")) == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("NETWORKS", "host", "host is no task's network"),
+        ("CAPABILITIES", "ALL", "name each"),
+    ],
+)
+def test_what_no_operator_can_allow_is_refused_at_the_start(
+    name: str, value: str, says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        Settings.from_environment({f"DOCKER_PROXY_{name}": value})
+
+
+def test_a_bind_mount_is_refused_unless_it_is_allowed_and_a_jobs_folder(port: int) -> None:
+    def mounts(source: str, target: str) -> str:
+        return json.dumps({"Mounts": [{"Type": "bind", "Source": source, "Target": target}]})
+
+    own = f"/work/agent_jobs/{NO_JOB}"
+    # The engine has no such folder.
+    assert created(port, mounts(f"/srv/{NO_JOB}", own)) == 400
+    assert created(port, mounts("/", own)) == 403
+    assert created(port, mounts(f"/srv/{NO_JOB}/..", own)) == 403
+    assert created(port, mounts(f"/srv/{NO_JOB}", "/host")) == 403
+    with docker_proxy() as strict:
+        assert created(strict, mounts(f"/srv/{NO_JOB}", own)) == 403
+
+
+def run_volume(device: str, **more: object) -> str:
+    """The creation of the volume that shows a job's folder, or another."""
+    options = {"type": "none", "o": "bind", "device": device}
+    labels = {"moonmind.job_id": NO_JOB}
+    name = f"mm-task-{NO_JOB}-1-workspace"
+    return json.dumps(
+        {"Name": name, "Driver": "local", "DriverOpts": options, "Labels": labels, **more}
+    )
+
+
+def test_a_volume_leads_to_the_jobs_own_folder_alone(port: int, workspace_volume: str) -> None:
+    made = ["docker", "volume", "create", workspace_volume]
+    subprocess.run(made, check=True, capture_output=True)
+    shown = ["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", workspace_volume]
+    folder = subprocess.check_output(shown, text=True).strip()
+    own = f"{folder}/{NO_JOB}"
+    try:
+        for refused in (
+            run_volume("/"),
+            run_volume(folder),
+            run_volume(f"{own}/.."),
+            run_volume(f"{own}/"),
+            run_volume(f"{folder}/00000000-0000-4000-8000-000000000001"),
+            run_volume(own, DriverOpts={"type": "nfs", "o": "addr=10.0.0.1", "device": own}),
+            run_volume(own, DriverOpts={"type": "none", "o": "bind,suid", "device": own}),
+            run_volume(own, Driver="other"),
+            run_volume(own, Name="cache"),
+            run_volume(own, Labels={}),
+        ):
+            assert asked(port, "POST", "/volumes/create", refused)[0] == 403, refused
+        assert asked(port, "POST", "/volumes/create", run_volume(own))[0] == 201
+    finally:
+        made_volume = f"/volumes/mm-task-{NO_JOB}-1-workspace"
+        assert asked(port, "DELETE", made_volume)[0] in (204, 404)
+
+
+@pytest.mark.parametrize("options", [{}, {"Subpath": NO_JOB}, {"Subpath": "."}, {"NoCopy": True}])
+def test_the_workspace_and_others_volumes_are_not_mounted_as_they_are(
+    port: int, workspace_volume: str, options: dict[str, object]
+) -> None:
+    def status(source: str) -> int:
+        mount = {"Type": "volume", "Source": source, "Target": "/x", "VolumeOptions": options}
+        return created(port, json.dumps({"Mounts": [mount]}))
+
+    # An engine before 26 would not know what a sub-path is, and make the container.
+    is_own = options == {"Subpath": NO_JOB}
+    assert status(workspace_volume) == (404 if is_own else 403)
+    assert status("somebody-elses") == 403
+
+
+def test_of_volumes_only_caches_are_removed(port: int, volume: str) -> None:
+    subprocess.run(["docker", "volume", "create", volume], check=True, capture_output=True)
+    status, says = asked(port, "DELETE", f"/volumes/{volume}")
+    assert (status, "it is no cache" in says) == (403, True)
+    subprocess.run(["docker", "volume", "rm", volume], check=True, capture_output=True)
+    cache = json.dumps({"Name": volume, "Labels": {"moonmind.cache": "true"}})
+    assert asked(port, "POST", "/volumes/create", cache)[0] == 201
+    assert asked(port, "DELETE", f"/volumes/{volume}")[0] == 204
+
+
+def test_a_container_of_somebody_else_is_not_reached_by_its_id(port: int) -> None:
+    name = f"proxy-test-{uuid4().hex}"
+    create = ["docker", "create", "--name", name, BUSYBOX, "true"]
+    container_id = subprocess.check_output(create, text=True).strip()
+    try:
+        box = f"/containers/{container_id}"
+        for call in (f"GET {box}/json", f"GET {box}/logs", f"POST {box}/start", f"DELETE {box}"):
+            status, says = asked(port, *call.split())
+            assert (status, "is not a task's" in says) == (403, True)
+    finally:
+        subprocess.run(["docker", "rm", name], check=True, capture_output=True)
 
 
 def test_a_body_of_unknown_length_is_refused(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     pieces = (each for each in (b'{"Image": "none"', b', "HostConfig": {}}'))
-    connection.request("POST", "/containers/create?name=mm-task-1", pieces)
+    connection.request("POST", f"/containers/create?name=mm-task-{NO_JOB}-1", pieces)
     assert connection.getresponse().status == 403
     connection.close()
 
 
-@pytest.mark.parametrize("version", ["1.12", "1.9", "1.23"])
+@pytest.mark.parametrize("version", ["1.12", "1.9", "1.23", "1.023", "01.41", "1.41/v1.41", "2.0"])
+@pytest.mark.parametrize("body", ["", '{"Privileged": true}'])
 def test_an_api_version_that_starts_a_container_with_settings_is_refused(
-    port: int, version: str
+    port: int, version: str, body: str
 ) -> None:
-    path = f"/v{version}/containers/{ID}/start"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", path, '{"Privileged": true}', {"Content-Type": "application/json"})
-    assert connection.getresponse().status == 403
-    connection.close()
+    assert asked(port, "POST", f"/v{version}/containers/{ID}/start", body)[0] == 403
 
 
-def test_a_bind_mount_is_refused_unless_it_is_allowed(port: int) -> None:
-    mounts = '{"Mounts": [{"Source": "/", "Target": "/host", "type" : "bind"}]}'
-    assert created(port, mounts) == 404
-    with haproxy_at() as strict:
-        assert created(strict, mounts) == 403
-        assert created(strict, mounts.replace("bind", "volume")) in (400, 404)
+@pytest.mark.parametrize("body", ["{}", '{"Privileged": true}', "null", " "])
+def test_a_call_that_takes_no_body_is_refused_with_one(port: int, body: str) -> None:
+    assert asked(port, "POST", f"/v1.41/containers/{ID}/start", body)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "fromSrc=http%3A%2F%2F127.0.0.1%3A1%2Fx",
+        "fromImage=&fromSrc=http%3A%2F%2F127.0.0.1%3A1%2Fx&repo=busybox&tag=1",
+        "fromImage=&tag=1",
+        "fromImage=busybox",
+        "fromImage=busybox&tag=1&repo=other",
+        "fromImage=busybox&tag=1&changes=CMD+sh",
+        "fromImage=busybox&tag=1&fromImage=other",
+        "fromImage=busybox&tag=1&from%49mage=other",
+        "fromimage=busybox&tag=1",
+        "fromImage=../busybox&tag=1",
+        "fromImage=busybox&tag=1%0d%0aX:y",
+    ],
+)
+def test_an_image_is_pulled_by_its_name_and_in_no_other_way(port: int, query: str) -> None:
+    assert asked(port, "POST", f"/images/create?{query}")[0] == 403

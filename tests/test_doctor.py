@@ -35,10 +35,11 @@ from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.command import Here, server_at
 from tests.cutting_proxy import CuttingProxy
+from tests.docker_proxy import docker_proxy
 from tests.findings import assert_all_ok, only
 from tests.host_mistakes import Told, tells
+from tests.refusing_proxy import Said, refusing_proxy
 from tests.runs import BUSYBOX
-from tests.test_docker_proxy import CONFIG, haproxy_at
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -265,33 +266,20 @@ def test_room_is_rated_by_bytes_and_files(free_bytes: int, free_files: int, leve
 async def test_the_engine_passes_with_and_without_the_proxy_of_the_stack(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with haproxy_at(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+    with docker_proxy(DOCKER_PROXY_BIND_MOUNTS="allow") as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = chosen((Part.ENGINE,), DEPLOYMENT, 2)
         assert_all_ok([each for _, each in await run_checks(checks, lambda _: None)])
     assert not host.exists()
 
 
-NOT_HERE = """deny_status 403 content-type application/json string '{"message":"not here"}'"""
-
-
-def without(call: str, config: Path, answer: str = NOT_HERE) -> Path:
-    """The stack's proxy, which refuses what matches `call` as well."""
-    first = '    acl allowed var(txn.call) -m str "GET /_ping"\n'
-    rule = f'    http-request deny {answer} if {{ var(txn.call) -m reg "{call}" }}\n'
-    text = CONFIG.read_text()
-    assert first in text
-    config.write_text(text.replace(first, first + rule))
-    return config
-
-
 @tells(host_mistakes.FORBIDDEN)
 @pytest.mark.docker
 async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told
+    monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
-    config = without("^(POST .*/attach|DELETE /volumes/.*)", tmp_path / "haproxy.cfg")
-    with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+    refused = "POST .*/attach|DELETE /volumes/.*"
+    with docker_proxy() as ours, refusing_proxy(ours, refused) as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.check_engine())
@@ -304,16 +292,15 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
 @pytest.mark.parametrize(
     ("answer", "says", "mend"),
     [
-        ("deny_status 503", "(503: 503 Service Unavailable", "reaches no engine"),
-        ("deny_status 400 content-type text/plain string blocked", "(400: blocked)", "DOCKER_HOST"),
-        ("deny_status 407", "(407: ", "NO_PROXY"),
+        (Said(503, "<h1>503 Service Unavailable</h1>"), "(503: 503 Service", "reaches no engine"),
+        (Said(400, "blocked"), "(400: blocked)", "DOCKER_HOST"),
+        (Said(407, ""), "(407: ", "NO_PROXY"),
     ],
 )
 async def test_what_is_no_answer_of_an_engine_is_told_with_its_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, says: str, mend: str
+    monkeypatch: pytest.MonkeyPatch, answer: Said, says: str, mend: str
 ) -> None:
-    config = without("^POST .*/(start|wait)", tmp_path / "haproxy.cfg", answer)
-    with haproxy_at(config, DOCKER_PROXY_BIND_MOUNTS="allow") as port:
+    with docker_proxy() as ours, refusing_proxy(ours, "POST .*/(start|wait)", answer) as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.check_engine())

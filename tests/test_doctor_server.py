@@ -31,10 +31,10 @@ from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.answering import Answering
 from tests.command import server_at
+from tests.docker_proxy import docker_proxy
 from tests.findings import assert_all_ok, only
 from tests.host_mistakes import Told, tells
 from tests.registry import PASSWORD, USER, Registry
-from tests.test_docker_proxy import haproxy_at
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -332,7 +332,7 @@ async def test_a_log_in_that_a_proxy_lets_nobody_try_is_no_fault(
         username=USER, password=PASSWORD, registry_url=private_registry.host
     )
     await saved(credentials, "good")
-    with haproxy_at() as port:
+    with docker_proxy() as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
         found = only(await check_registries(), Level.WARNING)
     assert "could not be tried" in found.says

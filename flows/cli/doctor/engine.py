@@ -138,8 +138,8 @@ def quiet_finding(found: Quiet, wanted_seconds: float, address: str) -> Finding:
     how = f"cut after {lasted}" if found.seconds < wanted_seconds - 2 else "forgotten on its way"
     says = f"one to {address} was {how}, and should last {wanted_seconds:g} s"
     mend = (
-        "raise the time-outs of the proxy for client, server and tunnel, as "
-        "deploy/docker-proxy/haproxy.cfg does; until then, each cut costs a run a reconnect"
+        "raise the time-outs of the proxy for client, server and tunnel: a task may be quiet for "
+        "as long as it runs; until then, each cut costs a run a reconnect"
     )
     return warning(QUIET, says, mend)
 

@@ -26,7 +26,6 @@ def read_evidence(client: docker.DockerClient, name: str, since: datetime) -> Ev
         # The engine refuses a window that ends before it begins.
         window = {"since": f"{start:.6f}", "until": f"{max(_now(client), start):.6f}"}
         filters = {"container": [name], "event": _ACTIONS, "type": ["container"]}
-        # The docker-proxy lets exactly this query through, spaces and order included.
         query = window | {"filters": json.dumps(filters, separators=(",", ":"))}
         # docker-py's own `events` waits without limit and takes a cut connection for the end.
         api = client.api

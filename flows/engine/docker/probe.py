@@ -20,19 +20,25 @@ import requests
 from flows.engine.docker.client import Connection, require_ok, translated, url
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable
-from flows.spec import LABEL_JOB_ID, NAME_PREFIX
+from flows.spec import LABEL_CACHE, LABEL_JOB_ID, NAME_PREFIX
 
 _SECONDS = 10.0
 # A container that no run can ever have.
-_NOBODY = f"{NAME_PREFIX}00000000-0000-4000-8000-000000000000-1"
+_NO_JOB = "00000000-0000-4000-8000-000000000000"
+_NOBODY = f"{NAME_PREFIX}{_NO_JOB}-1"
 # Nothing listens there, on any host: the engine is refused before it fetches anything.
 _NOWHERE = "127.0.0.1:9/moonmind/doctor"
+_NO_CONTAINER = {
+    "Image": f"{_NOWHERE}:none",
+    "Labels": {LABEL_JOB_ID: _NO_JOB},
+    "HostConfig": {"NetworkMode": "none"},
+}
 
 
 class Obstacle(Enum):
     """What stands between this host and an engine; the value is how to mend it."""
 
-    FORBIDDEN = "allow these calls in the proxy; deploy/docker-proxy/haproxy.cfg is one that does"
+    FORBIDDEN = "allow these calls in the proxy; the docker-proxy of docker-compose.yaml does"
     LOG_IN = (
         "this is a web proxy that wants a log-in: add the engine's host to NO_PROXY in the "
         "environment of the worker"
@@ -43,7 +49,7 @@ class Obstacle(Enum):
     )
     BROKEN = (
         "see in the log of the proxy, or of the engine where there is none, why it broke off or "
-        "kept silent; deploy/docker-proxy/haproxy.cfg has time-outs that are long enough"
+        "kept silent; a proxy needs the patience of a task that is quiet for as long as it runs"
     )
     STRANGE = "see whether DOCKER_HOST names an engine, and the log of what stands before it"
 
@@ -91,7 +97,7 @@ def _calls(now: float) -> list[Call]:
         Call("GET", f"/images/{_NOWHERE}:none/json"),
         Call("GET", f"/distribution/{_NOWHERE}:none/json"),
         Call("POST", f"/images/create?fromImage={_NOWHERE}&tag=none"),
-        Call("POST", f"/containers/create?name={_NOBODY}", {"Image": f"{_NOWHERE}:none"}),
+        Call("POST", f"/containers/create?name={_NOBODY}", _NO_CONTAINER),
         *(Call("GET", f"{box}/{what}") for what in ("json", "changes")),
         Call("GET", f"{box}/logs?stdout=1"),
         Call("GET", f"{box}/stats?stream=0"),
@@ -100,7 +106,7 @@ def _calls(now: float) -> list[Call]:
         Call("DELETE", box),
         Call("GET", f"/volumes/{_NOBODY}"),
         # Too short for a name.
-        Call("POST", "/volumes/create", {"Name": "-"}),
+        Call("POST", "/volumes/create", {"Name": "x", "Labels": {LABEL_CACHE: "true"}}),
         Call("DELETE", f"/volumes/{_NOBODY}-workspace"),
         Call("GET", f"/containers/json?limit=-1&all=1&size=0&trunc_cmd=0&{ours}", is_listing=True),
         Call("GET", f"/volumes?{ours}", is_listing=True),

@@ -1,0 +1,149 @@
+"""What only the engine can tell: whose container an id is, and whose data a volume shows."""
+
+from collections import OrderedDict
+from typing import Any
+
+from flows.docker_proxy.bodies import BindMount, Container, Helper, Mount, RunVolume, VolumeMount
+from flows.docker_proxy.calls import Said
+from flows.docker_proxy.engine import Engine
+from flows.docker_proxy.names import Task, task_of
+from flows.docker_proxy.queries import Create
+from flows.docker_proxy.refused import Refused, shown
+from flows.docker_proxy.settings import Settings
+from flows.spec import JOB_ROOT, LABEL_CACHE, LABEL_JOB_ID
+
+_NOT_OURS = "is not a task's, and no other can be reached"
+_REMEMBERED = 4096
+_ID_LENGTH = 64
+# Since Engine 26, a folder of a volume is mounted by itself, over no link.
+_SUBPATH_API = (1, 45)
+
+
+class Rights:
+    """Answers with `Refused`, or not at all."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._ours: OrderedDict[str, None] = OrderedDict()
+
+    async def require(self, said: Said) -> None:
+        """Whatever of a request the engine has to be asked about."""
+        if len(container := said.names.get("container", "")) == _ID_LENGTH:
+            await self.require_task(container)
+        if volume := said.names.get("removable"):
+            await self.require_removable(volume)
+        if isinstance(said.query, Create) and isinstance(said.body, Container):
+            await self.require_container(said.query.name, said.body)
+        if isinstance(said.body, RunVolume):
+            await self.require_run_volume(said.body)
+
+    async def require_task(self, container_id: str) -> None:
+        """An id says nothing of whose it is; its name does. One that is gone is the engine's to
+        tell of."""
+        if container_id in self._ours:
+            return
+        found = (await self._engine.ask(f"/containers/{container_id}/json")).json()
+        if found is None:
+            return
+        if not task_of(str(found["Name"]).lstrip("/")):
+            raise Refused(f"refuses the container {container_id[:12]}: it {_NOT_OURS}")
+        self._ours[container_id] = None
+        if len(self._ours) > _REMEMBERED:
+            self._ours.popitem(last=False)
+
+    async def require_container(self, name: str, body: Container) -> None:
+        """What it is to have must be its own job's, a cache, or what an operator allows."""
+        task = _task(name, body.Labels)
+        if isinstance(body, Helper) and not task.is_helper:
+            raise Refused(f"refuses {shown(name)}: UsernsMode and LogConfig are the helper's alone")
+        host, settings = body.HostConfig, self._settings
+        if host.NetworkMode and host.NetworkMode not in settings.networks:
+            raise Refused(
+                f"refuses the network {shown(host.NetworkMode)}: DOCKER_PROXY_NETWORKS does not "
+                "name it"
+            )
+        added = {each.removeprefix("CAP_") for each in host.CapAdd}
+        if beyond := sorted(added - settings.capabilities):
+            raise Refused(
+                f"refuses the capability {', '.join(beyond)}: DOCKER_PROXY_CAPABILITIES does not "
+                "name it"
+            )
+        for mount in host.Mounts:
+            await self._require_mount(name, task, mount)
+
+    async def require_run_volume(self, body: RunVolume) -> None:
+        """It leads into the workspace volume, to its own job's folder, and only where the engine
+        knows no better way."""
+        task = _task(body.Name.removesuffix("-workspace"), body.Labels)
+        version = (await self._engine.ask("/_ping")).headers.get(b"api-version", b"0.0").decode()
+        if tuple(map(int, version.split("."))) >= _SUBPATH_API:
+            raise Refused("refuses a volume that leads to a folder: this engine mounts sub-paths")
+        if body.DriverOpts.device != await self._folder(task):
+            raise Refused(
+                f"refuses a volume of {shown(body.DriverOpts.device)}: it is not the job's folder "
+                "in the volume that DOCKER_PROXY_WORKSPACE_VOLUME names"
+            )
+
+    async def require_removable(self, volume: str) -> None:
+        """Of volumes, the caches that the runner made may go, and what one run had."""
+        found = await self._volume(volume)
+        if found is not None and not _is_cache(found):
+            raise Refused(f"refuses to remove the volume {shown(volume)}: it is no cache")
+
+    async def _require_mount(self, name: str, task: Task, mount: Mount) -> None:
+        if isinstance(mount, BindMount):
+            return self._require_bind(task, mount)
+        source, settings = mount.Source, self._settings
+        if mount.VolumeOptions:
+            if (source, mount.VolumeOptions.Subpath) != (settings.workspace_volume, task.job_id):
+                raise Refused(
+                    f"refuses a folder of the volume {shown(source)}: it is not the job's in the "
+                    "volume that DOCKER_PROXY_WORKSPACE_VOLUME names"
+                )
+            return None
+        if source == f"{name}-workspace":
+            return await self._require_own_folder(task, mount)
+        if source in settings.volumes:
+            return None
+        if not _is_cache(await self._volume(source)):
+            raise Refused(
+                f"refuses the volume {shown(source)}: it is no cache of this runner, and "
+                "DOCKER_PROXY_VOLUMES does not name it"
+            )
+        return None
+
+    def _require_bind(self, task: Task, mount: BindMount) -> None:
+        if not self._settings.bind_mounts:
+            raise Refused(
+                "refuses bind mounts; DOCKER_PROXY_BIND_MOUNTS=allow is for workers that are no "
+                "containers"
+            )
+        own = f"{JOB_ROOT}/{task.job_id}"
+        if mount.Target != own or not mount.Source.endswith(f"/{task.job_id}"):
+            raise Refused(f"refuses a bind mount of {shown(mount.Source)}: it is no job's folder")
+
+    async def _require_own_folder(self, task: Task, mount: VolumeMount) -> None:
+        found = await self._volume(mount.Source)
+        if found is None or (found["Options"] or {}).get("device") != await self._folder(task):
+            raise Refused(f"refuses the volume {shown(mount.Source)}: it is not the job's folder")
+
+    async def _folder(self, task: Task) -> str | None:
+        """Where the job's folder lies on the engine's host."""
+        workspace = self._settings.workspace_volume
+        found = await self._volume(workspace) if workspace else None
+        return f"{found['Mountpoint']}/{task.job_id}" if found else None
+
+    async def _volume(self, name: str) -> dict[str, Any] | None:
+        return (await self._engine.ask(f"/volumes/{name}")).json()
+
+
+def _is_cache(volume: dict[str, Any] | None) -> bool:
+    return volume is not None and (volume["Labels"] or {}).get(LABEL_CACHE) == "true"
+
+
+def _task(name: str, labels: dict[str, str]) -> Task:
+    task = task_of(name)
+    if task is None or labels.get(LABEL_JOB_ID) != task.job_id:
+        raise Refused(f"refuses {shown(name)}: its label {LABEL_JOB_ID} is not the job's")
+    return task

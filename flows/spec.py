@@ -22,27 +22,35 @@ LABEL_JOB_ID = "moonmind.job_id"
 LABEL_EXPIRES_AT = "moonmind.expires_at"
 LABEL_SPEC = "moonmind.spec_sha256"
 LABEL_CACHE = "moonmind.cache"
+LABEL_CACHE_OWNER = "moonmind.cache_owner"
+# The owner of a cache that every run may mount.
+EVERYBODY = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at one flow run: whose container it is, and when the spec was made."""
+    """One attempt at one flow run: whose container it is, and when the spec was made. `deployment`
+    is the run's, as flow and name; empty where it has none."""
 
     job_id: str
     attempt: int
     worker: str
     now: datetime
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """What the container sees at `target`: `bind`, the job's own folder at `source` on the engine's
-    host; `volume`, the folder `subpath` of a named volume; or `cache`, a whole named volume."""
+    host; `volume`, the folder `subpath` of a named volume; or `cache`, a whole named volume, which
+    belongs to `owner`, and to nobody where that is empty."""
 
     kind: Literal["bind", "volume", "cache"]
     source: str
     target: str
     subpath: str = ""
+    # As the mounts of a spec that an earlier version noted have none.
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,9 @@ def test_an_older_engine_gets_a_volume_that_shows_one_folder() -> None:
 
 
 def test_a_cache_volume_is_recognisable_and_belongs_to_no_job() -> None:
-    arguments = cache_volume_arguments(Mount("cache", "nuget_cache", "/c"))
-    assert arguments == {"name": "nuget_cache", "labels": {"moonmind.cache": "true"}}
+    arguments = cache_volume_arguments(Mount("cache", "nuget_cache", "/c", owner="repository:x/y"))
+    labels = {"moonmind.cache": "true", "moonmind.cache_owner": "repository:x/y"}
+    assert arguments == {"name": "nuget_cache", "labels": labels}
 
 
 @bounded(120)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -18,7 +19,7 @@ from flows.engine.contract import Engine, Tailed
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.selection import ENGINES, OpenEngine, open_engine
 from flows.engine.types import Owner, plan_reclaim
-from flows.errors import ContainerGone, EngineError, ImageError
+from flows.errors import ContainerGone, EngineError, ImageError, Rejected
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec
 from flows.testing import FakeEngine
@@ -263,6 +264,22 @@ async def test_what_is_owned_is_discarded_while_it_carries_its_jobs_label(case: 
     assert await case.engine.find(spec)
     assert [await case.engine.discard(ours) for _ in range(2)] == [True, False]
     assert not await case.engine.find(spec)
+
+
+async def test_a_cache_of_another_owner_is_refused(case: Case) -> None:
+    name = f"contract-{uuid4().hex}"
+    spec = await case.created("print", cacheVolumes=[{"name": name, "target": "/c"}])
+    job, cache = spec.mounts
+    try:
+        await case.engine.destroy(spec)
+        theirs = replace(spec, mounts=(job, replace(cache, owner="repository:x/y")))
+        with pytest.raises(Rejected, match="belongs to flow:container-task, and this run is of re"):
+            await case.engine.create(theirs, await case.engine.pull(theirs), {})
+        await case.engine.create(spec, await case.engine.pull(spec), {})
+    finally:
+        await case.engine.destroy(spec)
+        if case.kind == "docker":
+            docker("volume", "rm", name)
 
 
 async def test_what_merely_carries_a_jobs_label_is_nobodys_to_remove(case: Case) -> None:

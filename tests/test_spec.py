@@ -237,12 +237,13 @@ def test_the_spec_prints_as_json() -> None:
             "ARTIFACT_DIR": f"{JOB}/artifacts/container",
         },
         "mounts": [
-            {"kind": "bind", "source": "/srv/jobs/7f1e", "target": JOB, "subpath": ""},
+            {"kind": "bind", "source": "/srv/jobs/7f1e", "target": JOB, "subpath": "", "owner": ""},
             {
                 "kind": "cache",
                 "source": "nuget_cache",
                 "target": "/home/app/.nuget/packages",
                 "subpath": "",
+                "owner": "repository:example.org/team/game",
             },
         ],
         "artifacts_subdir": "container",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from datetime import timedelta
 
+from flows.payload.caches import cache_mounts
 from flows.payload.container import Container
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
@@ -48,10 +49,9 @@ def compile_spec(
     container = payload.task.container
     if container.image is None or container.command is None:
         raise ValueError("only a payload with an enabled container compiles")
-    require_allowed(payload, policy)
+    require_allowed(payload, policy, mount)
     job_dir, limits = f"{JOB_ROOT}/{run.job_id}", container.resources
     grace = container.stop_grace_seconds
-    caches = (Mount("cache", each.name, each.target) for each in container.cache_volumes)
     spec = ContainerSpec(
         job_id=run.job_id,
         attempt=run.attempt,
@@ -61,7 +61,7 @@ def compile_spec(
         command=container.command,
         workdir=(container.workdir or f"{job_dir}/repo").replace(JOB_ID_PLACEHOLDER, run.job_id),
         env={**container.env, **_own_variables(payload, run)},
-        mounts=(mount, *caches),
+        mounts=(mount, *cache_mounts(payload, policy, run)),
         artifacts_subdir=container.artifacts_subdir,
         pull_timeout_seconds=container.pull_timeout_seconds,
         timeout_seconds=_time_limit(container, policy, default_timeout_seconds),
@@ -122,4 +122,6 @@ def _fingerprint(spec: ContainerSpec) -> str:
         if name not in ("attempt", "name", "labels")
         and (name in _ALWAYS_IN_FINGERPRINT or value != defaults[name])
     }
+    # Whose a cache is, is no part of the task, as the first fingerprints had it.
+    plain["mounts"] = [{k: v for k, v in each.items() if k != "owner"} for each in plain["mounts"]]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -81,8 +81,13 @@ class Policy(BaseModel):
     )  # fmt: skip
     allowed_volumes: Globs = Field(
         default_factory=list, title="Allowed volumes",
-        description="Existing volumes that tasks may mount as caches, as globs. Volumes that the "
-        "runner made itself for a cache are always allowed; others hold somebody's data.",
+        description="Existing volumes with somebody's data that tasks may mount as caches, as "
+        "globs. One of a Compose project must be named in full.",
+    )  # fmt: skip
+    allowed_caches: Globs = Field(
+        default_factory=list, title="Shared caches",
+        description="Caches that every task may mount, as globs. Others are for runs of the "
+        "repository, or without one of the deployment, whose run made them.",
     )  # fmt: skip
     network: Annotated[str, AfterValidator(fields.network)] = Field(
         default="bridge", title="Network",

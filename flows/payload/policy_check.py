@@ -12,19 +12,22 @@ from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.repository import REPO_AUTH
+from flows.spec import Mount
 from flows.units import memory_bytes
 
 POLICY_BLOCK = "the block moonmind-container-policy/default"
 
 
-def require_allowed(payload: TaskPayload, policy: Policy) -> None:
-    """Raise `PolicyRefused` with every rule of `policy` that forbids this task."""
+def require_allowed(payload: TaskPayload, policy: Policy, mount: Mount | None = None) -> None:
+    """Raise `PolicyRefused` with every rule of `policy` that forbids this task; `mount` is that of
+    the job's folder, where it is known."""
     container = payload.task.container
     faults = [
         *_image_faults(container, policy),
         *_repository_faults(payload, policy),
         *_named_faults(payload, policy),
         *_ceiling_faults(container, policy),
+        *_workspace_faults(container, mount),
     ]
     if faults:
         raise PolicyRefused(faults)
@@ -157,6 +160,17 @@ def _ceiling_faults(container: Container, policy: Policy) -> Iterator[Fault]:
                 f"task.container.{key}",
                 f"is above the ceiling of the container policy ({rule}: {shown}): ask for less, "
                 f"or have an operator change {rule} in {POLICY_BLOCK}",
+            )
+
+
+def _workspace_faults(container: Container, mount: Mount | None) -> Iterator[Fault]:
+    """The caches that name the volume of all job folders, which no policy allows."""
+    for index, each in enumerate(container.cache_volumes):
+        if mount and mount.kind == "volume" and each.name == mount.source:
+            yield Fault(
+                f"task.container.cacheVolumes[{index}].name",
+                f"is {each.name!r}, the volume that holds the job folders of all runs on this "
+                "host: choose another name",
             )
 
 

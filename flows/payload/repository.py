@@ -79,6 +79,14 @@ class Remote:
         return host + path.rstrip("/").removesuffix(".git")
 
     @property
+    def owner(self) -> str:
+        """Whose data a run of it leaves: its address. With an account of ssh's that is not git's
+        usual one, that too, as the path may lie below its home."""
+        parts, name = self._parts, self.address or self.display
+        is_usual = parts.scheme != "ssh" or parts.username in (None, "git")
+        return name if is_usual else f"{parts.username}@{name}"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must not appear in any text: the password, and a token in the user's place."""
         user = (self.username,) if self._user_is_a_token else ()

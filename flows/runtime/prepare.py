@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect import get_client, runtime
+from prefect.context import FlowRunContext
 
 from flows.attempt import Attempt, Prepared, RetryRules
 from flows.masking import Masker
@@ -101,7 +102,8 @@ async def _decide(raw: object, store: AttemptStore, host: HostSettings) -> Decid
     require_capabilities(payload, host.capabilities)
     policy = await policy_in_force()
     earlier = await _earlier_attempts(store)
-    run = Run(store.job_id, attempt=earlier + 1, worker=host.worker, now=datetime.now(UTC))
+    now, deployment = datetime.now(UTC), await _deployment(payload)
+    run = Run(store.job_id, earlier + 1, host.worker, now, deployment)
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
     spec = compile_spec(
         payload, policy, workspace.mount, run, default_timeout_seconds=host.timeout_seconds
@@ -111,6 +113,18 @@ async def _decide(raw: object, store: AttemptStore, host: HostSettings) -> Decid
     remote = await remote_of(payload)
     masker = Masker([*(remote.secrets if remote else ()), *variables.values()])
     return Decided(payload, policy, workspace, spec, remote, masker, earlier)
+
+
+async def _deployment(payload: TaskPayload) -> str:
+    """The run's deployment, where that is whose the payload's caches are."""
+    context = FlowRunContext.get()
+    if payload.remote or not payload.task.container.cache_volumes or context is None:
+        return ""
+    deployment_id = context.flow_run.deployment_id if context.flow_run else None
+    if deployment_id is None or context.flow is None:
+        return ""
+    async with get_client() as client:
+        return f"{context.flow.name}/{(await client.read_deployment(deployment_id)).name}"
 
 
 async def _rename(name: str, logger: Logger) -> None:

@@ -19,8 +19,9 @@ from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
-from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
-from flows.spec import ContainerSpec, Owned, is_named_for_its_job
+from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable, Rejected
+from flows.payload.caches import cache_labels, refusal
+from flows.spec import ContainerSpec, Mount, Owned, is_named_for_its_job
 from flows.testing.fake_container import FakeContainer, Program, succeed
 from flows.units import Resources
 
@@ -47,7 +48,7 @@ class FakeEngine(Engine):
     containers: dict[str, FakeContainer] = field(default_factory=dict, init=False)
     calls: list[str] = field(default_factory=list, init=False)
     _failures: list[BaseException] = field(default_factory=list, init=False)
-    _caches: dict[str, Path] = field(default_factory=dict, init=False)
+    _caches: dict[str, tuple[Mapping[str, str], Path]] = field(default_factory=dict, init=False)
 
     def take_failures(self) -> list[BaseException]:
         """What programs have raised, since this was last asked, that is no container's end."""
@@ -187,15 +188,19 @@ class FakeEngine(Engine):
     def _mounted(self, spec: ContainerSpec) -> Mapping[str, Path]:
         """The folder on disk for each mount; a cache keeps its own from run to run."""
         return {
-            mount.target: self._cache(mount.source) if mount.kind == "cache" else Path(mount.source)
+            mount.target: self._cache(mount) if mount.kind == "cache" else Path(mount.source)
             for mount in spec.mounts
         }
 
-    def _cache(self, name: str) -> Path:
-        if name not in self._caches:
-            self._caches[name] = folder = Path(mkdtemp(prefix=f"{name}-"))
+    def _cache(self, mount: Mount) -> Path:
+        if mount.source not in self._caches:
+            folder = Path(mkdtemp(prefix=f"{mount.source}-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return self._caches[name]
+            self._caches[mount.source] = cache_labels(mount), folder
+        labels, folder = self._caches[mount.source]
+        if said := refusal(mount, labels, []):
+            raise Rejected(said)
+        return folder
 
     def _get(self, spec: ContainerSpec) -> FakeContainer:
         if spec.name not in self.containers:

@@ -3,10 +3,14 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from flows.cli.check import read_json
@@ -99,27 +103,42 @@ def _recording(console: Console, what: str, *, has_api: bool) -> Recording:
             raise CommandError(f"there is no file {what}: name a run.json, a payload, or a run")
         with connected() as client:
             run = find_run(client, what)
-            payload = run.parameters.get("payload")
-            return recording_of(payload, metadata_of(client, run), str(run.id))
+            return _of_run(client, run, metadata_of(client, run))
     raw = read_json(what)
     if not is_run_json(raw) or not isinstance(raw, Mapping):
         return recording_of(raw, {}, None)
-    payload = _payload_of(str(raw["jobId"])) if has_api else None
-    if payload is not None:
-        return recording_of(payload, raw, str(raw["jobId"]))
+    if has_api and (known := _of_run_json(raw)):
+        return known
     console.say(
         f"The run's payload cannot be had, so what run.json does not tell is left out: {UNTOLD}."
     )
     return recording_of_run_json(raw)
 
 
-def _payload_of(run_id: str) -> Any:
-    """What the run of a run.json was submitted with; None where this server does not know it."""
+def _of_run_json(facts: Mapping[str, Any]) -> Recording | None:
+    """Of the run of a run.json; None where this server does not know it."""
     try:
         with connected() as client:
-            return client.read_flow_run(run_id).parameters.get("payload")  # type: ignore[arg-type]
+            run = client.read_flow_run(str(facts["jobId"]))  # type: ignore[arg-type]
+            has_payload = run.parameters.get("payload") is not None
+            return _of_run(client, run, facts) if has_payload else None
     except (ObjectNotFound, CommandError):
         return None
+
+
+def _of_run(client: SyncPrefectClient, run: FlowRun, facts: Mapping[str, Any]) -> Recording:
+    recording = recording_of(run.parameters.get("payload"), facts, str(run.id))
+    return replace(recording, deployment=_deployment_of(client, run))
+
+
+def _deployment_of(client: SyncPrefectClient, run: FlowRun) -> str:
+    """The deployment whose caches are the run's; empty where it has none any more."""
+    if run.deployment_id is None:
+        return ""
+    with suppress(ObjectNotFound):
+        flow, deployment = client.read_flow(run.flow_id), client.read_deployment(run.deployment_id)
+        return f"{flow.name}/{deployment.name}"
+    return ""
 
 
 def _warn(console: Console, recording: Recording, ended: Replayed) -> None:

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Recording:
     """A payload, and what its run made of it: the image's digest and id, and the commit. `job_id`
-    is the run's, where there was one."""
+    and `deployment` are the run's, where there was one."""
 
     payload: Mapping[str, Any]
     job_id: str | None = None
@@ -39,6 +39,7 @@ class Recording:
     image_id: str | None = None
     commit: str | None = None
     timeout_seconds: int | None = None
+    deployment: str = ""
 
     def pinned(self) -> dict[str, Any]:
         """The payload for the very same image and commit, where they are known."""

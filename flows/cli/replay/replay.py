@@ -177,7 +177,7 @@ async def _prepare(
     payload = runnable(recording.pinned())
     policy = allowing(payload, recording, await place.policy())
     host, now = HostSettings.from_environment(), datetime.now(UTC)
-    run = Run(str(uuid4()), attempt=1, worker=host.worker, now=now)
+    run = Run(str(uuid4()), 1, host.worker, now, recording.deployment)
     workspace = Workspace(place.root, run.job_id, place.volume)
     default = recording.timeout_seconds or host.timeout_seconds
     spec = compile_spec(payload, policy, workspace.mount, run, default_timeout_seconds=default)

@@ -11,8 +11,8 @@ from flows.engine.docker.options import OPTIONS
 from flows.errors import Fault, PolicyRefused
 from flows.payload.fields import mount_target
 from flows.payload.policy import Policy
-from flows.payload.policy_check import image_is_allowed
-from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
+from flows.payload.policy_check import image_is_allowed, is_allowed
+from flows.spec import EVERYBODY, JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec
 
 
 def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Policy) -> None:
@@ -31,6 +31,7 @@ def require_within(arguments: Mapping[str, Any], spec: ContainerSpec, policy: Po
     if not image_is_allowed(spec.image, policy):
         faults.append(_not_allowed("image", spec.image))
     faults += _mount_faults(arguments.get("mounts") or [], spec)
+    faults += _sharing_faults(spec, policy)
     if faults:
         raise PolicyRefused(faults)
 
@@ -39,7 +40,7 @@ def _mount_faults(mounts: list[Mapping[str, Any]], spec: ContainerSpec) -> Itera
     own = f"{JOB_ROOT}/{spec.job_id}"
     for mount in mounts:
         is_own = mount.get("Target") == own
-        if not (_shows_job(mount, spec) if is_own else _is_cache(mount)):
+        if not (_shows_job(mount, spec) if is_own else _is_cache(mount, spec)):
             yield _not_allowed("mounts", dict(mount))
     if sum(mount.get("Target") == own for mount in mounts) != 1:
         yield Fault("mounts", "do not show the job's own folder, once")
@@ -58,12 +59,23 @@ def _shows_job(mount: Mapping[str, Any], spec: ContainerSpec) -> bool:
     return mount.get("VolumeOptions") == {"Subpath": spec.job_id} and _is_volume(mount)
 
 
-def _is_cache(mount: Mapping[str, Any]) -> bool:
+def _is_cache(mount: Mapping[str, Any], spec: ContainerSpec) -> bool:
+    """Whether it is a named volume, and neither one of the runner's nor that of all jobs."""
+    name = str(mount.get("Source"))
+    jobs = {each.source for each in spec.mounts if each.kind == "volume"}
+    if name in jobs or name.startswith(NAME_PREFIX):
+        return False
     try:
         mount_target(mount.get("Target") or "")
     except ValueError:
         return False
     return set(mount) == {"Type", "Source", "Target"} and _is_volume(mount)
+
+
+def _sharing_faults(spec: ContainerSpec, policy: Policy) -> Iterator[Fault]:
+    for mount in spec.mounts:
+        if mount.owner == EVERYBODY and not is_allowed([mount.source], policy.allowed_caches):
+            yield _not_allowed("mounts", mount)
 
 
 def _is_volume(mount: Mapping[str, Any]) -> bool:

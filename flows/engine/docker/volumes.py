@@ -12,8 +12,8 @@ import docker.errors
 from flows.engine.docker.ownership import remove_own
 from flows.engine.types import Reclaim
 from flows.errors import Rejected
-from flows.payload.policy_check import is_allowed
-from flows.spec import LABEL_CACHE, ContainerSpec, Mount
+from flows.payload.caches import cache_labels, refusal
+from flows.spec import ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
@@ -42,8 +42,8 @@ def run_volume_arguments(spec: Named, mount: Mount, mountpoint: str) -> dict[str
 
 
 def cache_volume_arguments(mount: Mount) -> dict[str, Any]:
-    """Arguments for the creation of a cache volume, recognisable later as one of ours."""
-    return {"name": mount.source, "labels": {LABEL_CACHE: "true"}}
+    """Arguments for the creation of a cache volume, recognisable later as its owner's."""
+    return {"name": mount.source, "labels": dict(cache_labels(mount))}
 
 
 def mount_arguments(
@@ -72,7 +72,8 @@ def create_run_volume(
 def create_volumes(
     api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, ...], allowed: list[str]
 ) -> list[str]:
-    """Make the volumes that are missing; the names of the caches made.
+    """Make the volumes that are missing; the names of the caches made. Raises `Rejected` where one
+    that exists is not for the spec.
 
     `allowed` are globs for volumes with others' data that may be mounted.
     """
@@ -80,24 +81,33 @@ def create_volumes(
     missing = [mount for mount in caches if not _cache_exists(api, mount, allowed)]
     for mount in spec.mounts:
         create_run_volume(api, spec, mount, api_version)
+    made: list[str] = []
     for mount in missing:
-        api.create_volume(**cache_volume_arguments(mount))
-    return [mount.source for mount in missing]
+        # One that somebody else made meanwhile is answered like a new one.
+        found = api.create_volume(**cache_volume_arguments(mount))
+        try:
+            _require_own(mount, found, allowed)
+        except Rejected:
+            remove_caches(api, made)
+            remove_run_volume(api, spec)
+            raise
+        made.append(mount.source)
+    return made
 
 
 def _cache_exists(api: docker.APIClient, mount: Mount, allowed: list[str]) -> bool:
-    """Whether the cache exists; raises `Rejected` where it is a volume with others' data."""
+    """Whether the cache exists; raises `Rejected` where it is not for the mount."""
     try:
         found = api.inspect_volume(mount.source)
     except docker.errors.NotFound:
         return False
-    if not is_allowed([mount.source], allowed) and LABEL_CACHE not in (found.get("Labels") or {}):
-        raise Rejected(
-            f"the volume {mount.source!r} exists and is not a cache of this runner: choose "
-            "another name in task.container.cacheVolumes, or have an operator add it to "
-            "allowed_volumes in the container policy block"
-        )
+    _require_own(mount, found, allowed)
     return True
+
+
+def _require_own(mount: Mount, found: Mapping[str, Any], allowed: list[str]) -> None:
+    if said := refusal(mount, found.get("Labels") or {}, allowed):
+        raise Rejected(said)
 
 
 def remove_caches(api: docker.APIClient, names: list[str]) -> None:

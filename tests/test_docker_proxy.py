@@ -513,7 +513,11 @@ def test_of_volumes_only_caches_are_removed(port: int, volume: str) -> None:
     status, says = asked(port, "DELETE", f"/volumes/{volume}")
     assert (status, "it is no cache" in says) == (403, True)
     subprocess.run(["docker", "volume", "rm", volume], check=True, capture_output=True)
-    cache = json.dumps({"Name": volume, "Labels": {"moonmind.cache": "true"}})
+    owner = {"moonmind.cache_owner": "repository:github.com/team/app"}
+    for labels in ({"moonmind.cache": "true"}, owner, {**owner, "moonmind.cache": "1"}):
+        nobodys = json.dumps({"Name": volume, "Labels": labels})
+        assert asked(port, "POST", "/volumes/create", nobodys)[0] == 403
+    cache = json.dumps({"Name": volume, "Labels": {"moonmind.cache": "true", **owner}})
     assert asked(port, "POST", "/volumes/create", cache)[0] == 201
     assert asked(port, "DELETE", f"/volumes/{volume}")[0] == 204
 

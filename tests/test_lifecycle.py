@@ -99,6 +99,9 @@ def test_a_container_removed_from_outside_is_an_infrastructure_failure_and_tried
     assert flow_run["state_type"] == "COMPLETED", flow_run["state"]["message"]
     weather.assert_told_once(run_id, attempts=2)
     assert weather.run_json(run_id)["attempt"] == 2
+    label = ["--format", '{{index .Labels "moonmind.cache_owner"}}', cache]
+    owner = subprocess.check_output(["docker", "volume", "inspect", *label], text=True)
+    assert owner == "deployment:container-task/docker\n"
 
 
 def test_a_run_outlives_its_worker(processes: Weather, runs: dict[str, str]) -> None:

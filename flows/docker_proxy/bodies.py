@@ -114,9 +114,24 @@ class Helper(Container):
     HostConfig: HelperHost
 
 
+def _of_a_cache(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) != 2 or labels["moonmind.cache"] != "true":
+        raise ValueError("it is a cache, and somebody's")
+    return labels
+
+
+CacheLabels = Annotated[
+    dict[
+        Literal["moonmind.cache", "moonmind.cache_owner"],
+        Annotated[str, Field(min_length=1, max_length=4096)],
+    ],
+    AfterValidator(_of_a_cache),
+]
+
+
 class CacheVolume(Exact):
     Name: Annotated[str, matching(VOLUME)]
-    Labels: dict[Literal["moonmind.cache"], Literal["true"]]
+    Labels: CacheLabels
 
 
 class OneFolder(Exact):

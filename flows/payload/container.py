@@ -100,7 +100,7 @@ class CacheVolume(PayloadModel):
     name: Annotated[str, AfterValidator(fields.volume_name)] = Field(
         title="Volume name", examples=["nuget_cache"],
         description="A named volume's name, never a host path. The runner makes one that does "
-        "not exist.",
+        "not exist, for runs of the same repository.",
     )  # fmt: skip
     target: Annotated[str, AfterValidator(fields.mount_target)] = Field(
         title="Mount point", examples=["/home/app/.nuget/packages"],

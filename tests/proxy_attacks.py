@@ -52,6 +52,7 @@ FORBIDDEN: Mapping[str, Json] = {
     "restart": _host(RestartPolicy={"Name": "always"}),
     "log": _host(LogConfig={"Type": "none", "Config": {}}),
     "score": _host(OomScoreAdj=-1000),
+    "groups": _host(GroupAdd=["0"]),
     "anonymous volume": {"Volumes": {"/data": {}}},
     "label of others": {"Labels": {"traefik.enable": "true"}},
 }

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from urllib.parse import quote_plus
 from uuid import uuid4
 
 import docker.types
+import psutil
 import pytest
 from prefect_docker import DockerHost
 
@@ -34,7 +36,8 @@ from flows.runtime import execution
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.docker_proxy import docker_proxy
-from tests.runs import BUSYBOX, left_on_engine, payload
+from tests.registry import Answer, FaultyProxy, Registry, on
+from tests.runs import BUSYBOX, left_on_engine, payload, until, until_async
 from tests.specs import Collector, compiled, new_run
 
 pytestmark = pytest.mark.docker
@@ -152,6 +155,57 @@ async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -
     with pytest.raises(ImageError) as refused:
         await engine.pull(spec, PullOptions(tries=1))
     assert "proxy" not in str(refused.value)
+
+
+async def test_a_pull_tells_how_far_it_is(
+    engine: DockerEngine, registry: Registry, tmp_path: Path
+) -> None:
+    layers = os.urandom(3_000_000), os.urandom(10)
+    name = f"{registry.host}/{registry.push(*layers)}"
+    spec = replace(spec_of(tmp_path, "true"), image=name, pull="always")
+    image = await engine.pull(spec, PullOptions(tries=1))
+    assert image.pulled_bytes is not None
+    assert image.pulled_bytes > 3_000_000
+
+
+def open_to_the_engine(port: int) -> int:
+    """How many connections the proxy at this port has to the engine."""
+    listens = (
+        each.pid
+        for each in psutil.net_connections(kind="tcp")
+        if each.status == psutil.CONN_LISTEN and each.laddr[1:] == (port,)
+    )
+    # Without the pair by which asyncio wakes itself.
+    return len(psutil.Process(next(listens)).net_connections(kind="unix")) - 2
+
+
+def test_a_pull_that_nobody_waits_for_ends_on_the_engine(port: int, registry: Registry) -> None:
+    before = open_to_the_engine(port)
+    with FaultyProxy(registry.port) as slow, slow.failing(on("/blobs/", Answer(held=True))):
+        name, _, tag = registry.push(os.urandom(64)).partition(":")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", f"/images/create?fromImage={slow.host}/{name}&tag={tag}")
+        until(lambda: slow.count("/blobs/"))
+        assert open_to_the_engine(port) == before + 1
+        connection.close()
+        until(lambda: open_to_the_engine(port) == before, 20)
+
+
+@pytest.mark.parametrize("call", ["POST wait", "GET logs?follow=1&stdout=1", "GET stats?stream=1"])
+async def test_what_nobody_waits_for_any_more_ends_on_the_engine(
+    engine: DockerEngine, port: int, tmp_path: Path, call: str
+) -> None:
+    spec = spec_of(tmp_path, "sleep", "60")
+    await engine.create(spec, await engine.pull(spec), {})
+    await engine.start(spec)
+    before = open_to_the_engine(port)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    method, what = call.split()
+    connection.request(method, f"/containers/{spec.name}/{what}")
+    await until_async(lambda: open_to_the_engine(port) == before + 1)
+    connection.close()
+    await until_async(lambda: open_to_the_engine(port) == before)
+    await engine.destroy(spec)
 
 
 async def test_the_question_who_may_read_an_image_reaches_the_engine(

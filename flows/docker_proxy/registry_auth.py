@@ -16,6 +16,7 @@ _KEYS = {
     "auth": "auth",
     "email": "email",
 }
+_NONE = "refuses X-Registry-Auth: it is no log-in"
 
 
 def rewritten(header: str) -> str:
@@ -24,12 +25,11 @@ def rewritten(header: str) -> str:
         told = parse(base64.b64decode(header, b"-_", validate=True), "X-Registry-Auth")
     except (ValueError, Refused):
         # Of a secret, not even where it cannot be read.
-        raise Refused("refuses X-Registry-Auth: it is no log-in") from None
-    if not isinstance(told, dict) or not all(
-        isinstance(value, str | None) for value in told.values()
-    ):
-        raise Refused("refuses X-Registry-Auth: it is no log-in")
-    known = {_KEYS[key]: value for key, value in told.items() if key in _KEYS and value is not None}
-    if told.keys() - _KEYS.keys():
-        raise Refused("refuses X-Registry-Auth: it has a key that no log-in has")
+        raise Refused(_NONE) from None
+    is_one = isinstance(told, dict) and all(
+        key in _KEYS and isinstance(value, str | None) for key, value in told.items()
+    )
+    if not is_one or len({_KEYS[key] for key in told}) < len(told):
+        raise Refused(_NONE)
+    known = {_KEYS[key]: value for key, value in told.items() if value is not None}
     return base64.urlsafe_b64encode(json.dumps(known).encode()).decode()

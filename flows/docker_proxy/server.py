@@ -135,9 +135,6 @@ class _Conversation:
                 head = _head(event)
             elif isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > MAX_BODY_BYTES:
-                    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-                    raise Refused("takes a body of 1 MiB at most", status)
             elif isinstance(event, h11.EndOfMessage) and head:
                 if self._http.trailing_data[0]:
                     raise Refused("takes one request at a time", HTTPStatus.BAD_REQUEST)
@@ -231,6 +228,10 @@ def _head(event: h11.Request) -> Request:
         raise Refused("refuses a header that is there twice", HTTPStatus.BAD_REQUEST)
     if "transfer-encoding" in headers:
         raise Refused("refuses a body whose length is not known before it comes")
+    # h11 has seen to it that it is a number, and that no more comes.
+    if int(headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        raise Refused("takes a body of 1 MiB at most", status)
     return Request(event.method.decode("ascii"), event.target.decode("ascii"), headers, b"")
 
 

@@ -25,6 +25,9 @@ LABEL_CACHE = "moonmind.cache"
 LABEL_CACHE_OWNER = "moonmind.cache_owner"
 # The owner of a cache that every run may mount.
 EVERYBODY = "*"
+LABEL_NETWORK = "moonmind.network"
+# What payloads and policies call `bridge`.
+TASK_NETWORK = "moonmind-tasks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
+from flows.engine.docker.link_local import commands
+from flows.spec import TASK_NETWORK
 from tests.runs import BUSYBOX, until
 
 _NUMBERS = itertools.count()
@@ -115,11 +117,21 @@ class OwnEngine:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
+            shared = self._task_network()
             self.end(signal.SIGTERM)
+            _forget(shared)
         _ip("link", "delete", self._bridge)
         # On most file systems it mounts its folder on itself, and leaves that.
         subprocess.run(["umount", "--quiet", self._folder / "data"], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _task_network(self) -> str:
+        """The interface of the network that tasks on it share; empty where there is none."""
+        option = '{{index .Options "com.docker.network.bridge.name"}}'
+        command = ["network", "inspect", "--format", option, TASK_NETWORK]
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return self.docker(*command).strip()
+        return ""
 
     def _answers(self) -> bool:
         command = ["docker", "--host", self.url, "version"]
@@ -135,6 +147,15 @@ def _shims(folder: Path) -> list[str]:
             if b"containerd-shim" in line and str(folder).encode() in line:
                 found.append(path.parent.name)
     return found
+
+
+def _forget(interface: str) -> None:
+    """An engine that ends leaves its networks' interfaces, and nobody takes the rules away."""
+    if interface:
+        for command in commands(interface):
+            rule = ["--delete" if word == "--insert" else word for word in command]
+            subprocess.run(rule, capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", interface], capture_output=True, check=False)
 
 
 def _ip(*words: str) -> None:

@@ -57,7 +57,7 @@ def test_a_full_payload_becomes_these_arguments(
         "mounts": [job_mount, CACHE_MOUNT],
         "init": True,
         "privileged": False,
-        "network_mode": "bridge",
+        "network_mode": "moonmind-tasks",
         "security_opt": ["no-new-privileges"],
         "cap_add": [],
         "cap_drop": ["NET_RAW"],
@@ -118,7 +118,7 @@ def test_no_payload_gets_more_than_a_container_may_have(
     require_within(arguments, spec, Policy())
     job, *caches = arguments["mounts"]
     assert arguments["privileged"] is False
-    assert arguments["network_mode"] in ("bridge", "none")
+    assert arguments["network_mode"] in ("moonmind-tasks", "none")
     assert arguments["security_opt"] == ["no-new-privileges"]
     assert 1 <= arguments["pids_limit"] <= 4096
     assert arguments["cap_add"] == []

@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 from uuid import uuid4
 
+import docker
 import docker.types
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.images import DockerImages
+from flows.engine.docker.network import ensure_task_network
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
@@ -36,6 +38,7 @@ from flows.runtime import execution
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.docker_proxy import docker_proxy
+from tests.own_engine import OwnEngine
 from tests.registry import Answer, FaultyProxy, Registry, on
 from tests.runs import BUSYBOX, left_on_engine, payload, until, until_async
 from tests.specs import Collector, compiled, new_run
@@ -333,6 +336,9 @@ def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: 
 def created(port: int, host_config: str, name: str = TASK, **more: object) -> int:
     """The status of the answer to a creation of an image that is not there; `host_config` is JSON
     as somebody may write it."""
+    if '"NetworkMode"' not in host_config and host_config.startswith("{"):
+        network = '{"NetworkMode": "none"' + (", " if host_config != "{}" else "")
+        host_config = network + host_config[1:]
     rest = {"Image": f"none-{ID}", "Labels": {"moonmind.job_id": NO_JOB}, **more}
     body = f'{{{json.dumps(rest)[1:-1]}, "HostConfig": {host_config}}}'
     return asked(port, "POST", f"/containers/create?name={name}", body)[0]
@@ -366,6 +372,9 @@ def asked(port: int, method: str, path: str, body: str | None = None) -> tuple[i
         '{"NetworkMode": "host"}',
         '{"NetworkMode": "container:db"}',
         '{"NetworkMode": "stack_database"}',
+        '{"NetworkMode": "bridge"}',
+        '{"NetworkMode": "default"}',
+        '{"NetworkMode": ""}',
         '{"MaskedPaths": []}',
         '{"CapAdd": ["]", "SYS_ADMIN"]}',
         '{"CapAdd": ["CAP_SYS_PTRACE"]}',
@@ -397,7 +406,7 @@ def test_what_a_task_does_not_ask_for_is_refused(port: int, host_config: str) ->
     "host_config",
     [
         "{}",
-        '{"Privileged": false, "NetworkMode": "bridge", "Init": true, "Mounts": []}',
+        '{"Privileged": false, "NetworkMode": "moonmind-tasks", "Init": true, "Mounts": []}',
         '{"CapAdd": ["CHOWN", "CAP_NET_ADMIN"], "CapDrop": ["ALL"], "NanoCpus": 1500000000}',
         '{"SecurityOpt": ["no-new-privileges"], "Memory": 67108864, "MemorySwap": 67108864}',
         '{"\\u0049nit": true, "ShmSize": 1, "PidsLimit": 4096}',
@@ -407,6 +416,77 @@ def test_what_a_task_does_not_ask_for_is_refused(port: int, host_config: str) ->
 def test_what_a_task_asks_for_is_for_the_engine_to_make(port: int, host_config: str) -> None:
     # It has no such image.
     assert created(port, host_config) == 404
+
+
+NETWORK: dict[str, Any] = {
+    "Name": "moonmind-tasks",
+    "Driver": "bridge",
+    "Options": {
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.name": "mm-0123abcd",
+    },
+    "IPAM": None,
+    "CheckDuplicate": True,
+    "Labels": {"moonmind.network": "tasks"},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Name": "bridge"},
+        {"Name": "moonmind-tasks2"},
+        {"Driver": "host"},
+        {"Driver": "macvlan"},
+        {"Options": {}},
+        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.enable_icc": "true"}},
+        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.name": "docker0"}},
+        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.name": "mm-../x"}},
+        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.default_bridge": "true"}},
+        {"Options": NETWORK["Options"] | {"parent": "eth0"}},
+        {"IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}]}},
+        {"Labels": {}},
+        {"Labels": {"moonmind.network": "tasks", "moonmind.job_id": NO_JOB}},
+        {"CheckDuplicate": False},
+        {"Internal": True},
+        {"Attachable": True},
+        {"Ingress": True},
+        {"ConfigFrom": {"Network": "x"}},
+        {"EnableIPv6": True},
+    ],
+    ids=str,
+)
+def test_of_networks_only_the_one_that_tasks_share_can_be_made(
+    port: int, change: dict[str, object]
+) -> None:
+    status, text = asked(port, "POST", "/networks/create", json.dumps(NETWORK | change))
+    assert (status, "docker-proxy" in text) == (403, True)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    ["{}", '{"type": ["custom"]}', '{"type": ["builtin", "custom"]}', '{"name": ["bridge"]}',
+     '{"type": ["builtin"], "label": ["moonmind.job_id"]}'],
+)  # fmt: skip
+def test_networks_of_others_are_not_listed(port: int, filters: str) -> None:
+    path = f"/networks?{urlencode({'filters': filters})}"
+    assert asked(port, "GET", path)[0] == 403
+    assert asked(port, "GET", "/networks/bridge")[0] == 403
+
+
+def test_the_network_that_tasks_share_is_made_through_the_proxy(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with OwnEngine(tmp_path_factory.mktemp("engine"), images=False) as own:
+        socket = own.url.removeprefix("unix://")
+        with docker_proxy(DOCKER_PROXY_SOCKET=socket) as port:
+            api = docker.APIClient(f"tcp://127.0.0.1:{port}", version="1.41")
+            interface = ensure_task_network(api)
+            assert ensure_task_network(api) == interface
+            api.close()
+        option = '{{index .Options "com.docker.network.bridge.name"}}'
+        told = own.docker("network", "inspect", "--format", option, "moonmind-tasks")
+        assert told.strip() == interface
 
 
 @pytest.mark.parametrize(

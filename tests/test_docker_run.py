@@ -22,7 +22,7 @@ from flows.engine.docker.engine import DockerEngine
 from flows.engine.types import Image
 from flows.payload.policy import Policy
 from flows.report.docker_run import docker_run, quote
-from flows.spec import ContainerSpec, Run
+from flows.spec import TASK_NETWORK, ContainerSpec, Run
 from flows.workspace.folder import Workspace
 from tests.git_server import PASSWORD, USER, commit_all, git_daemon, git_http
 from tests.runs import BUSYBOX, PYTHON, Runner, payload
@@ -113,6 +113,9 @@ def inspected(name: str) -> dict[str, Any]:
     # How the job's folder is mounted, and what `docker create` says of itself.
     for key in ("Binds", "Mounts", "ConsoleSize", "ContainerIDFile", "RestartPolicy"):
         host.pop(key, None)
+    if host["NetworkMode"] == TASK_NETWORK:
+        # A person's container is on Docker's own.
+        host["NetworkMode"] = "bridge"
     return {
         **told,
         **{key: value or None for key, value in host.items()},

@@ -40,6 +40,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "the host's network": {"network_mode": "host"},
     "another container's network": {"network_mode": "container:db"},
     "a network of others": {"network_mode": "backend"},
+    "the network on which containers reach each other": {"network_mode": "bridge"},
+    "a network that is nearly allowed": {"network_mode": "none "},
     "no network named": {"network_mode": None},
     "the host's processes": {"pid_mode": "host"},
     "the host's memory segments": {"ipc_mode": "host"},

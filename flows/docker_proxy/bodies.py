@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from flows.docker_proxy.names import IMAGE, PATH, RUN_VOLUME, TARGET, VOLUME, matching
 from flows.docker_proxy.strict_json import NONE, ONE, Exact
+from flows.spec import TASK_NETWORK
 
 # Not a Literal, for which 0 and 1 would do as well.
 No = Annotated[bool, AfterValidator(lambda value: _only(False, value))]
@@ -132,6 +133,27 @@ CacheLabels = Annotated[
 class CacheVolume(Exact):
     Name: Annotated[str, matching(VOLUME)]
     Labels: CacheLabels
+
+
+class NetworkOptions(Exact):
+    """By the names that Docker's driver `bridge` has for them."""
+
+    icc: Annotated[Literal["false"], Field(alias="com.docker.network.bridge.enable_icc")]
+    interface: Annotated[
+        str, matching("mm-[0-9a-z]{1,12}"), Field(alias="com.docker.network.bridge.name")
+    ]
+
+
+class TaskNetwork(Exact):
+    """The one network that tasks share, on which they do not reach each other."""
+
+    Name: Annotated[str, matching(TASK_NETWORK)]
+    Driver: Literal["bridge"]
+    Options: NetworkOptions
+    Labels: Annotated[dict[Literal["moonmind.network"], Literal["tasks"]], ONE]
+    CheckDuplicate: Yes
+    # docker-py says so of every network.
+    IPAM: None = None
 
 
 class OneFolder(Exact):

@@ -15,6 +15,7 @@ from flows.docker_proxy.refused import Refused, shown
 from flows.docker_proxy.registry_auth import rewritten
 from flows.docker_proxy.strict_json import Exact, held, parse
 from flows.docker_proxy.target import Target
+from flows.spec import TASK_NETWORK
 
 # By the value of the call's JSON, as other models are for other objects of one address.
 Choice = Callable[[Any], type[Exact]]
@@ -94,7 +95,9 @@ CALLS = (
     Call("GET", rf"/volumes/{VOLUME}"),
     Call("POST", "/volumes/create", body=_volume),
     Call("DELETE", rf"/volumes/(?:{RUN_VOLUME}|(?P<removable>{VOLUME}))"),
-    Call("GET", "/networks", queries.Listing),
+    Call("GET", "/networks", queries.NetworkListing),
+    Call("GET", f"/networks/{TASK_NETWORK}"),
+    Call("POST", "/networks/create", body=lambda _: bodies.TaskNetwork),
     Call("GET", "/events", queries.Events, is_stream=True),
 )
 

@@ -1,10 +1,10 @@
 """What may follow the question mark of a call: names and values, each once. Pure."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlencode
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from flows.docker_proxy.names import CONTAINER, IMAGE, PLATFORM, TAG, matching
 from flows.docker_proxy.strict_json import ONE, Exact, held, parse
@@ -103,6 +103,23 @@ class Listing(Query):
     """Of what carries a job's label, and nothing else."""
 
     filters: Annotated[str, _filters(_OursFilters)]
+
+
+class _NetworkFilters(Exact):
+    """Ours, or those that an engine makes itself: a listing tells of no containers."""
+
+    label: Annotated[list[Annotated[str, matching(re.escape(LABEL_JOB_ID))]], ONE] | None = None
+    type: Annotated[list[Literal["builtin"]], ONE] | None = None
+
+    @model_validator(mode="after")
+    def _say_one(self) -> Self:
+        if (self.label is None) == (self.type is None):
+            raise ValueError("not one")
+        return self
+
+
+class NetworkListing(Query):
+    filters: Annotated[str, _filters(_NetworkFilters)]
 
 
 class ContainerListing(Listing):

@@ -58,10 +58,10 @@ class Rights:
         if isinstance(body, Helper) and not task.is_helper:
             raise Refused(f"refuses {shown(name)}: UsernsMode and LogConfig are the helper's alone")
         host, settings = body.HostConfig, self._settings
-        if host.NetworkMode and host.NetworkMode not in settings.networks:
+        network = host.NetworkMode or "default"
+        if network not in settings.networks:
             raise Refused(
-                f"refuses the network {shown(host.NetworkMode)}: DOCKER_PROXY_NETWORKS does not "
-                "name it"
+                f"refuses the network {shown(network)}: DOCKER_PROXY_NETWORKS does not name it"
             )
         added = {each.removeprefix("CAP_") for each in host.CapAdd}
         if beyond := sorted(added - settings.capabilities):

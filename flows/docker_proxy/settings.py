@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from flows.spec import TASK_NETWORK
+
 # Of Docker's default set, and what gives nothing beyond the container's own namespaces. Not
 # DAC_READ_SEARCH: with it, open_by_handle_at(2) reads every file of a mounted folder's disk.
 CAPABILITIES = frozenset(
@@ -15,7 +17,8 @@ CAPABILITIES = frozenset(
     )
 )
 _SOCKET = "/var/run/docker.sock"
-NETWORKS = frozenset({"bridge", "default", "none"})
+# On Docker's own bridge, containers reach each other.
+NETWORKS = frozenset({TASK_NETWORK, "none"})
 # These make a container its host's, or another container's.
 _NEVER_A_NETWORK = ("host", "container:")
 

@@ -20,7 +20,7 @@ class Exact(BaseModel):
 
     def as_json(self) -> str:
         """What was said, and no defaults."""
-        return self.model_dump_json(exclude_unset=True)
+        return self.model_dump_json(exclude_unset=True, by_alias=True)
 
 
 def parse(text: bytes | str, what: str) -> Any:

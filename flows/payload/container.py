@@ -224,7 +224,8 @@ class Container(PayloadModel):
     network: Annotated[str, AfterValidator(fields.network)] | None = Field(
         default=None, title="Network",
         description="`none`, `bridge`, or the name of a network that the policy allows. It is "
-        "never the host's. Default: the policy's, `bridge`.",
+        "never the host's. On `bridge` tasks do not reach each other. Default: the policy's, "
+        "`bridge`.",
     )  # fmt: skip
     entrypoint: tuple[_Argument, ...] | None = Field(
         default=None, title="Entrypoint", examples=[["/bin/sh", "-c"]],

@@ -1,19 +1,16 @@
 """Pydantic validators of a payload's values: each returns the canonical form, or raises ValueError.
 
 The message of the error completes the sentence "<JSON path> …".
-Sources: volume names are Docker's restricted names, refs follow git-check-ref-format(1), an
-argument's length is Linux's MAX_ARG_STRLEN.
+Sources: volume names are Docker's restricted names, an argument's length is Linux's MAX_ARG_STRLEN.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from flows.payload.image_reference import IMAGE_ID, IMAGE_NAME, PLATFORM
-from flows.payload.repository import credential_fault
-from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX
+from flows.spec import ARTIFACT_DIR, JOB_ROOT, NAME_PREFIX, TASK_NETWORK
 
 T = TypeVar("T")
 RESERVED_ENV = ("JOB_ID", "REPOSITORY", "ARTIFACT_DIR")
@@ -21,15 +18,6 @@ MAX_OUTPUTS = 100
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
-_SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
-_SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+%-]+", re.ASCII)
-_HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
-# A host, with a dot to tell it from an owner, and a path after it.
-_HOST_FIRST = re.compile(
-    r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+(?=/))?([/:])(?!/)[\w.~-]", re.ASCII
-)
-_NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
-_REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 # Enough for any build, and a bound on what it costs to match a tree of files.
 _MAX_GLOB = 500
 _MAX_GLOB_PARTS = 40
@@ -181,6 +169,8 @@ def network(value: str) -> str:
     value = value.strip()
     if value.lower() == "host":
         raise ValueError("is 'host', the host's own network, which no task gets")
+    if value == TASK_NETWORK:
+        raise ValueError(f"is {short(value)}, which is 'bridge' here")
     if not _NETWORK.fullmatch(value) or value.lower() in ("default", "nat"):
         raise ValueError(f"is {short(value)}, not none, bridge or the name of a network")
     return value
@@ -244,54 +234,6 @@ def exit_code(value: str) -> str:
     if not re.fullmatch(r"[1-9]\d{0,2}", value, re.ASCII) or int(value) > 255:
         raise ValueError("is not an exit code from 1 to 255")
     return value
-
-
-def git_ref(value: str) -> str:
-    value = value.strip()
-    # git takes a leading '-' for an option and a leading '+' for "force".
-    odd = value.startswith(("-", "+")) or value.endswith(".") or value == "@"
-    odd |= any(not part or part[0] == "." or part.endswith(".lock") for part in value.split("/"))
-    if odd or len(value) > 250 or ".." in value or "@{" in value or not _REF.fullmatch(value):
-        raise ValueError(f"is {short(value)}, not a name that git accepts for a ref")
-    return value
-
-
-def repository(value: str) -> str:
-    """A URL git can clone over the network; never a path of the worker's machine."""
-    value = value.strip()
-    if _SHORT_REPOSITORY.fullmatch(value) or _SCP_LIKE.fullmatch(value):
-        return value
-    try:
-        url = urlsplit(value)
-        named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and url.port != 0
-        # ssh would take such a user for an option.
-        named &= not (url.username or "").startswith("-")
-    except ValueError:
-        named = False
-    if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):
-        raise ValueError(f"is neither a git URL nor owner/name{_repository_hint(value)}")
-    if "?" in value or "#" in value:
-        # Not shown: what follows is where hosts take a token.
-        raise ValueError(
-            "has a '?' or a '#': git clones from no query or fragment; "
-            "name a branch, tag or commit in task.git.startingBranch"
-        )
-    if fault := credential_fault(url):
-        raise ValueError(fault)
-    return value
-
-
-def _repository_hint(value: str) -> str:
-    """What to do about a spelling that is near; the value may hold a password, and is not shown."""
-    scheme, found, rest = value.partition("://")
-    if found and re.search(r"\s", rest):
-        return ": write %20 for a blank"
-    if found and scheme.startswith("git+"):
-        return ": leave 'git+' out"
-    near = None if found else _HOST_FIRST.match(value)
-    if near is None:
-        return ""
-    return ": put https:// before it" if near[1] == "/" else ": put git@ before it"
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from flows.payload import fields
+from flows.payload import fields, git_fields
 from flows.payload.base import PayloadModel
 from flows.payload.container import Container
 from flows.payload.repository import Remote
@@ -17,12 +17,12 @@ from flows.payload.repository import Remote
 class Git(PayloadModel):
     """Which ref to check out, and which branch a publish would push."""
 
-    starting_branch: Annotated[str, AfterValidator(fields.git_ref)] | None = Field(
+    starting_branch: Annotated[str, AfterValidator(git_fields.git_ref)] | None = Field(
         default=None, title="Branch, tag or commit",
         description="A branch, a tag or a commit. It is checked out. Default: the repository's "
         "default branch.",
     )  # fmt: skip
-    new_branch: Annotated[str, AfterValidator(fields.git_ref)] | None = Field(
+    new_branch: Annotated[str, AfterValidator(git_fields.git_ref)] | None = Field(
         default=None, title="Branch to push to",
         description="A branch name. It is carried and not acted on yet.",
     )  # fmt: skip
@@ -89,7 +89,7 @@ class TaskPayload(PayloadModel):
 
     needs: ClassVar[frozenset[str]] = frozenset({"task"})
 
-    repository: Annotated[str, AfterValidator(fields.repository)] | None = Field(
+    repository: Annotated[str, AfterValidator(git_fields.repository)] | None = Field(
         default=None, repr=False, title="Repository", examples=["pallets/flask"],
         description="An https, http, ssh or git URL, `user@host:path`, or `owner/name` on GitHub. "
         "It is checked out before the command starts. Default: none, and an empty folder.",

@@ -91,7 +91,8 @@ class Policy(BaseModel):
     )  # fmt: skip
     network: Annotated[str, AfterValidator(fields.network)] = Field(
         default="bridge", title="Network",
-        description="The network of tasks that name none: none, bridge, or another by its name.",
+        description="The network of tasks that name none: none, bridge, or another by its name. On "
+        "bridge, tasks do not reach each other.",
     )  # fmt: skip
     allowed_networks: Globs = Field(
         default_factory=lambda: ["bridge", "none"], title="Allowed networks",

@@ -25,7 +25,7 @@ from flows.cli.doctor.checkup import (
     warning,
     without_leftovers,
 )
-from flows.engine.docker.probe import Obstacle, Quiet, Refusal, quiet, refused_calls
+from flows.engine.docker.probe import Obstacle, Quiet, Refusal, quiet, refused_calls, task_network
 from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine
 from flows.engine.types import Pong
@@ -37,12 +37,13 @@ from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.collect import reclaim
 from flows.settings import HostSettings
-from flows.spec import Run
+from flows.spec import TASK_NETWORK, Run
 from flows.threads import in_thread
 from flows.workspace.folder import Workspace
 
-ENGINE, CALLS, QUIET, CLOCK, PROBE, ROOM = (
+ENGINE, NETWORK, CALLS, QUIET, CLOCK, PROBE, ROOM = (
     "Docker Engine",
+    "network of the tasks",
     "calls to the engine",
     "quiet connections",
     "clock of the engine",
@@ -60,15 +61,19 @@ class EngineChecks:
 
     quiet_seconds: float
     pong: Pong | None = None
+    interface: str = ""
 
     def checks(self) -> list[Check]:
         needs = (ENGINE,)
         return [
             Check(ENGINE, Part.ENGINE, self.check_engine),
             Check(CLOCK, Part.ENGINE, self.check_clock, needs),
+            Check(NETWORK, Part.ENGINE, self.check_network, needs),
             Check(CALLS, Part.ENGINE, self.check_calls, needs, 60),
             Check(QUIET, Part.ENGINE, self.check_quiet, needs, self.quiet_seconds + 30),
-            Check(PROBE, Part.ENGINE, check_tasks, (SETTINGS, WORKDIR, ENGINE), 150.0),
+            Check(
+                PROBE, Part.ENGINE, self.check_tasks, (SETTINGS, WORKDIR, ENGINE, NETWORK), 150.0
+            ),
         ]
 
     async def check_engine(self) -> Sequence[Finding]:
@@ -89,6 +94,20 @@ class EngineChecks:
         """Whether the engine's host and this one agree on the time."""
         assert self.pong is not None
         return [clock_finding(CLOCK, "the engine's host", self.pong.now, self.pong.asked_at)]
+
+    async def check_network(self) -> Sequence[Finding]:
+        """Whether there is the network that tasks share, or can be."""
+        try:
+            self.interface = await in_thread(task_network)
+        except EngineError as error:
+            says, advice = split_advice(str(error))
+            return [fault(NETWORK, says, advice)]
+        says = f"tasks share {TASK_NETWORK}, on which they do not reach each other"
+        return [ok(NETWORK, says)]
+
+    async def check_tasks(self) -> Sequence[Finding]:
+        """Whether two small tasks run as they should, and what answers them."""
+        return await check_tasks(self.interface)
 
     async def check_calls(self) -> Sequence[Finding]:
         """Whether everything that runs ask of an engine gets through to it."""
@@ -157,18 +176,19 @@ def clock_finding(name: str, whose: str, theirs: datetime | None, ours: datetime
     return fault(name, says, mend)
 
 
-async def check_tasks() -> Sequence[Finding]:
-    """Run two small tasks as any task is run, in folders of their own."""
+async def check_tasks(interface: str = "") -> Sequence[Finding]:
+    """Run two small tasks as any task is run, in folders of their own; `interface` is that of the
+    network that they share."""
     host = HostSettings.from_environment()
     with without_leftovers(host.workdir), disable_run_logger():
-        found = await _run_limits_task(host)
+        found = await _run_limits_task(host, interface)
         if found[0].level is Level.FAULT:
             return found
         ended = await _run_task(host, probe.memory_task(host.helper_image))
         return [*found, probe.memory_kill_finding(ended.outcome)]
 
 
-async def _run_limits_task(host: HostSettings) -> list[Finding]:
+async def _run_limits_task(host: HostSettings, interface: str) -> list[Finding]:
     words = uuid4().hex, uuid4().hex
     ended = await _run_task(host, probe.limits_task(host.helper_image, words[1]), words[0])
     image = probe.image_finding(ended.outcome, host.helper_image)
@@ -183,7 +203,8 @@ async def _run_limits_task(host: HostSettings) -> list[Finding]:
         same = warning(probe.WORKSPACE, ended.not_reclaimed, mend)
     free_bytes = int(ended.told.get("disk_kib") or 0) * 1024
     room = room_finding(ROOM, "the disk of the engine's images and containers", free_bytes)
-    return [same, image, probe.limits_finding(ended.told), room]
+    metadata = probe.metadata_finding(ended.told, interface)
+    return [same, image, probe.limits_finding(ended.told), metadata, room]
 
 
 async def _run_task(host: HostSettings, payload: object, word: str = "") -> probe.Ended:

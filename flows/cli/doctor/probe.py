@@ -4,16 +4,19 @@ The first reads a word that the worker wrote and writes one back, and tells whic
 under; the second wants more memory than it may have.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flows.cli.doctor.checkup import Finding, fault, ok, split_advice, warning
+from flows.engine.docker.link_local import commands
 from flows.outcome import Outcome, OutcomeName
 
-WORKSPACE, LIMITS, MEMORY_KILLS, IMAGE = (
+WORKSPACE, LIMITS, METADATA, MEMORY_KILLS, IMAGE = (
     "workspace in a container",
     "limits of a container",
+    "metadata service",
     "memory kills",
     "helper image",
 )
@@ -30,10 +33,13 @@ _CGROUP_FILES = {
         "pids/pids.max",
     ),
 }
+# Where every cloud has it.
+_METADATA = "169.254.169.254"
 _SCRIPT = f"""
 echo "word=$(cat word)"
 echo "$ANSWER" > answer
 echo "disk_kib=$(df -Pk / | tail -n 1 | awk '{{print $4}}')"
+if nc -w 2 {_METADATA} 80 < /dev/null > /dev/null 2>&1; then echo metadata=yes; fi
 cd /sys/fs/cgroup
 for file in {" ".join(name for names in _CGROUP_FILES.values() for name in names)}; do
   if [ -r "$file" ]; then echo "$file=$(cat "$file")"; fi
@@ -108,6 +114,16 @@ def limits_finding(told: Mapping[str, str]) -> Finding:
         mend = "boot the engine's host with swapaccount=1, or without swap"
         return warning(LIMITS, says, mend)
     return ok(LIMITS, f"memory, swap, CPU and processes hold, by cgroup v{version}")
+
+
+def metadata_finding(told: Mapping[str, str], interface: str) -> Finding:
+    """Whether a cloud's metadata service, which gives out credentials of the host, answers tasks;
+    `interface` is that of their network."""
+    if "metadata" not in told:
+        return ok(METADATA, f"nothing answers tasks at {_METADATA}")
+    rules = " && ".join(map(shlex.join, commands(interface)))
+    says = f"one answers tasks at {_METADATA}, where clouds give out credentials of the host"
+    return warning(METADATA, says, f"on the engine's host, as root: {rules}")
 
 
 def memory_kill_finding(outcome: Outcome) -> Finding:

@@ -159,7 +159,7 @@ def translated(doing: str, container: str | None = None) -> Iterator[None]:
     try:
         yield
     except docker.errors.NotFound as error:
-        if container is not None:
+        if container is not None and not said(error).startswith("network "):
             raise ContainerGone(
                 f"the container {container} is gone: somebody else removed it while it was in use"
             ) from error

@@ -13,12 +13,14 @@ from prefect_docker import DockerHost
 from prefect_docker.containers import create_docker_container, start_docker_container
 
 from flows.engine.contract import Engine, Measured, Sink, Tailed
-from flows.engine.docker.client import Connection, NotFound, ping, translated
+from flows.engine.docker.client import Connection, NotFound, is_local, ping, translated
 from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.helper import run_reclaim
 from flows.engine.docker.images import DockerImages
+from flows.engine.docker.link_local import refuse_link_local
 from flows.engine.docker.logs import Attachment
+from flows.engine.docker.network import ensure_task_network
 from flows.engine.docker.options import create_arguments
 from flows.engine.docker.ownership import list_owned, remove_own, shows_a_job
 from flows.engine.docker.stats import Sampler
@@ -32,7 +34,7 @@ from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.payload.policy import Policy
-from flows.spec import LABEL_JOB_ID, LABEL_SPEC, ContainerSpec, Owned
+from flows.spec import LABEL_JOB_ID, LABEL_SPEC, TASK_NETWORK, ContainerSpec, Owned
 from flows.threads import in_thread
 from flows.units import Resources
 
@@ -85,6 +87,8 @@ class DockerEngine(Engine):
         arguments = create_arguments(spec, image, version, secrets)
         require_within(arguments, spec, self._policy)
         globs = self._policy.allowed_volumes
+        if arguments["network_mode"] == TASK_NETWORK:
+            await self._docker.call("preparing the network", self._prepare_network)
         made = await self._docker.call(
             "preparing volumes", lambda api: create_volumes(api, spec, version, globs)
         )
@@ -100,6 +104,11 @@ class DockerEngine(Engine):
                     f"{spec.image}; correct it, or leave it out to start in the repository"
                 ) from error
             raise
+
+    def _prepare_network(self, api: docker.APIClient) -> None:
+        interface = ensure_task_network(api)
+        if is_local(self._docker.client):
+            refuse_link_local(interface)
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
         """Docker makes a missing working directory in the container's own layer when it creates it,

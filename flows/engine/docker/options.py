@@ -14,7 +14,7 @@ from flows.engine.types import Image
 from flows.payload.fields import network
 from flows.payload.policy import Policy
 from flows.payload.policy_check import is_allowed, user_is_allowed
-from flows.spec import ContainerSpec
+from flows.spec import TASK_NETWORK, ContainerSpec
 
 # The first API version that takes the platform of a container.
 _PLATFORM_API = (1, 41)
@@ -105,10 +105,23 @@ def _gpus(made: Creation) -> list[Mapping[str, object]] | None:
     return None if count is None else [{"count": count, "capabilities": [["gpu"]]}]
 
 
+def _network(made: Creation) -> str:
+    # Docker's own network of the name lets its containers reach each other.
+    return TASK_NETWORK if made.spec.network == "bridge" else made.spec.network
+
+
+def _network_words(value: str) -> Words:
+    # For a person's container, which needs no network of the runner's.
+    yield "--network", "bridge" if value == TASK_NETWORK else value
+
+
 def _is_network(value: str | None, policy: Policy) -> bool:
+    named = "bridge" if value == TASK_NETWORK else value
     try:
-        name = network(value or "host")
+        name = network(named or "host")
     except ValueError:
+        return False
+    if value == "bridge" or name != named:
         return False
     return name == policy.network or is_allowed([name], policy.allowed_networks)
 
@@ -148,7 +161,7 @@ OPTIONS = (
     # A process of the image's own as pid 1 ignores SIGTERM and leaves its orphans unreaped.
     Option("init", lambda _: True, _unsaid, _free),
     Option("privileged", lambda _: False, _unsaid, lambda v, _: v is False),
-    Option("network_mode", lambda c: c.spec.network, _one("--network"), _is_network),
+    Option("network_mode", _network, _network_words, _is_network),
     Option(
         "security_opt",
         lambda c: ["no-new-privileges"] if c.spec.no_new_privileges else [],

@@ -18,6 +18,7 @@ import docker
 import requests
 
 from flows.engine.docker.client import Connection, require_ok, translated, url
+from flows.engine.docker.network import ensure_task_network
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable
 from flows.spec import LABEL_CACHE, LABEL_JOB_ID, NAME_PREFIX
@@ -178,6 +179,13 @@ def refused_calls(now: float) -> list[Refusal]:
     with _connected() as api:
         found = (_refusal_of(api, call) for call in _calls(now))
         return [each for each in found if each]
+
+
+def task_network() -> str:
+    """The interface of the network that tasks share, which is made where it is missing. Raises
+    `EngineError`."""
+    with _connected() as api:
+        return ensure_task_network(api)
 
 
 def quiet(now: float, seconds: float) -> Quiet:

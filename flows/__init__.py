@@ -15,8 +15,8 @@
 | `testing`      | the pytest plugin for those who test their own payloads      | `fixtures`       |
 
 The hall: `spec` (what will run), `attempt` and `outcome` (how far it got, how it ended), `results`
-(what it left), `settings` (`MOONMIND_*`), `errors`, `exit_code`, `masking`, `spellings`,
-`text`, `threads`, `units`.
+(what it left), `settings` (`MOONMIND_*`), `certificates`, `errors`, `exit_code`, `masking`,
+`memory_file`, `spellings`, `text`, `threads`, `units`.
 
 A room imports only those below it; import-linter holds the order, which stands in pyproject.toml.
 """

@@ -1,5 +1,6 @@
 """`MOONMIND_*` environment variables as pydantic settings: what differs by host."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Self
@@ -8,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from flows.certificates import bundle_with, require_certificates
 from flows.errors import HostMisconfigured
 from flows.payload import amounts
 from flows.units import memory_bytes
@@ -19,6 +21,19 @@ def _split_words(value: object) -> object:
 
 def _memory_bytes(value: object) -> object:
     return memory_bytes(amounts.memory(value)) if isinstance(value, str) else value
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ValueError("cannot be read")
+    return path
+
+
+def _private(path: Path) -> Path:
+    """As ssh wants a key to be; it would pass over another."""
+    if _readable(path).stat().st_mode & 0o077:
+        raise ValueError("others may read it")
+    return path
 
 
 class HostSettings(BaseSettings):
@@ -59,10 +74,28 @@ class HostSettings(BaseSettings):
     worker_memory: Annotated[int | None, BeforeValidator(_memory_bytes)] = Field(
         default=None, alias="MOONMIND_WORKER_MEMORY", description="an amount of memory, such as 16g"
     )
+    ca_file: Annotated[Path, AfterValidator(require_certificates)] | None = Field(
+        default=None, alias="MOONMIND_CA_FILE",
+        description="the path of a file with certificates in PEM",
+    )  # fmt: skip
+    ssh_key_file: Annotated[Path, AfterValidator(_private)] | None = Field(
+        default=None, alias="MOONMIND_SSH_KEY_FILE",
+        description="the path of a private key that its owner, this worker's user, alone may read "
+        "(chmod 600)",
+    )  # fmt: skip
+    ssh_known_hosts_file: Annotated[Path, AfterValidator(_readable)] | None = Field(
+        default=None, alias="MOONMIND_SSH_KNOWN_HOSTS_FILE",
+        description="the path of a file as ssh's known_hosts",
+    )  # fmt: skip
     patience_seconds: float = Field(
         default=300.0, ge=60, alias="MOONMIND_HOST_PATIENCE_SECONDS",
         description="a number of seconds, 60 or more",
     )  # fmt: skip
+
+    @property
+    def certificates(self) -> str | None:
+        """The path of a bundle with the operator's certificate authorities, if they have any."""
+        return bundle_with(self.ca_file) if self.ca_file else None
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -61,6 +61,15 @@ ensure_postgres() {
   locked apt_install postgresql
 }
 
+# Its package would start a server for the whole host at once.
+ensure_sshd() { [ -x /usr/sbin/sshd ] || ! may_apt || locked install_sshd; }
+install_sshd() {
+  say "Installing openssh-server with apt-get; its service stays off (systemctl unmask ssh)."
+  mkdir -p /etc/systemd/system
+  ln -sf /dev/null /etc/systemd/system/ssh.service
+  apt_install openssh-server openssh-client
+}
+
 ## The Python environment
 ensure_venv() { is_stamped project_stamp || locked install_venv || exit 1; }
 

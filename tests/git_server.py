@@ -2,6 +2,7 @@
 
 import base64
 import os
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -72,8 +73,9 @@ def git_daemon(base: Path) -> Iterator[str]:
 
 
 @contextmanager
-def git_http(base: Path) -> Iterator[str]:
-    """Serve the repositories below `base` to `USER` only; yields `host:port`."""
+def git_http(base: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve the repositories below `base` to `USER` only, with `tls` by https; yields
+    `host:port`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -95,6 +97,7 @@ def git_http(base: Path) -> Iterator[str]:
             self.send_response(int(status.split()[0]))
             for key, value in headers:
                 self.send_header(key, value)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -102,6 +105,8 @@ def git_http(base: Path) -> Iterator[str]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

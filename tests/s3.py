@@ -20,10 +20,12 @@ class Endpoint:
 
     port: int
     process: subprocess.Popen[bytes] | None = None
+    # By https, with a certificate and its key.
+    tls: tuple[str, str] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     def options(self, url: str = "") -> dict[str, Any]:
         """For fsspec; with few retries, so that tests need not wait for them."""
@@ -49,11 +51,14 @@ class Endpoint:
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
             config=Config(retries={"max_attempts": 1}, max_pool_connections=16),
+            verify=self.tls and self.tls[0],
         )
 
     def start(self) -> Self:
         """Start it, empty, with a bucket."""
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        if self.tls is not None:
+            command += ["--ssl-cert", self.tls[0], "--ssl-key", self.tls[1]]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -94,9 +99,9 @@ class Endpoint:
 
 
 @contextmanager
-def endpoint() -> Iterator[Endpoint]:
+def endpoint(tls: tuple[str, str] | None = None) -> Iterator[Endpoint]:
     """An endpoint for the block."""
-    running = Endpoint(free_port())
+    running = Endpoint(free_port(), tls=tls)
     try:
         yield running.start()
     finally:

@@ -188,15 +188,16 @@ async def test_the_blocks_password_goes_with_its_user_or_that_of_the_url(
         ({"url": "https://github.com:0"}, "takes a host, and a path if need be"),
         ({"url": f"https://u:{TOKEN}@github.com"}, "put user and token into the fields"),
         ({"url": "https://github.com?a=b"}, "takes a host and a path alone"),
-        ({"password": ""}, "takes one line of text"),
+        ({"password": ""}, "takes a token or password for an https URL"),
         ({"password": "a\nb"}, "takes one line of text"),
+        ({"known_hosts": "a.org ssh-rsa AAAAB3"}, "takes a token or password for an https URL"),
     ],
 )
 def test_a_block_that_makes_no_sense_is_not_saved(changed: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        RepositoryCredentials.model_validate(
-            {"url": "https://github.com", "password": TOKEN} | changed
-        )
+    fields = {"url": "https://github.com", "password": TOKEN} | changed
+    with pytest.raises(ValidationError, match=says) as refusal:
+        RepositoryCredentials.model_validate(fields)
+    assert TOKEN not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,7 @@ async def test_a_secret_of_before_is_moved_as_the_page_says(
     await secret("task-team", value)
     await asyncio.to_thread(exec, code, {})
     moved = await RepositoryCredentials.named("task-team")
+    assert moved.password is not None
     assert (moved.url, moved.username, moved.password.get_secret_value()) == expected
     with pytest.raises(PayloadError, match="no container is given"):
         await container_secrets({"A": "task-team"})

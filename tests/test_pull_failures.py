@@ -109,6 +109,13 @@ def test_only_what_may_pass_is_worth_another_try(words: str, helps: bool) -> Non
     assert image_error("a:b", words).may_pass is helps
 
 
+def test_a_certificate_that_the_engine_does_not_believe_is_the_engines_hosts_affair() -> None:
+    words = "Get https://a.org:5000/v2/: x509: certificate signed by unknown authority"
+    assert str(image_error("a.org:5000/b", words)).endswith(
+        "put that into /etc/docker/certs.d/a.org:5000/ca.crt on the engine's host"
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "cause", "says"),
     [

@@ -74,10 +74,12 @@ class FsspecStore:
     `address` says where it is, without credentials; no error may show `secrets`.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any], certificates: str | None = None
+    ) -> None:
         self.address = url
         self.secrets = secrets_in(options)
-        self._fs = _file_system(url, options)
+        self._fs = _file_system(url, _believing(certificates, url, options))
         self._base = self._fs._strip_protocol(url).rstrip("/")
         self._large = threading.BoundedSemaphore(8)
         self._make_folder = cache(partial(self._fs.makedirs, exist_ok=True))
@@ -156,10 +158,11 @@ class BlockStore:
 Store = FsspecStore | BlockStore
 
 
-async def open_store(storage: ArtifactStorage) -> Store:
-    """The place that the block names. Raises `StorageError`, in one sentence."""
+async def open_store(storage: ArtifactStorage, certificates: str | None = None) -> Store:
+    """The place that the block names; `certificates` is a bundle that its server's is held against.
+    Raises `StorageError`, in one sentence."""
     if storage.url:
-        return FsspecStore(storage.url, storage.options.get_secret_value())
+        return FsspecStore(storage.url, storage.options.get_secret_value(), certificates)
     name = storage.block or ""
     try:
         block: Block = await Block.aload(name)
@@ -172,7 +175,7 @@ async def open_store(storage: ArtifactStorage) -> Store:
         base = os.path.abspath(os.path.expanduser(block.basepath or "."))
         return FsspecStore(f"file://{base}", {})
     if isinstance(block, RemoteFileSystem):
-        return _remote_store(block)
+        return _remote_store(block, certificates)
     if isinstance(block, (WritableFileSystem, ObjectStorageBlock)):
         return BlockStore(block, name)
     raise StorageError(f"the block {name} is no writable file system: name one that is")
@@ -216,13 +219,22 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
         raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error
 
 
-def _remote_store(block: RemoteFileSystem) -> FsspecStore:
+def _believing(certificates: str | None, url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with certificates for S3's client, which knows none of the system's; what they
+    say themselves counts more."""
+    if certificates is None or urlsplit(url).scheme not in ("s3", "s3a"):
+        return dict(options)
+    client = {"verify": certificates, **(options.get("client_kwargs") or {})}
+    return {**options, "client_kwargs": client}
+
+
+def _remote_store(block: RemoteFileSystem, certificates: str | None) -> FsspecStore:
     """With the credentials of the block's URL in the options, where nobody is shown them."""
     parts = urlsplit(block.basepath)
     named = {"username": parts.username, "password": parts.password}
     place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     options = {**{key: value for key, value in named.items() if value}, **block.settings}
-    return FsspecStore(place.geturl().rstrip("/"), options)
+    return FsspecStore(place.geturl().rstrip("/"), options, certificates)
 
 
 def _give_up(target: Any) -> None:

@@ -28,6 +28,7 @@ from flows.outputs.upload_plan import (
     progress,
     upload_line,
 )
+from flows.settings import HostSettings
 from flows.threads import begin, in_thread
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Logger
@@ -120,7 +121,7 @@ async def upload(
 @asynccontextmanager
 async def _opened(storage: ArtifactStorage, seconds: float) -> AsyncIterator[Store]:
     """Raise `StorageError` for all that goes wrong in the block, and where it takes too long."""
-    store = await open_store(storage)
+    store = await open_store(storage, HostSettings.from_environment().certificates)
     try:
         async with asyncio.timeout(seconds) as limit:
             yield store

@@ -18,13 +18,16 @@ _PORTS = {"https": 443, "http": 80, "ssh": 22, "git": 9418}
 class Remote:
     """A clone address and, separately, what it takes to read it.
 
-    `url` and `display` never hold a secret; `username` and `password` go to git by environment.
+    `url` and `display` never hold a secret; `username` and `password` go to git by environment,
+    `ssh_key` to ssh by a file in memory. With `known_hosts`, ssh believes no other host.
     """
 
     url: str
     display: str
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    ssh_key: str = field(default="", repr=False)
+    known_hosts: str = field(default="", repr=False)
 
     @classmethod
     def parse(cls, repository: str) -> Self:
@@ -53,7 +56,8 @@ class Remote:
         return urlsplit(url)
 
     def is_below(self, url: str) -> bool:
-        """Whether credentials for `url` are for this: of the same origin, and below its path."""
+        """Whether credentials for `url` are for this: of the same origin, for ssh of the same user
+        as well, and below its path."""
         given, wanted = urlsplit(url), self._parts
         if self.address is None or _origin(given) != _origin(wanted):
             return False
@@ -88,9 +92,9 @@ class Remote:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in any text: the password, and a token in the user's place."""
+        """What must not appear in any text: a password, a key, and a token in the user's place."""
         user = (self.username,) if self._user_is_a_token else ()
-        return (*((self.password,) if self.password else ()), *user)
+        return (*filter(None, (self.password, self.ssh_key)), *user)
 
     @property
     def _user_is_a_token(self) -> bool:
@@ -104,8 +108,9 @@ class Remote:
         ).split("/")
 
 
-def _origin(url: SplitResult) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.hostname, url.port or _PORTS.get(url.scheme)
+def _origin(url: SplitResult) -> tuple[str | int | None, ...]:
+    user = url.username if url.scheme == "ssh" else None
+    return url.scheme, user, url.hostname, url.port or _PORTS.get(url.scheme)
 
 
 def credential_fault(url: SplitResult) -> str | None:

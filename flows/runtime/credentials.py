@@ -7,6 +7,7 @@ engine, and to the maskers of logs; to nothing that is stored.
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,7 +57,11 @@ async def opened(remote: Remote, block: str) -> Remote:
             f"names the block {block}, whose credentials are not for {remote.display} but for "
             f"{found.url}: name the block that is for it"
         )
-    return remote.with_login(found.username, found.password.get_secret_value())
+    if found.ssh_private_key is not None:
+        key = found.ssh_private_key.get_secret_value()
+        return replace(remote, ssh_key=key, known_hosts=found.known_hosts)
+    password = found.password.get_secret_value() if found.password else ""
+    return remote.with_login(found.username, password)
 
 
 async def registry_login(registry: str, policy: Policy) -> Login | None:

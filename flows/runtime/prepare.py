@@ -80,7 +80,7 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
                 logger.warning("Of an earlier attempt, %s", kept)
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)
     try:
-        commit = await _checked_out(decided, logger)
+        commit = await _checked_out(decided, job.host, logger)
         workspace.require_workdir(spec)
         ready_ns = workspace.now_ns()
     except BaseException:
@@ -136,13 +136,13 @@ async def _rename(name: str, logger: Logger) -> None:
         logger.warning("The run keeps a name without its command: %s", type(error).__name__)
 
 
-async def _checked_out(decided: Decided, logger: Logger) -> str | None:
+async def _checked_out(decided: Decided, host: HostSettings, logger: Logger) -> str | None:
     workspace, remote = decided.workspace, decided.remote
     with Journal(workspace, logger) as journal:
         journal.say(f"Prepared {workspace.folder}")
         if remote is None:
             return None
-        commit = await check_out(decided.payload, remote, decided.policy, workspace)
+        commit = await check_out(decided.payload, remote, decided.policy, workspace, host)
         journal.say(f"Checked out {remote.display} at {commit}")
         return commit
 

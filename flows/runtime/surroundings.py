@@ -15,6 +15,7 @@ from flows.payload.repository import Remote
 from flows.settings import HostSettings
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.git import checkout
+from flows.workspace.git_access import HostAccess
 
 
 async def policy_in_force() -> Policy:
@@ -26,12 +27,19 @@ async def policy_in_force() -> Policy:
 
 
 async def check_out(
-    payload: TaskPayload, remote: Remote, policy: Policy, workspace: Workspace
+    payload: TaskPayload,
+    remote: Remote,
+    policy: Policy,
+    workspace: Workspace,
+    host: HostSettings,
 ) -> str:
     """`git clone` the payload's branch into the workspace; the commit. Raises what git raises."""
     # No redirection may lead to a repository that the policy does not name.
     pinned = "*" not in policy.allowed_repositories
-    return await checkout(remote, payload.task.git.starting_branch, workspace.repo, pinned=pinned)
+    access = HostAccess(host.ssh_key_file, host.ssh_known_hosts_file, host.certificates)
+    return await checkout(
+        remote, payload.task.git.starting_branch, workspace.repo, pinned=pinned, host=access
+    )
 
 
 def pull_options(

@@ -4,6 +4,7 @@
 | --- | --- |
 | `folder` | `Workspace`: the folder's paths, mkdir, removal, an earlier attempt's results |
 | `git` | `checkout`: git fetch and checkout of one ref into it |
+| `git_access` | keys and known hosts for ssh, certificates for https |
 | `git_environment` | what the git process has in its environment: credentials, configuration |
 | `git_failures` | a table: what git says when it fails, and what that means |
 | `logs` | `RunnerLog` and `Journal`: runner.log and execute.log, in `.runs` at first |

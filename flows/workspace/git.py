@@ -10,19 +10,33 @@ from pathlib import Path
 from flows.errors import RepositoryRejected, WorkspaceError
 from flows.masking import Masker
 from flows.payload.repository import Remote
+from flows.workspace.git_access import GitAccess, HostAccess, git_access
 from flows.workspace.git_environment import git_environment
 from flows.workspace.git_failures import git_failure
 
 CLONE_TIMEOUT_SECONDS = 3600
+_NOTHING_SAID = HostAccess()
 
 
-async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: bool = False) -> str:
+async def checkout(
+    remote: Remote,
+    ref: str | None,
+    folder: Path,
+    *,
+    pinned: bool = False,
+    host: HostAccess = _NOTHING_SAID,
+) -> str:
     """Check `ref` (default: the remote's HEAD) out into an empty `folder`; return the commit.
 
     Where `pinned`, and with credentials, no redirection is followed. Raises `RepositoryRejected`
     where the repository or ref is missing or may not be read, otherwise `WorkspaceError`.
     """
-    git = _GitCommand(folder, remote, pinned=pinned or bool(remote.username or remote.password))
+    pinned |= bool(remote.username or remote.password)
+    with git_access(remote, host) as access:
+        return await _checkout(_GitCommand(folder, remote, access, pinned=pinned), remote, ref)
+
+
+async def _checkout(git: "_GitCommand", remote: Remote, ref: str | None) -> str:
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
     try:
@@ -39,10 +53,10 @@ async def checkout(remote: Remote, ref: str | None, folder: Path, *, pinned: boo
 
 
 class _GitCommand:
-    def __init__(self, folder: Path, remote: Remote, *, pinned: bool) -> None:
+    def __init__(self, folder: Path, remote: Remote, access: GitAccess, *, pinned: bool) -> None:
         self._folder = folder
         self._remote = remote
-        self._environment = git_environment(remote, pinned=pinned)
+        self._environment = git_environment(remote, pinned=pinned, access=access)
         self._masker = Masker(remote.secrets)
 
     async def __call__(self, *arguments: str) -> str:

@@ -9,8 +9,10 @@ import os
 from collections.abc import Mapping
 
 from flows.payload.repository import Remote
+from flows.workspace.git_access import GitAccess
 
 _STALLED_SECONDS = 60
+_AS_ANY_USER = GitAccess()
 # Of the variables that are git's own, those by which an operator tells it about this host. All
 # others name a repository, or say how to use it: a hook of the caller's sets these.
 _OPERATORS = frozenset(
@@ -39,14 +41,19 @@ _OPERATORS = frozenset(
 
 
 def git_environment(
-    remote: Remote, *, pinned: bool, callers: Mapping[str, str] = os.environ
+    remote: Remote,
+    *,
+    pinned: bool,
+    access: GitAccess = _AS_ANY_USER,
+    callers: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """What git has in its environment to read `remote`; of `callers`, what is about this host."""
     config = _config(remote, pinned=pinned)
     return {
         "GIT_ASKPASS": "true",
-        "GIT_SSH_COMMAND": f"ssh -oBatchMode=yes -oConnectTimeout={_STALLED_SECONDS}",
         **{name: value for name, value in callers.items() if _passes(name)},
+        **access.ssh_command(callers),
+        **({"GIT_SSL_CAINFO": access.certificates} if access.certificates else {}),
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ALLOW_PROTOCOL": "http:https:ssh:git",

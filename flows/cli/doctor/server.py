@@ -25,6 +25,7 @@ from flows.engine.docker.probe import refused_login
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, StorageError
 from flows.outputs.stores import HashingReader, Store, explain, open_store
+from flows.settings import HostSettings
 from flows.threads import in_thread
 from flows.worker.worker import ContainerTaskWorker
 
@@ -213,7 +214,7 @@ async def check_storage() -> Sequence[Finding]:
     if not block.is_remote:
         return [ok(STORAGE, "results stay in the job folders")]
     try:
-        store = await open_store(block)
+        store = await open_store(block, HostSettings.from_environment().certificates)
     except StorageError as error:
         return [fault(STORAGE, str(error), "correct the block moonmind-artifact-storage/default")]
     try:

@@ -204,7 +204,8 @@ async def _prepared(decided: Decided, say: Say) -> Prepared:
     workspace, spec, remote, commit = decided.workspace, decided.spec, decided.remote, None
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
-        commit = await surroundings.check_out(decided.payload, remote, decided.policy, workspace)
+        host, payload, policy = HostSettings.from_environment(), decided.payload, decided.policy
+        commit = await surroundings.check_out(payload, remote, policy, workspace, host)
         say(f"Checked out {remote.display} at {commit}.")
     ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)

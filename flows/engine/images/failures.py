@@ -69,6 +69,11 @@ _ADVICE = {
 # What a registry says of a name that nobody has.
 _MISSING = (ImageCause.NOT_FOUND, ImageCause.DENIED)
 _BY_NAME = "where that is the beginning of an image's id: an image is run by its name"
+# The engine's affair: what this worker believes does not count.
+_CERTIFICATE = (
+    "where its certificate is of an authority of your own, put that into "
+    "/etc/docker/certs.d/{registry}/ca.crt on the engine's host"
+)
 
 
 def cause_of(words: str, status: int | None = None) -> ImageCause:
@@ -79,8 +84,10 @@ def cause_of(words: str, status: int | None = None) -> ImageCause:
     return _STATUSES.get(status or 0, ImageCause.OTHER)
 
 
-def _advice(cause: ImageCause, image: str) -> str:
+def _advice(cause: ImageCause, image: str, words: str = "") -> str:
     name = ImageName.parse(image)
+    if "x509" in words:
+        return _CERTIFICATE.format(registry=name.registry)
     by_name = f"; {_BY_NAME}" if name.may_be_id and cause in _MISSING else ""
     return _ADVICE[cause].format(registry=name.registry) + by_name
 
@@ -94,7 +101,7 @@ def image_error(
     passing = cause in (ImageCause.RATE_LIMITED, ImageCause.UNREACHABLE)
     return ImageError(
         f"cannot {doing} the image {image}: {words or 'no reason was given'}; "
-        f"{_advice(cause, image)}",
+        f"{_advice(cause, image, words)}",
         cause,
         may_pass=passing and not _LASTING.search(words),
     )

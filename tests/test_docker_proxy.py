@@ -555,7 +555,7 @@ def test_what_is_the_helpers_alone_goes_with_nothing_else(
 
 
 def test_what_an_operator_names_is_let_through() -> None:
-    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": "SYS_PTRACE"}
+    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": "CAP_SYS_PTRACE"}
     with docker_proxy(**{f"DOCKER_PROXY_{key}": each for key, each in settings.items()}) as port:
         assert created(port, '{"NetworkMode": "builds"}') == 404
         assert created(port, '{"CapAdd": ["CAP_SYS_PTRACE"]}') == 404
@@ -568,7 +568,7 @@ def test_what_an_operator_names_is_let_through() -> None:
     ("name", "value", "says"),
     [
         ("NETWORKS", "host", "host is no task's network"),
-        ("CAPABILITIES", "ALL", "name each"),
+        ("CAPABILITIES", "CAP_ALL", "name each"),
     ],
 )
 def test_what_no_operator_can_allow_is_refused_at_the_start(

@@ -43,7 +43,8 @@ class Settings:
         networks = _words(environ, "DOCKER_PROXY_NETWORKS")
         if host_wide := [each for each in networks if each.startswith(_NEVER_A_NETWORK)]:
             raise ValueError(f"DOCKER_PROXY_NETWORKS: {', '.join(host_wide)} is no task's network")
-        capabilities = _words(environ, "DOCKER_PROXY_CAPABILITIES")
+        named = _words(environ, "DOCKER_PROXY_CAPABILITIES")
+        capabilities = frozenset(each.removeprefix("CAP_") for each in named)
         if "ALL" in capabilities:
             raise ValueError("DOCKER_PROXY_CAPABILITIES: name each; ALL is root of the host")
         return cls(

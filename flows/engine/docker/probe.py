@@ -21,7 +21,7 @@ from flows.engine.docker.client import Connection, require_ok, translated, url
 from flows.engine.docker.network import ensure_task_network
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable
-from flows.spec import LABEL_CACHE, LABEL_JOB_ID, NAME_PREFIX
+from flows.spec import EVERYBODY, LABEL_CACHE, LABEL_CACHE_OWNER, LABEL_JOB_ID, NAME_PREFIX
 
 _SECONDS = 10.0
 # A container that no run can ever have.
@@ -34,6 +34,8 @@ _NO_CONTAINER = {
     "Labels": {LABEL_JOB_ID: _NO_JOB},
     "HostConfig": {"NetworkMode": "none"},
 }
+# Too short for a name.
+_NO_CACHE = {"Name": "x", "Labels": {LABEL_CACHE: "true", LABEL_CACHE_OWNER: EVERYBODY}}
 
 
 class Obstacle(Enum):
@@ -106,8 +108,7 @@ def _calls(now: float) -> list[Call]:
         *(Call("POST", f"{box}/{what}") for what in ("start", "wait", "stop")),
         Call("DELETE", box),
         Call("GET", f"/volumes/{_NOBODY}"),
-        # Too short for a name.
-        Call("POST", "/volumes/create", {"Name": "x", "Labels": {LABEL_CACHE: "true"}}),
+        Call("POST", "/volumes/create", _NO_CACHE),
         Call("DELETE", f"/volumes/{_NOBODY}-workspace"),
         Call("GET", f"/containers/json?limit=-1&all=1&size=0&trunc_cmd=0&{ours}", is_listing=True),
         Call("GET", f"/volumes?{ours}", is_listing=True),

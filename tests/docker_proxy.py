@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -36,6 +37,16 @@ def docker_proxy(**settings: str) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
+
+
+@contextmanager
+def new_volume(*, is_made: bool = False) -> Iterator[str]:
+    """The name of a volume that will not be there afterwards."""
+    name = f"proxy-test-{uuid4().hex}"
+    if is_made:
+        subprocess.run(["docker", "volume", "create", name], check=True, capture_output=True)
+    yield name
+    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
 
 
 def _until_it_listens(process: "subprocess.Popen[bytes]", port: int) -> None:

@@ -1,9 +1,8 @@
-"""The docker-proxy before a real engine: the runner's calls pass, everything else is refused."""
+"""Whole runs go through the docker-proxy, to a real engine, and end there with whoever asked."""
 
 import asyncio
 import contextlib
 import http.client
-import json
 import os
 import subprocess
 import time
@@ -12,21 +11,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus, urlencode
 from uuid import uuid4
 
-import docker
-import docker.types
 import psutil
 import pytest
 from prefect_docker import DockerHost
 
-from flows.docker_proxy.settings import Settings
 from flows.engine.docker.client import negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.images import DockerImages
-from flows.engine.docker.network import ensure_task_network
 from flows.engine.docker.stats import Sampler
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
@@ -37,8 +31,7 @@ from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
-from tests.docker_proxy import docker_proxy
-from tests.own_engine import OwnEngine
+from tests.docker_proxy import docker_proxy, new_volume
 from tests.registry import Answer, FaultyProxy, Registry, on
 from tests.runs import BUSYBOX, left_on_engine, payload, until, until_async
 from tests.specs import Collector, compiled, new_run
@@ -48,10 +41,8 @@ pytestmark = pytest.mark.docker
 
 @pytest.fixture(scope="module")
 def workspace_volume() -> Iterator[str]:
-    """The name of a volume for job folders, which does not exist yet."""
-    name = f"proxy-test-{uuid4().hex}"
-    yield name
-    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
+    with new_volume() as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +65,8 @@ async def engine(port: int, outside_a_run: None) -> AsyncIterator[DockerEngine]:
 
 @pytest.fixture
 def volume() -> Iterator[str]:
-    """The name of a volume that does not exist yet, and will not afterwards."""
-    name = f"proxy-test-{uuid4().hex}"
-    yield name
-    subprocess.run(["docker", "volume", "rm", "--force", name], check=True, capture_output=True)
+    with new_volume() as name:
+        yield name
 
 
 def spec_of(folder: Path, *command: str, volume: str = "", **container: Any) -> ContainerSpec:
@@ -243,468 +232,3 @@ async def test_what_a_container_uses_and_how_it_ends_goes_through(
         await engine.destroy(spec)
         evidence = read_evidence(client, spec.name, started_at)
     assert evidence == Evidence((9,), exit_code=137, destroyed=True)
-
-
-def events_of(*containers: str) -> str:
-    """The filter that the runner asks with, as a part of an address."""
-    filters = {"container": containers, "event": ["die"], "type": ["container"]}
-    return quote_plus(json.dumps(filters, separators=(",", ":")))
-
-
-# An id that no container has: what the proxy lets through, the engine answers with 404.
-ID = "0" * 64
-NO_JOB = "00000000-0000-4000-8000-000000000000"
-TASK = f"mm-task-{NO_JOB}-1"
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", f"/containers/{ID}/exec"),
-        ("POST", f"/containers/{ID}/kill"),
-        ("POST", f"/containers/{ID}/update"),
-        ("POST", f"/containers/{ID}/json"),
-        ("GET", f"/containers/{ID}/attach"),
-        ("GET", f"/containers/{ID}/attach/ws"),
-        ("GET", f"/containers/{ID}/export"),
-        ("GET", f"/containers/{ID}/archive"),
-        ("PUT", f"/containers/{ID}/archive"),
-        ("POST", "/exec/1/start"),
-        ("GET", "/containers/json"),
-        ("POST", "/containers/prune"),
-        ("POST", "/containers/create"),
-        ("POST", "/containers/create?name=postgres"),
-        ("POST", "/containers/create?name=postgres-files"),
-        # A container of somebody else, by its name or by a short form of its id.
-        ("GET", "/containers/postgres/json"),
-        ("POST", "/containers/postgres/stop"),
-        ("DELETE", "/containers/postgres"),
-        ("GET", f"/containers/{ID[:12]}/json"),
-        ("GET", "/volumes"),
-        ("POST", "/volumes/prune"),
-        ("DELETE", "/volumes/postgres%2Fdata"),
-        ("POST", "/build"),
-        ("POST", "/commit"),
-        ("POST", "/images/create?fromSrc=-"),
-        ("POST", "/images/load"),
-        ("POST", "/images/busybox/push"),
-        ("DELETE", "/images/busybox"),
-        ("GET", "/images/json"),
-        ("POST", "/distribution/busybox/json"),
-        ("GET", "/distribution/json"),
-        ("GET", "/distribution/busybox"),
-        ("GET", "/distribution/../containers/json"),
-        ("GET", "/images/../containers/json"),
-        ("GET", "/images/%2e%2e/containers/json"),
-        ("POST", "/swarm/init"),
-        ("GET", "/secrets"),
-        ("GET", "/configs"),
-        ("GET", "/services"),
-        ("GET", "/plugins"),
-        ("POST", "/plugins/pull"),
-        ("GET", "/networks"),
-        ("POST", "/networks/create"),
-        ("POST", "/auth"),
-        ("POST", "/session"),
-        ("GET", "/containers/postgres/stats"),
-        ("GET", "/events"),
-        ("GET", f"/events?since=1&until=2&filters={events_of('postgres')}"),
-        # Without an end; with a second container; with a parameter that only the engine decodes.
-        ("GET", f"/events?since=1&filters={events_of(TASK)}"),
-        ("GET", f"/events?since=1&until=2&filters={events_of(TASK, 'postgres')}"),
-        ("GET", f"/events?%66ilters=&since=1&until=2&filters={events_of(TASK)}"),
-        ("POST", f"/events?since=1&until=2&filters={events_of(TASK)}"),
-        ("GET", "/system/df"),
-        ("GET", "/info"),
-        ("GET", "/v1.41/info"),
-        ("GET", "//info"),
-        ("GET", "/v1.41//info"),
-        ("GET", "/version"),
-        ("GET", "/v1.41/v1.41/_ping"),
-        ("POST", "/_ping"),
-        ("GET", "/"),
-    ],
-)
-def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request(method, path)
-    answer = connection.getresponse()
-    assert (answer.status, b"docker-proxy" in answer.read()) == (403, True)
-    connection.close()
-
-
-def created(port: int, host_config: str, name: str = TASK, **more: object) -> int:
-    """The status of the answer to a creation of an image that is not there; `host_config` is JSON
-    as somebody may write it."""
-    if '"NetworkMode"' not in host_config and host_config.startswith("{"):
-        network = '{"NetworkMode": "none"' + (", " if host_config != "{}" else "")
-        host_config = network + host_config[1:]
-    rest = {"Image": f"none-{ID}", "Labels": {"moonmind.job_id": NO_JOB}, **more}
-    body = f'{{{json.dumps(rest)[1:-1]}, "HostConfig": {host_config}}}'
-    return asked(port, "POST", f"/containers/create?name={name}", body)[0]
-
-
-def asked(port: int, method: str, path: str, body: str | None = None) -> tuple[int, str]:
-    """The status of an answer, and what it says."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    headers = {} if body is None else {"Content-Type": "application/json"}
-    connection.request(method, path, body and body.encode(), headers)
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, text
-
-
-# What an old engine reads in any case and with any escapes; the rest is in test_proxy_attacks.py.
-@pytest.mark.parametrize(
-    "host_config",
-    [
-        '{"Privileged": true}',
-        '{"privileged":false}',
-        '{"Pr\\u0069vileged": true}',
-        '{"Privileged": null}',
-        '{"Privileged": 0}',
-        '{"Privileged": false, "Privileged": false}',
-        '{"Binds": []}',
-        '{"Bind\\u017f": ["/:/host"]}',
-        '{"Bind\N{LATIN SMALL LETTER LONG S}": ["/:/host"]}',
-        '{"Networ\\u212aMode": "host"}',
-        '{"NetworkMode": "host"}',
-        '{"NetworkMode": "container:db"}',
-        '{"NetworkMode": "stack_database"}',
-        '{"NetworkMode": "bridge"}',
-        '{"NetworkMode": "default"}',
-        '{"NetworkMode": ""}',
-        '{"MaskedPaths": []}',
-        '{"CapAdd": ["]", "SYS_ADMIN"]}',
-        '{"CapAdd": ["CAP_SYS_PTRACE"]}',
-        '{"CapAdd": ["DAC_READ_SEARCH"]}',
-        '{"SecurityOpt": ["label=user:]", "seccomp=unconfined"]}',
-        '{"SecurityOpt": ["no-new-privileges:false"]}',
-        '{"UsernsMode": "host"}',
-        '{"LogConfig": {"Type": "json-file", "Config": {}}}',
-        '{"DeviceRequests": [{"Driver": "cdi", "Count": 1, "Capabilities": [["gpu"]]}]}',
-        '{"DeviceRequests": [{"Count": 1, "Capabilities": [["gpu", "all"]]}]}',
-        '{"Memory": 1e3}',
-        '{"Memory": NaN}',
-        '{"PidsLimit": -1}',
-        '{"Mounts": [{"Type": "tmpfs", "Target": "/x"}]}',
-        '{"Mounts": [{"Type": "volume", "Source": "proxy-test-none", "Target": "/x"}]}',
-        '{"Mounts": [{"Type": "volume", "Source": "/", "Target": "/x"}]}',
-        '{"Mounts": [{"Type": "volume", "Source": "x", "Target": "/x/../proc"}]}',
-        '{"x": "' + 900_000 * "x" + '"}',
-        "[" * 100_000 + "]" * 100_000,
-        "null",
-    ],
-    ids=lambda text: text[:50],
-)
-def test_what_a_task_does_not_ask_for_is_refused(port: int, host_config: str) -> None:
-    assert created(port, host_config) == 403
-
-
-@pytest.mark.parametrize(
-    "host_config",
-    [
-        "{}",
-        '{"Privileged": false, "NetworkMode": "moonmind-tasks", "Init": true, "Mounts": []}',
-        '{"CapAdd": ["CHOWN", "CAP_NET_ADMIN"], "CapDrop": ["ALL"], "NanoCpus": 1500000000}',
-        '{"SecurityOpt": ["no-new-privileges"], "Memory": 67108864, "MemorySwap": 67108864}',
-        '{"\\u0049nit": true, "ShmSize": 1, "PidsLimit": 4096}',
-    ],
-    ids=lambda text: text[:50],
-)
-def test_what_a_task_asks_for_is_for_the_engine_to_make(port: int, host_config: str) -> None:
-    # It has no such image.
-    assert created(port, host_config) == 404
-
-
-NETWORK: dict[str, Any] = {
-    "Name": "moonmind-tasks",
-    "Driver": "bridge",
-    "Options": {
-        "com.docker.network.bridge.enable_icc": "false",
-        "com.docker.network.bridge.name": "mm-0123abcd",
-    },
-    "IPAM": None,
-    "CheckDuplicate": True,
-    "Labels": {"moonmind.network": "tasks"},
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"Name": "bridge"},
-        {"Name": "moonmind-tasks2"},
-        {"Driver": "host"},
-        {"Driver": "macvlan"},
-        {"Options": {}},
-        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.enable_icc": "true"}},
-        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.name": "docker0"}},
-        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.name": "mm-../x"}},
-        {"Options": NETWORK["Options"] | {"com.docker.network.bridge.default_bridge": "true"}},
-        {"Options": NETWORK["Options"] | {"parent": "eth0"}},
-        {"IPAM": {"Config": [{"Subnet": "10.0.0.0/8"}]}},
-        {"Labels": {}},
-        {"Labels": {"moonmind.network": "tasks", "moonmind.job_id": NO_JOB}},
-        {"CheckDuplicate": False},
-        {"Internal": True},
-        {"Attachable": True},
-        {"Ingress": True},
-        {"ConfigFrom": {"Network": "x"}},
-        {"EnableIPv6": True},
-    ],
-    ids=str,
-)
-def test_of_networks_only_the_one_that_tasks_share_can_be_made(
-    port: int, change: dict[str, object]
-) -> None:
-    status, text = asked(port, "POST", "/networks/create", json.dumps(NETWORK | change))
-    assert (status, "docker-proxy" in text) == (403, True)
-
-
-@pytest.mark.parametrize(
-    "filters",
-    ["{}", '{"type": ["custom"]}', '{"type": ["builtin", "custom"]}', '{"name": ["bridge"]}',
-     '{"type": ["builtin"], "label": ["moonmind.job_id"]}'],
-)  # fmt: skip
-def test_networks_of_others_are_not_listed(port: int, filters: str) -> None:
-    path = f"/networks?{urlencode({'filters': filters})}"
-    assert asked(port, "GET", path)[0] == 403
-    assert asked(port, "GET", "/networks/bridge")[0] == 403
-
-
-def test_the_network_that_tasks_share_is_made_through_the_proxy(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    with OwnEngine(tmp_path_factory.mktemp("engine"), images=False) as own:
-        socket = own.url.removeprefix("unix://")
-        with docker_proxy(DOCKER_PROXY_SOCKET=socket) as port:
-            api = docker.APIClient(f"tcp://127.0.0.1:{port}", version="1.41")
-            interface = ensure_task_network(api)
-            assert ensure_task_network(api) == interface
-            api.close()
-        option = '{{index .Options "com.docker.network.bridge.name"}}'
-        told = own.docker("network", "inspect", "--format", option, "moonmind-tasks")
-        assert told.strip() == interface
-
-
-@pytest.mark.parametrize(
-    "env", [['A="privileged": true'], ["B=ü\u2028\U0001f600"], ["x" * 600_000]]
-)
-def test_a_tasks_own_words_may_be_any(port: int, env: list[str]) -> None:
-    assert created(port, "{}", Env=env) == 404
-
-
-def test_what_docker_py_says_of_gpus_is_for_the_engine_to_check(port: int) -> None:
-    """In the words of a real client, whose defaults are of its version."""
-    request = docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])
-    assert created(port, json.dumps({"DeviceRequests": [request]})) == 404
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        {},
-        {"moonmind.job_id": "00000000-0000-4000-8000-000000000001"},
-        {"moonmind.job_id": NO_JOB, "traefik.enable": "true"},
-        {"moonmind.job_id": NO_JOB, "moonmind.JOB_ID": NO_JOB},
-        {"moonmind.job_id": 1},
-    ],
-)
-def test_a_container_with_other_labels_than_its_jobs_is_refused(
-    port: int, labels: dict[str, object]
-) -> None:
-    assert created(port, "{}", Labels=labels) == 403
-
-
-HELPER = {
-    "NetworkMode": "none",
-    "ReadonlyRootfs": True,
-    "CapDrop": ["ALL"],
-    "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER"],
-    "SecurityOpt": ["no-new-privileges"],
-    "UsernsMode": "host",
-    "LogConfig": {"Type": "json-file", "Config": {"max-size": "64k"}},
-}
-
-
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
-        ({}, 403),
-        ({"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]}, 403),
-        ({"NetworkMode": "bridge"}, 403),
-        ({"ReadonlyRootfs": False}, 403),
-        ({"CapDrop": []}, 403),
-        ({"CapAdd": ["NET_ADMIN"]}, 403),
-        ({"UsernsMode": "private"}, 403),
-        ({"LogConfig": {"Type": "syslog", "Config": {}}}, 403),
-    ],
-)
-def test_what_is_the_helpers_alone_goes_with_nothing_else(
-    port: int, change: dict[str, object], status: int
-) -> None:
-    folder = f"/srv/jobs/{NO_JOB}"
-    own = {"Type": "bind", "Source": folder, "Target": f"/work/agent_jobs/{NO_JOB}"}
-    helper = f"mm-task-{NO_JOB}-1-files"
-    # The engine has no such folder.
-    assert created(port, json.dumps({**HELPER, "Mounts": [own]}), helper) == 400
-    host_config = json.dumps({**HELPER, "Mounts": [own], **change})
-    assert created(port, host_config, helper if change else TASK) == status
-
-
-def test_what_an_operator_names_is_let_through() -> None:
-    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": "CAP_SYS_PTRACE"}
-    with docker_proxy(**{f"DOCKER_PROXY_{key}": each for key, each in settings.items()}) as port:
-        assert created(port, '{"NetworkMode": "builds"}') == 404
-        assert created(port, '{"CapAdd": ["CAP_SYS_PTRACE"]}') == 404
-        models = '{"Mounts": [{"Type": "volume", "Source": "models", "Target": "/models"}]}'
-        assert created(port, models) == 404
-        assert created(port, models.replace("models", "model")) == 403
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("NETWORKS", "host", "host is no task's network"),
-        ("CAPABILITIES", "CAP_ALL", "name each"),
-    ],
-)
-def test_what_no_operator_can_allow_is_refused_at_the_start(
-    name: str, value: str, says: str
-) -> None:
-    with pytest.raises(ValueError, match=says):
-        Settings.from_environment({f"DOCKER_PROXY_{name}": value})
-
-
-def test_a_bind_mount_is_refused_unless_it_is_allowed_and_a_jobs_folder(port: int) -> None:
-    def mounts(source: str, target: str) -> str:
-        return json.dumps({"Mounts": [{"Type": "bind", "Source": source, "Target": target}]})
-
-    own = f"/work/agent_jobs/{NO_JOB}"
-    # The engine has no such folder.
-    assert created(port, mounts(f"/srv/{NO_JOB}", own)) == 400
-    assert created(port, mounts("/", own)) == 403
-    assert created(port, mounts(f"/srv/{NO_JOB}/..", own)) == 403
-    assert created(port, mounts(f"/srv/{NO_JOB}", "/host")) == 403
-    with docker_proxy() as strict:
-        assert created(strict, mounts(f"/srv/{NO_JOB}", own)) == 403
-
-
-def run_volume(device: str, **more: object) -> str:
-    """The creation of the volume that shows a job's folder, or another."""
-    options = {"type": "none", "o": "bind", "device": device}
-    labels = {"moonmind.job_id": NO_JOB}
-    name = f"mm-task-{NO_JOB}-1-workspace"
-    return json.dumps(
-        {"Name": name, "Driver": "local", "DriverOpts": options, "Labels": labels, **more}
-    )
-
-
-def test_a_volume_leads_to_the_jobs_own_folder_alone(port: int, workspace_volume: str) -> None:
-    made = ["docker", "volume", "create", workspace_volume]
-    subprocess.run(made, check=True, capture_output=True)
-    shown = ["docker", "volume", "inspect", "--format", "{{.Mountpoint}}", workspace_volume]
-    folder = subprocess.check_output(shown, text=True).strip()
-    own = f"{folder}/{NO_JOB}"
-    try:
-        for refused in (
-            run_volume("/"),
-            run_volume(folder),
-            run_volume(f"{own}/.."),
-            run_volume(f"{own}/"),
-            run_volume(f"{folder}/00000000-0000-4000-8000-000000000001"),
-            run_volume(own, DriverOpts={"type": "nfs", "o": "addr=10.0.0.1", "device": own}),
-            run_volume(own, DriverOpts={"type": "none", "o": "bind,suid", "device": own}),
-            run_volume(own, Driver="other"),
-            run_volume(own, Name="cache"),
-            run_volume(own, Labels={}),
-        ):
-            assert asked(port, "POST", "/volumes/create", refused)[0] == 403, refused
-        assert asked(port, "POST", "/volumes/create", run_volume(own))[0] == 201
-    finally:
-        made_volume = f"/volumes/mm-task-{NO_JOB}-1-workspace"
-        assert asked(port, "DELETE", made_volume)[0] in (204, 404)
-
-
-@pytest.mark.parametrize("options", [{}, {"Subpath": NO_JOB}, {"Subpath": "."}, {"NoCopy": True}])
-def test_the_workspace_and_others_volumes_are_not_mounted_as_they_are(
-    port: int, workspace_volume: str, options: dict[str, object]
-) -> None:
-    def status(source: str) -> int:
-        mount = {"Type": "volume", "Source": source, "Target": "/x", "VolumeOptions": options}
-        return created(port, json.dumps({"Mounts": [mount]}))
-
-    # An engine before 26 would not know what a sub-path is, and make the container.
-    is_own = options == {"Subpath": NO_JOB}
-    assert status(workspace_volume) == (404 if is_own else 403)
-    assert status("somebody-elses") == 403
-
-
-def test_of_volumes_only_caches_are_removed(port: int, volume: str) -> None:
-    subprocess.run(["docker", "volume", "create", volume], check=True, capture_output=True)
-    status, says = asked(port, "DELETE", f"/volumes/{volume}")
-    assert (status, "it is no cache" in says) == (403, True)
-    subprocess.run(["docker", "volume", "rm", volume], check=True, capture_output=True)
-    owner = {"moonmind.cache_owner": "repository:github.com/team/app"}
-    for labels in ({"moonmind.cache": "true"}, owner, {**owner, "moonmind.cache": "1"}):
-        nobodys = json.dumps({"Name": volume, "Labels": labels})
-        assert asked(port, "POST", "/volumes/create", nobodys)[0] == 403
-    cache = json.dumps({"Name": volume, "Labels": {"moonmind.cache": "true", **owner}})
-    assert asked(port, "POST", "/volumes/create", cache)[0] == 201
-    assert asked(port, "DELETE", f"/volumes/{volume}")[0] == 204
-
-
-def test_a_container_of_somebody_else_is_not_reached_by_its_id(port: int) -> None:
-    name = f"proxy-test-{uuid4().hex}"
-    create = ["docker", "create", "--name", name, BUSYBOX, "true"]
-    container_id = subprocess.check_output(create, text=True).strip()
-    try:
-        box = f"/containers/{container_id}"
-        for call in (f"GET {box}/json", f"GET {box}/logs", f"POST {box}/start", f"DELETE {box}"):
-            status, says = asked(port, *call.split())
-            assert (status, "is not a task's" in says) == (403, True)
-    finally:
-        subprocess.run(["docker", "rm", name], check=True, capture_output=True)
-
-
-def test_a_body_of_unknown_length_is_refused(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    pieces = (each for each in (b'{"Image": "none"', b', "HostConfig": {}}'))
-    connection.request("POST", f"/containers/create?name=mm-task-{NO_JOB}-1", pieces)
-    assert connection.getresponse().status == 403
-    connection.close()
-
-
-@pytest.mark.parametrize("version", ["1.12", "1.9", "1.23", "1.023", "01.41", "1.41/v1.41", "2.0"])
-@pytest.mark.parametrize("body", ["", '{"Privileged": true}'])
-def test_an_api_version_that_starts_a_container_with_settings_is_refused(
-    port: int, version: str, body: str
-) -> None:
-    assert asked(port, "POST", f"/v{version}/containers/{ID}/start", body)[0] == 403
-
-
-@pytest.mark.parametrize("body", ["{}", '{"Privileged": true}', "null", " "])
-def test_a_call_that_takes_no_body_is_refused_with_one(port: int, body: str) -> None:
-    assert asked(port, "POST", f"/v1.41/containers/{ID}/start", body)[0] == 403
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "fromSrc=http%3A%2F%2F127.0.0.1%3A1%2Fx",
-        "fromImage=&fromSrc=http%3A%2F%2F127.0.0.1%3A1%2Fx&repo=busybox&tag=1",
-        "fromImage=&tag=1",
-        "fromImage=busybox",
-        "fromImage=busybox&tag=1&repo=other",
-        "fromImage=busybox&tag=1&changes=CMD+sh",
-        "fromImage=busybox&tag=1&fromImage=other",
-        "fromImage=busybox&tag=1&from%49mage=other",
-        "fromimage=busybox&tag=1",
-        "fromImage=../busybox&tag=1",
-        "fromImage=busybox&tag=1%0d%0aX:y",
-    ],
-)
-def test_an_image_is_pulled_by_its_name_and_in_no_other_way(port: int, query: str) -> None:
-    assert asked(port, "POST", f"/images/create?{query}")[0] == 403

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any
 
-from flows.docker_proxy.bodies import BindMount, Container, Helper, Mount, RunVolume, VolumeMount
+from flows.docker_proxy.bodies import BindMount, Container, Helper, RunVolume, VolumeMount
 from flows.docker_proxy.calls import Said
 from flows.docker_proxy.engine import Engine
 from flows.docker_proxy.names import Task, task_of
@@ -34,7 +34,7 @@ class Rights:
         if volume := said.names.get("removable"):
             await self.require_removable(volume)
         if isinstance(said.query, Create) and isinstance(said.body, Container):
-            await self.require_container(said.query.name, said.body)
+            await self.require_container(said.query.name, said.body, said.version)
         if isinstance(said.body, RunVolume):
             await self.require_run_volume(said.body)
 
@@ -52,7 +52,7 @@ class Rights:
         if len(self._ours) > _REMEMBERED:
             self._ours.popitem(last=False)
 
-    async def require_container(self, name: str, body: Container) -> None:
+    async def require_container(self, name: str, body: Container, version: str) -> None:
         """What it is to have must be its own job's, a cache, or what an operator allows."""
         task = _task(name, body.Labels)
         if isinstance(body, Helper) and not task.is_helper:
@@ -70,14 +70,19 @@ class Rights:
                 "name it"
             )
         for mount in host.Mounts:
-            await self._require_mount(name, task, mount)
+            if isinstance(mount, BindMount):
+                self._require_bind(task, mount)
+            elif mount.VolumeOptions:
+                self._require_subpath(task, mount, version)
+            else:
+                await self._require_volume(name, task, mount)
 
     async def require_run_volume(self, body: RunVolume) -> None:
         """It leads into the workspace volume, to its own job's folder, and only where the engine
         knows no better way."""
         task = _task(body.Name.removesuffix("-workspace"), body.Labels)
-        version = (await self._engine.ask("/_ping")).headers.get(b"api-version", b"0.0").decode()
-        if tuple(map(int, version.split("."))) >= _SUBPATH_API:
+        version = (await self._engine.ask("/_ping")).headers.get(b"api-version", b"").decode()
+        if _numbers(version) >= _SUBPATH_API:
             raise Refused("refuses a volume that leads to a folder: this engine mounts sub-paths")
         if body.DriverOpts.device != await self._folder(task):
             raise Refused(
@@ -91,27 +96,27 @@ class Rights:
         if found is not None and not _is_cache(found):
             raise Refused(f"refuses to remove the volume {shown(volume)}: it is no cache")
 
-    async def _require_mount(self, name: str, task: Task, mount: Mount) -> None:
-        if isinstance(mount, BindMount):
-            return self._require_bind(task, mount)
+    def _require_subpath(self, task: Task, mount: VolumeMount, version: str) -> None:
+        # In an older version, the engine would mount the whole volume.
+        is_known = _numbers(version.removeprefix("/v")) >= _SUBPATH_API
+        asked = (mount.Source, mount.VolumeOptions and mount.VolumeOptions.Subpath)
+        if not is_known or asked != (self._settings.workspace_volume, task.job_id):
+            raise Refused(
+                f"refuses a folder of the volume {shown(mount.Source)}: it is not the job's in the "
+                "volume that DOCKER_PROXY_WORKSPACE_VOLUME names, asked for in API 1.45 or newer"
+            )
+
+    async def _require_volume(self, name: str, task: Task, mount: VolumeMount) -> None:
         source, settings = mount.Source, self._settings
-        if mount.VolumeOptions:
-            if (source, mount.VolumeOptions.Subpath) != (settings.workspace_volume, task.job_id):
-                raise Refused(
-                    f"refuses a folder of the volume {shown(source)}: it is not the job's in the "
-                    "volume that DOCKER_PROXY_WORKSPACE_VOLUME names"
-                )
-            return None
         if source == f"{name}-workspace":
-            return await self._require_own_folder(task, mount)
-        if source in settings.volumes:
-            return None
-        if not _is_cache(await self._volume(source)):
+            await self._require_own_folder(task, mount)
+        elif source not in settings.volumes and (
+            source == settings.workspace_volume or not _is_cache(await self._volume(source))
+        ):
             raise Refused(
                 f"refuses the volume {shown(source)}: it is no cache of this runner, and "
                 "DOCKER_PROXY_VOLUMES does not name it"
             )
-        return None
 
     def _require_bind(self, task: Task, mount: BindMount) -> None:
         if not self._settings.bind_mounts:
@@ -136,6 +141,10 @@ class Rights:
 
     async def _volume(self, name: str) -> dict[str, Any] | None:
         return (await self._engine.ask(f"/volumes/{name}")).json()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split("."))) if version else ()
 
 
 def _is_cache(volume: dict[str, Any] | None) -> bool:

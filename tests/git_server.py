@@ -73,9 +73,11 @@ def git_daemon(base: Path) -> Iterator[str]:
 
 
 @contextmanager
-def git_http(base: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve the repositories below `base` to `USER` only, with `tls` by https; yields
-    `host:port`."""
+def git_http(
+    base: Path, tls: ssl.SSLContext | None = None, *, public: bool = False
+) -> Iterator[str]:
+    """Serve the repositories below `base` to `USER` only, with `tls` by https; yields `host:port`.
+    Where they are `public`, to whoever shows nothing as well, as GitHub does."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -86,7 +88,8 @@ def git_http(base: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
 
         def _serve(self) -> None:
             expected = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-            if self.headers.get("Authorization") != f"Basic {expected}":
+            shown = self.headers.get("Authorization")
+            if shown != f"Basic {expected}" and not (public and shown is None):
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="git"')
                 self.end_headers()

@@ -110,6 +110,15 @@ async def test_credentials_reach_the_server_and_nothing_else(
             assert USER.encode() not in text
 
 
+@pytest.mark.parametrize("login", ["", "contoso@"])
+async def test_a_user_name_alone_does_not_close_a_public_repository(
+    base: Path, origin: Origin, tmp_path: Path, login: str
+) -> None:
+    with git_http(base, public=True) as server:
+        remote = Remote.parse(f"http://{login}{server}/team/game.git")
+        assert await checkout(remote, "v1", tmp_path) == origin.first
+
+
 @pytest.mark.parametrize("login", ["", f"{USER}:wrong-password@"])
 async def test_a_log_in_that_is_refused_is_rejected_without_being_told(
     base: Path, origin: Origin, tmp_path: Path, login: str

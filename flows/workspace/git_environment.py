@@ -79,7 +79,11 @@ def _config(remote: Remote, *, pinned: bool) -> dict[str, str]:
     if pinned:
         # What it asks for first may by default be answered by another host.
         config["http.followRedirects"] = "false"
-    if remote.url.startswith("http") and (remote.username or remote.password):
+    if remote.url.startswith("http") and remote.username and not remote.secrets:
+        # A public repository is closed to whoever shows a name without a password. This is for the
+        # worker's credential helper, if the server asks.
+        config[f"credential.{remote.url}.username"] = remote.username
+    elif remote.url.startswith("http") and remote.secrets:
         pair = f"{remote.username}:{remote.password}".encode()
         header = f"Authorization: Basic {base64.b64encode(pair).decode()}"
         config[f"http.{remote.url}.extraHeader"] = header

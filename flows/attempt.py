@@ -125,10 +125,16 @@ def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
 
 
 def backoff_seconds(attempts: tuple[Attempt, ...]) -> float:
-    """The pause before the next attempt; an engine that restarts needs some seconds."""
+    """The pause before the next attempt."""
     failed = len(attempts)
-    infrastructure = attempts[-1].outcome.name is OutcomeName.INFRASTRUCTURE
-    return min(_LONGEST_BACKOFF_SECONDS, 5.0**failed if infrastructure else 2.0 ** (failed - 1))
+    if attempts[-1].outcome.name is OutcomeName.INFRASTRUCTURE:
+        return infrastructure_pause(failed)
+    return min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (failed - 1))
+
+
+def infrastructure_pause(failed: int) -> float:
+    """The pause after so many failures; an engine or a server that restarts needs some seconds."""
+    return min(_LONGEST_BACKOFF_SECONDS, 5.0**failed)
 
 
 def _cause(outcome: Outcome) -> tuple[OutcomeName, int | None]:

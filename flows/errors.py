@@ -6,6 +6,8 @@ ContainerTaskError
 │   │   └── PolicyRefused     one or more rules of the host's policy forbid the task
 │   ├── CapabilityMissing     this worker lacks what the task requires
 │   ├── RepositoryRejected    the repository or the ref does not exist, or may not be read
+│   │   ├── RefMissing        the repository has no such branch, tag or other ref
+│   │   └── RepositoryMoved   the repository is at another address
 │   └── WorkdirMissing        the working directory is not in the checkout
 ├── HostMisconfigured         the operator: an environment variable of the worker is wrong
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
@@ -60,6 +62,14 @@ class CapabilityMissing(Rejected):
 
 class RepositoryRejected(Rejected):
     """The repository or the ref is missing or may not be read with the credentials at hand."""
+
+
+class RefMissing(RepositoryRejected):
+    """The repository has no ref of that name."""
+
+
+class RepositoryMoved(RepositoryRejected):
+    """The repository's server says that it is elsewhere, and that was not followed."""
 
 
 class WorkdirMissing(Rejected):

@@ -87,6 +87,10 @@ class HostSettings(BaseSettings):
         default=None, alias="MOONMIND_SSH_KNOWN_HOSTS_FILE",
         description="the path of a file as ssh's known_hosts",
     )  # fmt: skip
+    checkout_max_gib: float = Field(
+        default=100.0, gt=0, alias="MOONMIND_CHECKOUT_MAX_GIB",
+        description="a number of GiB above 0",
+    )  # fmt: skip
     patience_seconds: float = Field(
         default=300.0, ge=60, alias="MOONMIND_HOST_PATIENCE_SECONDS",
         description="a number of seconds, 60 or more",

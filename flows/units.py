@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+GIB = 1024**3
+
 
 def size(number: int) -> str:
     """`1.5 MiB` for 1572864."""

@@ -5,7 +5,7 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,12 +72,21 @@ def git_daemon(base: Path) -> Iterator[str]:
         process.communicate()
 
 
+# A status, and headers, to answer in place of the repository's own; None for that one.
+Instead = Callable[[str], "tuple[int, Mapping[str, str]] | None"]
+
+
 @contextmanager
 def git_http(
-    base: Path, tls: ssl.SSLContext | None = None, *, public: bool = False
+    base: Path,
+    instead: Instead = lambda _: None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    public: bool = False,
 ) -> Iterator[str]:
-    """Serve the repositories below `base` to `USER` only, with `tls` by https; yields `host:port`.
-    Where they are `public`, to whoever shows nothing as well, as GitHub does."""
+    """Serve the repositories below `base` to `USER` only, with `tls` by https, but for paths that
+    are answered by `instead`; yields `host:port`. Where they are `public`, to whoever shows nothing
+    as well, as GitHub does."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -87,6 +96,13 @@ def git_http(
             self._serve()
 
         def _serve(self) -> None:
+            if other := instead(self.path):
+                self.send_response(other[0])
+                for key, value in other[1].items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             expected = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
             shown = self.headers.get("Authorization")
             if shown != f"Basic {expected}" and not (public and shown is None):

@@ -47,7 +47,7 @@ def remote(context: ssl.SSLContext, tmp_path_factory: pytest.TempPathFactory) ->
     (base / "game").mkdir()
     (base / "game" / "file").write_text("from there\n")
     commit_all(base / "game", "First")
-    with git_http(base, context) as server:
+    with git_http(base, tls=context) as server:
         yield Remote.parse(f"https://{USER}:{quote(PASSWORD, safe='')}@{server}/game")
 
 

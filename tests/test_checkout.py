@@ -30,6 +30,11 @@ class Origin:
         git(self.folder, "checkout", "--quiet", "-b", "feature/x")
         (self.folder / "run.sh").write_text("echo feature\n")
         self.feature = commit_all(self.folder, "Feature")
+        # Two that are a branch and a tag at the same time.
+        for name, branch, tag in (("both", "second", "first"), ("heads/both", "first", "feature")):
+            git(self.folder, "branch", name, getattr(self, branch))
+            git(self.folder, "tag", name, getattr(self, tag))
+        git(self.folder, "update-ref", "refs/pull/1/head", self.feature)
         git(self.folder, "checkout", "--quiet", "main")
 
 
@@ -58,6 +63,13 @@ def daemon(base: Path, origin: Origin) -> Iterator[str]:
         ("feature/x", "feature"),
         ("{first}", "first"),
         ("{short}", "first"),
+        ("both", "second"),
+        ("refs/heads/both", "second"),
+        ("refs/tags/both", "first"),
+        ("tags/both", "first"),
+        ("heads/both", "first"),
+        ("refs/pull/1/head", "feature"),
+        ("HEAD", "second"),
     ],
 )
 async def test_a_branch_a_tag_or_a_commit_is_checked_out(
@@ -163,6 +175,7 @@ async def test_a_task_runs_in_its_checkout_and_no_credential_is_left_anywhere(
 async def test_a_checkout_that_fails_ends_the_run_and_leaves_no_folder(
     daemon: str, runner: Runner, address: str, state: str
 ) -> None:
-    run = await runner(shell("true") | {"repository": address.format(daemon=daemon)})
+    task = shell("true", retry={"infrastructure": 0})
+    run = await runner(task | {"repository": address.format(daemon=daemon)})
     assert run.state.name == state
     assert not run.folder.exists()

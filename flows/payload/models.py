@@ -19,8 +19,9 @@ class Git(PayloadModel):
 
     starting_branch: Annotated[str, AfterValidator(git_fields.git_ref)] | None = Field(
         default=None, title="Branch, tag or commit",
-        description="A branch, a tag or a commit. It is checked out. Default: the repository's "
-        "default branch.",
+        description="A branch, a tag or a commit. It is checked out; of a branch and a tag of the "
+        "same name, the branch, and `refs/tags/…` names the tag. Default: the repository's default "
+        "branch.",
     )  # fmt: skip
     new_branch: Annotated[str, AfterValidator(git_fields.git_ref)] | None = Field(
         default=None, title="Branch to push to",

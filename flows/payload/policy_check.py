@@ -11,7 +11,7 @@ from flows.payload.container import Container
 from flows.payload.image_reference import ImageName
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
-from flows.payload.repository import REPO_AUTH
+from flows.payload.repository import REPO_AUTH, Remote
 from flows.spec import Mount
 from flows.units import memory_bytes
 
@@ -95,6 +95,12 @@ def image_is_allowed(image: str, policy: Policy) -> bool:
     return is_allowed(ImageName.parse(image).spellings(), policy.allowed_images)
 
 
+def repository_is_allowed(remote: Remote, policy: Policy) -> bool:
+    """Whether tasks may check out the repository at this address."""
+    globs, address = policy.allowed_repositories, remote.address
+    return "*" in globs or (address is not None and is_allowed([address], globs))
+
+
 def user_is_allowed(user: str | None, policy: Policy) -> bool:
     """Whether a container may run as this user; None is whoever the image names."""
     if "*" in policy.allowed_users or (user is not None and user == policy.user):
@@ -115,14 +121,13 @@ def _image_faults(container: Container, policy: Policy) -> Iterator[Fault]:
 
 
 def _repository_faults(payload: TaskPayload, policy: Policy) -> Iterator[Fault]:
-    globs, remote = policy.allowed_repositories, payload.remote
     if (block := payload.repository_credentials) is not None:
         rule, allowed = "allowed_repository_credentials", policy.allowed_repository_credentials
         if not is_allowed([block], allowed):
             yield _not_among(REPO_AUTH, block, rule, allowed)
-    if remote is None or "*" in globs:
-        return
-    if remote.address is None or not is_allowed([remote.address], globs):
+    remote = payload.remote
+    if remote is not None and not repository_is_allowed(remote, policy):
+        globs = policy.allowed_repositories
         yield _not_among("repository", remote.display, "allowed_repositories", globs)
 
 

@@ -142,7 +142,8 @@ async def _checked_out(decided: Decided, host: HostSettings, logger: Logger) -> 
         journal.say(f"Prepared {workspace.folder}")
         if remote is None:
             return None
-        commit = await check_out(decided.payload, remote, decided.policy, workspace, host)
+        payload, policy = decided.payload, decided.policy
+        commit = await check_out(payload, remote, policy, workspace, host, journal.say)
         journal.say(f"Checked out {remote.display} at {commit}")
         return commit
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from blocks.policy import ContainerPolicy, PolicyUnreadable
+from flows.attempt import infrastructure_pause
 from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.lock import PullLock
 from flows.engine.images.progress import PullObserver
@@ -11,11 +12,14 @@ from flows.engine.images.pull import PullOptions
 from flows.errors import HostMisconfigured
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
+from flows.payload.policy_check import repository_is_allowed
 from flows.payload.repository import Remote
 from flows.settings import HostSettings
+from flows.units import GIB
 from flows.workspace.folder import RUNS_FOLDER, Workspace
 from flows.workspace.git import checkout
 from flows.workspace.git_access import HostAccess
+from flows.workspace.git_command import GitLimits
 
 
 async def policy_in_force() -> Policy:
@@ -32,13 +36,22 @@ async def check_out(
     policy: Policy,
     workspace: Workspace,
     host: HostSettings,
+    say: Callable[[str], None],
 ) -> str:
     """`git clone` the payload's branch into the workspace; the commit. Raises what git raises."""
     # No redirection may lead to a repository that the policy does not name.
     pinned = "*" not in policy.allowed_repositories
-    access = HostAccess(host.ssh_key_file, host.ssh_known_hosts_file, host.certificates)
+    tries = payload.task.container.retry.infrastructure
     return await checkout(
-        remote, payload.task.git.starting_branch, workspace.repo, pinned=pinned, host=access
+        remote,
+        payload.task.git.starting_branch,
+        workspace.repo,
+        pinned=pinned,
+        host=HostAccess(host.ssh_key_file, host.ssh_known_hosts_file, host.certificates),
+        allows=lambda there: repository_is_allowed(there, policy),
+        limits=GitLimits(disk_bytes=int(host.checkout_max_gib * GIB)),
+        pauses=[infrastructure_pause(failed) for failed in range(1, tries + 1)],
+        say=say,
     )
 
 

@@ -1,21 +1,27 @@
-"""`git fetch` and `git checkout` of one ref into the job's folder."""
+"""`git fetch` and `git checkout` of one ref into the job's folder; again, where that may help."""
 
 import asyncio
+import os
 import re
-import signal
-from contextlib import suppress
-from os import killpg
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from flows.errors import RepositoryRejected, WorkspaceError
-from flows.masking import Masker
+from flows.errors import RefMissing, RepositoryMoved, RepositoryRejected, WorkspaceError
 from flows.payload.repository import Remote
-from flows.workspace.git_access import GitAccess, HostAccess, git_access
-from flows.workspace.git_environment import git_environment
-from flows.workspace.git_failures import git_failure
+from flows.workspace.git_access import HostAccess, git_access
+from flows.workspace.git_command import GitCommand, GitLimits
+from flows.workspace.git_redirect import Allows, followed
+from flows.workspace.git_tree import LIST_TREE, TreeCount
+from flows.workspace.tree import remove_tree
 
-CLONE_TIMEOUT_SECONDS = 3600
+Say = Callable[[str], None]
+_MOST_REDIRECTIONS = 4
+_NO_LIMITS_SET = GitLimits()
 _NOTHING_SAID = HostAccess()
+
+
+def _nothing(_: str) -> None: ...
 
 
 async def checkout(
@@ -25,65 +31,106 @@ async def checkout(
     *,
     pinned: bool = False,
     host: HostAccess = _NOTHING_SAID,
+    allows: Allows = lambda _: True,
+    limits: GitLimits = _NO_LIMITS_SET,
+    pauses: Sequence[float] = (),
+    say: Say = _nothing,
 ) -> str:
     """Check `ref` (default: the remote's HEAD) out into an empty `folder`; return the commit.
 
-    Where `pinned`, and with credentials, no redirection is followed. Raises `RepositoryRejected`
-    where the repository or ref is missing or may not be read, otherwise `WorkspaceError`.
+    What may pass is tried again after each of `pauses`. Where `pinned`, and with credentials, a
+    redirection is followed to the same server only, and to what `allows` lets pass. Raises
+    `RepositoryRejected` where the repository or ref is missing, too large or may not be read,
+    otherwise `WorkspaceError`.
     """
     pinned |= bool(remote.username or remote.password)
-    with git_access(remote, host) as access:
-        return await _checkout(_GitCommand(folder, remote, access, pinned=pinned), remote, ref)
+    limits = limits.within(folder)
+    try:
+        with git_access(remote, host) as access:
+            git_for = partial(GitCommand, folder, access, limits, pinned=pinned)
+            async with asyncio.timeout(limits.seconds):
+                for pause in pauses:
+                    try:
+                        return await _wherever_it_is(git_for, remote, ref, allows)
+                    except WorkspaceError as error:
+                        if not error.may_pass:
+                            raise
+                        say(f"{error}; tried again in {pause:g} s")
+                    _empty(folder)
+                    await asyncio.sleep(pause)
+                return await _wherever_it_is(git_for, remote, ref, allows)
+    except TimeoutError:
+        raise WorkspaceError(
+            f"fetching {remote.display} took longer than {limits.seconds:g} s"
+        ) from None
 
 
-async def _checkout(git: "_GitCommand", remote: Remote, ref: str | None) -> str:
+async def _wherever_it_is(
+    git_for: Callable[[Remote], GitCommand], remote: Remote, ref: str | None, allows: Allows
+) -> str:
+    for _ in range(_MOST_REDIRECTIONS):
+        git = git_for(remote)
+        try:
+            return await _checkout(git, ref)
+        except RepositoryMoved:
+            if not git.pinned:
+                # git has followed it, and found no repository there.
+                raise
+            remote = await followed(git, allows)
+        _empty(git.folder)
+    raise RepositoryMoved(
+        f"{remote.display} cannot be checked out: its server sends from one address to the next"
+    )
+
+
+async def _checkout(git: GitCommand, ref: str | None) -> str:
+    remote, limits = git.remote, git.limits
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
-    try:
-        await git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", ref or "HEAD")
-        target = "FETCH_HEAD"
-    except RepositoryRejected:
-        if ref is None or not re.fullmatch(r"[0-9a-fA-F]{7,64}", ref):
-            raise
-        # Many servers serve a bare commit only as part of the history that leads to it.
-        await git("fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
-        target = f"{ref}^{{commit}}"
+    target = await _fetch(git, ref)
+    count = TreeCount(remote.display, limits.files, limits.disk_bytes)
+    await git(*LIST_TREE, target, hear=count.hear)
     await git("checkout", "--quiet", "--detach", target, "--")
     return (await git("rev-parse", "HEAD")).strip()
 
 
-class _GitCommand:
-    def __init__(self, folder: Path, remote: Remote, access: GitAccess, *, pinned: bool) -> None:
-        self._folder = folder
-        self._remote = remote
-        self._environment = git_environment(remote, pinned=pinned, access=access)
-        self._masker = Masker(remote.secrets)
-
-    async def __call__(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            "git",
-            *arguments,
-            cwd=self._folder,
-            env=self._environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            # The container's user, whoever that is, must be able to write in the checkout.
-            umask=0,
-        )
+async def _fetch(git: GitCommand, ref: str | None) -> str:
+    """Fetch the commit that `ref` names; what git calls it from then on."""
+    for name in _names(ref):
         try:
-            out, err = await asyncio.wait_for(process.communicate(), CLONE_TIMEOUT_SECONDS)
-        except TimeoutError:
-            raise WorkspaceError(
-                f"fetching {self._remote.display} took longer than {CLONE_TIMEOUT_SECONDS} s"
-            ) from None
-        finally:
-            # Its children as well.
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    killpg(process.pid, signal.SIGKILL)
-        if process.returncode:
-            said = self._masker.text(err.decode("utf-8", "replace"))
-            raise git_failure(said, self._remote.display)
-        return out.decode("utf-8", "replace")
+            await git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", name)
+        except RefMissing as error:
+            missing: RepositoryRejected = error
+        except RepositoryRejected as error:
+            if not _is_commit(ref):
+                raise
+            missing = error
+        else:
+            return "FETCH_HEAD"
+    if not _is_commit(ref):
+        raise missing
+    # Many servers serve a bare commit only as part of the history that leads to it.
+    await git("fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    return f"{ref}^{{commit}}"
+
+
+def _names(ref: str | None) -> tuple[str, ...]:
+    """What a ref may be called in full, in the order of `git checkout`: a branch, then what git
+    itself makes of the word, a tag above all."""
+    if ref is None:
+        return ("HEAD",)
+    if ref == "HEAD" or ref.startswith("refs/") or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", ref):
+        return (ref,)
+    return (f"refs/heads/{ref}", ref)
+
+
+def _is_commit(ref: str | None) -> bool:
+    return ref is not None and re.fullmatch(r"[0-9a-fA-F]{7,64}", ref) is not None
+
+
+def _empty(folder: Path) -> None:
+    for child in os.scandir(folder):
+        if child.is_dir(follow_symlinks=False):
+            remove_tree(Path(child.path))
+        else:
+            os.unlink(child)

@@ -75,6 +75,15 @@ def _config(remote: Remote, *, pinned: bool) -> dict[str, str]:
         "http.lowSpeedTime": str(_STALLED_SECONDS),
         "advice.detachedHead": "false",
         "gc.auto": "0",
+        # One file, whose size `ulimit` bounds.
+        "fetch.unpackLimit": "1",
+        # What an operator has in files of configuration for repositories of their own. With
+        # git-lfs installed, a stranger's `.lfsconfig` says where files are fetched from.
+        "core.hooksPath": "/dev/null",
+        "core.fsmonitor": "false",
+        "submodule.recurse": "false",
+        **{f"filter.lfs.{key}": "" for key in ("smudge", "clean", "process")},
+        "filter.lfs.required": "false",
     }
     if pinned:
         # What it asks for first may by default be answered by another host.

@@ -6,7 +6,7 @@ git is run with `LC_ALL=C`. Its own words, and those of curl and ssh below it, a
 import re
 from typing import NamedTuple
 
-from flows.errors import RepositoryRejected, WorkspaceError
+from flows.errors import RefMissing, RepositoryMoved, RepositoryRejected, WorkspaceError
 from flows.text import one_line
 
 _MAX_SAID = 300
@@ -18,22 +18,50 @@ _KNOWN_HOSTS = (
     "known_hosts of the Repository Credentials block in auth.repoAuthRef, or of this worker's user "
     "(docs/repositories.md)"
 )
+_TOO_LARGE = (
+    "it takes more memory or more of the disk than a checkout may have on this worker (4 GiB of "
+    "memory; MOONMIND_CHECKOUT_MAX_GIB and nine tenths of the free disk)"
+)
 
 
 class GitFailure(NamedTuple):
-    """One kind of failure: what git says, the error that it is, what to do, and whether the next
-    try may find it otherwise."""
+    """One kind of failure: what git says, the error that it is, what to do, whether the next try
+    may find it otherwise, and whether git's line may be shown: it has no words of a server's that
+    may be no git service at all."""
 
     said: str
     error: type[RepositoryRejected | WorkspaceError]
     advice: str = ""
     may_pass: bool = False
+    is_shown: bool = True
 
 
 # Everything that no row knows is the network's or the host's fault.
 _UNKNOWN = GitFailure(r"^(fatal|error): ", WorkspaceError)
 # By their order: of what git says in one breath, the earlier row tells more.
 GIT_FAILURES = (
+    GitFailure(
+        r"exec: .*git: not found", WorkspaceError, "install git for this worker", is_shown=False
+    ),
+    GitFailure(r"No space left on device|Disk quota exceeded", WorkspaceError, "make room there"),
+    GitFailure(
+        r"out of memory|malloc failed|mmap failed|cannot create (async )?thread"
+        r"|File too large|died of signal 25\b",
+        RepositoryRejected,
+        _TOO_LARGE,
+    ),
+    GitFailure(
+        r"returned error: 30\d|unable to update url base from redirection",
+        RepositoryMoved,
+        "its server sends to another address, and there is no repository",
+        is_shown=False,
+    ),
+    GitFailure(
+        r"bad line length character",
+        RepositoryRejected,
+        "what answers there is no git service",
+        is_shown=False,
+    ),
     GitFailure(
         r"host key for .* has changed",
         RepositoryRejected,
@@ -70,15 +98,37 @@ GIT_FAILURES = (
         "check that its ssh server is up, and that this worker can reach it",
         may_pass=True,
     ),
+    GitFailure(r"couldn't find remote ref|no such remote ref", RefMissing, _CHECK_ALL),
     # The other side was reached, and answered no.
     GitFailure(
         r"not found|does not exist|could not read (Username|Password)|Authentication failed"
-        r"|access denied|Permission denied|returned error: 40[0134]|couldn't find remote ref"
+        r"|access denied|Permission denied|returned error: 40[0134]"
         r"|Repository not exported|not our ref|unadvertised object|did not match any"
         r"|no such repository|invalid reference|unknown revision|bad object"
+        r"|not a valid object name"
         r"|does not appear to be a git repository|not valid: is this a git repository",
         RepositoryRejected,
         _CHECK_ALL,
+    ),
+    GitFailure(
+        r"returned error: (429|5\d\d)",
+        WorkspaceError,
+        "its server is overloaded or out of order",
+        may_pass=True,
+    ),
+    GitFailure(
+        r"Could not resolve|Name or service not known|name resolution|unable to look up",
+        WorkspaceError,
+        "check the host's name, and this worker's DNS",
+        may_pass=True,
+    ),
+    GitFailure(
+        r"timed? ?out|Operation too slow|Connection (refused|reset|closed)|Failed to connect"
+        r"|(Couldn't|Could not|unable to) connect|Network is unreachable|No route to host"
+        r"|Empty reply|early EOF|unexpected disconnect|hung up unexpectedly|RPC failed"
+        r"|transfer closed|Recv failure|SSL_ERROR_SYSCALL|recv error|unexpected eof",
+        WorkspaceError,
+        may_pass=True,
     ),
 )
 
@@ -87,10 +137,10 @@ def git_failure(stderr: str, where: str) -> RepositoryRejected | WorkspaceError:
     """The error that git's stderr, masked already, means for the repository shown as `where`."""
     rows = ((row, _line(row.said, stderr)) for row in (*GIT_FAILURES, _UNKNOWN))
     kind, line = next(((row, line) for row, line in rows if line), (_UNKNOWN, "git failed"))
-    sentence = "; ".join(filter(None, (line, kind.advice)))
-    if kind.error is RepositoryRejected:
-        return RepositoryRejected(f"{where} cannot be checked out: {sentence}")
-    return WorkspaceError(f"{where} cannot be fetched: {sentence}", may_pass=kind.may_pass)
+    sentence = "; ".join(filter(None, (line if kind.is_shown else "", kind.advice)))
+    if issubclass(kind.error, WorkspaceError):
+        return WorkspaceError(f"{where} cannot be fetched: {sentence}", may_pass=kind.may_pass)
+    return kind.error(f"{where} cannot be checked out: {sentence}")
 
 
 def _line(pattern: str, stderr: str) -> str | None:

@@ -205,7 +205,7 @@ async def _prepared(decided: Decided, say: Say) -> Prepared:
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir)
     if remote is not None:
         host, payload, policy = HostSettings.from_environment(), decided.payload, decided.policy
-        commit = await surroundings.check_out(payload, remote, policy, workspace, host)
+        commit = await surroundings.check_out(payload, remote, policy, workspace, host, say)
         say(f"Checked out {remote.display} at {commit}.")
     ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)

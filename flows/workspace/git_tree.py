@@ -1,0 +1,48 @@
+"""Count what a commit would put on the disk, from `git ls-tree`, before any of it is there."""
+
+from flows.errors import RepositoryRejected
+from flows.units import size
+
+# Such as ls-tree prints it: mode, type, object, size and path.
+LIST_TREE = ("ls-tree", "-r", "-l", "-z", "--full-tree")
+_BLOCK = 4096
+# Longer than a path can be on the disk.
+_LONGEST = 64 * 1024
+
+
+class TreeCount:
+    """Hears `git ls-tree`, and raises `RepositoryRejected` at more files or bytes than may be: a
+    few kilobytes of tree can name one folder thousands of times in thousands of others."""
+
+    def __init__(self, where: str, files: int, disk_bytes: int) -> None:
+        self._where = where
+        self._most_files, self._most_bytes = files, disk_bytes
+        self._files = self._bytes = 0
+        self._begun = b""
+        self.has_attributes = self.has_submodules = False
+
+    def hear(self, piece: bytes) -> None:
+        entries = (self._begun + piece).split(b"\0")
+        self._begun = entries.pop()
+        for entry in entries:
+            self._count(entry)
+        if self._files > self._most_files:
+            raise self._too_large(f"{self._most_files} files")
+        if self._bytes > self._most_bytes or len(self._begun) > _LONGEST:
+            raise self._too_large(size(self._most_bytes))
+
+    def _count(self, entry: bytes) -> None:
+        facts, _, path = entry.partition(b"\t")
+        length = facts.split()[-1]
+        self._files += 1
+        if length.isdigit():
+            self._bytes += -(-int(length) // _BLOCK) * _BLOCK
+        self.has_attributes |= path.endswith(b".gitattributes")
+        self.has_submodules |= path == b".gitmodules"
+
+    def _too_large(self, more_than: str) -> RepositoryRejected:
+        return RepositoryRejected(
+            f"{self._where} cannot be checked out: the checkout would be more than {more_than}, "
+            "which is what one may be on this worker (MOONMIND_CHECKOUT_MAX_GIB, nine tenths of "
+            "the free disk, a million files)"
+        )

@@ -65,6 +65,12 @@ def test_every_error_of_the_clients_is_an_engine_error(kind: type[Exception]) ->
     assert "\n" not in str(raised.value)
 
 
+def test_a_network_that_is_gone_is_not_taken_for_a_container_that_is() -> None:
+    gone = docker.errors.NotFound("words", explanation="network moonmind-tasks not found")
+    with pytest.raises(NotFound, match="network moonmind-tasks not found"), translated("x", "mm"):
+        raise gone
+
+
 def test_what_is_no_error_of_the_clients_passes() -> None:
     with pytest.raises(ZeroDivisionError), translated("looking"):
         raise ZeroDivisionError

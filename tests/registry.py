@@ -138,6 +138,10 @@ class Registry:
         entries = [
             self.push_as(name, each, os.urandom(64), architecture=each) for each in architectures
         ]
+        return self.push_manifests(name, *entries)
+
+    def push_manifests(self, name: str, *entries: Any) -> str:
+        """Put the list of those that `push_as` put under this name; the name and tag."""
         listed = {"schemaVersion": 2, "mediaType": _MANIFESTS, "manifests": entries}
         self._put_manifest(name, "1", _MANIFESTS, json.dumps(listed).encode())
         return f"{name}:1"

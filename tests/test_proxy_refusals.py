@@ -123,7 +123,6 @@ TASK = f"mm-task-{NO_JOB}-1"
         ("GET", "/v1.41/info"),
         ("GET", "//info"),
         ("GET", "/v1.41//info"),
-        ("GET", "/version"),
         ("GET", "/v1.41/v1.41/_ping"),
         ("POST", "/_ping"),
         ("GET", "/"),

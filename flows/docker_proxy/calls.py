@@ -76,6 +76,8 @@ _BOX = rf"/containers/(?P<container>{CONTAINER}|{ID})"
 
 CALLS = (
     Call("GET", "/_ping"),
+    # The platform of the host, for the helper's image.
+    Call("GET", "/version"),
     # A look at an image here, and the question to its registry who may read it.
     Call("GET", rf"/images/{IMAGE}/json"),
     Call("GET", rf"/distribution/{IMAGE}/json", is_for_registry=True),

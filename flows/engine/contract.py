@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Protocol
 
 from flows.engine.images.pull import PullOptions, PullRequest
-from flows.engine.types import ContainerState, Evidence, Image, Point, Pong, Reclaim, Usage
+from flows.engine.types import (
+    ContainerState,
+    Evidence,
+    HelperImage,
+    Image,
+    Point,
+    Pong,
+    Reclaim,
+    Usage,
+)
 from flows.spec import ContainerSpec, Owned
 from flows.units import Resources
 
@@ -119,6 +128,12 @@ class Engine(Protocol):
 
     async def ping(self) -> Pong:
         """Who answers, and what its clock says. Raises `EngineUnavailable` where nobody does."""
+
+    async def helper_image(self, wanted: HelperImage, noted: str = "") -> str:
+        """The id of the image for `reclaim`: the `noted` one where it is still there, else that of
+        the name, made for the engine's own platform, whatever others pulled under it.
+
+        Raises `ImageError`."""
 
     async def reclaim(self, reclaim: Reclaim) -> None:
         """Make every file and folder of one job's folder its owner's, open to it, and no program

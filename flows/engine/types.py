@@ -190,16 +190,25 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class HelperImage:
+    """The image that gives files back, by the name that an operator chose."""
+
+    image: str
+    pull: Literal["if-missing", "never"] = "if-missing"
+    platform: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaim:
-    """A container that makes everything in one folder its `owner`'s, decided before it exists."""
+    """A container that makes everything in one folder its `owner`'s, decided before it exists.
+    Without an `image_id`, its image is resolved by name."""
 
     name: str
     image: str
     mount: Mount
     owner: Owner
     labels: Mapping[str, str]
-    pull: Literal["if-missing"] = "if-missing"
-    platform: None = None
+    image_id: str = ""
 
     @property
     def job_id(self) -> str:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from flows.attempt import Prepared
 from flows.engine.contract import Engine
-from flows.engine.types import RECLAIM_SECONDS, Owner, plan_reclaim
+from flows.engine.types import RECLAIM_SECONDS, HelperImage, Owner, plan_reclaim
 from flows.errors import EngineError, ImageError
 from flows.masking import Masker
 from flows.outcome import Outcome
 from flows.outputs.verdict import collected, uncollected, verdict_on
 from flows.results import Results
 from flows.runtime.context import Job
+from flows.runtime.helper_image import helper_image
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
@@ -116,7 +117,8 @@ async def _reclaim(
 
     async def bounded() -> None:
         async with asyncio.timeout(_LIMIT_SECONDS):
-            await engine.reclaim(decided)
+            image_id = await helper_image(engine, folder.parent, HelperImage(image))
+            await engine.reclaim(replace(decided, image_id=image_id))
 
     try:
         await to_the_end(bounded())

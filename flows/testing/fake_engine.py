@@ -18,7 +18,7 @@ from flows.engine.images.auth import Login
 from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
-from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
+from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable, Rejected
 from flows.payload.caches import cache_labels, refusal
 from flows.spec import ContainerSpec, Mount, Owned, is_named_for_its_job
@@ -170,10 +170,15 @@ class FakeEngine(Engine):
         now = datetime.now(UTC)
         return Pong("memory", True, "fake", "", now, now)
 
+    async def helper_image(self, wanted: HelperImage, noted: str = "") -> str:
+        if not self._has(wanted.image):
+            raise not_present(wanted.image)
+        return noted or f"sha256:{wanted.image}"
+
     async def reclaim(self, reclaim: Reclaim) -> None:
         self._note("reclaim")
-        if not self._has(reclaim.image):
-            raise not_present(reclaim.image)
+        if not reclaim.image_id:
+            await self.helper_image(HelperImage(reclaim.image))
         top = Path(reclaim.mount.source)
         for path in (top, *top.rglob("*")):
             if path.is_dir() or path.is_file():

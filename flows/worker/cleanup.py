@@ -17,6 +17,7 @@ from flows.outputs.upload import FilesGone, files_of, upload
 from flows.outputs.upload_plan import UploadJournal, pending_uploads
 from flows.report.artifacts import files_artifact
 from flows.runtime.collect import remove_left_behind
+from flows.runtime.helper_image import note_helper_image
 from flows.runtime.recovery import read_run
 from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS, is_expired
@@ -33,6 +34,7 @@ async def tidy(host: SweptHost) -> list[str]:
     done = [sentence async for sentence in _tidy_results(host)]
     if not host.dry_run:
         async with open_engine() as engine:
+            await note_helper_image(engine, host.settings)
             done += await remove_left_behind(engine, host.settings)
     return host.log(done)
 

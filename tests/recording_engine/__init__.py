@@ -11,7 +11,7 @@ from typing import Self
 
 from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.pull import PullOptions, PullRequest
-from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
+from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
 from flows.payload.policy import Policy
 from flows.spec import ContainerSpec, Owned
 from flows.units import Resources
@@ -87,6 +87,9 @@ class RecordingEngine(Engine):
 
     async def ping(self) -> Pong:
         return await self._for("ping", "").ping()
+
+    async def helper_image(self, wanted: HelperImage, noted: str = "") -> str:
+        return await self._for("helper_image", wanted.image).helper_image(wanted, noted)
 
     async def reclaim(self, reclaim: Reclaim) -> None:
         await self._for("reclaim", reclaim.name).reclaim(reclaim)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -31,7 +32,7 @@ from flows.engine.docker.volumes import (
     remove_run_volume,
 )
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
-from flows.engine.types import ContainerState, Evidence, Image, Pong, Reclaim
+from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
 from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, TASK_NETWORK, ContainerSpec, Owned
@@ -201,11 +202,27 @@ class DockerEngine(Engine):
             )
 
     async def reclaim(self, reclaim: Reclaim) -> None:
-        image = await self.pull(reclaim)
+        image_id = reclaim.image_id or await self.helper_image(HelperImage(reclaim.image))
+        image = Image(image_id)
         await self._docker.call(
             f"giving the files of {reclaim.job_id} back",
             lambda _: run_reclaim(self._docker.client, reclaim, image, self._docker.api_version),
         )
+
+    async def helper_image(self, wanted: HelperImage, noted: str = "") -> str:
+        images = DockerImages(self._docker)
+        if noted and await images.has(noted):
+            return noted
+        own = replace(wanted, platform=await self._platform())
+        return (await ensure_image(images, own, PullOptions())).id
+
+    async def _platform(self) -> str | None:
+        """What the engine's host runs; None where a proxy keeps it from being told."""
+        try:
+            told = await self._docker.call("asking for its platform", lambda api: api.version())
+        except EngineRefused:
+            return None
+        return f"{told['Os']}/{told['Arch']}"
 
     async def capacity(self) -> Resources:
         info: Mapping[str, Any] = await self._docker.call(

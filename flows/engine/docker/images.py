@@ -130,6 +130,17 @@ class DockerImages(ImageStore):
         except NotFound:
             return None
 
+    async def has(self, image_id: str) -> bool:
+        """Whether the image of this very id is present."""
+        try:
+            found = await self._docker.call(
+                f"looking for the image {image_id}",
+                lambda api: api.inspect_image(image_id),  # type: ignore[no-untyped-call]
+            )
+        except NotFound:
+            return False
+        return bool(found["Id"] == image_id)
+
     async def fetch(
         self, request: PullRequest, login: Login | None, take: Take, inactivity_seconds: float
     ) -> None:

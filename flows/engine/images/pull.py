@@ -18,7 +18,7 @@ from flows.engine.images.auth import Login, PrivateImages
 from flows.engine.images.failures import image_error, not_present, other_platform, withheld
 from flows.engine.images.lock import PullLock
 from flows.engine.images.progress import PullObserver, PullProgress, Take, observed
-from flows.engine.types import Image, Reclaim
+from flows.engine.types import HelperImage, Image
 from flows.errors import ImageCause, ImageError
 from flows.payload.image_reference import ImageName, is_for
 from flows.spec import ContainerSpec
@@ -28,7 +28,7 @@ T = TypeVar("T")
 # A registry that counts requests wants longer pauses than one that restarts.
 _RATE_LIMIT_FACTOR = 10.0
 # Image, platform and mode of a pull.
-PullRequest = ContainerSpec | Reclaim
+PullRequest = ContainerSpec | HelperImage
 
 
 class ImageStore(Protocol):

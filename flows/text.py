@@ -10,10 +10,9 @@ from collections.abc import Sequence
 # ECMA-48: control strings such as window titles, then control sequences such as colours, then
 # the escapes of two characters, then what is left of any.
 _ESCAPES = re.compile(
-    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c|$)"
+    r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*+(?:\x07|\x1b\\|\x9c)?"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    r"|\x1b(?:[ -/]*[0-~])?",
-    re.MULTILINE,
+    r"|\x1b(?:[ -/]*[0-~])?"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 # What is not seen, or reorders what is: controls, Unicode's line separators, and format characters
@@ -38,7 +37,8 @@ _COLOURED = "json"
 
 def one_line(text: str, limit: int) -> str:
     """The text on one line, cut at `limit` characters, with escapes for what would not show."""
-    line = visible(" ".join(text.split()))
+    # No character becomes less than one.
+    line = visible(" ".join(text.split())[: limit + 1])
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -104,7 +104,6 @@ def _escaped(word: str) -> str:
 
 def fence(text: str, language: str = "text") -> str:
     """A block of text as it stands, whatever it holds."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{fence}{_COLOURED if _ENTITY.search(text) else language}\n{text}\n{fence}"

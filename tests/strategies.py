@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from flows.payload.fields import RESERVED_ENV
+from flows.payload.process import RESERVED_ENV
 
 FULL: dict[str, Any] = {
     "repository": "https://example.org/team/game.git",

@@ -382,11 +382,11 @@ def test_structures_without_an_end_are_refused() -> None:
 
 def test_a_payload_too_large_to_send_is_refused() -> None:
     assert "limit is 524288" in faults(enabled() | {"auth": "x" * 5_000_000})["payload"]
-    assert "more than 100000 values" in faults({"auth": [0] * 200_000})["payload"]
+    assert "more than 10000 values" in faults({"auth": [0] * 200_000})["payload"]
 
 
 def test_countless_faults_are_told_in_bounds() -> None:
-    for raw in (enabled(**{f"k{i}": 1 for i in range(20_000)}), {"a": [float("nan")] * 90_000}):
+    for raw in (enabled(**{f"k{i}": 1 for i in range(9_000)}), {"a": [float("nan")] * 9_000}):
         with pytest.raises(PayloadError) as refusal:
             parse(raw)
         assert len(refusal.value.faults) == MAX_FAULTS + 1

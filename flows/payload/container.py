@@ -16,12 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from flows.payload import amounts, fields
+from flows.payload import amounts, fields, process
 from flows.payload.base import PayloadModel
 
 PullMode = Literal["if-missing", "always", "never"]
-_Argument = Annotated[str, Field(strict=True), AfterValidator(fields.argument)]
-_Variable = Annotated[str, AfterValidator(fields.env_name)]
+_Argument = Annotated[str, Field(strict=True), AfterValidator(process.argument)]
+_Variable = Annotated[str, AfterValidator(process.env_name)]
 _BlockName = Annotated[str, Field(strict=True), AfterValidator(fields.block_name)]
 _WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(amounts.whole_number)]
 _ExitCode = Annotated[str, AfterValidator(fields.exit_code)]
@@ -85,7 +85,10 @@ class Retry(PayloadModel):
         description="A whole number from 0 to 10. So many attempts follow where the image could "
         "not be had.",
     )  # fmt: skip
-    exit_codes: dict[_ExitCode, Annotated[_WholeNumber, Field(ge=0, le=10)]] = Field(
+    exit_codes: Annotated[
+        dict[_ExitCode, Annotated[_WholeNumber, Field(ge=0, le=10)]],
+        BeforeValidator(fields.at_most(fields.MAX_EXIT_CODES)),
+    ] = Field(
         default_factory=dict, title="After exit codes",
         description='An object from exit code to a number from 0 to 10, such as `{"75": 1}`. '
         "So many attempts follow where the command ended with that code.",
@@ -153,7 +156,7 @@ class Container(PayloadModel):
         description="An image name, `name[:tag][@sha256:digest]`, such as `python:3.12-slim`. "
         "It may begin with a registry.",
     )  # fmt: skip
-    command: Annotated[tuple[_Argument, ...], AfterValidator(fields.command)] | None = Field(
+    command: Annotated[tuple[_Argument, ...], AfterValidator(process.command)] | None = Field(
         default=None, title="Command", examples=[["python", "-m", "pytest"]],
         # As `min_length`, an array whose strings are all bad would be called empty as well.
         json_schema_extra={"minItems": 1},
@@ -171,24 +174,36 @@ class Container(PayloadModel):
         "from the container's start, so that a slow pull takes nothing from it. Default: the "
         "worker's, 3600.",
     )  # fmt: skip
-    env: Annotated[dict[_Variable, _Argument], AfterValidator(fields.variables)] = Field(
+    env: Annotated[
+        dict[_Variable, _Argument],
+        BeforeValidator(fields.at_most(fields.MAX_VARIABLES)),
+        AfterValidator(process.variables),
+    ] = Field(
         default_factory=dict, title="Environment", examples=[{"CI": "1"}],
         description='An object of string to string, such as `{"CI": "1"}`. Numbers and booleans '
         'are refused: write `"3"`. `JOB_ID`, `REPOSITORY` and `ARTIFACT_DIR` are reserved. The '
         "values are stored with the run, so secrets do not belong here.",
     )  # fmt: skip
-    secrets: dict[_Variable, _BlockName] = Field(
+    secrets: Annotated[
+        dict[_Variable, _BlockName], BeforeValidator(fields.at_most(fields.MAX_SECRETS))
+    ] = Field(
         default_factory=dict, title="Secrets", examples=[{"NUGET_TOKEN": "task-nuget"}],
         description="An object from environment variable to the name of a Secret block, such as "
         '`{"NUGET_TOKEN": "task-nuget"}`. The container finds the value in the variable, and '
         "nothing stores it.",
     )  # fmt: skip
-    cache_volumes: Annotated[tuple[CacheVolume, ...], AfterValidator(_distinct_targets)] = Field(
+    cache_volumes: Annotated[
+        tuple[CacheVolume, ...],
+        BeforeValidator(fields.at_most(fields.MAX_CACHE_VOLUMES)),
+        AfterValidator(_distinct_targets),
+    ] = Field(
         default=(), title="Cache volumes",
         description="An array of volumes, each with `name` and `target`. They outlive the run, "
         "as package caches do.",
     )  # fmt: skip
-    outputs: Annotated[tuple[OutputPattern, ...], AfterValidator(fields.outputs)] = Field(
+    outputs: Annotated[
+        tuple[OutputPattern, ...], BeforeValidator(fields.at_most(fields.MAX_OUTPUTS))
+    ] = Field(
         default=(), title="Outputs",
         examples=[[{"path": "build/**/*.zip", "required": True}]],
         json_schema_extra={"maxItems": fields.MAX_OUTPUTS},

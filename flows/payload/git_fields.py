@@ -20,6 +20,10 @@ _HOST_FIRST = re.compile(
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 
+_MAX_PATH = 1000
+# With a user and a password in their longest spelling.
+_MAX_REPOSITORY = 32 * 1024
+
 
 def git_ref(value: str) -> str:
     value = value.strip()
@@ -33,6 +37,8 @@ def git_ref(value: str) -> str:
 
 def repository(value: str) -> str:
     """A URL git can clone over the network; never a path of the worker's machine."""
+    if len(value) > _MAX_REPOSITORY:
+        raise ValueError(f"has more than {_MAX_REPOSITORY} characters")
     value = value.strip()
     if _SHORT_REPOSITORY.fullmatch(value) or _SCP_LIKE.fullmatch(value):
         return value
@@ -53,6 +59,8 @@ def repository(value: str) -> str:
         )
     if fault := credential_fault(url):
         raise ValueError(fault)
+    if len(url.path) > _MAX_PATH:
+        raise ValueError(f"has a path of more than {_MAX_PATH} characters")
     return value
 
 

@@ -1,6 +1,7 @@
 """`parse`, the only door for a payload: JSON in, a frozen `TaskPayload` or every fault out."""
 
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,8 @@ from flows.payload.validation import accepted, by_alias, faults_of, json_faults,
 PAYLOAD: Any = Field(
     json_schema_extra={"title": "Payload", "default": {"task": {"container": {"enabled": True}}}}
 )
+# Of the keys that nobody knows: somebody misspelt a few.
+_LOOKED_AT = 100
 _NOT_ENABLED = (
     "is not true: this runner runs container tasks only; set it to true and give an image and a "
     "command, or send the task to another queue"
@@ -61,7 +64,9 @@ def misplaced(payload: TaskPayload) -> list[str]:
         f"{where}{key} has no effect there; did you mean {places[key]}.{key}?"
         for where, key in found
     ]
-    of_git = {key: told_of_git(key) for key in payload.task.git.model_extra or {}}
+    of_git = {
+        key: told_of_git(key) for key in islice(payload.task.git.model_extra or {}, _LOOKED_AT)
+    }
     return [*elsewhere, *(f"task.git.{key} {text}" for key, text in of_git.items() if text)]
 
 
@@ -99,7 +104,7 @@ def require_runnable(payload: TaskPayload) -> None:
 def _misspelt_container(payload: TaskPayload) -> str:
     outside = {"": payload.model_extra or {}, "task.": payload.task.model_extra or {}}
     for where, extra in outside.items():
-        for key in get_close_matches("container", extra, n=1, cutoff=0.8):
+        for key in get_close_matches("container", [*islice(extra, _LOOKED_AT)], n=1, cutoff=0.8):
             return f". {where}{key} has no effect; did you mean task.container?"
     return ""
 

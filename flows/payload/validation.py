@@ -17,7 +17,7 @@ from flows.payload.container import Container
 # Prefect's API refuses larger parameters by default; the same figure holds for every way in.
 MAX_PAYLOAD_BYTES = 512 * 1024
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
+MAX_VALUES = 10_000
 MAX_FAULTS = 50
 # Prefect reads these keys as instructions wherever they stand in a parameter.
 _PREFECT_KEYS = ("$ref", "__prefect_kind")

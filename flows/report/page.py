@@ -73,7 +73,7 @@ def _ending(report: RunReport, log: LogFacts, upload: Upload | None) -> Iterable
     beside = (report.cleanup_error, log.error, unsent)
     yield from (_as_sentence(text) for text in (report.error or ended, *beside) if text)
     if report.instructions:
-        yield f"> {escape(report.instructions)}"
+        yield f"> {escape(one_line(report.instructions, _LONGEST_COMMAND))}"
 
 
 def _as_sentence(text: str) -> str:

@@ -23,7 +23,7 @@ from blocks.repositories import (
 )
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable, Fault, HostMisconfigured, PayloadError
-from flows.payload import fields
+from flows.payload import process
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import POLICY_BLOCK, is_allowed
@@ -99,7 +99,7 @@ async def container_secrets(
 def _too_large(given: Mapping[str, str]) -> Iterator[Fault]:
     for variable, value in given.items():
         try:
-            fields.variable(variable, value)
+            process.variable(variable, value)
         except ValueError as error:
             yield Fault(f"task.container.secrets.{variable}", str(error))
     if sum(map(len, {*given.values()})) > _MAX_SECRETS:
@@ -135,7 +135,7 @@ def _fault_in(value: object, block: str, url_secrets: Sequence[str]) -> str | No
     try:
         if not isinstance(value, str):
             raise ValueError("is no text")
-        fields.argument(value)
+        process.argument(value)
     except ValueError as error:
         return f"the value of the Secret block {block!r} {error}: correct it in the UI"
     if not _is_url_with_login(value) or is_allowed([block], url_secrets):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from flows.cli.console import CommandError
-from flows.payload import fields
+from flows.payload import process
 
 _MOST_BYTES = 512 * 1024
 
@@ -66,6 +66,6 @@ def _content(name: str, path: str) -> str:
     if len(data) > _MOST_BYTES:
         raise CommandError(f"--secret-file {name}: {path} has more than 512 KiB")
     try:
-        return fields.argument(data.decode().rstrip("\r\n"))
+        return process.argument(data.decode().rstrip("\r\n"))
     except ValueError:
         raise CommandError(f"--secret-file {name}: {path} is no text") from None

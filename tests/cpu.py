@@ -1,6 +1,7 @@
 """How much CPU a call takes, on a machine that may be slow and busy."""
 
-import hashlib
+import json
+import statistics
 import time
 from collections.abc import Callable
 
@@ -14,10 +15,14 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 def seconds_here(seconds: float) -> float:
     """What takes so long on an ordinary machine, on this one as it goes now."""
-    data = bytes(4 * 1024**2)
-    unit = min(cpu_seconds(lambda: hashlib.md5(data).digest()) for _ in range(3))
+    unit = statistics.median(cpu_seconds(_work) for _ in range(5))
     return seconds * max(1.0, unit / _UNIT_SECONDS)
 
 
-# MD5, which no processor has an instruction for, of 4 MiB.
-_UNIT_SECONDS = 0.007
+# What `_work` takes where nobody else is.
+_UNIT_SECONDS = 0.006
+
+
+def _work() -> None:
+    text = json.dumps([{"a": str(number), "b": [number]} for number in range(4_000)])
+    json.loads(text)

@@ -19,7 +19,6 @@ _HOST_FIRST = re.compile(
 )
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
-
 _MAX_PATH = 1000
 # With a user and a password in their longest spelling.
 _MAX_REPOSITORY = 32 * 1024

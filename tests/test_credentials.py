@@ -3,6 +3,7 @@ alone, each for its host."""
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,8 @@ from prefect_docker import DockerRegistryCredentials
 from pydantic import SecretStr, ValidationError
 
 from blocks.repositories import RepositoryCredentials
+from flows.cli.doctor.checkup import Level
+from flows.cli.doctor.old_secrets import check_old_secrets
 from flows.errors import HostMisconfigured, PayloadError
 from flows.payload.policy import Policy
 from flows.payload.repository import Remote
@@ -100,22 +103,29 @@ async def test_what_opens_no_repository_is_given(prefect_api: None, value: str) 
     assert await container_secrets({"A": "task-plain"}) == {"A": value}
 
 
+@pytest.fixture
+async def registry_block(prefect_api: None) -> AsyncIterator[str]:
+    """One for the length of a test: others look at all that there are."""
+    name = "task-only-registry"
+    password = SecretStr(TOKEN)
+    block = DockerRegistryCredentials(registry_url="a.org", username="u", password=password)
+    await block.asave(name, overwrite=True)
+    yield name
+    await DockerRegistryCredentials.adelete(name)
+
+
 async def test_blocks_of_other_types_open_no_repository_and_say_what_to_do(
-    prefect_api: None,
+    prefect_api: None, registry_block: str
 ) -> None:
     await secret("task-only-secret", f"https://u:{TOKEN}@github.com")
-    registry = DockerRegistryCredentials(
-        registry_url="example.org", username="u", password=SecretStr(TOKEN)
-    )
-    await registry.asave("task-only-registry", overwrite=True)
     remote = Remote.parse("team/game")
     with pytest.raises(PayloadError, match="'task-only-secret' is a Secret block, and") as refusal:
         await opened(remote, "task-only-secret")
     assert "create one named 'task-only-secret' under Blocks in the UI" in str(refusal.value)
     with pytest.raises(PayloadError, match="is a Docker Registry Credentials block, and"):
-        await opened(remote, "task-only-registry")
+        await opened(remote, registry_block)
     with pytest.raises(PayloadError, match="is a Docker Registry Credentials block, and no cont"):
-        await container_secrets({"A": "task-only-registry"})
+        await container_secrets({"A": registry_block})
     with pytest.raises(PayloadError, match="there is no Repository Credentials block named"):
         await opened(remote, "task-none")
 
@@ -219,6 +229,16 @@ async def test_a_secret_of_before_is_moved_as_the_page_says(
     with pytest.raises(PayloadError, match="no container is given"):
         await container_secrets({"A": "task-team"})
     await RepositoryCredentials.adelete("task-team")
+
+
+async def test_the_doctor_names_secrets_that_are_to_be_moved(prefect_api: None) -> None:
+    await secret("task-to-move", f"https://robot:{TOKEN}@github.com")
+    (found,) = await check_old_secrets()
+    assert found.level is Level.WARNING
+    assert "task-to-move" in found.says
+    assert TOKEN not in f"{found.says}{found.mend}"
+    assert "allowed_url_secrets" in found.mend
+    await Secret.adelete("task-to-move")
 
 
 def test_a_policy_of_before_bounds_what_opens_repositories_as_it_did() -> None:

@@ -122,3 +122,12 @@ def credential_fault(url: SplitResult) -> str | None:
         if len(text.encode()) > MAX_CREDENTIAL_BYTES:
             return f"has {what} of more than {MAX_CREDENTIAL_BYTES} bytes"
     return None
+
+
+def is_url_with_login(value: str) -> bool:
+    """Such as opens a repository: Secret blocks did, before there was a type for that."""
+    try:
+        url = urlsplit(value.strip())
+    except ValueError:
+        return False
+    return url.scheme in ("https", "http") and "@" in url.netloc

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
@@ -27,7 +26,7 @@ from flows.payload import process
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import POLICY_BLOCK, is_allowed
-from flows.payload.repository import REPO_AUTH, Remote
+from flows.payload.repository import REPO_AUTH, Remote, is_url_with_login
 
 # Of all that a container is given: a bound on the time in which a masker for it is made.
 _MAX_SECRETS = 256 * 1024
@@ -138,7 +137,7 @@ def _fault_in(value: object, block: str, url_secrets: Sequence[str]) -> str | No
         process.argument(value)
     except ValueError as error:
         return f"the value of the Secret block {block!r} {error}: correct it in the UI"
-    if not _is_url_with_login(value) or is_allowed([block], url_secrets):
+    if not is_url_with_login(value) or is_allowed([block], url_secrets):
         return None
     return (
         f"the value of the Secret block {block!r} is a URL with a log-in, as opens a repository, "
@@ -158,15 +157,6 @@ async def _no_such_secret(block: str) -> str:
         f"there is no Secret block named {block!r} on this server: create it under Blocks in the "
         "UI, or correct the name"
     )
-
-
-def _is_url_with_login(value: str) -> bool:
-    """Such as opens a repository: Secret blocks did, before there was a type for that."""
-    try:
-        url = urlsplit(value.strip())
-    except ValueError:
-        return False
-    return url.scheme in ("https", "http") and "@" in url.netloc
 
 
 def _repo_auth_error(message: str) -> PayloadError:

@@ -20,6 +20,7 @@ from blocks.registries import CredentialsUnreadable, saved_logins
 from blocks.storage import ArtifactStorage, StorageUnreadable
 from flows.cli.doctor.checkup import Check, Finding, Part, fault, ok, split_advice, warning
 from flows.cli.doctor.engine import ENGINE, clock_finding
+from flows.cli.doctor.old_secrets import OLD_SECRETS, check_old_secrets
 from flows.cli.prefect_api import NO_SERVER, api_url, unreachable
 from flows.engine.docker.probe import refused_login
 from flows.engine.images.auth import Login
@@ -58,6 +59,7 @@ def server_checks(deployment: str) -> list[Check]:
         Check(SWEEP, Part.PREFECT, check_sweep, (API,)),
         Check(POLICY, Part.PREFECT, check_policy, (API,)),
         Check(STORAGE, Part.PREFECT, check_storage, (API,), 60),
+        Check(OLD_SECRETS, Part.PREFECT, check_old_secrets, (API, POLICY)),
         Check(REGISTRIES, Part.PREFECT, check_registries, (API, ENGINE), 60),
     ]
 

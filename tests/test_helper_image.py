@@ -83,8 +83,11 @@ async def test_the_helpers_image_stays_the_one_that_was_noted(
     wanted = HelperImage(image)
     noted = await helper_image(engine, tmp_path, wanted)
     subprocess.run(["docker", "tag", BUSYBOX, image], check=True)
-    assert await engine.helper_image(wanted) != noted, "the name says another by now"
-    assert await helper_image(engine, tmp_path, wanted) == noted
+    try:
+        assert await engine.helper_image(wanted) != noted, "the name says another by now"
+        assert await helper_image(engine, tmp_path, wanted) == noted
+    finally:
+        subprocess.run(["docker", "rmi", image], check=True, capture_output=True)
     assert await helper_image(engine, tmp_path, HelperImage(BUSYBOX)) != noted
 
 

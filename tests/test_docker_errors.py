@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+import requests
 import requests.exceptions
 import urllib3
 import urllib3.exceptions
 
-from flows.engine.docker.client import NotFound, translated
+from flows.engine.docker.client import NotFound, require_ok, said, translated
+from flows.engine.docker.images import events
 from flows.errors import EngineError, EngineRefused, EngineUnavailable
 
 ARGUMENTS: dict[type[Exception], tuple[Any, ...]] = {
@@ -159,3 +162,53 @@ def test_a_stream_that_breaks_off_is_an_engine_that_does_not_answer(server: str)
         answer = pool.request("GET", f"http://{server}/part", preload_content=False)
         with pytest.raises(EngineUnavailable, match="IncompleteRead"), translated("reading"):
             answer.read()
+
+
+class _Endless(io.RawIOBase):
+    """A body of 50 MB, of which it counts what is read."""
+
+    count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), 50_000_000 - self.count)
+        buffer[:size] = b"x" * size
+        self.count += size
+        return size
+
+
+def test_an_answer_without_end_is_told_in_a_line_and_not_read() -> None:
+    body, answer = _Endless(), requests.Response()
+    answer.status_code, answer.raw = 500, body
+    with pytest.raises(docker.errors.APIError) as error:
+        require_ok(answer)
+    assert body.count < 100_000
+    assert len(said(error.value)) <= 500
+    assert "\n" not in said(error.value)
+
+
+def test_what_an_engine_says_is_masked_before_it_is_cut() -> None:
+    error = docker.errors.APIError("", explanation="x" * 495 + "t0ken-of-somebody")
+    assert "t0k" not in said(error, ["t0ken-of-somebody"])
+
+
+@pytest.mark.parametrize("line", [b"x" * 10_000, b"[]", b"[" * 100_000, b"{"])
+def test_a_stream_of_what_is_no_event_ends_in_bounds(line: bytes) -> None:
+    taken = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal taken
+        for _ in range(50_000):
+            taken += len(line)
+            yield line
+        yield b"\n"
+
+    assert list(events([b'{"status": "a"}\n{"st', b'atus": "b"}'])) == [
+        {"status": "a"},
+        {"status": "b"},
+    ]
+    with pytest.raises(docker.errors.DockerException, match="it sent a line"):
+        list(events(chunks()))
+    assert taken < 1_000_000

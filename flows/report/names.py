@@ -13,9 +13,11 @@ from flows.outputs.verdict import failed_tests, passed_tests
 from flows.payload.parse import parse
 from flows.payload.repository import Remote
 from flows.spec import command_summary
-from flows.text import last_line, one_line, visible
+from flows.text import last_line, one_line
 from flows.workspace.logs import LogFacts
 
+# A refusal tells all faults at once; the report has them whole.
+_MAX_MESSAGE = 2000
 FLOW_NAME = "container-task"
 # Of the artifacts that tell of a run; published.
 REPORT_KEY = "container-run"
@@ -92,7 +94,8 @@ def state_message(
     if upload and upload.error:
         message = f"{message}. {not_uploaded(upload)}"
     last = last_line(log.tail, 200) if log and not succeeded else ""
-    return visible(f"{message}. Its last line: {last}" if last else message)
+    whole = f"{message}. Its last line: {last}" if last else message
+    return one_line(whole, _MAX_MESSAGE)
 
 
 def _success(outcome: Outcome) -> str:

@@ -32,8 +32,10 @@ from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import pull_options
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
+from flows.text import one_line
 from flows.workspace.logs import Journal, LogFacts, Logger, RunnerLog
 
+_MAX_ERROR = 1000
 _CUT = "runner.log may lack output: the engine could not give all of it after its connection broke"
 
 
@@ -217,8 +219,9 @@ def _open_logs(
 def _masked(outcome: Outcome, masker: Masker) -> Outcome:
     return replace(
         outcome,
-        error=outcome.error and masker.text(outcome.error),
-        cleanup_error=outcome.cleanup_error and masker.text(outcome.cleanup_error),
+        error=outcome.error and one_line(masker.text(outcome.error), _MAX_ERROR),
+        cleanup_error=outcome.cleanup_error
+        and one_line(masker.text(outcome.cleanup_error), _MAX_ERROR),
     )
 
 

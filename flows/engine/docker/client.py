@@ -1,11 +1,12 @@
 """Connections to an engine: its address, API version, calls in threads, and errors translated."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from io import BytesIO
 from typing import Any, TypeVar
 
 import docker
@@ -17,12 +18,17 @@ from prefect_docker import DockerHost
 
 from flows.engine.types import Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
+from flows.masking import Masker
+from flows.text import one_line
 from flows.threads import in_thread
 
 T = TypeVar("T")
 _PING_SECONDS = 10.0
 # docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
 # urllib3's.
+# An engine, or what stands before it, may say more than anybody reads.
+_MAX_TOLD_BYTES = 16 * 1024
+_MAX_SAID = 500
 _UNAVAILABLE = (
     docker.errors.DockerException,
     docker.errors.StreamParseError,
@@ -135,9 +141,15 @@ def is_local(client: docker.DockerClient) -> bool:
 
 
 def require_ok(answer: requests.Response) -> None:
-    """Raise docker-py's error for an answer that is one."""
+    """Raise docker-py's error for an answer that is one; no more of its body is read than told."""
+    if answer.ok:
+        return
+    told = requests.Response()
+    told.status_code, told.reason, told.url = answer.status_code, answer.reason, answer.url
+    told.raw = BytesIO(next(answer.iter_content(_MAX_TOLD_BYTES), b""))
+    answer.close()
     try:
-        answer.raise_for_status()
+        told.raise_for_status()
     except requests.HTTPError as error:
         docker.errors.create_api_error_from_http_exception(error)
 
@@ -178,9 +190,10 @@ def address() -> str:
     return os.environ.get("DOCKER_HOST") or DEFAULT_UNIX_SOCKET.replace("http+unix", "unix")
 
 
-def said(error: docker.errors.APIError) -> str:
-    """The engine's own words, without the client's wrapping."""
-    return str(error.explanation or error).strip().rstrip(".")
+def said(error: docker.errors.APIError, secrets: Sequence[str] = ()) -> str:
+    """The engine's own words, on one line, without the client's wrapping and without `secrets`."""
+    words = Masker(secrets).text(str(error.explanation or error)[:_MAX_TOLD_BYTES])
+    return one_line(words, _MAX_SAID).rstrip(".")
 
 
 def _api_error(error: docker.errors.APIError, doing: str) -> EngineError:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from socket import SHUT_RDWR
@@ -29,9 +29,11 @@ from flows.engine.images.progress import Take
 from flows.engine.images.pull import ImageStore, PullRequest
 from flows.engine.types import Image
 from flows.errors import EngineUnavailable
-from flows.masking import Masker
 from flows.payload.image_reference import ImageName
 from flows.threads import in_thread
+
+_CHUNK_BYTES = 8 * 1024
+_MAX_LINE_BYTES = 256 * 1024
 
 
 class PullConnection:
@@ -106,7 +108,7 @@ class _RegistryCall:
         try:
             yield
         except docker.errors.APIError as error:
-            words = Masker([self.login.password] if self.login else []).text(said(error))
+            words = said(error, [self.login.password] if self.login else [])
             raise image_error(self.image, words, error.status_code, doing=self.doing) from error
         except requests.exceptions.RequestException as error:
             if _is_silence(error):
@@ -150,8 +152,7 @@ class DockerImages(ImageStore):
             query["platform"] = request.platform
 
         def read(answer: requests.Response) -> None:
-            for line in filter(bytes.strip, answer.iter_lines()):
-                event = json.loads(line)
+            for event in events(answer.iter_content(_CHUNK_BYTES)):
                 # An engine may tell of an error after a 200.
                 if words := event.get("error"):
                     raise docker.errors.APIError(str(words), explanation=str(words))
@@ -198,6 +199,29 @@ def is_named(found: Mapping[str, Any], name: str) -> bool:
         for key in ("RepoTags", "RepoDigests")
         for each in found.get(key) or []
     )
+
+
+def events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The objects of a stream of JSON lines. Raises docker-py's error for what is none, and for a
+    line longer than any that an engine writes."""
+    left = b""
+    for chunk in chunks:
+        *lines, left = (left + chunk).split(b"\n")
+        if len(left) > _MAX_LINE_BYTES:
+            raise docker.errors.DockerException(f"it sent a line of over {_MAX_LINE_BYTES} bytes")
+        yield from map(_event, filter(bytes.strip, lines))
+    if left.strip():
+        yield _event(left)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise docker.errors.DockerException("it sent a line that is no JSON object")
+    return event
 
 
 def image_of(found: Mapping[str, Any], name: str) -> Image:

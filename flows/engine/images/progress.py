@@ -18,6 +18,7 @@ from flows.units import size
 Take = Callable[[Mapping[str, Any]], None]
 # Of a layer's way, as the time goes.
 _DOWNLOAD_SHARE = 0.8
+_MAX_LAYERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class PullProgress:
             return replace(self, up_to_date=True)
         name = str(event.get("id") or "")
         layer = _moved(self.layers.get(name, Layer()), status, event)
-        if not name or layer is None:
+        # No image has so many, and no engine speaks of others.
+        is_too_many = name not in self.layers and len(self.layers) >= _MAX_LAYERS
+        if not name or layer is None or is_too_many:
             return self
         return replace(self, layers={**self.layers, name: layer})
 

@@ -1,4 +1,4 @@
-"""A server that gives every request the same answer, for those who expect another one."""
+"""A server that gives every request the same answer, and keeps what it was sent."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +9,9 @@ class Answering:
     """Answers with `status`, `text` and, where it is given, the header `Date`."""
 
     def __init__(self, status: int, text: str, date: str | None = None) -> None:
+        self.bodies: list[bytes] = []
+        bodies = self.bodies
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response_only(status)
@@ -17,7 +20,9 @@ class Answering:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            do_POST = do_GET
+            def do_POST(self) -> None:
+                bodies.append(self.rfile.read(int(self.headers["Content-Length"] or 0)))
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 """Keep the tests' output clean."""

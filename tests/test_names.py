@@ -7,6 +7,7 @@ from hypothesis import given
 
 from flows.masking import Masker
 from flows.report.names import run_name
+from flows.text import visible
 from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
 
 
@@ -25,6 +26,15 @@ from tests.strategies import FULL, bounded, enabled, mutated_payloads, nonsense
         ({"task": {"instructions": "x"}}, "no container task"),
         (enabled(image="UPPER"), "refused payload: task.container.image"),
         (None, "refused payload: payload"),
+        (
+            enabled(command=["a\u202eb", "\u200bc\x1b[2J\u3164"]),
+            "busybox · 'a\\u202eb' '\\u200bc\\x1b[2J\\u3164'",
+        ),
+        (enabled(**{"\u202ekey": 1}), 'refused payload: task.container["\\u202ekey"]'),
+        (
+            enabled() | {"repository": "https://h/t/g\u202e\u2066e"},
+            "t/g\\u202e\\u2066e · busybox · true",
+        ),
     ],
 )
 def test_a_run_is_named_after_repository_image_and_command(raw: Any, name: str) -> None:
@@ -46,3 +56,4 @@ def test_every_payload_has_a_name_of_one_line(raw: object) -> None:
     name = run_name(raw)
     assert len(name.splitlines()) == 1
     assert name.encode()
+    assert name == visible(name)

@@ -16,12 +16,15 @@ from uuid import UUID
 from flows.engine.selection import open_engine
 from flows.errors import EngineError, EngineRefused
 from flows.settings import HostSettings
+from flows.text import one_line
 from flows.units import NOTHING, Resources
 from flows.workspace.logs import Logger
 
 # How long others may pass by a task that waits for room.
 PATIENCE_SECONDS = 60.0
 # Of the engine's memory, what is left to the host itself.
+# Of the sentence on what a run waits for, which has words of its payload: it is a tag.
+_LONGEST = 200
 _RESERVE = 0.1
 
 
@@ -93,7 +96,7 @@ def _admission_of(task: QueuedTask, total: Resources, free: Resources, host: str
 
 
 def _wait(what: str, reserved: Resources = NOTHING) -> Admission:
-    return Admission(Decision.WAIT, f"waiting for {what}", reserved)
+    return Admission(Decision.WAIT, one_line(f"waiting for {what}", _LONGEST), reserved)
 
 
 async def capacity(host: HostSettings, logger: Logger) -> Resources:

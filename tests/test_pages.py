@@ -25,7 +25,7 @@ COMPOSE = {"up", "exec", "stop", "start", "build", "ps", "logs", "down", "run", 
 # What every machine has.
 _OTHERS = {
     *("cp", "cat", "rm", "kill", "export", "docker", "git", "python", "python3", "pytest", "cd"),
-    *("jq", "echo", "sed", "."),
+    *("jq", "echo", "sed", ".", "iptables", "ssh-keygen"),
 }
 _RUN_ID = "00000000-0000-0000-0000-000000000000"
 # Names that stand for the reader's own.

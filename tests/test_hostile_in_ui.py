@@ -95,7 +95,7 @@ class Hostile:
         yield "/runs", name
         yield f"/deployments/deployment/{deployment['id']}?tab=Runs", name
         yield f"/flows/flow/{deployment['flow_id']}", name
-        yield "/events", "moonmind.task.container.finished"
+        yield "/events", "Event Feed"
 
     def parts(self, ui: str) -> Iterator[tuple[str, str]]:
         """The pages of the run's stages and of its last event."""

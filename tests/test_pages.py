@@ -52,10 +52,10 @@ def words_of(command: str) -> Iterator[list[str]]:
     lexer.whitespace_split = True
     words: list[str] = []
     for word in lexer:
-        if set(word) <= set("|&;"):
+        if word and set(word) <= set("|&;"):
             yield words
             words = []
-        elif not set(word) <= set("<>"):
+        elif not word or not set(word) <= set("<>"):
             words.append(word)
     yield words
 

@@ -7,7 +7,6 @@ is enough to hide; what follows is compared.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
 
@@ -80,6 +79,10 @@ class _Automaton:
         # The contiguous automaton takes little memory and time to build, and searches as fast.
         kind = Implementation.ContiguousNFA
         self._all = BytesAhoCorasick(self._heads, MatchKind.LeftmostLongest, kind)
+        # All that is shorter than what is looked for.
+        self._beginnings = {
+            head[:i] for head in self._heads for i in range(1, min(_START_BYTES, len(head)))
+        }
         starts = {head[:_START_BYTES] for head in self._heads if len(head) > _START_BYTES}
         self._starts = BytesAhoCorasick(starts, MatchKind.Standard, kind)
 
@@ -109,11 +112,13 @@ class _Automaton:
         first = max(0, len(text) - _HEAD_BYTES + 1)
         tail = text[first:]
         likely = self._starts.find_matches_as_indexes(tail, overlapping=True)
-        near = range(max(0, len(tail) - _START_BYTES + 1), len(tail))
-        for start in chain((begin for _, begin, _ in likely), near):
+        for _, start, _ in likely:
             rest = tail[start:]
             after = bisect_right(self._heads, rest)
             if after < len(self._heads) and self._heads[after].startswith(rest):
+                yield first + start
+        for start in range(max(0, len(tail) - _START_BYTES + 1), len(tail)):
+            if tail[start:] in self._beginnings:
                 yield first + start
 
 

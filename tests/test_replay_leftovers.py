@@ -57,7 +57,8 @@ def test_what_is_kept_of_a_secret_is_told_and_its_copy_does_not_hand_it_on(
         resources=limits,
     )
     folder = str(tmp_path / "with space")
-    told = here("replay", written(raw), "--keep", "--json", "--folder", folder).json
+    options = ("--keep", "--json", "--secret", "TOKEN", "--folder", folder)
+    told = here("replay", written(raw), *options).json
     try:
         assert "still holds TOKEN, COPY for anyone who may use this engine" in told["warning"]
         assert "hunter22" not in json.dumps(told)

@@ -179,3 +179,32 @@ async def test_a_checkout_that_fails_ends_the_run_and_leaves_no_folder(
     run = await runner(task | {"repository": address.format(daemon=daemon)})
     assert run.state.name == state
     assert not run.folder.exists()
+
+
+async def test_lfs_pointers_and_submodules_are_warned_of(
+    base: Path, daemon: str, tmp_path: Path
+) -> None:
+    served = base / "lacking.git"
+    (served / "art").mkdir(parents=True)
+    (served / "art" / ".gitattributes").write_text("*.png filter=lfs diff=lfs merge=lfs -text\n")
+    for name in ("a", "b", "c", "d"):
+        (served / "art" / f"{name}.png").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (served / ".gitmodules").write_text('[submodule "x"]\npath = x\nurl = https://a.invalid/x\n')
+    commit_all(served, "With pointers")
+    told: list[str] = []
+    await checkout(Remote.parse(f"{daemon}/lacking.git"), None, tmp_path, say=told.append)
+    pointers, submodules = told
+    assert "LFS pointers, not contents: art/a.png, art/b.png, art/c.png and others" in pointers
+    assert "submodules (.gitmodules), which are not checked out" in submodules
+
+
+async def test_attributes_that_are_about_something_else_are_not_warned_of(
+    base: Path, daemon: str, tmp_path: Path
+) -> None:
+    served = base / "plain.git"
+    served.mkdir()
+    (served / ".gitattributes").write_text("*.sh text eol=lf\n# *.png filter=lfs\n")
+    commit_all(served, "Plain")
+    told: list[str] = []
+    await checkout(Remote.parse(f"{daemon}/plain.git"), None, tmp_path, say=told.append)
+    assert told == []

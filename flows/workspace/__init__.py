@@ -7,6 +7,7 @@
 | `git_access` | keys and known hosts for ssh, certificates for https |
 | `git_command` | `GitCommand`: one git process, in bounds of memory, time, disk and output |
 | `git_redirect` | a repository that its server says is elsewhere, followed on that server |
+| `git_warnings` | what a checkout lacks: contents of LFS files, and submodules |
 | `git_tree` | how many files and bytes a commit would put on the disk |
 | `git_environment` | what the git process has in its environment: credentials, configuration |
 | `git_failures` | a table: what git says when it fails, and what that means |

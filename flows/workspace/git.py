@@ -13,6 +13,7 @@ from flows.workspace.git_access import HostAccess, git_access
 from flows.workspace.git_command import GitCommand, GitLimits
 from flows.workspace.git_redirect import Allows, followed
 from flows.workspace.git_tree import LIST_TREE, TreeCount
+from flows.workspace.git_warnings import missing
 from flows.workspace.tree import remove_tree
 
 Say = Callable[[str], None]
@@ -38,7 +39,8 @@ async def checkout(
 ) -> str:
     """Check `ref` (default: the remote's HEAD) out into an empty `folder`; return the commit.
 
-    What may pass is tried again after each of `pauses`. Where `pinned`, and with credentials, a
+    What may pass is tried again after each of `pauses`, which `say` is told, as it is of what the
+    checkout lacks: contents of LFS files, and submodules. Where `pinned`, and with credentials, a
     redirection is followed to the same server only, and to what `allows` lets pass. Raises
     `RepositoryRejected` where the repository or ref is missing, too large or may not be read,
     otherwise `WorkspaceError`.
@@ -51,14 +53,14 @@ async def checkout(
             async with asyncio.timeout(limits.seconds):
                 for pause in pauses:
                     try:
-                        return await _wherever_it_is(git_for, remote, ref, allows)
+                        return await _wherever_it_is(git_for, remote, ref, allows, say)
                     except WorkspaceError as error:
                         if not error.may_pass:
                             raise
                         say(f"{error}; tried again in {pause:g} s")
                     _empty(folder)
                     await asyncio.sleep(pause)
-                return await _wherever_it_is(git_for, remote, ref, allows)
+                return await _wherever_it_is(git_for, remote, ref, allows, say)
     except TimeoutError:
         raise WorkspaceError(
             f"fetching {remote.display} took longer than {limits.seconds:g} s"
@@ -66,12 +68,16 @@ async def checkout(
 
 
 async def _wherever_it_is(
-    git_for: Callable[[Remote], GitCommand], remote: Remote, ref: str | None, allows: Allows
+    git_for: Callable[[Remote], GitCommand],
+    remote: Remote,
+    ref: str | None,
+    allows: Allows,
+    say: Say,
 ) -> str:
     for _ in range(_MOST_REDIRECTIONS):
         git = git_for(remote)
         try:
-            return await _checkout(git, ref)
+            return await _checkout(git, ref, say)
         except RepositoryMoved:
             if not git.pinned:
                 # git has followed it, and found no repository there.
@@ -83,7 +89,7 @@ async def _wherever_it_is(
     )
 
 
-async def _checkout(git: GitCommand, ref: str | None) -> str:
+async def _checkout(git: GitCommand, ref: str | None, say: Say) -> str:
     remote, limits = git.remote, git.limits
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
@@ -91,6 +97,8 @@ async def _checkout(git: GitCommand, ref: str | None) -> str:
     count = TreeCount(remote.display, limits.files, limits.disk_bytes)
     await git(*LIST_TREE, target, hear=count.hear)
     await git("checkout", "--quiet", "--detach", target, "--")
+    for sentence in await missing(git, count):
+        say(sentence)
     return (await git("rev-parse", "HEAD")).strip()
 
 

@@ -121,11 +121,17 @@ async def _read(stream: asyncio.StreamReader, hear: Hear) -> None:
 
 
 async def _end(process: Process) -> None:
-    """Kill it and its children where it still runs, and wait until it does no more."""
-    if process.returncode is None:
+    """Kill it and its children where they still run, and wait until they do no more."""
+    streams = [each for each in (process.stdout, process.stderr) if each is not None]
+    if process.returncode is None or not all(each.at_eof() for each in streams):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        # asyncio tells of no end while a pipe has more than was read of it.
+        await asyncio.gather(*(_read(each, _nothing) for each in streams))
         await process.wait()
+
+
+def _nothing(_: bytes) -> None: ...
 
 
 class _Beginning:

@@ -41,8 +41,7 @@ def markdown(
     *,
     has_picture: bool = False,
 ) -> str:
-    """The report of a run that reached the execute stage; `attempts` are all, oldest first, and
-    `has_picture` whether the runner drew one: a task may have left a file of that name."""
+    """The report of a run that was executed; `attempts` are all, oldest first."""
     sections: tuple[Iterable[str], ...] = (
         _ending(report, log, upload),
         _tests_section(report.tests),
@@ -242,7 +241,6 @@ def _files(report: RunReport, upload: Upload | None) -> Iterable[str]:
 
 def _link(item: Artifact, address: str) -> str:
     where = file_address(address, item.path) if address and item.kind == "file" else None
-    # The first UI shows the text of a link as it stands in the Markdown: no name.
     return f", [open]({where})" if where else ""
 
 

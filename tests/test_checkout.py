@@ -25,6 +25,7 @@ class Origin:
         (self.folder / "run.sh").chmod(0o755)
         self.first = commit_all(self.folder, "First")
         git(self.folder, "tag", "v1")
+        git(self.folder, "tag", "certificate-1")
         (self.folder / "run.sh").write_text("echo second\n")
         self.second = commit_all(self.folder, "Second")
         git(self.folder, "checkout", "--quiet", "-b", "feature/x")
@@ -60,6 +61,7 @@ def daemon(base: Path, origin: Origin) -> Iterator[str]:
         (None, "second"),
         ("main", "second"),
         ("v1", "first"),
+        ("certificate-1", "first"),
         ("feature/x", "feature"),
         ("{first}", "first"),
         ("{short}", "first"),

@@ -279,6 +279,21 @@ async def test_a_checkout_has_one_time_limit_for_all_of_its_steps(tmp_path: Path
         ("error: RPC failed; curl 56 Recv failure: Connection reset by peer", True),
         ("fatal: unable to connect to a:\na[0: 10.0.0.1]: errno=Connection refused", True),
         ("fetch-pack: unexpected disconnect while reading sideband packet\nfatal: early EOF", True),
+        (
+            "fatal: unable to access 'https://a/x/': gnutls_handshake() failed: Error in the pull "
+            "function.",
+            True,
+        ),
+        (
+            "fatal: unable to access 'https://a/x/': HTTP/2 stream 1 was not closed cleanly: "
+            "INTERNAL_ERROR (err 2)",
+            True,
+        ),
+        (
+            "fatal: unable to access 'https://certificates.a/x/': Could not resolve host: "
+            "certificates.a",
+            True,
+        ),
         ("fatal: write error: No space left on device", False),
         ("git: 3: exec: git: not found", False),
         ("fatal: something new", False),
@@ -290,6 +305,35 @@ def test_what_git_says_tells_whether_the_next_try_may_find_it_otherwise(
     error = git_failure(said, "https://git.example.org/x")
     assert isinstance(error, WorkspaceError)
     assert error.may_pass is may_pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "SSL certificate problem: self-signed certificate",
+        "SSL: no alternative certificate subject name matches target host name 'a'",
+        "server certificate verification failed. CAfile: none CRLfile: none",
+        "server verification failed: certificate signer not trusted. (CAfile: none)",
+    ],
+)
+def test_a_certificate_that_is_not_believed_has_a_sentence_of_its_own(said: str) -> None:
+    error = git_failure(f"fatal: unable to access 'https://a/x/': {said}", "https://a/x")
+    assert "MOONMIND_CA_FILE" in str(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "fatal: repository 'https://a/team/certificate/' not found",
+        "fatal: Authentication failed for 'https://a/team/certificates/'",
+        "fatal: couldn't find remote ref refs/heads/certificate",
+        "fatal: unable to access 'https://a/certificate/': The requested URL returned error: 403",
+    ],
+)
+def test_what_the_payload_named_is_not_taken_for_what_git_says(said: str) -> None:
+    error = git_failure(said, "https://a/x")
+    assert isinstance(error, RepositoryRejected)
+    assert "MOONMIND_CA_FILE" not in str(error)
 
 
 async def test_an_operators_filters_and_hooks_have_no_hand_in_a_strangers_checkout(

@@ -80,8 +80,9 @@ GIT_FAILURES = (
         "with an ssh key that may read the repository in auth.repoAuthRef, or give this worker "
         "one (docs/repositories.md)",
     ),
+    # As a word of curl's: the payload chose the address, the host and the ref.
     GitFailure(
-        r"certificate",
+        r"(unable to access '\S+': |RPC failed; ).*(?<![\w.-])certificates?(?!\w|[.-]\w)",
         WorkspaceError,
         "where its certificate is of an authority of your own, have an operator name that in "
         "MOONMIND_CA_FILE on this worker (docs/repositories.md)",
@@ -111,22 +112,17 @@ GIT_FAILURES = (
         _CHECK_ALL,
     ),
     GitFailure(
-        r"returned error: (429|5\d\d)",
+        r"returned error: (408|429|5\d\d)",
         WorkspaceError,
         "its server is overloaded or out of order",
-        may_pass=True,
-    ),
-    GitFailure(
-        r"Could not resolve|Name or service not known|name resolution|unable to look up",
-        WorkspaceError,
-        "check the host's name, and this worker's DNS",
         may_pass=True,
     ),
     GitFailure(
         r"timed? ?out|Operation too slow|Connection (refused|reset|closed)|Failed to connect"
         r"|(Couldn't|Could not|unable to) connect|Network is unreachable|No route to host"
         r"|Empty reply|early EOF|unexpected disconnect|hung up unexpectedly|RPC failed"
-        r"|transfer closed|Recv failure|SSL_ERROR_SYSCALL|recv error|unexpected eof",
+        r"|transfer closed|Recv failure|SSL_ERROR_SYSCALL|recv error|unexpected eof"
+        r"|not closed cleanly|non-properly terminated|Error in the (pull|push) function",
         WorkspaceError,
         may_pass=True,
     ),

@@ -5,6 +5,7 @@ It holds no secret. `flows.payload.compiler` makes it; here are the time limits 
 """
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,11 @@ JOB_ROOT = "/work/agent_jobs"
 JOB_ID_PLACEHOLDER = "<job_id>"
 ARTIFACT_DIR = "$ARTIFACT_DIR/"
 NAME_PREFIX = "mm-task-"
+JOB_ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+# An attempt's container, and the one that gives its files back to the worker.
+CONTAINER_NAME = rf"{NAME_PREFIX}{JOB_ID}-[0-9]{{1,9}}(?:-files)?"
+# Of the volume that shows a container its job's folder, on engines without sub-paths.
+RUN_VOLUME_SUFFIX = "-workspace"
 LABEL_JOB_ID = "moonmind.job_id"
 LABEL_EXPIRES_AT = "moonmind.expires_at"
 LABEL_SPEC = "moonmind.spec_sha256"
@@ -69,7 +75,7 @@ class Output:
 class Owned:
     """Something on an engine that is a job's own: see `is_named_for_its_job`."""
 
-    kind: Literal["container", "volume", "network"]
+    kind: Literal["container", "volume"]
     name: str
     id: str
     labels: Mapping[str, str]
@@ -146,12 +152,12 @@ def command_summary(command: tuple[str, ...], limit: int = 120) -> str:
 
 
 def is_named_for_its_job(name: str, labels: Mapping[str, str]) -> bool:
-    """Whether an object has the name that the runner gives to what is of the job in its label.
+    """Whether a container has a name that the runner gives to those of the job in its label.
 
     A label alone says nothing: images hand theirs on to every container that is made of them.
     """
-    job_id = labels.get(LABEL_JOB_ID)
-    return bool(job_id) and name.startswith(f"{NAME_PREFIX}{job_id}-")
+    is_named = name.startswith(f"{NAME_PREFIX}{labels.get(LABEL_JOB_ID)}-")
+    return is_named and re.fullmatch(CONTAINER_NAME, name) is not None
 
 
 def is_expired(labels: Mapping[str, str], now: datetime) -> bool:

@@ -36,6 +36,8 @@ FORBIDDEN: Mapping[str, Json] = {
     "host's users": _host(UsernsMode="host"),
     "host's cgroups": _host(CgroupnsMode="host"),
     "every capability": _host(CapAdd=["ALL"]),
+    "forged packets": _host(CapDrop=[]),
+    "network administration": _host(CapAdd=["NET_ADMIN"]),
     "administration": _host(CapAdd=["CAP_SYS_ADMIN"]),
     "handles": _host(CapAdd=["DAC_READ_SEARCH"]),
     "unconfined": _host(SecurityOpt=["seccomp=unconfined"]),
@@ -83,7 +85,7 @@ class Mark:
             "Image": BUSYBOX,
             "Cmd": ["true"],
             "Labels": {"moonmind.job_id": self.job_id},
-            "HostConfig": {"NetworkMode": "none"},
+            "HostConfig": {"NetworkMode": "none", "CapDrop": ["NET_RAW"]},
         }
         text = json.dumps(merged(plain, forbidden)).replace("{mark}", f"mark-{self.job_id}")
         made: Json = json.loads(text)
@@ -143,6 +145,7 @@ def _chunked(body: bytes) -> bytes:
 
 # Spellings of JSON: text and chance to text.
 
+_HARMLESS = '{"NetworkMode":"none","CapDrop":["NET_RAW"]}'
 _FOLDS = {"s": "\N{LATIN SMALL LETTER LONG S}", "k": "\N{KELVIN SIGN}"}
 _KEY = re.compile(r'"([A-Z][A-Za-z]+)"(?=:)')
 
@@ -178,13 +181,13 @@ def _spaced(text: str, rng: random.Random) -> str:
 
 def _doubled(text: str, rng: random.Random) -> str:
     """The harmless and the forbidden under one key, in either order."""
-    harmless = '"HostConfig":{"NetworkMode":"none"}'
+    harmless = f'"HostConfig":{_HARMLESS}'
     at_the_end = rng.random() < 0.5
     return f"{text[:-1]},{harmless}}}" if at_the_end else f"{{{harmless},{text[1:]}"
 
 
 def _doubled_case(text: str, _: random.Random) -> str:
-    return f'{{"HostConfig":{{"NetworkMode":"none"}},{text[1:].replace("HostConfig", "hostconfig")}'
+    return f'{{"HostConfig":{_HARMLESS},{text[1:].replace("HostConfig", "hostconfig")}'
 
 
 def _nested(text: str, _: random.Random) -> str:

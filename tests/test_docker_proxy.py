@@ -29,6 +29,7 @@ from flows.errors import ImageCause, ImageError
 from flows.outcome import OutcomeName
 from flows.payload.policy import Policy
 from flows.runtime import execution
+from flows.runtime.collect import of_left_behind
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from tests.docker_proxy import docker_proxy, new_volume
@@ -131,6 +132,27 @@ async def test_giving_the_files_of_a_job_back_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+@pytest.mark.parametrize("kind", ["bind", "volume"])
+async def test_giving_back_what_an_earlier_removal_left_goes_through(
+    engine: DockerEngine, workspace_volume: str, tmp_path: Path, kind: str
+) -> None:
+    volume = workspace_volume if kind == "volume" else ""
+    job_id = str(uuid4())
+    folder = tmp_path / f".removed-{job_id}-{job_id[:8]}"
+    folder.mkdir()
+    in_volume = ["docker", "run", "--rm", "--volume", f"{workspace_volume}:/jobs", BUSYBOX]
+    subprocess.run([*in_volume, "mkdir", f"/jobs/{folder.name}"], check=True)
+    owner, now = Owner(12345, 12345), datetime.now(UTC)
+    name, mount, labels = of_left_behind(folder, volume)
+    await engine.reclaim(plan_reclaim(name, mount, BUSYBOX, owner, labels, now))
+    if kind == "volume":
+        whose = subprocess.check_output([*in_volume, "stat", "-c", "%u", f"/jobs/{folder.name}"])
+        assert whose == b"12345\n"
+    else:
+        assert folder.stat().st_uid == 12345
+    assert left_on_engine(job_id) == []
+
+
 async def test_the_sweep_sees_and_removes_what_is_ours(
     engine: DockerEngine, tmp_path: Path
 ) -> None:
@@ -140,6 +162,20 @@ async def test_the_sweep_sees_and_removes_what_is_ours(
     assert (ours.kind, ours.name) == ("container", spec.name)
     assert await engine.discard(ours)
     assert not await engine.discard(ours)
+
+
+@pytest.mark.parametrize("name", ["mm-task-{job}-1-debug", "mm-task-{job}-web", "mm-task-{job}-1"])
+async def test_what_others_named_like_a_task_does_not_stop_the_sweep(
+    engine: DockerEngine, name: str
+) -> None:
+    job = str(uuid4())
+    called = name.format(job=job)
+    words = ["create", "--name", called, "--label", f"moonmind.job_id={job}", BUSYBOX, "true"]
+    subprocess.run(["docker", *words], check=True, capture_output=True)
+    try:
+        assert job not in [each.job_id for each in await engine.owned()]
+    finally:
+        subprocess.run(["docker", "rm", called], check=True, capture_output=True)
 
 
 async def test_a_pull_reaches_the_engine(engine: DockerEngine, tmp_path: Path) -> None:

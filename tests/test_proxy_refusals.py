@@ -13,7 +13,7 @@ import docker.types
 import pytest
 
 from flows.docker_proxy.bodies import Container, Host, Subpath, VolumeMount
-from flows.docker_proxy.engine import Engine
+from flows.docker_proxy.engine import Answer, Engine
 from flows.docker_proxy.refused import Refused
 from flows.docker_proxy.rights import Rights
 from flows.docker_proxy.settings import Settings
@@ -117,6 +117,7 @@ TASK = f"mm-task-{NO_JOB}-1"
         ("GET", f"/events?since=1&filters={events_of(TASK)}"),
         ("GET", f"/events?since=1&until=2&filters={events_of(TASK, 'postgres')}"),
         ("GET", f"/events?%66ilters=&since=1&until=2&filters={events_of(TASK)}"),
+        ("GET", f"/events?since=1&until=2&filters={events_of(TASK).replace('%22die%22', '')}"),
         ("POST", f"/events?since=1&until=2&filters={events_of(TASK)}"),
         ("GET", "/system/df"),
         ("GET", "/info"),
@@ -139,9 +140,10 @@ def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: 
 def created(port: int, host_config: str, name: str = TASK, **more: object) -> int:
     """The status of the answer to a creation of an image that is not there; `host_config` is JSON
     as somebody may write it."""
-    if '"NetworkMode"' not in host_config and host_config.startswith("{"):
-        network = '{"NetworkMode": "none"' + (", " if host_config != "{}" else "")
-        host_config = network + host_config[1:]
+    for key, value in (("NetworkMode", '"none"'), ("CapDrop", '["NET_RAW"]')):
+        if f'"{key}"' not in host_config and host_config.startswith("{"):
+            comma = ", " if host_config != "{}" else ""
+            host_config = f'{{"{key}": {value}{comma}{host_config[1:]}'
     rest = {"Image": f"none-{ID}", "Labels": {"moonmind.job_id": NO_JOB}, **more}
     body = f'{{{json.dumps(rest)[1:-1]}, "HostConfig": {host_config}}}'
     return asked(port, "POST", f"/containers/create?name={name}", body)[0]
@@ -182,6 +184,10 @@ def asked(port: int, method: str, path: str, body: str | None = None) -> tuple[i
         '{"CapAdd": ["]", "SYS_ADMIN"]}',
         '{"CapAdd": ["CAP_SYS_PTRACE"]}',
         '{"CapAdd": ["DAC_READ_SEARCH"]}',
+        '{"CapAdd": ["NET_ADMIN"]}',
+        '{"CapAdd": ["NET_RAW"]}',
+        '{"CapDrop": []}',
+        '{"CapDrop": ["CAP_ALL", "CHOWN"], "NetworkMode": "moonmind-tasks"}',
         '{"SecurityOpt": ["label=user:]", "seccomp=unconfined"]}',
         '{"SecurityOpt": ["no-new-privileges:false"]}',
         '{"UsernsMode": "host"}',
@@ -210,9 +216,10 @@ def test_what_a_task_does_not_ask_for_is_refused(port: int, host_config: str) ->
     [
         "{}",
         '{"Privileged": false, "NetworkMode": "moonmind-tasks", "Init": true, "Mounts": []}',
-        '{"CapAdd": ["CHOWN", "CAP_NET_ADMIN"], "CapDrop": ["ALL"], "NanoCpus": 1500000000}',
+        '{"CapAdd": ["CHOWN", "CAP_SYS_NICE"], "CapDrop": ["ALL"], "NanoCpus": 1500000000}',
         '{"SecurityOpt": ["no-new-privileges"], "Memory": 67108864, "MemorySwap": 67108864}',
         '{"\\u0049nit": true, "ShmSize": 1, "PidsLimit": 4096}',
+        '{"CapDrop": ["CHOWN", "CAP_NET_RAW"], "NetworkMode": "moonmind-tasks"}',
     ],
     ids=lambda text: text[:50],
 )
@@ -268,7 +275,8 @@ def test_of_networks_only_the_one_that_tasks_share_can_be_made(
 
 @pytest.mark.parametrize(
     "filters",
-    ["{}", '{"type": ["custom"]}', '{"type": ["builtin", "custom"]}', '{"name": ["bridge"]}',
+    ["{}", '{"type": ["custom"]}', '{"label": ["moonmind.job_id"]}',
+     '{"type": ["builtin", "custom"]}', '{"name": ["bridge"]}',
      '{"type": ["builtin"], "label": ["moonmind.job_id"]}'],
 )  # fmt: skip
 def test_networks_of_others_are_not_listed(port: int, filters: str) -> None:
@@ -337,6 +345,7 @@ HELPER = {
     [
         ({}, 403),
         ({"Mounts": [{"Type": "bind", "Source": "/", "Target": "/host"}]}, 403),
+        ({"Mounts": [{"Type": "volume", "Source": "{cache}", "Target": "/usr"}]}, 403),
         ({"NetworkMode": "bridge"}, 403),
         ({"ReadonlyRootfs": False}, 403),
         ({"CapDrop": []}, 403),
@@ -346,25 +355,29 @@ HELPER = {
     ],
 )
 def test_what_is_the_helpers_alone_goes_with_nothing_else(
-    port: int, change: dict[str, object], status: int
+    port: int, volume: str, change: dict[str, object], status: int
 ) -> None:
+    assert asked(port, "POST", "/volumes/create", cache(volume))[0] == 201
     folder = f"/srv/jobs/{NO_JOB}"
     own = {"Type": "bind", "Source": folder, "Target": f"/work/agent_jobs/{NO_JOB}"}
     helper = f"mm-task-{NO_JOB}-1-files"
     # The engine has no such folder.
     assert created(port, json.dumps({**HELPER, "Mounts": [own]}), helper) == 400
-    host_config = json.dumps({**HELPER, "Mounts": [own], **change})
+    host_config = json.dumps({**HELPER, "Mounts": [own], **change}).replace("{cache}", volume)
     assert created(port, host_config, helper if change else TASK) == status
 
 
 def test_what_an_operator_names_is_let_through() -> None:
-    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": "CAP_SYS_PTRACE"}
+    capabilities = "CAP_SYS_PTRACE NET_RAW"
+    settings = {"NETWORKS": "tasks, builds", "VOLUMES": "models", "CAPABILITIES": capabilities}
     with docker_proxy(**{f"DOCKER_PROXY_{key}": each for key, each in settings.items()}) as port:
         assert created(port, '{"NetworkMode": "builds"}') == 404
-        assert created(port, '{"CapAdd": ["CAP_SYS_PTRACE"]}') == 404
+        assert created(port, '{"CapAdd": ["CAP_SYS_PTRACE"], "CapDrop": []}') == 404
         models = '{"Mounts": [{"Type": "volume", "Source": "models", "Target": "/models"}]}'
         assert created(port, models) == 404
         assert created(port, models.replace("models", "model")) == 403
+        mounts = json.dumps({**HELPER, **json.loads(models)})
+        assert created(port, mounts, f"{TASK}-files") == 403, "the helper has no business in it"
 
 
 @pytest.mark.parametrize(
@@ -395,6 +408,12 @@ def test_a_bind_mount_is_refused_unless_it_is_allowed_and_a_jobs_folder(port: in
         assert created(strict, mounts(f"/srv/{NO_JOB}", own)) == 403
 
 
+def cache(name: str, **more: object) -> str:
+    """The creation of a cache of this name."""
+    labels = {"moonmind.cache": "true", "moonmind.cache_owner": "repository:github.com/team/app"}
+    return json.dumps({"Name": name, "Labels": labels, **more})
+
+
 def run_volume(device: str, **more: object) -> str:
     """The creation of the volume that shows a job's folder, or another."""
     options = {"type": "none", "o": "bind", "device": device}
@@ -423,9 +442,15 @@ def test_a_volume_leads_to_the_jobs_own_folder_alone(port: int, workspace_volume
             run_volume(own, Driver="other"),
             run_volume(own, Name="cache"),
             run_volume(own, Labels={}),
+            run_volume(own, Labels={"moonmind.job_id": NO_JOB, "moonmind.cache": "true"}),
+            cache(f"{TASK}-workspace"),
         ):
             assert asked(port, "POST", "/volumes/create", refused)[0] == 403, refused
         assert asked(port, "POST", "/volumes/create", run_volume(own))[0] == 201
+        mount = {"Type": "volume", "Source": f"{TASK}-workspace", "Target": "/etc"}
+        assert created(port, json.dumps({"Mounts": [mount]})) == 403
+        mount["Target"] = f"/work/agent_jobs/{NO_JOB}"
+        assert created(port, json.dumps({"Mounts": [mount]})) == 404
     finally:
         made_volume = f"/volumes/mm-task-{NO_JOB}-1-workspace"
         assert asked(port, "DELETE", made_volume)[0] in (204, 404)
@@ -440,19 +465,95 @@ def test_the_workspace_and_others_volumes_are_not_mounted_as_they_are(
         assert created(port, json.dumps({"Mounts": [mount]})) == 403
 
 
+def of_mount(mount: VolumeMount) -> Container:
+    host = Host(NetworkMode="none", CapDrop=["ALL"], Mounts=[mount])
+    return Container(Image="busybox", Labels={"moonmind.job_id": NO_JOB}, HostConfig=host)
+
+
+class OneVolume(Engine):
+    """An engine on which there is one volume, whatever is asked for."""
+
+    def __init__(self, **found: object) -> None:
+        super().__init__("/nonexistent")
+        self._found = found
+
+    async def ask(self, path: str) -> Answer:
+        return Answer(200, {}, json.dumps(self._found).encode())
+
+
+@pytest.mark.parametrize(
+    ("workspace", "found"),
+    [
+        ("", {"Driver": "nfs", "Options": None}),
+        ("jobs", {"Driver": "local", "Options": None}),
+        ("jobs", {"Driver": "local", "Options": {"type": "nfs", "o": "bind"}}),
+        ("jobs", {"Driver": "local", "Options": {"type": "none", "o": "addr=10.0.0.1"}}),
+        ("jobs", {"Driver": "nfs", "Options": {"type": "none", "o": "bind"}}),
+    ],
+)
+async def test_a_volume_of_the_name_of_a_runs_that_is_another_is_not_mounted(
+    workspace: str, found: dict[str, Any]
+) -> None:
+    if found["Options"]:
+        found["Options"]["device"] = f"/v/{NO_JOB}"
+    engine = OneVolume(Mountpoint="/v", Labels=None, **found)
+    rights = Rights(engine, Settings(("127.0.0.1", 1), workspace_volume=workspace))
+    target = f"/work/agent_jobs/{NO_JOB}"
+    mount = VolumeMount(Type="volume", Source=f"{TASK}-workspace", Target=target)
+    with pytest.raises(Refused, match="not the job's folder"):
+        await rights.require_container(TASK, of_mount(mount), "/v1.41")
+
+
+def test_of_a_volume_of_others_no_options_are_told(port: int) -> None:
+    """They may have the password of a share."""
+    name = f"proxy-test-{uuid4().hex}"
+    options = ("type=cifs", "o=username=joe,password=hunter2", "device=//nas/share")
+    label = f"--label=moonmind.job_id={NO_JOB}"
+    create = ["docker", "volume", "create", label, *(f"--opt={each}" for each in options), name]
+    subprocess.run(create, check=True, capture_output=True)
+    try:
+        ours = urlencode({"filters": '{"label": ["moonmind.job_id"]}'})
+        answers = (
+            asked(port, "GET", f"/volumes/{name}"),
+            asked(port, "GET", f"/volumes?{ours}"),
+            asked(port, "POST", "/volumes/create", cache(name)),
+        )
+        for status, says in answers:
+            assert status in (200, 201)
+            assert name in says
+            assert "moonmind.job_id" in says
+            assert "hunter2" not in says
+    finally:
+        subprocess.run(["docker", "volume", "rm", name], check=True, capture_output=True)
+
+
+def test_of_a_container_of_others_with_a_jobs_label_no_command_is_told(port: int) -> None:
+    name = f"proxy-test-{uuid4().hex}"
+    words = ["--name", name, "--label", f"moonmind.job_id={NO_JOB}", BUSYBOX, "echo", "hunter2"]
+    subprocess.run(["docker", "create", *words], check=True, capture_output=True)
+    try:
+        ours = urlencode({"filters": '{"label": ["moonmind.job_id"]}'})
+        status, says = asked(port, "GET", f"/containers/json?all=1&{ours}")
+        assert (status, name in says, "hunter2" in says) == (200, True, False)
+    finally:
+        subprocess.run(["docker", "rm", name], check=True, capture_output=True)
+
+
 async def test_a_folder_of_a_volume_is_asked_for_in_a_version_that_knows_it() -> None:
     """An older one would mount the whole volume."""
     settings = Settings(("127.0.0.1", 1), workspace_volume="jobs")
     mount = VolumeMount(
-        Type="volume", Source="jobs", Target="/x", VolumeOptions=Subpath(Subpath=NO_JOB)
+        Type="volume",
+        Source="jobs",
+        Target=f"/work/agent_jobs/{NO_JOB}",
+        VolumeOptions=Subpath(Subpath=NO_JOB),
     )
-    body = Container(
-        Image="busybox",
-        Labels={"moonmind.job_id": NO_JOB},
-        HostConfig=Host(NetworkMode="none", Mounts=[mount]),
-    )
+    body = of_mount(mount)
     rights = Rights(Engine("/nonexistent"), settings)
     await rights.require_container(TASK, body, "/v1.45")
+    elsewhere = of_mount(mount.model_copy(update={"Target": "/x"}))
+    with pytest.raises(Refused, match="'/x'"):
+        await rights.require_container(TASK, elsewhere, "/v1.45")
     for version in ("", "/v1.44", "/v1.24"):
         with pytest.raises(Refused, match="asked for in API"):
             await rights.require_container(TASK, body, version)
@@ -493,9 +594,11 @@ def test_a_body_of_unknown_length_is_refused(port: int) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("version", ["1.12", "1.9", "1.23", "1.023", "01.41", "1.41/v1.41", "2.0"])
+@pytest.mark.parametrize(
+    "version", ["1.12", "1.9", "1.24", "1.40", "1.041", "01.41", "1.41/v1.41", "2.0"]
+)
 @pytest.mark.parametrize("body", ["", '{"Privileged": true}'])
-def test_an_api_version_that_starts_a_container_with_settings_is_refused(
+def test_an_api_version_older_than_the_oldest_engine_is_refused(
     port: int, version: str, body: str
 ) -> None:
     assert asked(port, "POST", f"/v{version}/containers/{ID}/start", body)[0] == 403

@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from flows.docker_proxy import server
+from flows.docker_proxy.calls import understood
 from flows.docker_proxy.refused import Refused
 from flows.docker_proxy.registry_auth import rewritten
 from flows.docker_proxy.settings import Settings
+from flows.docker_proxy.strict_json import parse
 from flows.docker_proxy.target import taken_apart
 from tests.proxy_attacks import spoken
 
 JOB = "00000000-0000-4000-8000-000000000000"
 TASK = f"mm-task-{JOB}-1"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: y\r\n\r\nOK"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: y\r\n\r\n{}"
 
 
 class Recorded:
@@ -115,8 +117,8 @@ WRITTEN = [
         b'{"Name":"nuget","Labels":{"moonmind.cache":"true","moonmind.cache_owner":"\xc3\xbc"}}',
     ),
     (
-        request("GET /networks?filters=%7B%22label%22%3A+%5B%22moonmind.job_id%22+%5D%7D"),
-        b"GET /networks?filters=%7B%22label%22%3A%5B%22moonmind.job_id%22%5D%7D HTTP/1.1\r\n"
+        request("GET /networks?filters=%7B%22type%22%3A+%5B%22builtin%22+%5D%7D"),
+        b"GET /networks?filters=%7B%22type%22%3A%5B%22builtin%22%5D%7D HTTP/1.1\r\n"
         b"Host: docker\r\nUser-Agent: docker-proxy\r\nConnection: close\r\n\r\n",
     ),
 ]
@@ -130,8 +132,8 @@ async def test_what_reaches_the_engine_is_written_anew(
         async with proxy_at(tmp_path) as port:
             answer = await said(port, given)
     assert engine.requests == [written]
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.endswith(b"\r\n\r\nOK")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n{}")
 
 
 async def test_an_answer_that_breaks_off_is_no_whole_one(tmp_path: Path) -> None:
@@ -216,6 +218,52 @@ async def test_what_can_be_read_in_two_ways_is_not_read(
             answer = await said(port, sent)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert status == 200 or (b"the docker-proxy " in answer and engine.requests == [])
+
+
+async def test_a_request_for_a_head_alone_is_refused_without_a_body(tmp_path: Path) -> None:
+    async with proxy_at(tmp_path) as port:
+        answer = await said(port, request("HEAD /_ping"))
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_a_fault_of_its_own_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "taken_apart", None)
+    async with proxy_at(tmp_path) as port:
+        asked = await asyncio.to_thread(_one_after_the_other, port, "/_ping", "/_ping")
+    assert asked == [500, 500]
+
+
+@pytest.mark.parametrize("answer", ["[]", "nonsense", '{"Name": "x"'])
+async def test_an_answer_about_a_volume_that_is_none_is_not_passed_on(
+    answer: str, tmp_path: Path
+) -> None:
+    whole = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n{answer}"
+    with recorded(tmp_path, whole.encode()):
+        async with proxy_at(tmp_path) as port:
+            told = await said(port, request("GET /volumes/cache"))
+    assert told.startswith(b"HTTP/1.1 502 ")
+
+
+def test_half_of_a_surrogate_pair_is_no_text() -> None:
+    assert parse('["\\ud83d\\ude00"]', "the body") == ["\U0001f600"]
+    with pytest.raises(Refused, match="codec"):
+        parse('["\\ud83d"]', "the body")
+
+
+@pytest.mark.parametrize("values", ["1", "[]", '{"Type":1}', '""'])
+def test_a_body_of_too_many_values_is_refused_before_each_is_looked_at(values: str) -> None:
+    """Each wrong value costs as much as a thousand bytes of a body."""
+    with pytest.raises(Refused, match="too many values"):
+        parse(f'{{"Mounts":[{",".join([values] * 20_000)}]}}', "the body")
+
+
+def test_a_cache_of_nobody_is_refused_with_the_reason() -> None:
+    body = b'{"Name":"nuget","Labels":{"moonmind.cache":"true"}}'
+    with pytest.raises(Refused, match=r"'Labels'.*somebody's"):
+        understood("POST", taken_apart("/volumes/create"), body, "application/json", "")
 
 
 async def test_a_connection_is_kept_after_answers_and_refusals(tmp_path: Path) -> None:
@@ -316,6 +364,6 @@ def test_what_is_no_log_in_is_refused_and_not_shown(header: str) -> None:
     assert "secret" not in refused.value.sentence
 
 
-@pytest.mark.parametrize("minor", [24, 41, 45, 51, 999])
-def test_versions_since_1_24_are_passed_on(minor: int) -> None:
+@pytest.mark.parametrize("minor", [41, 45, 51, 999])
+def test_versions_since_the_oldest_engines_are_passed_on(minor: int) -> None:
     assert taken_apart(f"/v1.{minor}/_ping").version == f"/v1.{minor}"

@@ -125,6 +125,27 @@ async def test_the_sweep_removes_what_a_run_left_and_nothing_that_is_not_its_own
     assert removed == {"expired", "its volume"}
 
 
+async def test_one_object_that_cannot_be_removed_does_not_keep_the_sweep_from_the_others(
+    prefect_api: None,
+) -> None:
+    past = f"--label=moonmind.expires_at={(NOW + AHEAD - timedelta(hours=1)).isoformat()}"
+    labels = [
+        (f"--label=moonmind.job_id={job}", past) for job in sorted(str(uuid4()) for _ in "ab")
+    ]
+    kept, gone = (
+        docker("volume", "create", *each, f"mm-task-{each[0][-36:]}-1-workspace") for each in labels
+    )
+    box = docker("create", f"--volume={kept}:/x", BUSYBOX, "true")
+    try:
+        (told,) = [line for line in await swept(AHEAD) if kept in line]
+        assert told.startswith(f"could not remove the volume {kept} of ")
+        assert "in use" in told
+        assert (exists(kept), exists(gone)) == (True, False)
+    finally:
+        docker("rm", box)
+        docker("volume", "rm", kept)
+
+
 async def test_a_sweep_asks_once_for_a_run_that_is_over_until_it_is_started_again(
     runner: Runner, jobs_folder: Path
 ) -> None:

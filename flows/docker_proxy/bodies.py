@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from flows.docker_proxy.names import IMAGE, PATH, RUN_VOLUME, TARGET, VOLUME, matching
+from flows.docker_proxy.names import (
+    CACHE,
+    FOLDER,
+    IMAGE,
+    PATH,
+    RUN_VOLUME,
+    TARGET,
+    VOLUME,
+    matching,
+)
 from flows.docker_proxy.strict_json import NONE, ONE, Exact
 from flows.spec import TASK_NETWORK
 
@@ -18,13 +27,13 @@ No = Annotated[bool, AfterValidator(lambda value: _only(False, value))]
 Yes = Annotated[bool, AfterValidator(lambda value: _only(True, value))]
 Amount = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Path = Annotated[str, matching(PATH)]
-# Other programs of a host act on labels of theirs.
-LabelMap = dict[Annotated[str, matching(r"moonmind\.[a-z0-9_.]{1,100}")], str]
+# Other programs of a host act on labels of theirs; and what is one run's is no cache.
+LabelMap = dict[Annotated[str, matching(r"moonmind\.(?!cache)[a-z0-9_.]{1,100}")], str]
 Capability = Annotated[str, matching("(?:CAP_)?[A-Z_]{1,40}")]
 
 
 class Subpath(Exact):
-    Subpath: Annotated[str, matching("[0-9a-f-]{36}")]
+    Subpath: Annotated[str, matching(FOLDER)]
 
 
 class VolumeMount(Exact):
@@ -78,8 +87,9 @@ class JsonFile(Exact):
 
 
 class HelperHost(Host):
-    """The helper gives files back to the worker: as root of the host where the engine has a user
-    namespace for containers, so with nothing else that a container could have."""
+    """The helper gives the files of a job's folder back to the worker: as root of the host where
+    the engine has a user namespace for containers. So it has that folder, and no other mount,
+    network, device or right."""
 
     NetworkMode: Literal["none"]
     ReadonlyRootfs: Yes
@@ -131,7 +141,7 @@ CacheLabels = Annotated[
 
 
 class CacheVolume(Exact):
-    Name: Annotated[str, matching(VOLUME)]
+    Name: Annotated[str, matching(CACHE)]
     Labels: CacheLabels
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from flows.docker_proxy import bodies, queries
+from flows.docker_proxy import answers, bodies, queries
+from flows.docker_proxy.answers import Told
 from flows.docker_proxy.names import CONTAINER, ID, IMAGE, RUN_VOLUME, VOLUME
 from flows.docker_proxy.queries import Query
 from flows.docker_proxy.refused import Refused, shown
@@ -28,7 +29,7 @@ class Call:
 
     `is_stream`: its answer may go on for as long as a task, and no other request follows it on its
     connection. `is_upgradable`: its connection may become one for bytes alone. `is_for_registry`:
-    it may carry a log-in.
+    it may carry a log-in. `told` is what is passed on of its answer; None: all of it.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call:
     is_stream: bool = False
     is_upgradable: bool = False
     is_for_registry: bool = False
+    told: Told | None = None
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ CALLS = (
     Call("GET", rf"/distribution/{IMAGE}/json", is_for_registry=True),
     Call("POST", "/images/create", queries.Pull, is_stream=True, is_for_registry=True),
     Call("POST", "/containers/create", queries.Create, _container),
-    Call("GET", "/containers/json", queries.ContainerListing),
+    Call("GET", "/containers/json", queries.ContainerListing, told=answers.containers),
     Call("GET", rf"{_BOX}/json"),
     Call("GET", rf"{_BOX}/changes"),
     Call("GET", rf"{_BOX}/logs", queries.Logs, is_stream=True),
@@ -93,9 +95,10 @@ CALLS = (
     Call("POST", rf"{_BOX}/wait"),
     Call("POST", rf"{_BOX}/stop", queries.Stop),
     Call("DELETE", _BOX, queries.RemoveContainer),
-    Call("GET", "/volumes", queries.Listing),
-    Call("GET", rf"/volumes/{VOLUME}"),
-    Call("POST", "/volumes/create", body=_volume),
+    Call("GET", "/volumes", queries.Listing, told=answers.volumes),
+    Call("GET", rf"/volumes/{VOLUME}", told=answers.volume),
+    # Of one that exists, the answer is what it is.
+    Call("POST", "/volumes/create", body=_volume, told=answers.volume),
     Call("DELETE", rf"/volumes/(?:{RUN_VOLUME}|(?P<removable>{VOLUME}))"),
     Call("GET", "/networks", queries.NetworkListing),
     Call("GET", f"/networks/{TASK_NETWORK}"),

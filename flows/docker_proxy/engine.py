@@ -31,8 +31,16 @@ class Answer(NamedTuple):
             return None
         if self.status != HTTPStatus.OK:
             raise Refused(f"was told {self.status} by the engine", HTTPStatus.BAD_GATEWAY)
-        found: dict[str, Any] = json.loads(self.body)
+        found: dict[str, Any] = self.parsed()
         return found
+
+    def parsed(self) -> Any:
+        """What the body says. Raises `Refused` where it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError as error:
+            why = "was told no JSON by the engine"
+            raise Refused(why, HTTPStatus.BAD_GATEWAY) from error
 
 
 class Engine:
@@ -64,16 +72,17 @@ class Engine:
             await self.connect(made)
             try:
                 async with asyncio.timeout(_ASKED_SECONDS):
-                    return await _asked(made, path)
+                    connection = h11.Connection(h11.CLIENT)
+                    request = h11.Request(method="GET", target=path, headers=HEADERS)
+                    await send(made, connection.send(request) or b"")
+                    return await answer_of(made, connection)
             except (OSError, TimeoutError, h11.ProtocolError, ValueError) as error:
                 why = f"gets no answer from the engine: {error!r}"
                 raise Refused(why, HTTPStatus.BAD_GATEWAY) from error
 
 
-async def _asked(made: socket.socket, path: str) -> Answer:
-    connection = h11.Connection(h11.CLIENT)
-    request = h11.Request(method="GET", target=path, headers=HEADERS)
-    await send(made, connection.send(request) or b"")
+async def answer_of(made: socket.socket, connection: h11.Connection) -> Answer:
+    """The whole answer to what was sent. Raises `h11.ProtocolError` and `OSError`."""
     status, headers, body = 0, {}, bytearray()
     while True:
         event = await next_event(made, connection)

@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 from pydantic import AfterValidator
 
-from flows.spec import NAME_PREFIX
+from flows.spec import CONTAINER_NAME, JOB_ID, NAME_PREFIX, RUN_VOLUME_SUFFIX
 
-UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# One task's container, and the one that gives its files back to the worker.
-CONTAINER = rf"{NAME_PREFIX}{UUID}-[0-9]{{1,9}}(?:-files)?"
-RUN_VOLUME = rf"{CONTAINER}-workspace"
+CONTAINER = CONTAINER_NAME
+RUN_VOLUME = rf"{CONTAINER}{RUN_VOLUME_SUFFIX}"
+# Of a job, below all of them: while it has one, and while one that was removed is not empty yet.
+FOLDER = rf"{JOB_ID}|\.removed-{JOB_ID}-[0-9a-f]{{8}}"
 ID = "[0-9a-f]{64}"
 # Docker's own rule wants two characters; it says so itself.
 VOLUME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"
+CACHE = rf"(?!{NAME_PREFIX}){VOLUME}"
 _PART = "[A-Za-z0-9][A-Za-z0-9._:-]*"
 IMAGE = rf"(?:{_PART})(?:/{_PART})*(?:@sha256:{ID})?"
 TAG = rf"(?:[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}|sha256:{ID})"
@@ -41,6 +42,13 @@ class Task(NamedTuple):
 
     job_id: str
     is_helper: bool
+
+    def has(self, folder: str) -> bool:
+        """Whether a folder is the job's. A removed one is the helper's to give back."""
+        if folder == self.job_id:
+            return True
+        is_removed = folder.startswith(f".removed-{self.job_id}-") and self.is_helper
+        return is_removed and re.fullmatch(FOLDER, folder) is not None
 
 
 def task_of(name: str) -> Task | None:

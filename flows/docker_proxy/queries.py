@@ -1,10 +1,10 @@
 """What may follow the question mark of a call: names and values, each once. Pure."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field
 
 from flows.docker_proxy.names import CONTAINER, IMAGE, PLATFORM, TAG, matching
 from flows.docker_proxy.strict_json import ONE, Exact, held, parse
@@ -83,12 +83,13 @@ class Pull(Query):
 
 class _EventFilters(Exact):
     container: Annotated[list[Annotated[str, matching(CONTAINER)]], ONE]
-    event: list[Literal["kill", "oom", "die", "destroy"]]
+    event: Annotated[list[Literal["kill", "oom", "die", "destroy"]], Field(min_length=1)]
     type: Annotated[list[Literal["container"]], ONE]
 
 
 class Events(Query):
-    """They tell of everything on the host: only those of one container, up to a time."""
+    """They tell of everything on the host: only those of one task's container, until a time or its
+    reader goes."""
 
     since: Seconds
     until: Seconds
@@ -106,16 +107,9 @@ class Listing(Query):
 
 
 class _NetworkFilters(Exact):
-    """Ours, or those that an engine makes itself: a listing tells of no containers."""
+    """Those that an engine makes itself: a listing tells of no containers."""
 
-    label: Annotated[list[Annotated[str, matching(re.escape(LABEL_JOB_ID))]], ONE] | None = None
-    type: Annotated[list[Literal["builtin"]], ONE] | None = None
-
-    @model_validator(mode="after")
-    def _say_one(self) -> Self:
-        if (self.label is None) == (self.type is None):
-            raise ValueError("not one")
-        return self
+    type: Annotated[list[Literal["builtin"]], ONE]
 
 
 class NetworkListing(Query):

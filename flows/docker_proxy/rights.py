@@ -3,14 +3,22 @@
 from collections import OrderedDict
 from typing import Any
 
-from flows.docker_proxy.bodies import BindMount, Container, Helper, RunVolume, VolumeMount
+from flows.docker_proxy.bodies import (
+    BindMount,
+    Container,
+    Helper,
+    Host,
+    Mount,
+    RunVolume,
+    VolumeMount,
+)
 from flows.docker_proxy.calls import Said
 from flows.docker_proxy.engine import Engine
 from flows.docker_proxy.names import Task, task_of
 from flows.docker_proxy.queries import Create
 from flows.docker_proxy.refused import Refused, shown
-from flows.docker_proxy.settings import Settings
-from flows.spec import JOB_ROOT, LABEL_CACHE, LABEL_JOB_ID
+from flows.docker_proxy.settings import DOCKERS_CAPABILITIES, Settings
+from flows.spec import JOB_ROOT, LABEL_CACHE, LABEL_JOB_ID, NAME_PREFIX, RUN_VOLUME_SUFFIX
 
 _NOT_OURS = "is not a task's, and no other can be reached"
 _REMEMBERED = 4096
@@ -63,28 +71,27 @@ class Rights:
             raise Refused(
                 f"refuses the network {shown(network)}: DOCKER_PROXY_NETWORKS does not name it"
             )
-        added = {each.removeprefix("CAP_") for each in host.CapAdd}
-        if beyond := sorted(added - settings.capabilities):
+        if beyond := sorted(_capabilities(host) - settings.capabilities):
             raise Refused(
-                f"refuses the capability {', '.join(beyond)}: DOCKER_PROXY_CAPABILITIES does not "
-                "name it"
+                f"refuses the capability {', '.join(beyond)}: it is not among those to drop "
+                "(cap_drop of the policy), and DOCKER_PROXY_CAPABILITIES does not name it"
             )
         for mount in host.Mounts:
-            if isinstance(mount, BindMount):
-                self._require_bind(task, mount)
-            elif mount.VolumeOptions:
-                self._require_subpath(task, mount, version)
+            if isinstance(mount, BindMount) or _shows_folder(mount, name):
+                await self._require_folder(task, mount, version)
+            elif isinstance(body, Helper):
+                raise Refused(f"refuses {shown(name)}: its mount is the job's folder alone")
             else:
-                await self._require_volume(name, task, mount)
+                await self._require_volume(mount)
 
     async def require_run_volume(self, body: RunVolume) -> None:
         """It leads into the workspace volume, to its own job's folder, and only where the engine
         knows no better way."""
-        task = _task(body.Name.removesuffix("-workspace"), body.Labels)
+        task = _task(body.Name.removesuffix(RUN_VOLUME_SUFFIX), body.Labels)
         version = (await self._engine.ask("/_ping")).headers.get(b"api-version", b"").decode()
         if _numbers(version) >= _SUBPATH_API:
             raise Refused("refuses a volume that leads to a folder: this engine mounts sub-paths")
-        if body.DriverOpts.device != await self._folder(task):
+        if not await self._is_own(task, body.DriverOpts.device):
             raise Refused(
                 f"refuses a volume of {shown(body.DriverOpts.device)}: it is not the job's folder "
                 "in the volume that DOCKER_PROXY_WORKSPACE_VOLUME names"
@@ -96,21 +103,31 @@ class Rights:
         if found is not None and not _is_cache(found):
             raise Refused(f"refuses to remove the volume {shown(volume)}: it is no cache")
 
-    def _require_subpath(self, task: Task, mount: VolumeMount, version: str) -> None:
+    async def _require_folder(self, task: Task, mount: Mount, version: str) -> None:
+        if mount.Target != f"{JOB_ROOT}/{task.job_id}":
+            raise Refused(
+                f"refuses a job's folder at {shown(mount.Target)}: it is in no such place"
+            )
+        if isinstance(mount, BindMount):
+            self._require_bind(task, mount)
+        elif mount.VolumeOptions:
+            self._require_subpath(task, mount, mount.VolumeOptions.Subpath, version)
+        else:
+            await self._require_own_volume(task, mount)
+
+    def _require_subpath(self, task: Task, mount: VolumeMount, folder: str, version: str) -> None:
         # In an older version, the engine would mount the whole volume.
         is_known = _numbers(version.removeprefix("/v")) >= _SUBPATH_API
-        asked = (mount.Source, mount.VolumeOptions and mount.VolumeOptions.Subpath)
-        if not is_known or asked != (self._settings.workspace_volume, task.job_id):
+        is_workspace = mount.Source == self._settings.workspace_volume
+        if not (is_known and is_workspace and task.has(folder)):
             raise Refused(
                 f"refuses a folder of the volume {shown(mount.Source)}: it is not the job's in the "
                 "volume that DOCKER_PROXY_WORKSPACE_VOLUME names, asked for in API 1.45 or newer"
             )
 
-    async def _require_volume(self, name: str, task: Task, mount: VolumeMount) -> None:
+    async def _require_volume(self, mount: VolumeMount) -> None:
         source, settings = mount.Source, self._settings
-        if source == f"{name}-workspace":
-            await self._require_own_folder(task, mount)
-        elif source not in settings.volumes and (
+        if source not in settings.volumes and (
             source == settings.workspace_volume or not _is_cache(await self._volume(source))
         ):
             raise Refused(
@@ -124,20 +141,23 @@ class Rights:
                 "refuses bind mounts; DOCKER_PROXY_BIND_MOUNTS=allow is for workers that are no "
                 "containers"
             )
-        own = f"{JOB_ROOT}/{task.job_id}"
-        if mount.Target != own or not mount.Source.endswith(f"/{task.job_id}"):
+        if not task.has(mount.Source.rpartition("/")[2]):
             raise Refused(f"refuses a bind mount of {shown(mount.Source)}: it is no job's folder")
 
-    async def _require_own_folder(self, task: Task, mount: VolumeMount) -> None:
-        found = await self._volume(mount.Source)
-        if found is None or (found["Options"] or {}).get("device") != await self._folder(task):
+    async def _require_own_volume(self, task: Task, mount: VolumeMount) -> None:
+        found = await self._volume(mount.Source) or {}
+        options = found.get("Options") or {}
+        device = str(options.get("device"))
+        is_plain = options == {"type": "none", "o": "bind", "device": device}
+        if not (is_plain and found["Driver"] == "local" and await self._is_own(task, device)):
             raise Refused(f"refuses the volume {shown(mount.Source)}: it is not the job's folder")
 
-    async def _folder(self, task: Task) -> str | None:
-        """Where the job's folder lies on the engine's host."""
+    async def _is_own(self, task: Task, device: str) -> bool:
+        """Whether it is a folder of the job's, on the engine's host."""
         workspace = self._settings.workspace_volume
         found = await self._volume(workspace) if workspace else None
-        return f"{found['Mountpoint']}/{task.job_id}" if found else None
+        root, _, folder = device.rpartition("/")
+        return found is not None and root == found["Mountpoint"] and task.has(folder)
 
     async def _volume(self, name: str) -> dict[str, Any] | None:
         return (await self._engine.ask(f"/volumes/{name}")).json()
@@ -148,7 +168,22 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _is_cache(volume: dict[str, Any] | None) -> bool:
-    return volume is not None and (volume["Labels"] or {}).get(LABEL_CACHE) == "true"
+    if volume is None or volume["Name"].startswith(NAME_PREFIX):
+        return False
+    return (volume["Labels"] or {}).get(LABEL_CACHE) == "true"
+
+
+def _shows_folder(mount: VolumeMount, name: str) -> bool:
+    """Whether it claims to show a job's folder, by a sub-path or by the run's own volume."""
+    return bool(mount.VolumeOptions) or mount.Source == f"{name}{RUN_VOLUME_SUFFIX}"
+
+
+def _capabilities(host: Host) -> frozenset[str]:
+    """What the container would have."""
+    drops = {each.removeprefix("CAP_") for each in host.CapDrop}
+    # With the prefix, Docker knows no ALL.
+    kept = frozenset() if "ALL" in host.CapDrop else DOCKERS_CAPABILITIES - drops
+    return kept | {each.removeprefix("CAP_") for each in host.CapAdd}
 
 
 def _task(name: str, labels: dict[str, str]) -> Task:

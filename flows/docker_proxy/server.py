@@ -1,6 +1,7 @@
 """Accept connections, read requests in bounds, and send on what `calls` and `rights` let pass."""
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import NamedTuple
 
 import h11
 
+from flows.docker_proxy.answers import Told
 from flows.docker_proxy.calls import Said, understood
-from flows.docker_proxy.engine import HEADERS, Engine, copy, next_event, send
+from flows.docker_proxy.engine import HEADERS, Engine, answer_of, copy, next_event, send
 from flows.docker_proxy.refused import Refused, shown
 from flows.docker_proxy.rights import Rights
 from flows.docker_proxy.settings import Settings
@@ -82,6 +84,8 @@ class _Conversation:
         self._engine = engine
         self._rights = rights
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        # Whether the answer to the present request has one.
+        self._has_body = True
 
     async def hold(self) -> None:
         """Until one of both ends it."""
@@ -102,8 +106,12 @@ class _Conversation:
         except Refused as refused:
             _LOG.info("%d: %s", refused.status, refused.sentence)
             await self._refuse(refused)
-            if self._http.their_state is not h11.DONE:
-                await self._drain()
+        except (OSError, h11.ProtocolError, TimeoutError):
+            raise
+        except Exception:  # noqa: BLE001 - a fault of its own is told, too
+            _LOG.exception("docker-proxy failed at a request")
+            why = "failed at this request; its log has the reason"
+            await self._refuse(Refused(why, HTTPStatus.INTERNAL_SERVER_ERROR))
         return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def _read(self) -> Request | None:
@@ -132,6 +140,7 @@ class _Conversation:
         while True:
             event = await next_event(self._client, self._http)
             if isinstance(event, h11.Request):
+                self._has_body = event.method != b"HEAD"
                 head = _head(event)
             elif isinstance(event, h11.Data):
                 body += event.data
@@ -160,8 +169,21 @@ class _Conversation:
                 # Whatever the engine answers is the last on both connections.
                 self._http.send_failed()
                 await copy(upstream, self._client)
+            elif said.call.told:
+                await self._tell(upstream, http, said.call.told)
             else:
                 await self._pass_on(upstream, http)
+
+    async def _tell(self, upstream: socket.socket, http: h11.Connection, told: Told) -> None:
+        """What of the engine's answer is told."""
+        try:
+            answer = await answer_of(upstream, http)
+            is_error = answer.status >= HTTPStatus.BAD_REQUEST
+            body = answer.body if is_error else json.dumps(told(answer.parsed())).encode()
+        except (h11.RemoteProtocolError, LookupError, TypeError, AttributeError) as error:
+            why = "lost the engine, or cannot read its answer"
+            raise Refused(why, HTTPStatus.BAD_GATEWAY) from error
+        await self._send(*_json(answer.status, body))
 
     async def _pass_on(self, upstream: socket.socket, http: h11.Connection) -> None:
         """The engine's answer, after which the client may ask again."""
@@ -184,14 +206,11 @@ class _Conversation:
     async def _refuse(self, refused: Refused) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(refused.body)))]
-        if self._http.their_state is not h11.DONE or self._http.trailing_data[0]:
-            headers.append(("Connection", "close"))
-        await self._send(
-            h11.Response(status_code=refused.status, headers=headers),
-            h11.Data(data=refused.body),
-            h11.EndOfMessage(),
-        )
+        is_last = self._http.their_state is not h11.DONE or self._http.trailing_data[0]
+        response, *body = _json(refused.status, refused.body, ends=bool(is_last))
+        await self._send(response, *(body if self._has_body else body[-1:]))
+        if self._http.their_state is not h11.DONE:
+            await self._drain()
 
     async def _drain(self) -> None:
         """Take what is still on its way: a close at once would take the answer from its reader."""
@@ -199,7 +218,7 @@ class _Conversation:
         self._client.shutdown(socket.SHUT_WR)
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                while await loop.sock_recv(self._client, MAX_BODY_BYTES):
+                while await loop.sock_recv(self._client, MAX_HEAD_BYTES):
                     pass
 
     async def _send(self, *events: h11.Event) -> None:
@@ -218,6 +237,14 @@ class _Conversation:
             yield
         finally:
             loop.remove_reader(self._client)
+
+
+def _json(status: int, body: bytes, *, ends: bool = False) -> tuple[h11.Event, ...]:
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    if ends:
+        headers.append(("Connection", "close"))
+    response = h11.Response(status_code=status, headers=headers)
+    return response, h11.Data(data=body), h11.EndOfMessage()
 
 
 def _head(event: h11.Request) -> Request:

@@ -7,15 +7,17 @@ from typing import Self
 
 from flows.spec import TASK_NETWORK
 
-# Of Docker's default set, and what gives nothing beyond the container's own namespaces. Not
-# DAC_READ_SEARCH: with it, open_by_handle_at(2) reads every file of a mounted folder's disk.
-CAPABILITIES = frozenset(
+# What Docker gives a container that drops nothing.
+DOCKERS_CAPABILITIES = frozenset(
     (
         *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD"),
         *("NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
-        *("IPC_LOCK", "NET_ADMIN", "SYS_NICE"),
     )
 )
+# Of these, and of what gives nothing beyond the container's own namespaces. Not NET_RAW, NET_ADMIN:
+# with either, a container takes another's address on their network. Not DAC_READ_SEARCH: with it,
+# open_by_handle_at(2) reads every file of a mounted folder's disk.
+CAPABILITIES = (DOCKERS_CAPABILITIES - {"NET_RAW"}) | {"IPC_LOCK", "SYS_NICE"}
 _SOCKET = "/var/run/docker.sock"
 # On Docker's own bridge, containers reach each other.
 NETWORKS = frozenset({TASK_NETWORK, "none"})

@@ -1,6 +1,7 @@
 """JSON that can be read in one way only, held against a pydantic model and written anew."""
 
 import json
+from collections.abc import ValuesView
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +11,8 @@ from flows.docker_proxy.refused import Refused, shown
 # How many a list or an object may have.
 ONE = Field(min_length=1, max_length=1)
 NONE = Field(max_length=0)
+# A payload has half as many. Of as many wrong ones, what is told of each is 20 MB.
+MAX_VALUES = 20_000
 M = TypeVar("M", bound="Exact")
 
 
@@ -28,9 +31,13 @@ def parse(text: bytes | str, what: str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        return json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        _require_few(value)
+        # Half of a surrogate pair is a character to Python, and to no other.
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Refused(f"cannot read {what} as JSON: {shown(str(error))}") from error
+    return value
 
 
 def held(model: type[M], value: object, what: str) -> M:
@@ -49,9 +56,26 @@ def _first(error: ValidationError) -> str:
             return f"{shown(found['loc'][-1])} is nothing that a task asks for (at {shown(place)})"
         case "missing":
             return f"{place} is missing"
+        case "too_short" | "too_long":
+            return f"{shown(place)} may not have {len(found['input'])} items"
     given = found["input"]
-    value = shown(given) if isinstance(given, str | int | float | None) else type(given).__name__
-    return f"{shown(place)} may not be {value}"
+    if isinstance(given, str | int | float | None):
+        return f"{shown(place)} may not be {shown(given)}"
+    if found["type"] == "value_error":
+        return f"{shown(place)}: {found['msg'].removeprefix('Value error, ')}"
+    return f"{shown(place)} may not be {type(given).__name__}"
+
+
+def _require_few(value: object) -> None:
+    found, left = [value], MAX_VALUES
+    while found:
+        value = found.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(inner, list | ValuesView):
+            left -= len(inner)
+            if left < 0:
+                raise ValueError("too many values")
+            found += inner
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

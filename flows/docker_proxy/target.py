@@ -7,8 +7,9 @@ from urllib.parse import unquote_to_bytes
 
 from flows.docker_proxy.refused import Refused, shown
 
-# Before 1.24, a container's settings come with its start as well.
-_OLDEST_MINOR = 24
+# Of Engine 20.10, the oldest that the runner knows. In an older version, the same creation makes
+# another container: some keys have other defaults, and some are passed over.
+_OLDEST_MINOR = 41
 _VERSION = re.compile(r"(/v1\.([1-9][0-9]{0,2}))(/.*)", re.DOTALL)
 _ENCODED = re.compile("(?:[^%]|%[0-9A-Fa-f]{2})*")
 
@@ -38,7 +39,7 @@ def _versioned(path: str) -> tuple[str, str]:
         return "", path
     version, minor, rest = match.groups()
     if int(minor) < _OLDEST_MINOR:
-        raise Refused("refuses this version of the API: use 1.24 or newer")
+        raise Refused("refuses this version of the API: use 1.41 or newer")
     return version, rest
 
 

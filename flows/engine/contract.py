@@ -116,8 +116,8 @@ class Engine(Protocol):
         not this job's own. Safe at any time and any number of times, after half a `create` too."""
 
     async def owned(self) -> list[Owned]:
-        """Every container, per-run volume and network that is a job's own, of any job, by more than
-        its label: see `flows.spec.is_named_for_its_job`. Containers come first, as what one of them
+        """Every container and per-run volume that is a job's own, of any job, by more than its
+        label: see `flows.spec.is_named_for_its_job`. Containers come first, as what one of them
         uses cannot be removed before it."""
 
     async def discard(self, owned: Owned) -> bool:

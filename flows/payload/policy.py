@@ -130,11 +130,13 @@ class Policy(BaseModel):
     )  # fmt: skip
     cap_add: Annotated[_Capabilities, AfterValidator(_added_capabilities)] = Field(
         default_factory=list, title="Added capabilities",
-        description="Linux capabilities that every container gets beyond Docker's default set.",
+        description="Linux capabilities that every container gets beyond Docker's default set. "
+        "With NET_ADMIN or NET_RAW, one task takes another's address on the network they share.",
     )  # fmt: skip
     cap_drop: _Capabilities = Field(
         default_factory=lambda: ["NET_RAW"], title="Dropped capabilities",
-        description="Linux capabilities of Docker's default set that no container gets; ALL: none.",
+        description="Linux capabilities of Docker's default set that no container gets; ALL: none. "
+        "Without NET_RAW among them, one task takes another's address on the network they share.",
     )  # fmt: skip
     no_new_privileges: bool = Field(
         default=True, title="No new privileges",

@@ -24,7 +24,7 @@ from flows.runtime.context import Job
 from flows.runtime.helper_image import helper_image
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
-from flows.spec import LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
+from flows.spec import JOB_ROOT, LABEL_JOB_ID, NAME_PREFIX, ContainerSpec, Mount
 from flows.text import one_line
 from flows.threads import to_the_end
 from flows.workspace.folder import REMOVED, Workspace, left_behind
@@ -93,16 +93,23 @@ async def remove_left_behind(engine: Engine, host: HostSettings) -> list[str]:
     """Remove what earlier removals had to leave in `MOONMIND_WORKDIR`; a sentence for each."""
     told = []
     for folder in await asyncio.to_thread(left_behind, host.workdir):
-        name = folder.name.removeprefix(REMOVED)
-        labels = {LABEL_JOB_ID: name.rpartition("-")[0] or name}
-        mount = Workspace(host.workdir, folder.name, host.workspace_volume).mount
-        reason = await _reclaim(engine, folder, mount, f"{NAME_PREFIX}{name}", labels)
+        name, mount, labels = of_left_behind(folder, host.workspace_volume)
+        reason = await _reclaim(engine, folder, mount, name, labels)
         await asyncio.to_thread(remove_tree, folder)
         if os.path.lexists(folder):
             told.append(f"could not remove {folder}: {reason or 'something in it is shut'}")
         else:
             told.append(f"removed {folder.name}, which an earlier removal had to leave")
     return told
+
+
+def of_left_behind(folder: Path, volume: str) -> tuple[str, Mount, Mapping[str, str]]:
+    """The name, mount and labels with which a removed folder is given back: its job's."""
+    job_id, _, number = folder.name.removeprefix(REMOVED).rpartition("-")
+    mount = Workspace(folder.parent, folder.name, volume).mount
+    # No attempt has so great a number.
+    name = f"{NAME_PREFIX}{job_id}-{int(number, 16) % 10**9:09}"
+    return name, replace(mount, target=f"{JOB_ROOT}/{job_id}"), {LABEL_JOB_ID: job_id}
 
 
 async def _reclaim(

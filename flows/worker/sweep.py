@@ -170,8 +170,12 @@ async def _sweep_engine(host: SweptHost) -> AsyncIterator[str]:
     async with open_engine() as engine:
         # Containers first: a volume in use cannot be removed.
         for owned in await engine.owned():
-            if await _is_garbage(host, owned) and (host.dry_run or await engine.discard(owned)):
-                yield f"removed the {owned.kind} {owned.name} of {owned.job_id}"
+            what = f"the {owned.kind} {owned.name} of {owned.job_id}"
+            try:
+                if await _is_garbage(host, owned) and (host.dry_run or await engine.discard(owned)):
+                    yield f"removed {what}"
+            except Exception as error:  # noqa: BLE001 - nor must one object keep it from the others
+                yield f"could not remove {what}: {error}"
 
 
 async def _is_garbage(host: SweptHost, owned: Owned) -> bool:

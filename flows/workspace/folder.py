@@ -280,4 +280,5 @@ class Workspace:
 
 def left_behind(root: Path) -> list[Path]:
     """What removals had to leave, because a container had made it somebody else's."""
-    return list(root.glob(f"{REMOVED}*"))
+    hexadecimal = "[0-9a-f]" * 8
+    return list(root.glob(f"{REMOVED}*-{hexadecimal}"))

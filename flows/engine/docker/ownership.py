@@ -12,27 +12,30 @@ import docker
 import docker.errors
 
 from flows.engine.docker.client import said
-from flows.spec import JOB_ROOT, LABEL_JOB_ID, Owned, is_named_for_its_job
+from flows.spec import JOB_ROOT, LABEL_JOB_ID, RUN_VOLUME_SUFFIX, Owned, is_named_for_its_job
 
 _UNNAMED = re.compile(r"[0-9a-f]{64}")
 
 
 def list_owned(api: docker.APIClient) -> Iterator[Owned]:
-    """Every container, per-run volume and network that is a job's own, of any job."""
+    """Every container and per-run volume that is a job's own, of any job. One that the engine does
+    not tell of is among them where its name and label say so: its removal tells why."""
     ours = {"label": LABEL_JOB_ID}
     for found in api.containers(all=True, filters=ours):
         # A listing need not tell of mounts.
-        if any(is_named_for_its_job(_plain(name), found["Labels"]) for name in found["Names"]):
-            yield from _own(api, "container", found["Id"])
+        for name in map(_plain, found["Names"]):
+            if is_named_for_its_job(name, found["Labels"]):
+                try:
+                    yield from _own(api, "container", found["Id"])
+                except docker.errors.APIError:
+                    yield Owned("container", name, found["Id"], found["Labels"])
     for found in api.volumes(filters=ours)["Volumes"] or []:
         yield from _own_of("volume", found)
-    for found in api.networks(filters=ours):
-        yield from _own_of("network", found)
 
 
 def remove_own(api: docker.APIClient, kind: str, name: str, job_id: str) -> bool:
-    """Remove a container, running or not, a volume or a network, by its name or id, if it is the
-    job's own; whether it was removed."""
+    """Remove a container, running or not, or a volume, by its name or id, if it is the job's own;
+    whether it was removed."""
     try:
         # Looked at right before, and removed by its id: what has the name may be another by now.
         for owned in _own(api, kind, name):
@@ -76,7 +79,8 @@ def _own(api: docker.APIClient, kind: str, name: str) -> Iterator[Owned]:
 
 def _own_of(kind: Any, found: Mapping[str, Any]) -> Iterator[Owned]:
     name, labels = found["Name"], found["Labels"] or {}
-    if is_named_for_its_job(name, labels):
+    suffix = RUN_VOLUME_SUFFIX if kind == "volume" else ""
+    if name.endswith(suffix) and is_named_for_its_job(name.removesuffix(suffix), labels):
         # A volume has no id.
         yield Owned(kind, name, found.get("Id", name), labels)
 

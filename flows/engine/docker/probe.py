@@ -32,7 +32,7 @@ _NOWHERE = "127.0.0.1:9/moonmind/doctor"
 _NO_CONTAINER = {
     "Image": f"{_NOWHERE}:none",
     "Labels": {LABEL_JOB_ID: _NO_JOB},
-    "HostConfig": {"NetworkMode": "none"},
+    "HostConfig": {"NetworkMode": "none", "CapDrop": ["NET_RAW"]},
 }
 # Too short for a name.
 _NO_CACHE = {"Name": "x", "Labels": {LABEL_CACHE: "true", LABEL_CACHE_OWNER: EVERYBODY}}
@@ -95,6 +95,7 @@ class Refusal:
 def _calls(now: float) -> list[Call]:
     """Every kind of request that a run or a sweep makes, about things that do not exist."""
     ours = urlencode({"filters": json.dumps({"label": [LABEL_JOB_ID]})})
+    builtin = urlencode({"filters": json.dumps({"type": ["builtin"]})})
     box = f"/containers/{_NOBODY}"
     return [
         Call("GET", f"/images/{_NOWHERE}:none/json"),
@@ -112,7 +113,7 @@ def _calls(now: float) -> list[Call]:
         Call("DELETE", f"/volumes/{_NOBODY}-workspace"),
         Call("GET", f"/containers/json?limit=-1&all=1&size=0&trunc_cmd=0&{ours}", is_listing=True),
         Call("GET", f"/volumes?{ours}", is_listing=True),
-        Call("GET", f"/networks?{ours}", is_listing=True),
+        Call("GET", f"/networks?{builtin}", is_listing=True),
         Call("GET", _events(now - 1, now), is_listing=True),
     ]
 

@@ -13,7 +13,7 @@ from flows.engine.docker.ownership import remove_own
 from flows.engine.types import Reclaim
 from flows.errors import Rejected
 from flows.payload.caches import cache_labels, refusal
-from flows.spec import ContainerSpec, Mount
+from flows.spec import RUN_VOLUME_SUFFIX, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
 SUBPATH_API = (1, 45)
@@ -28,7 +28,7 @@ def needs_run_volume(mount: Mount, api_version: tuple[int, ...]) -> bool:
 
 def run_volume_name(spec: Named) -> str:
     """The per-run volume that shows the job's folder on engines without sub-paths."""
-    return f"{spec.name}-workspace"
+    return f"{spec.name}{RUN_VOLUME_SUFFIX}"
 
 
 def run_volume_arguments(spec: Named, mount: Mount, mountpoint: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _address(url: str) -> str:
             "takes a host and a path alone, as it is shown to everybody: put user and token into "
             "the fields for them"
         )
-    if parts.scheme == "ssh" and not parts.username:
+    if parts.scheme == "ssh" and not re.fullmatch(r"\w[\w.-]*", parts.username or "", re.ASCII):
         raise ValueError("takes the user for ssh as well, such as ssh://git@github.com")
     return url.rstrip("/")
 

@@ -9,6 +9,7 @@ import pytest
 
 from flows.errors import PayloadError
 from flows.payload.parse import parse
+from flows.payload.repository import Remote
 from flows.payload.validation import MAX_FAULTS
 from tests.specs import faults
 from tests.strategies import FULL, enabled
@@ -256,6 +257,16 @@ def test_a_repository_that_is_nearly_an_address_is_refused_with_what_it_lacks(
 ) -> None:
     message = faults({"repository": repository})["repository"]
     assert message.startswith(f"is neither a git URL nor owner/name: {hint}; it takes ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ssh://git@%5Bother%5D@host/x", "ssh://git@other%3A22%2Fx@host/x", "ssh://a%40other@host/x"],
+)
+def test_a_user_for_ssh_names_no_other_host_in_gits_reading(url: str) -> None:
+    message = faults({"repository": url})["repository"]
+    assert message.startswith("has a user for ssh that is no account's name")
+    assert Remote.parse(url).address is None
 
 
 @pytest.mark.parametrize("rest", ["?ref=main", "#main", "?", "#", "?token=hunter2#x"])

@@ -233,6 +233,7 @@ def test_what_ssh_could_not_use_is_not_saved(tmp_path: Path, server: SshServer) 
         {"url": "ssh://git@example.org", "password": "t0ken"},
         {"url": "ssh://git@example.org"},
         {"url": "ssh://example.org"},
+        {"url": "ssh://git@%5Bother%5D@example.org", "ssh_private_key": "k"},
         {"url": "https://example.org"},
         {"url": "https://example.org", "password": "t0ken", "known_hosts": "a ssh-rsa AAAAB3"},
     ],

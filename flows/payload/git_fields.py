@@ -17,6 +17,8 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 _HOST_FIRST = re.compile(
     r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+(?=/))?([/:])(?!/)[\w.~-]", re.ASCII
 )
+# git decodes the whole of an ssh URL before it looks for the host in it.
+_SSH_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NOT_IN_URL = re.compile(r"[\s\\\x00-\x1f\x7f]")
 _REF = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 _MAX_PATH = 1000
@@ -44,8 +46,6 @@ def repository(value: str) -> str:
     try:
         url = urlsplit(value)
         named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and url.port != 0
-        # ssh would take such a user for an option.
-        named &= not (url.username or "").startswith("-")
     except ValueError:
         named = False
     if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):
@@ -58,6 +58,8 @@ def repository(value: str) -> str:
         )
     if fault := credential_fault(url):
         raise ValueError(fault)
+    if url.scheme == "ssh" and not _SSH_USER.fullmatch(url.username or "git"):
+        raise ValueError("has a user for ssh that is no account's name, such as git")
     if len(url.path) > _MAX_PATH:
         raise ValueError(f"has a path of more than {_MAX_PATH} characters")
     return value

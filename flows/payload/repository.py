@@ -71,10 +71,12 @@ class Remote:
 
     @property
     def address(self) -> str | None:
-        """Host and path, for a glob to match; None where the path hides what it is."""
+        """Host and path, for a glob to match; None where user or path hide what it is."""
         parts = self._parts
         path = unquote(parts.path)
-        hidden = "%" in path or "\\" in path or path.count("/") != parts.path.count("/")
+        # git decodes an ssh URL before it takes it apart.
+        hidden = parts.scheme == "ssh" and "%" in parts.netloc
+        hidden |= "%" in path or "\\" in path or path.count("/") != parts.path.count("/")
         if hidden or posixpath.normpath(path) != path.rstrip("/"):
             # Not as it seems: what the server makes of it is anybody's guess.
             return None

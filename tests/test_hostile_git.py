@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -94,6 +95,25 @@ async def test_a_cancellation_does_not_wait_for_the_next_try(base: Path, tmp_pat
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
+
+
+async def test_a_cancellation_does_not_wait_for_a_program_that_left_gits_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh, left, folder = tmp_path / "ssh", tmp_path / "left", tmp_path / "folder"
+    folder.mkdir()
+    leave = f"echo $$ > {left}.new; mv {left}.new {left}; exec sleep 600"
+    ssh.write_text(f"#!/bin/sh\nsetsid sh -c '{leave}' &\nwait\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(ssh))
+    running = asyncio.create_task(checkout(Remote.parse("ssh://git@a.invalid/x"), None, folder))
+    async with asyncio.timeout(60):
+        while not left.exists():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    os.kill(int(left.read_text()), signal.SIGKILL)
 
 
 # The status, type and pieces of the answer to a path and what was sent there.

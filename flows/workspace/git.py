@@ -58,7 +58,7 @@ async def checkout(
                         if not error.may_pass:
                             raise
                         say(f"{error}; tried again in {pause:g} s")
-                    _empty(folder)
+                    await asyncio.to_thread(_empty, folder)
                     await asyncio.sleep(pause)
                 return await _wherever_it_is(git_for, remote, ref, allows, say)
     except TimeoutError:
@@ -83,7 +83,7 @@ async def _wherever_it_is(
                 # git has followed it, and found no repository there.
                 raise
             remote = await followed(git, allows)
-        _empty(git.folder)
+        await asyncio.to_thread(_empty, git.folder)
     raise RepositoryMoved(
         f"{remote.display} cannot be checked out: its server sends from one address to the next"
     )

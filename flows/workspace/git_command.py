@@ -28,6 +28,8 @@ _PIECE = 64 * 1024
 _KEPT_LINES, _KEPT_OF_A_LINE = 50, 400
 # git itself says a line or two. The rest is the server's, which may never come to an end.
 _MOST_SAID = 16 * 1024**2
+# For what was killed.
+_END_SECONDS = 3.0
 # What a server wrote. It may be an answer of no git service, which the host can reach and the
 # payload's author cannot.
 _THEIRS = b"remote:"
@@ -121,14 +123,20 @@ async def _read(stream: asyncio.StreamReader, hear: Hear) -> None:
 
 
 async def _end(process: Process) -> None:
-    """Kill it and its children where they still run, and wait until they do no more."""
+    """Kill it and its children where they still run, and wait until they do no more; not for a
+    program that left its group, such as a credential helper's, and keeps a pipe open."""
     streams = [each for each in (process.stdout, process.stderr) if each is not None]
-    if process.returncode is None or not all(each.at_eof() for each in streams):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        # asyncio tells of no end while a pipe has more than was read of it.
-        await asyncio.gather(*(_read(each, _nothing) for each in streams))
-        await process.wait()
+    if process.returncode is not None and all(each.at_eof() for each in streams):
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            # asyncio tells of no end while a pipe has more than was read of it.
+            await asyncio.gather(*(_read(each, _nothing) for each in streams))
+            await process.wait()
+    except TimeoutError:
+        process._transport.close()
 
 
 def _nothing(_: bytes) -> None: ...

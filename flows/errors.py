@@ -6,6 +6,7 @@ ContainerTaskError
 │   │   └── PolicyRefused     one or more rules of the host's policy forbid the task
 │   ├── CapabilityMissing     this worker lacks what the task requires
 │   ├── RepositoryRejected    the repository or the ref does not exist, or may not be read
+│   │   ├── CheckoutTooLarge  it takes more of the disk than a checkout may have
 │   │   ├── RefMissing        the repository has no such branch, tag or other ref
 │   │   └── RepositoryMoved   the repository is at another address
 │   └── WorkdirMissing        the working directory is not in the checkout
@@ -62,6 +63,10 @@ class CapabilityMissing(Rejected):
 
 class RepositoryRejected(Rejected):
     """The repository or the ref is missing or may not be read with the credentials at hand."""
+
+
+class CheckoutTooLarge(RepositoryRejected):
+    """The checkout would take more bytes on the disk than one may have on this worker."""
 
 
 class RefMissing(RepositoryRejected):

@@ -21,6 +21,7 @@ from flows.workspace.git import checkout
 from flows.workspace.git_command import GitLimits
 from flows.workspace.git_failures import git_failure
 from tests.git_server import PASSWORD, USER, commit_all, git, git_daemon, git_http
+from tests.hosts import disk
 
 MIB = 1024**2
 LOGIN = f"{USER}:{quote(PASSWORD, safe='')}"
@@ -246,7 +247,7 @@ def folders_in_folders(base: Path, name: str) -> None:
     ("make", "limits", "sentence"),
     [
         (lambda base, name: zeros(base, name, 64), GitLimits(disk_bytes=16 * MIB), "16 MiB"),
-        (folders_in_folders, GitLimits(), "1000000 files"),
+        (folders_in_folders, GitLimits(), "1,000,000 files"),
         (
             lambda base, name: zeros(base, name, 300),
             GitLimits(memory_bytes=128 * MIB),
@@ -282,6 +283,22 @@ async def test_a_pack_that_is_larger_than_the_disk_is_meant_for_is_broken_off(
             Remote.parse(f"{daemon}/noise.git"), None, tmp_path, limits=GitLimits(disk_bytes=MIB)
         )
     assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*")) < 2 * MIB
+
+
+@pytest.mark.parametrize("noise", [True, False], ids=["a large pack", "a large file"])
+async def test_a_disk_that_is_nearly_full_is_the_hosts_fault(
+    base: Path, daemon: str, tmp_path: Path, noise: bool
+) -> None:
+    name = f"large-{noise}.git"
+    zeros(base, name, 8)
+    if noise:
+        (base / name / "noise").write_bytes(os.urandom(8 * MIB))
+        commit_all(base / name, "Noise")
+    with (
+        disk(tmp_path, "4m") as folder,
+        pytest.raises(WorkspaceError, match=r"of what is free on the disk .* make room there"),
+    ):
+        await checkout(Remote.parse(f"{daemon}/{name}"), None, folder)
 
 
 async def test_a_checkout_has_one_time_limit_for_all_of_its_steps(tmp_path: Path) -> None:

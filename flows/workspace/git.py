@@ -7,8 +7,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from flows.errors import RefMissing, RepositoryMoved, RepositoryRejected, WorkspaceError
+from flows.errors import (
+    CheckoutTooLarge,
+    RefMissing,
+    RepositoryMoved,
+    RepositoryRejected,
+    WorkspaceError,
+)
 from flows.payload.repository import Remote
+from flows.units import size
 from flows.workspace.git_access import HostAccess, git_access
 from flows.workspace.git_command import GitCommand, GitLimits
 from flows.workspace.git_redirect import Allows, followed
@@ -46,7 +53,7 @@ async def checkout(
     otherwise `WorkspaceError`.
     """
     pinned |= bool(remote.username or remote.password)
-    limits = limits.within(folder)
+    asked, limits = limits, limits.within(folder)
     try:
         with git_access(remote, host) as access:
             git_for = partial(GitCommand, folder, access, limits, pinned=pinned)
@@ -61,6 +68,13 @@ async def checkout(
                     await asyncio.to_thread(_empty, folder)
                     await asyncio.sleep(pause)
                 return await _wherever_it_is(git_for, remote, ref, allows, say)
+    except CheckoutTooLarge:
+        if limits.disk_bytes == asked.disk_bytes:
+            raise
+        raise WorkspaceError(
+            f"{remote.display} cannot be fetched: it takes more than {size(limits.disk_bytes)}, "
+            "nine tenths of what is free on the disk of the job folders; make room there"
+        ) from None
     except TimeoutError:
         raise WorkspaceError(
             f"fetching {remote.display} took longer than {limits.seconds:g} s"

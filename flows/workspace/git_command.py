@@ -136,7 +136,7 @@ async def _end(process: Process) -> None:
             await asyncio.gather(*(_read(each, _nothing) for each in streams))
             await process.wait()
     except TimeoutError:
-        process._transport.close()
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 def _nothing(_: bytes) -> None: ...

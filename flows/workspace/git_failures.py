@@ -6,7 +6,13 @@ git is run with `LC_ALL=C`. Its own words, and those of curl and ssh below it, a
 import re
 from typing import NamedTuple
 
-from flows.errors import RefMissing, RepositoryMoved, RepositoryRejected, WorkspaceError
+from flows.errors import (
+    CheckoutTooLarge,
+    RefMissing,
+    RepositoryMoved,
+    RepositoryRejected,
+    WorkspaceError,
+)
 from flows.text import one_line
 
 _MAX_SAID = 300
@@ -17,10 +23,6 @@ _CHECK_ALL = (
 _KNOWN_HOSTS = (
     "known_hosts of the Repository Credentials block in auth.repoAuthRef, or of this worker's user "
     "(docs/repositories.md)"
-)
-_TOO_LARGE = (
-    "it takes more memory or more of the disk than a checkout may have on this worker (4 GiB of "
-    "memory; MOONMIND_CHECKOUT_MAX_GIB and nine tenths of the free disk)"
 )
 
 
@@ -45,10 +47,15 @@ GIT_FAILURES = (
     ),
     GitFailure(r"No space left on device|Disk quota exceeded", WorkspaceError, "make room there"),
     GitFailure(
-        r"out of memory|malloc failed|mmap failed|cannot create (async )?thread"
-        r"|File too large|died of signal 25\b",
+        r"File too large|died of signal 25\b",
+        CheckoutTooLarge,
+        "it takes more of the disk than a checkout may have on this worker "
+        "(MOONMIND_CHECKOUT_MAX_GIB)",
+    ),
+    GitFailure(
+        r"out of memory|malloc failed|mmap failed|cannot create (async )?thread",
         RepositoryRejected,
-        _TOO_LARGE,
+        "it takes more memory than a checkout may have on this worker (4 GiB)",
     ),
     GitFailure(
         r"returned error: 30\d|unable to update url base from redirection",

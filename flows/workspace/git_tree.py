@@ -1,6 +1,6 @@
 """Count what a commit would put on the disk, from `git ls-tree`, before any of it is there."""
 
-from flows.errors import RepositoryRejected
+from flows.errors import CheckoutTooLarge, RepositoryRejected
 from flows.units import size
 
 # Such as ls-tree prints it: mode, type, object, size and path.
@@ -27,9 +27,16 @@ class TreeCount:
         for entry in entries:
             self._count(entry)
         if self._files > self._most_files:
-            raise self._too_large(f"{self._most_files} files")
+            raise RepositoryRejected(
+                f"{self._where} cannot be checked out: it has more than {self._most_files:,} "
+                "files, which is what a checkout may have"
+            )
         if self._bytes > self._most_bytes or len(self._begun) > _LONGEST:
-            raise self._too_large(size(self._most_bytes))
+            raise CheckoutTooLarge(
+                f"{self._where} cannot be checked out: it takes more than "
+                f"{size(self._most_bytes)} of the disk, which is what a checkout may have on this "
+                "worker (MOONMIND_CHECKOUT_MAX_GIB)"
+            )
 
     def _count(self, entry: bytes) -> None:
         facts, _, path = entry.partition(b"\t")
@@ -39,10 +46,3 @@ class TreeCount:
             self._bytes += -(-int(length) // _BLOCK) * _BLOCK
         self.has_attributes |= path.endswith(b".gitattributes")
         self.has_submodules |= path == b".gitmodules"
-
-    def _too_large(self, more_than: str) -> RepositoryRejected:
-        return RepositoryRejected(
-            f"{self._where} cannot be checked out: the checkout would be more than {more_than}, "
-            "which is what one may be on this worker (MOONMIND_CHECKOUT_MAX_GIB, nine tenths of "
-            "the free disk, a million files)"
-        )

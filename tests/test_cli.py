@@ -47,6 +47,7 @@ def test_check_prints_the_canonical_payload_and_the_spec(tmp_path: Path) -> None
         "source": "/srv/jobs/<job_id>",
         "target": "/work/agent_jobs/<job_id>",
         "subpath": "",
+        "owner": "",
     }
 
 

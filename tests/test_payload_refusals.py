@@ -234,6 +234,8 @@ def test_a_bad_value_outside_the_container_is_refused(raw: object, path: str) ->
      "\\\\host\\x", "https://host\\@other/x", "a/b/c", "owner/..", "owner/.", "/owner/name",
      "-a/b", "", " ", "https://host/a b", "https://host/x\ny", "owner/na me", "gitlab.com/g/p",
      "https://host:0/x", "https://host:99999/x", "https://[::1/x", "https://h\0/x", "ftp://host/x",
+     "git://other:9%2f[v1.host]/x", "ssh://git@other%2f[v1.host]/x", "https://other[v1.host]/x",
+     "https://[v1.host]/x", "https://[::1]x/y", "https://host%2f/x",
      "javascript:alert(1)", "host:/srv/x", "git@host:", 1, [], {"url": "x"}],
 )  # fmt: skip
 def test_a_repository_that_is_not_on_the_network_is_refused(repository: object) -> None:

@@ -139,6 +139,11 @@ def test_a_repository_is_checked_by_its_host_and_path(repository: str, is_allowe
     assert "secret" not in message
 
 
+def test_a_port_of_an_address_of_ipv6_is_told_from_its_last_digits() -> None:
+    found = [Remote.parse(f"https://{host}/x").address for host in ("[::1:8080]", "[::1]:8080")]
+    assert found == ["[::1:8080]/x", "[::1]:8080/x"]
+
+
 @pytest.mark.parametrize(
     ("repository", "glob"),
     [

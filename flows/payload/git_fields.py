@@ -12,7 +12,8 @@ from flows.payload.repository import credential_fault
 
 _SHORT_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/(?!\.{1,2}$)[A-Za-z0-9_.-]+")
 _SCP_LIKE = re.compile(r"\w[\w.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:(?!/?-)[\w./~+%-]+", re.ASCII)
-_HOST_NAME = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
+# As git reads what follows the last '@'; Python takes brackets wherever they are.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::\d*)?")
 # A host, with a dot to tell it from an owner, and a path after it.
 _HOST_FIRST = re.compile(
     r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::\d+(?=/))?([/:])(?!/)[\w.~-]", re.ASCII
@@ -45,7 +46,7 @@ def repository(value: str) -> str:
         return value
     try:
         url = urlsplit(value)
-        named = bool(_HOST_NAME.fullmatch(url.hostname or "")) and url.port != 0
+        named = bool(_HOST.fullmatch(url.netloc.rpartition("@")[2])) and url.port != 0
     except ValueError:
         named = False
     if not named or url.scheme not in {"https", "http", "ssh", "git"} or _NOT_IN_URL.search(value):

@@ -81,7 +81,8 @@ class Remote:
             # Not as it seems: what the server makes of it is anybody's guess.
             return None
         port = parts.port if parts.port != _PORTS.get(parts.scheme) else None
-        host = (parts.hostname or "") + (f":{port}" if port else "")
+        name = parts.hostname or ""
+        host = (f"[{name}]" if ":" in name else name) + (f":{port}" if port else "")
         return host + path.rstrip("/").removesuffix(".git")
 
     @property

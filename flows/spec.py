@@ -52,13 +52,13 @@ class Run:
 class Mount:
     """What the container sees at `target`: `bind`, the job's own folder at `source` on the engine's
     host; `volume`, the folder `subpath` of a named volume; or `cache`, a whole named volume, which
-    belongs to `owner`, and to nobody where that is empty."""
+    belongs to `owner`."""
 
     kind: Literal["bind", "volume", "cache"]
     source: str
     target: str
     subpath: str = ""
-    # As the mounts of a spec that an earlier version noted have none.
+    # The caches of a spec that an earlier version stored have none: see `caches.require_owner`.
     owner: str = ""
 
 

@@ -68,8 +68,10 @@ def test_every_error_of_the_clients_is_an_engine_error(kind: type[Exception]) ->
     assert "\n" not in str(raised.value)
 
 
-def test_a_network_that_is_gone_is_not_taken_for_a_container_that_is() -> None:
-    gone = docker.errors.NotFound("words", explanation="network moonmind-tasks not found")
+@pytest.mark.parametrize("first", ["", "failed to set up container networking: "])
+def test_a_network_that_is_gone_is_not_taken_for_a_container_that_is(first: str) -> None:
+    words = f"{first}network moonmind-tasks not found"
+    gone = docker.errors.NotFound("words", explanation=words)
     with pytest.raises(NotFound, match="network moonmind-tasks not found"), translated("x", "mm"):
         raise gone
 

@@ -137,3 +137,30 @@ async def test_a_container_that_the_version_before_started_is_adopted_and_brough
     assert (attempt.published, attempt.outcome.name) == (True, "succeeded")
     assert left_on_engine(job_id) == []
     assert container_id not in docker("ps", "--all", "--quiet", "--no-trunc")
+
+
+async def test_an_attempt_that_the_version_before_prepared_is_followed_by_one_that_owns_its_cache(
+    prefect_api: None, jobs_folder: Path, cache: str
+) -> None:
+    volumes = [{"name": cache, "target": "/cache"}]
+    payload = shell("echo kept > /cache/x; cat /cache/x", cacheVolumes=volumes)
+    async with get_client() as client:
+        run = await client.create_flow_run(container_task, parameters={"payload": payload})
+    job_id = str(run.id)
+    (attempt,) = earlier("earlier_attempt.json", job_id, jobs_folder)
+    # It was stopped while it waited for the image.
+    attempt["began"] = False
+    (jobs_folder / job_id / "artifacts" / "logs").mkdir(parents=True)
+    runs = jobs_folder / ".runs"
+    runs.mkdir(exist_ok=True)
+    (runs / f"{job_id}.json").write_text(json.dumps([attempt]))
+    (runs / f"{job_id}.lock").touch()
+    flow: Any = container_task
+    state: Any = await run_flow(flow, flow_run=run, return_type="state")  # type: ignore[misc]
+    assert (state.name, state.message) == ("Completed", "exited 0")
+    first, second = AttemptStore(jobs_folder, job_id).attempts()
+    assert "noted not whose the cache" in (first.outcome.error or "")
+    assert second.outcome.name == "succeeded"
+    labels = json.loads(docker("volume", "inspect", "--format", "{{json .Labels}}", cache))
+    assert labels["moonmind.cache_owner"] == "flow:container-task"
+    assert left_on_engine(job_id) == []

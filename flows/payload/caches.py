@@ -6,6 +6,7 @@ run has checked that out before its container exists.
 
 from collections.abc import Iterator, Mapping
 
+from flows.errors import EngineError
 from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import is_allowed
@@ -32,6 +33,16 @@ def _owner(payload: TaskPayload, run: Run) -> str:
     return f"deployment:{run.deployment}" if run.deployment else "flow:container-task"
 
 
+def require_owner(mount: Mount) -> None:
+    """Raise `EngineError` for a cache of a spec that an earlier version stored: another attempt,
+    which is prepared anew, knows whose it is."""
+    if not mount.owner:
+        raise EngineError(
+            f"an earlier version prepared this attempt, and noted not whose the cache "
+            f"{mount.source!r} is: another attempt knows, or another run of the task"
+        )
+
+
 def cache_labels(mount: Mount) -> Mapping[str, str]:
     """The labels of a cache that is made for the mount."""
     return {LABEL_CACHE: "true", LABEL_CACHE_OWNER: mount.owner}
@@ -42,12 +53,12 @@ def refusal(mount: Mount, labels: Mapping[str, str], allowed_volumes: list[str])
     name, owner = mount.source, labels.get(LABEL_CACHE_OWNER)
     if LABEL_CACHE not in labels:
         return _data_refusal(name, labels.get(_COMPOSE), allowed_volumes)
-    if mount.owner == EVERYBODY or (owner and owner == mount.owner):
+    if mount.owner in (EVERYBODY, owner):
         return None
     if owner == EVERYBODY:
         said = "was made for every run, and allowed_caches names it no more"
     elif owner:
-        said = f"belongs to {owner}, and this run is of {mount.owner or 'nobody'}"
+        said = f"belongs to {owner}, and this run is of {mount.owner}"
     else:
         said = (
             "was made by an earlier version and belongs to nobody: have an operator remove it "

@@ -20,7 +20,7 @@ from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable, Rejected
-from flows.payload.caches import cache_labels, refusal
+from flows.payload.caches import cache_labels, refusal, require_owner
 from flows.spec import ContainerSpec, Mount, Owned, is_named_for_its_job
 from flows.testing.fake_container import FakeContainer, Program, succeed
 from flows.units import Resources
@@ -198,6 +198,7 @@ class FakeEngine(Engine):
         }
 
     def _cache(self, mount: Mount) -> Path:
+        require_owner(mount)
         if mount.source not in self._caches:
             folder = Path(mkdtemp(prefix=f"{mount.source}-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

@@ -22,9 +22,9 @@ from flows.workspace.logs import Logger
 
 # How long others may pass by a task that waits for room.
 PATIENCE_SECONDS = 60.0
-# Of the engine's memory, what is left to the host itself.
 # Of the sentence on what a run waits for, which has words of its payload: it is a tag.
 _LONGEST = 200
+# Of the engine's memory, what is left to the host itself.
 _RESERVE = 0.1
 
 

@@ -1,6 +1,7 @@
 """Connections to an engine: its address, API version, calls in threads, and errors translated."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -24,11 +25,13 @@ from flows.threads import in_thread
 
 T = TypeVar("T")
 _PING_SECONDS = 10.0
-# docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
-# urllib3's.
 # An engine, or what stands before it, may say more than anybody reads.
 _MAX_TOLD_BYTES = 16 * 1024
 _MAX_SAID = 500
+# From Engine 28 on, other words come first.
+_NO_NETWORK = re.compile(r"\bnetwork \S+ not found")
+# docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
+# urllib3's.
 _UNAVAILABLE = (
     docker.errors.DockerException,
     docker.errors.StreamParseError,
@@ -171,7 +174,7 @@ def translated(doing: str, container: str | None = None) -> Iterator[None]:
     try:
         yield
     except docker.errors.NotFound as error:
-        if container is not None and not said(error).startswith("network "):
+        if container is not None and not _NO_NETWORK.search(said(error)):
             raise ContainerGone(
                 f"the container {container} is gone: somebody else removed it while it was in use"
             ) from error

@@ -12,7 +12,7 @@ import docker.errors
 from flows.engine.docker.ownership import remove_own
 from flows.engine.types import Reclaim
 from flows.errors import Rejected
-from flows.payload.caches import cache_labels, refusal
+from flows.payload.caches import cache_labels, refusal, require_owner
 from flows.spec import RUN_VOLUME_SUFFIX, ContainerSpec, Mount
 
 # The first API version (Engine 26) that can mount a folder of a volume by itself.
@@ -73,11 +73,13 @@ def create_volumes(
     api: docker.APIClient, spec: ContainerSpec, api_version: tuple[int, ...], allowed: list[str]
 ) -> list[str]:
     """Make the volumes that are missing; the names of the caches made. Raises `Rejected` where one
-    that exists is not for the spec.
+    that exists is not for the spec, and `EngineError` where nobody knows whose one is.
 
     `allowed` are globs for volumes with others' data that may be mounted.
     """
     caches = [mount for mount in spec.mounts if mount.kind == "cache"]
+    for mount in caches:
+        require_owner(mount)
     missing = [mount for mount in caches if not _cache_exists(api, mount, allowed)]
     for mount in spec.mounts:
         create_run_volume(api, spec, mount, api_version)

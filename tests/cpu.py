@@ -1,5 +1,6 @@
 """How much CPU a call takes, on a machine that may be slow and busy."""
 
+import gc
 import json
 import statistics
 import time
@@ -7,10 +8,15 @@ from collections.abc import Callable
 
 
 def cpu_seconds(call: Callable[[], object]) -> float:
-    """Of this thread alone: what others do meanwhile does not count."""
-    began = time.thread_time()
-    call()
-    return time.thread_time() - began
+    """Of this thread alone: neither what others do meanwhile counts, nor that the garbage collector
+    looks through what was there before."""
+    gc.freeze()
+    try:
+        began = time.thread_time()
+        call()
+        return time.thread_time() - began
+    finally:
+        gc.unfreeze()
 
 
 def seconds_here(seconds: float) -> float:

@@ -197,12 +197,13 @@ def exit_code(value: str) -> str:
 
 
 def _overlap(one: str, other: str) -> bool:
-    first, second = PurePosixPath(one), PurePosixPath(other)
-    return first.is_relative_to(second) or second.is_relative_to(first)
+    """Whether one of two canonical paths is the other or lies below it."""
+    first, second = f"{one.rstrip('/')}/", f"{other}/"
+    return first.startswith(second) or second.startswith(first)
 
 
 def _has_control(value: str) -> bool:
-    return any(ord(char) < 0x20 or ord(char) == 0x7F for char in value)
+    return bool(re.search(r"[\x00-\x1f\x7f]", value))
 
 
 def short(value: object) -> str:

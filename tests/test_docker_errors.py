@@ -2,7 +2,6 @@
 
 import gc
 import inspect
-import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,10 +16,12 @@ import requests
 import requests.exceptions
 import urllib3
 import urllib3.exceptions
+from prefect_docker import DockerHost
 
-from flows.engine.docker.client import NotFound, require_ok, said, translated
+from flows.engine.docker.client import Connection, NotFound, said, translated
 from flows.engine.docker.images import events
 from flows.errors import EngineError, EngineRefused, EngineUnavailable
+from tests.answering import Answering
 
 ARGUMENTS: dict[type[Exception], tuple[Any, ...]] = {
     requests.exceptions.JSONDecodeError: ("words", "document", 0),
@@ -166,29 +167,29 @@ def test_a_stream_that_breaks_off_is_an_engine_that_does_not_answer(server: str)
             answer.read()
 
 
-class _Endless(io.RawIOBase):
-    """A body of 50 MB, of which it counts what is read."""
-
-    count = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), 50_000_000 - self.count)
-        buffer[:size] = b"x" * size
-        self.count += size
-        return size
-
-
-def test_an_answer_without_end_is_told_in_a_line_and_not_read() -> None:
-    body, answer = _Endless(), requests.Response()
-    answer.status_code, answer.raw = 500, body
-    with pytest.raises(docker.errors.APIError) as error:
-        require_ok(answer)
-    assert body.count < 100_000
-    assert len(said(error.value)) <= 500
-    assert "\n" not in said(error.value)
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"message": "no such container"}', "no such container"),
+        ('{"message": "a", "rest": ' + "[" * 900 + "]" * 900 + "}", "a"),
+        ("bad gateway", "bad gateway"),
+        ('{"detail": "no"}', 'it said {"detail": "no"}'),
+        ('{"message": ["no"]}', 'it said {"message": ["no"]}'),
+        ('["no"]', 'it said ["no"]'),
+        ("404", "it said 404"),
+        ("[" * 50_000, "it said [["),
+        ("\N{BYTE ORDER MARK}{}", r"\ufeff{}"),
+    ],
+    ids=lambda each: each[:30],
+)
+async def test_an_error_of_any_shape_is_an_engines_error(body: str, words: str) -> None:
+    with Answering(500, body) as server:
+        host = DockerHost(base_url=server.url.removesuffix("/api"), version="1.41")
+        connection = Connection(host)
+        with pytest.raises(EngineUnavailable) as error:
+            await connection.call("looking", lambda api: api.inspect_container("c"))
+        connection.close()
+    assert f"Docker failed while looking: {words}" in str(error.value)
 
 
 def test_what_an_engine_says_is_masked_before_it_is_cut() -> None:

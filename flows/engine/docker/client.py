@@ -4,10 +4,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from io import BytesIO
 from typing import Any, TypeVar
 
 import docker
@@ -17,6 +17,7 @@ import urllib3.exceptions
 from docker.constants import DEFAULT_DOCKER_API_VERSION, DEFAULT_UNIX_SOCKET
 from prefect_docker import DockerHost
 
+from flows.engine.docker.answers import MAX_READ_BYTES, bound_errors, require_ok
 from flows.engine.types import Pong
 from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
 from flows.masking import Masker
@@ -25,8 +26,6 @@ from flows.threads import in_thread
 
 T = TypeVar("T")
 _PING_SECONDS = 10.0
-# An engine, or what stands before it, may say more than anybody reads.
-_MAX_TOLD_BYTES = 16 * 1024
 _MAX_SAID = 500
 # From Engine 28 on, other words come first.
 _NO_NETWORK = re.compile(r"\bnetwork \S+ not found")
@@ -49,9 +48,9 @@ class Connection:
         self._given = host or DockerHost()
 
     @cached_property
-    def host(self) -> DockerHost:
-        """The engine's block, with the version of its API."""
-        return negotiated(self._given)
+    def host(self) -> "EngineHost":
+        """What prefect-docker takes for the engine's block, with the version of its API."""
+        return EngineHost(negotiated(self._given))
 
     @cached_property
     def client(self) -> docker.DockerClient:
@@ -69,11 +68,7 @@ class Connection:
 
     def connect(self) -> docker.DockerClient:
         """A client with connections of its own, which the caller closes."""
-        client: docker.DockerClient = self.host.get_client()
-        if is_local(client):
-            # No proxy and no password is for a socket; requests would look for them every time.
-            client.api.trust_env = False
-        return client
+        return self.host.get_client()
 
     def close(self) -> None:
         """End what is connected."""
@@ -88,6 +83,22 @@ class Connection:
             return await in_thread(lambda: function(self.api))
 
 
+@dataclass(frozen=True, slots=True)
+class EngineHost:
+    """A block of prefect-docker's, whose clients read errors in bounds."""
+
+    block: DockerHost
+
+    def get_client(self) -> docker.DockerClient:
+        """A client with connections of its own, which the caller closes."""
+        client: docker.DockerClient = self.block.get_client()
+        bound_errors(client)
+        if is_local(client):
+            # No proxy and no password is for a socket; requests would look for them every time.
+            client.api.trust_env = False
+        return client
+
+
 def negotiated(host: DockerHost) -> DockerHost:
     """`host` with its engine's API version, by `/_ping`, in place of `auto`, which asks every time.
 
@@ -95,7 +106,7 @@ def negotiated(host: DockerHost) -> DockerHost:
     """
     if host.version != "auto":
         return host
-    with closing(_at(host, DEFAULT_DOCKER_API_VERSION).get_client()) as client:
+    with closing(EngineHost(_at(host, DEFAULT_DOCKER_API_VERSION)).get_client()) as client:
         try:
             answer = pinged(client.api)
         except docker.errors.APIError as error:
@@ -143,20 +154,6 @@ def is_local(client: docker.DockerClient) -> bool:
     return str(client.api.base_url).startswith("http+docker://localhost")
 
 
-def require_ok(answer: requests.Response) -> None:
-    """Raise docker-py's error for an answer that is one; no more of its body is read than told."""
-    if answer.ok:
-        return
-    told = requests.Response()
-    told.status_code, told.reason, told.url = answer.status_code, answer.reason, answer.url
-    told.raw = BytesIO(next(answer.iter_content(_MAX_TOLD_BYTES), b""))
-    answer.close()
-    try:
-        told.raise_for_status()
-    except requests.HTTPError as error:
-        docker.errors.create_api_error_from_http_exception(error)
-
-
 def _at(host: DockerHost, version: Any) -> DockerHost:
     return host.model_copy(update={"version": version})
 
@@ -195,7 +192,7 @@ def address() -> str:
 
 def said(error: docker.errors.APIError, secrets: Sequence[str] = ()) -> str:
     """The engine's own words, on one line, without the client's wrapping and without `secrets`."""
-    words = Masker(secrets).text(str(error.explanation or error)[:_MAX_TOLD_BYTES])
+    words = Masker(secrets).text(str(error.explanation or error)[:MAX_READ_BYTES])
     return one_line(words, _MAX_SAID).rstrip(".")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import docker
 
-from flows.engine.docker.client import pinged, require_ok, server_time, translated, url
+from flows.engine.docker.answers import require_ok
+from flows.engine.docker.client import pinged, server_time, translated, url
 from flows.engine.types import Evidence
 
 # A stop from outside shows in the signals it sends.

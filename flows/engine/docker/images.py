@@ -15,10 +15,10 @@ import docker.errors
 import requests
 import urllib3.exceptions
 
+from flows.engine.docker.answers import MAX_READ_BYTES, require_ok
 from flows.engine.docker.client import (
     Connection,
     NotFound,
-    require_ok,
     said,
     translated,
     url,
@@ -82,7 +82,8 @@ class PullConnection:
             if self._over:
                 raise EngineUnavailable("the connection to Docker was hung up")
         # Once it is read, the pool has the connection back; the last one it got it gives out first.
-        answer.read()
+        answer.read(MAX_READ_BYTES)
+        answer.close()
 
     def hang_up(self) -> None:
         """End whatever is on it; never blocks, and may be called again."""

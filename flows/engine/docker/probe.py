@@ -17,7 +17,8 @@ from urllib.parse import urlencode
 import docker
 import requests
 
-from flows.engine.docker.client import Connection, require_ok, translated, url
+from flows.engine.docker.answers import require_ok
+from flows.engine.docker.client import Connection, translated, url
 from flows.engine.docker.network import ensure_task_network
 from flows.engine.images.auth import Login
 from flows.errors import EngineUnavailable

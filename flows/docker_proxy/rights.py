@@ -104,10 +104,8 @@ class Rights:
             raise Refused(f"refuses to remove the volume {shown(volume)}: it is no cache")
 
     async def _require_folder(self, task: Task, mount: Mount, version: str) -> None:
-        if mount.Target != f"{JOB_ROOT}/{task.job_id}":
-            raise Refused(
-                f"refuses a job's folder at {shown(mount.Target)}: it is in no such place"
-            )
+        if mount.Target != (own := f"{JOB_ROOT}/{task.job_id}"):
+            raise Refused(f"refuses a job's folder at {shown(mount.Target)}: its place is {own}")
         if isinstance(mount, BindMount):
             self._require_bind(task, mount)
         elif mount.VolumeOptions:

@@ -15,7 +15,7 @@ from flows.spellings import spellings
 MASK = "***"
 _MASK = MASK.encode()
 # What of a longer spelling the automaton knows, and masks though something else follows.
-_HEAD_BYTES = 512
+_HEAD_BYTES = 128
 # What is looked for, to see whether text breaks off within a secret.
 _START_BYTES = 8
 # Of text that is all there: the matches of so much are in memory at a time.

@@ -163,7 +163,7 @@ async def test_a_secret_is_nowhere_in_what_the_engine_shows_of_labels(
         ({"TOKEN": "task-large"}, "has more than 131071 bytes with its name"),
         (
             {f"A{i}": f"task-large-{i}" for i in range(3)},
-            "262144 characters together, the longest in A0",
+            "131072 characters together, the longest in A0",
         ),
         ({"JOB_ID": "task-token"}, "is reserved"),
         ({"TOKEN": "Not A Block"}, "not the name of a block"),

@@ -29,7 +29,7 @@ from flows.payload.policy_check import POLICY_BLOCK, is_allowed
 from flows.payload.repository import REPO_AUTH, Remote, is_url_with_login
 
 # Of all that a container is given: a bound on the time in which a masker for it is made.
-_MAX_SECRETS = 256 * 1024
+MAX_SECRETS = 128 * 1024
 
 
 async def remote_of(payload: TaskPayload) -> Remote | None:
@@ -101,10 +101,10 @@ def _too_large(given: Mapping[str, str]) -> Iterator[Fault]:
             process.variable(variable, value)
         except ValueError as error:
             yield Fault(f"task.container.secrets.{variable}", str(error))
-    if sum(map(len, {*given.values()})) > _MAX_SECRETS:
+    if sum(map(len, {*given.values()})) > MAX_SECRETS:
         yield Fault(
             "task.container.secrets",
-            f"has values of more than {_MAX_SECRETS} characters together, the longest in "
+            f"has values of more than {MAX_SECRETS} characters together, the longest in "
             f"{max(given, key=lambda variable: len(given[variable]))}: put it into a file",
         )
 

@@ -188,6 +188,7 @@ async def test_the_blocks_password_goes_with_its_user_or_that_of_the_url(
     remote = await opened(Remote.parse(repository), block)
     assert (remote.username, remote.password) == (user, "t0k%2Fen")
     assert remote.secrets == ("t0k%2Fen",)
+    assert remote.below == "https://github.com/team"
 
 
 @pytest.mark.parametrize(

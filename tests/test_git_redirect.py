@@ -1,6 +1,8 @@
 """Repositories that their server says are elsewhere, with credentials and under a policy."""
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -86,6 +88,41 @@ async def test_a_redirection_to_what_the_policy_does_not_allow_is_not_followed(
                 pinned=True,
                 allows=lambda there: "/public/" in there.url,
             )
+
+
+def for_what_is_below(url: str, repository: str) -> Remote:
+    return replace(Remote.parse(repository).with_login(USER, PASSWORD), below=url)
+
+
+@pytest.mark.parametrize("below", ["/public", "/public/game.git"])
+async def test_credentials_do_not_follow_a_redirection_beyond_the_path_that_they_are_for(
+    base: Path, commit: str, tmp_path: Path, below: str
+) -> None:
+    asked: list[str] = []
+    away = redirecting(301, "/public/", "/team/")
+
+    def noting(path: str) -> tuple[int, Mapping[str, str]] | None:
+        asked.append(path)
+        return away(path)
+
+    with git_http(base, noting) as server:
+        remote = for_what_is_below(f"http://{server}{below}", f"http://{server}/public/game.git")
+        with pytest.raises(
+            RepositoryMoved, match=f"are for http://{re.escape(server)}{below} alone"
+        ):
+            await checkout(remote, "main", tmp_path)
+    assert all(path.startswith("/public/") for path in asked)
+
+
+@pytest.mark.parametrize(
+    ("below", "path"), [("/team", "/team/old"), ("", "/old"), ("/team/game", "/team/game")]
+)
+async def test_credentials_follow_a_redirection_below_the_path_that_they_are_for(
+    base: Path, commit: str, tmp_path: Path, below: str, path: str
+) -> None:
+    with git_http(base, redirecting(301, f"{path}/", "/team/game.git/")) as server:
+        remote = for_what_is_below(f"http://{server}{below}", f"http://{server}{path}")
+        assert await checkout(remote, "main", tmp_path) == commit
 
 
 async def test_a_server_that_sends_round_in_a_circle_comes_to_an_end(

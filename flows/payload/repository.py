@@ -19,7 +19,8 @@ class Remote:
     """A clone address and, separately, what it takes to read it.
 
     `url` and `display` never hold a secret; `username` and `password` go to git by environment,
-    `ssh_key` to ssh by a file in memory. With `known_hosts`, ssh believes no other host.
+    `ssh_key` to ssh by a file in memory. With `known_hosts`, ssh believes no other host. With
+    `below`, all these are for what lies below that URL alone.
     """
 
     url: str
@@ -28,6 +29,7 @@ class Remote:
     password: str = field(default="", repr=False)
     ssh_key: str = field(default="", repr=False)
     known_hosts: str = field(default="", repr=False)
+    below: str = ""
 
     @classmethod
     def parse(cls, repository: str) -> Self:
@@ -57,12 +59,12 @@ class Remote:
 
     def is_below(self, url: str) -> bool:
         """Whether credentials for `url` are for this: of the same origin, for ssh of the same user
-        as well, and below its path."""
+        as well, and below its path, or with `.git` where that has none."""
         given, wanted = urlsplit(url), self._parts
         if self.address is None or _origin(given) != _origin(wanted):
             return False
-        path = unquote(given.path).rstrip("/")
-        return f"{unquote(wanted.path)}/".startswith(f"{path}/")
+        path, own = unquote(given.path).rstrip("/"), unquote(wanted.path)
+        return f"{own}/".startswith(f"{path}/") or own == f"{path}.git"
 
     def with_login(self, username: str, password: str) -> Self:
         """The same with these; without a user name, that of the URL, or one that hosts take with

@@ -56,6 +56,7 @@ async def opened(remote: Remote, block: str) -> Remote:
             f"names the block {block}, whose credentials are not for {remote.display} but for "
             f"{found.url}: name the block that is for it"
         )
+    remote = replace(remote, below=found.url)
     if found.ssh_private_key is not None:
         key = found.ssh_private_key.get_secret_value()
         return replace(remote, ssh_key=key, known_hosts=found.known_hosts)

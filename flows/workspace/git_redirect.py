@@ -22,8 +22,8 @@ _ASKED = "/info/refs"
 async def followed(git: GitCommand, allows: Allows) -> Remote:
     """git's remote at the address on the same server that this one sends to, with its credentials.
 
-    Raises `RepositoryMoved` with the new address where it is another server's, or none that
-    `allows` lets pass.
+    Raises `RepositoryMoved` with the new address where it is another server's, beyond what the
+    credentials are for, or none that `allows` lets pass.
     """
     remote = git.remote
     trace = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
@@ -34,6 +34,12 @@ async def followed(git: GitCommand, allows: Allows) -> Remote:
     there = replace(remote, url=address)
     if _server(address) != _server(remote.url):
         raise _moved(remote, f"it is now at {one_line(address, 200)}: put that into repository")
+    if remote.below and not there.is_below(remote.below):
+        raise _moved(
+            remote,
+            f"it is now at {one_line(address, 200)}, and its credentials are for {remote.below} "
+            "alone: name a block that is for it in auth.repoAuthRef",
+        )
     if not allows(there):
         raise _moved(
             remote,

@@ -285,6 +285,21 @@ async def test_a_pack_that_is_larger_than_the_disk_is_meant_for_is_broken_off(
     assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*")) < 2 * MIB
 
 
+async def test_a_commit_of_a_repository_with_very_many_branches_costs_few_files(
+    base: Path, daemon: str, tmp_path: Path
+) -> None:
+    folder = base / "branches.git"
+    folder.mkdir()
+    (folder / "run.sh").write_text("echo served\n")
+    commit = commit_all(folder, "Served")
+    refs = "".join(f"{commit} refs/heads/b{i:04}\n" for i in range(2000))
+    (folder / ".git" / "packed-refs").write_text(f"# pack-refs with: peeled sorted\n{refs}")
+    found = await checkout(Remote.parse(f"{daemon}/branches.git"), commit[:10], tmp_path)
+    assert found == commit
+    assert git(tmp_path, "branch", "--remotes", "--contains", commit).count("origin/b") == 2000
+    assert sum(1 for _ in tmp_path.rglob("*")) < 100
+
+
 @pytest.mark.parametrize("noise", [True, False], ids=["a large pack", "a large file"])
 async def test_a_disk_that_is_nearly_full_is_the_hosts_fault(
     base: Path, daemon: str, tmp_path: Path, noise: bool

@@ -131,8 +131,11 @@ async def _fetch(git: GitCommand, ref: str | None) -> str:
             return "FETCH_HEAD"
     if not _is_commit(ref):
         raise missing
-    # Many servers serve a bare commit only as part of the history that leads to it.
-    await git("fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    # Many servers serve a bare commit only as part of the history that leads to it. Unlike a fetch,
+    # a clone writes all refs into one file, however many there are.
+    await asyncio.to_thread(_empty, git.folder)
+    how = ("--quiet", "--no-checkout", "--template=", "--origin=origin")
+    await git("clone", *how, git.remote.url, ".")
     return f"{ref}^{{commit}}"
 
 

@@ -14,19 +14,25 @@ from typing import Any
 
 import docker
 import pytest
+from prefect_docker import DockerHost
 
 from flows.cli.doctor.checkup import Level
 from flows.cli.doctor.engine import EngineChecks
 from flows.cli.doctor.probe import metadata_finding
+from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.network import ensure_task_network, network_arguments, problem_of
 from flows.engine.docker.ownership import list_owned
-from flows.errors import EngineError
+from flows.errors import EngineError, EngineRefused
 from flows.spec import TASK_NETWORK
+from flows.workspace.folder import Workspace
 from scripts.stack import ROOT
+from tests.docker_proxy import docker_proxy
 from tests.findings import assert_all_ok
 from tests.own_engine import OwnEngine
 from tests.own_host import METADATA, OwnHost
+from tests.refusing_proxy import refusing_proxy
 from tests.runs import BUSYBOX, Runner, payload, shell, until
+from tests.specs import IMAGE, compiled, new_run
 
 INSPECTED: dict[str, Any] = {
     "Driver": "bridge",
@@ -191,6 +197,35 @@ def test_an_engine_without_addresses_left_says_what_to_do(
     assert "address pool" in str(refusal.value)
     # And when there are, it goes on.
     assert ensure_task_network(api).startswith("mm-")
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("refused", "call"),
+    [
+        ("GET /networks/.*", "GET /networks/moonmind-tasks"),
+        ("GET /networks", "GET /networks"),
+        ("POST /networks/create", "POST /networks/create"),
+    ],
+)
+async def test_a_proxy_that_keeps_calls_about_networks_from_the_engine_is_told_what_to_do(
+    own_engine: OwnEngine, api: docker.APIClient, refused: str, call: str
+) -> None:
+    run, socket_of = new_run(), own_engine.url.removeprefix
+    spec = compiled(payload("true"), Workspace(Path("/srv/jobs"), run.job_id).mount, run)
+    with (
+        docker_proxy(DOCKER_PROXY_SOCKET=socket_of("unix://")) as ours,
+        refusing_proxy(ours, refused) as port,
+    ):
+        address = DockerHost(base_url=f"tcp://127.0.0.1:{port}")
+        async with DockerEngine(host=address) as through:
+            with pytest.raises(EngineError) as refusal:
+                await through.create(spec, IMAGE, {})
+    # It is the operator's to mend, and no fault of the task's.
+    assert not isinstance(refusal.value, EngineRefused)
+    assert "moonmind-tasks, which tasks share: not here; " in str(refusal.value)
+    assert f"let {call} through" in str(refusal.value)
+    assert "or name another network in the container policy (network)" in str(refusal.value)
 
 
 @pytest.mark.docker

@@ -6,7 +6,8 @@ who make it at once, and the bridge driver takes a name once: so there is one ne
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import docker
@@ -71,7 +72,8 @@ def _made(api: docker.APIClient) -> Mapping[str, Any]:
         raise EngineError(
             f"Docker cannot make the network {TASK_NETWORK}, which tasks share: {words}; mend that "
             "(where its address pools are used up, docker network prune removes networks that "
-            f"nobody uses), {_ADVICE}"
+            "nobody uses; where it is a proxy that refuses, let POST /networks/create through), "
+            f"{_ADVICE}"
         ) from error
     return api.inspect_network(TASK_NETWORK)  # type: ignore[no-any-return]
 
@@ -79,12 +81,31 @@ def _made(api: docker.APIClient) -> Mapping[str, Any]:
 def _interface_of(api: docker.APIClient) -> str:
     """One that no other engine on the same host would take; what an engine makes itself when it
     starts has an id of its own."""
-    builtin = {each["Name"]: str(each["Id"]) for each in api.networks(filters={"type": "builtin"})}
+    with _let_through("GET /networks"):
+        found = api.networks(filters={"type": "builtin"})
+    builtin = {each["Name"]: str(each["Id"]) for each in found}
     return f"mm-{builtin.get('bridge', 'tasks')[:8]}"
 
 
 def _found(api: docker.APIClient) -> Mapping[str, Any] | None:
     try:
-        return api.inspect_network(TASK_NETWORK)  # type: ignore[no-any-return]
+        with _let_through(f"GET /networks/{TASK_NETWORK}"):
+            return api.inspect_network(TASK_NETWORK)  # type: ignore[no-any-return]
     except docker.errors.NotFound:
         return None
+
+
+@contextmanager
+def _let_through(call: str) -> Iterator[None]:
+    """Raise `EngineError` where what stands before the engine refuses what no engine does."""
+    try:
+        yield
+    except docker.errors.NotFound:
+        raise
+    except docker.errors.APIError as error:
+        if not error.is_client_error():
+            raise
+        raise EngineError(
+            f"Docker cannot be asked for the network {TASK_NETWORK}, which tasks share: "
+            f"{said(error)}; have the proxy before it let {call} through, {_ADVICE}"
+        ) from error

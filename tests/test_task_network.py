@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import docker
+import docker.errors
 import pytest
 from prefect_docker import DockerHost
 
@@ -181,6 +182,34 @@ def test_a_network_of_others_by_that_name_is_never_used(
         "moonmind-tasks), so that the runner makes its own, or name another network in the "
         "container policy (network)"
     )
+
+
+class Tries(docker.APIClient):
+    """Tells when it was refused a network."""
+
+    refused = Event()
+
+    def create_network(self, *words: Any, **named: Any) -> Any:
+        """The engine's."""
+        try:
+            return super().create_network(*words, **named)
+        except docker.errors.APIError:
+            self.refused.set()
+            raise
+
+
+@pytest.mark.docker
+def test_one_that_finds_no_addresses_while_others_make_the_network_has_theirs(
+    own_engine: OwnEngine, api: docker.APIClient
+) -> None:
+    taken = [api.create_network(f"taken-{number}")["Id"] for number in range(2)]
+    with closing(Tries(own_engine.url, version="auto")) as late, ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(ensure_task_network, late)
+        assert Tries.refused.wait(30)
+        for each in taken:
+            api.remove_network(each)
+        made = ensure_task_network(api)
+        assert waiting.result(30) == made
 
 
 @pytest.mark.docker

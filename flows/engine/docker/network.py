@@ -4,7 +4,6 @@ It is made by the first task that needs it and stays. The name of its interface 
 who make it at once, and the bridge driver takes a name once: so there is one network.
 """
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +19,9 @@ from flows.spec import LABEL_NETWORK, TASK_NETWORK
 _ICC = "com.docker.network.bridge.enable_icc"
 _INTERFACE = "com.docker.network.bridge.name"
 _ADVICE = "or name another network in the container policy (network)"
-# What an engine says while somebody else is making it, or has made it.
-_MADE_BY_OTHERS = re.compile(r"already exists|same bridge name", re.IGNORECASE)
-# So long may it take others to have made it.
-_TRIES, _PAUSE_SECONDS = 50, 0.1
+# So long may it take others to have made it. Meanwhile there may be no addresses left: each who
+# tries takes some, until it is told that it is not the first.
+_TRIES, _PAUSE_SECONDS = 30, 0.1
 
 
 def ensure_task_network(api: docker.APIClient) -> str:
@@ -63,16 +61,14 @@ def _made(api: docker.APIClient) -> Mapping[str, Any]:
     try:
         api.create_network(**network_arguments(interface))
     except docker.errors.APIError as error:
-        words = said(error)
-        tries = _TRIES if _MADE_BY_OTHERS.search(words) else 1
-        for _ in range(tries):
+        for _ in range(_TRIES):
             if found := _found(api):
                 return found
             time.sleep(_PAUSE_SECONDS)
         raise EngineError(
-            f"Docker cannot make the network {TASK_NETWORK}, which tasks share: {words}; mend that "
-            "(where its address pools are used up, docker network prune removes networks that "
-            "nobody uses; where it is a proxy that refuses, let POST /networks/create through), "
+            f"Docker cannot make the network {TASK_NETWORK}, which tasks share: {said(error)}; "
+            "mend that (where its address pools are used up, docker network prune removes networks "
+            "that nobody uses; where a proxy refuses it, let POST /networks/create through), "
             f"{_ADVICE}"
         ) from error
     return api.inspect_network(TASK_NETWORK)  # type: ignore[no-any-return]

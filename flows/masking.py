@@ -26,8 +26,7 @@ class Masker:
     """Replaces every known secret by `***`: the first that begins, the longest where several do."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        found = set[str]().union(*map(spellings, secrets))
-        known = {spelling.encode(errors="surrogatepass") for spelling in found}
+        known = {each.encode(errors="surrogatepass") for each in spellings(secrets)}
         self._secrets = _Automaton(known) if known else None
 
     def text(self, value: str) -> str:

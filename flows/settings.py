@@ -88,7 +88,7 @@ class HostSettings(BaseSettings):
         description="the path of a file as ssh's known_hosts",
     )  # fmt: skip
     checkout_max_gib: float = Field(
-        default=100.0, gt=0, alias="MOONMIND_CHECKOUT_MAX_GIB",
+        default=100.0, gt=0, allow_inf_nan=False, alias="MOONMIND_CHECKOUT_MAX_GIB",
         description="a number of GiB above 0",
     )  # fmt: skip
     patience_seconds: float = Field(

@@ -1,5 +1,6 @@
 """Checkouts over the network from real git servers, and what is said when they fail."""
 
+import logging
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +199,20 @@ async def test_lfs_pointers_and_submodules_are_warned_of(
     pointers, submodules = told
     assert "LFS pointers, not contents: art/a.png, art/b.png, art/c.png and others" in pointers
     assert "submodules (.gitmodules), which are not checked out" in submodules
+
+
+@pytest.mark.docker
+async def test_what_a_checkout_lacks_is_a_warning_in_the_log(
+    base: Path, daemon: str, runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = base / "with-submodule.git"
+    served.mkdir()
+    (served / ".gitmodules").write_text('[submodule "x"]\npath = x\nurl = https://a.invalid/x\n')
+    commit_all(served, "With a submodule")
+    run = await runner(shell("true") | {"repository": f"{daemon}/with-submodule.git"})
+    warnings = [each.message for each in caplog.records if each.levelno == logging.WARNING]
+    assert any("has submodules" in sentence for sentence in warnings)
+    assert "has submodules" in (run.folder / "artifacts/logs/execute.log").read_text()
 
 
 async def test_attributes_that_are_about_something_else_are_not_warned_of(

@@ -76,6 +76,15 @@ def test_a_time_limit_that_is_none_is_refused(environment: pytest.MonkeyPatch, v
     assert outcome_of(refusal.value).name is OutcomeName.INFRASTRUCTURE
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "1e999", "nan", "100g"])
+def test_a_size_of_checkouts_that_is_none_is_refused(
+    environment: pytest.MonkeyPatch, value: str
+) -> None:
+    environment.setenv("MOONMIND_CHECKOUT_MAX_GIB", value)
+    with pytest.raises(HostMisconfigured, match="MOONMIND_CHECKOUT_MAX_GIB"):
+        HostSettings.from_environment()
+
+
 def test_a_worker_with_every_capability_takes_the_task(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MOONMIND_WORKER_CAPABILITIES", "docker,git,gpu")
     payload = parse(enabled() | {"repository": "a/b", "requiredCapabilities": ["GPU"]})

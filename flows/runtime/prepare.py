@@ -143,7 +143,7 @@ async def _checked_out(decided: Decided, host: HostSettings, logger: Logger) -> 
         if remote is None:
             return None
         payload, policy = decided.payload, decided.policy
-        commit = await check_out(payload, remote, policy, workspace, host, journal.say)
+        commit = await check_out(payload, remote, policy, workspace, host, journal.warn)
         journal.say(f"Checked out {remote.display} at {commit}")
         return commit
 

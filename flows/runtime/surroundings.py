@@ -36,7 +36,7 @@ async def check_out(
     policy: Policy,
     workspace: Workspace,
     host: HostSettings,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> str:
     """`git clone` the payload's branch into the workspace; the commit. Raises what git raises."""
     # No redirection may lead to a repository that the policy does not name.
@@ -51,7 +51,7 @@ async def check_out(
         allows=lambda there: repository_is_allowed(there, policy),
         limits=GitLimits(disk_bytes=int(host.checkout_max_gib * GIB)),
         pauses=[infrastructure_pause(failed) for failed in range(1, tries + 1)],
-        say=say,
+        say=warn,
     )
 
 

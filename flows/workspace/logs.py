@@ -29,14 +29,18 @@ class Journal:
         self._file = workspace.log_file(workspace.execute_log)
         self._logger = logger
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, level: int = logging.INFO) -> None:
         """Log one sentence, with the time; a full disk is logged and not raised."""
-        self._logger.info(sentence)
+        self._logger.log(level, sentence)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
             self._file.write(f"{now} {sentence}\n".encode())
         except OSError as error:
             self._logger.warning("execute.log is incomplete: %s", error.strerror)
+
+    def warn(self, sentence: str) -> None:
+        """Say it as a warning."""
+        self.say(sentence, logging.WARNING)
 
     def move_to_artifacts(self) -> None:
         """See `LogFile.move_to_artifacts`; where that fails, the file stays where it is."""

@@ -2,11 +2,14 @@
 
 from typing import TypeVar
 
+from flows.text import one_line  # noqa: TID251 - a rule for texts, pure
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
 NAME = "default"
+# Prefect's API, or what stands before it, may say more than a sentence has.
+_MAX_SAID = 500
 B = TypeVar("B", bound=Block)
 
 
@@ -33,15 +36,22 @@ def _unreadable_block(slug: str, error: Exception) -> str:
     return f"the block {slug} is not valid ({said}): correct it, or delete it to have the defaults"
 
 
+def reason(error: BaseException) -> str:
+    """Why a block could not be loaded, without what is in it."""
+    cause = error.__cause__ or error
+    return invalid_fields(cause) if isinstance(cause, ValidationError) else error_line(cause)
+
+
 def error_line(error: BaseException) -> str:
-    """An exception's name and text."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """An exception's name and text, on one line, in bounds."""
+    return one_line(f"{type(error).__name__}: {error}", _MAX_SAID)
 
 
 def invalid_fields(error: ValidationError) -> str:
     """What is wrong with which field, without the values: one of them may be a password."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(
+    told = (
         ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
         for fault in faults
     )
+    return one_line("; ".join(told), _MAX_SAID)

@@ -37,6 +37,14 @@ class Masker:
         masked = b"".join([*map(stream.feed, pieces), stream.end()])
         return masked.decode(errors="surrogatepass")
 
+    def beginning(self, value: str, limit: int) -> str:
+        """Of a text that is longer than `limit` characters the beginning, with nothing of a secret
+        that is cut there."""
+        if len(value) <= limit:
+            return self.text(value)
+        data = value[:limit].encode(errors="surrogatepass")
+        return self.stream().feed(data).decode(errors="surrogatepass")
+
     def words(self, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(self.text, words))
 

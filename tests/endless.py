@@ -26,7 +26,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(200, {"Api-Version": "1.41", "Content-Length": "2"})
             self.wfile.write(b"OK")
             return
-        self._head(self.status, {"Connection": "close", **self.headers_sent})
+        size = sum(map(len, self.around)) + ERROR_BYTES // len(_PIECE) * len(_PIECE)
+        is_packed = "Content-Encoding" in self.headers_sent
+        until = {"Connection": "close"} if is_packed else {"Content-Length": str(size)}
+        self._head(self.status, {**until, **self.headers_sent})
         try:
             self._send_error_body()
         except OSError:

@@ -22,13 +22,18 @@ from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
 from pydantic import Secret, SecretStr
 
+from blocks.reading import reason
 from blocks.storage import ArtifactStorage
 from flows.errors import StorageError
 from flows.masking import Masker
+from flows.outputs.s3 import S3, bounded_s3
+from flows.text import one_line
 
 # What S3 takes for a part at least; of a file, so much is in memory at a time.
 PART_BYTES = 5 * 1024**2
 _SAID = 500
+# Less than what is read of S3's errors, where a secret may be cut.
+_MAX_MASKED = 32 * 1024
 # S3 takes 10,000.
 _PARTS = 9000
 # Of a block that takes files whole only.
@@ -168,7 +173,7 @@ async def open_store(storage: ArtifactStorage, certificates: str | None = None) 
         block: Block = await Block.aload(name)
     except Exception as error:
         raise StorageError(
-            f"the block {name} cannot be had ({_flat(error)[:_SAID]}): check its name, and that "
+            f"the block {name} cannot be had ({reason(error)}): check its name, and that "
             "the package that has its type is installed on this worker"
         ) from error
     if isinstance(block, LocalFileSystem):
@@ -183,7 +188,8 @@ async def open_store(storage: ArtifactStorage, certificates: str | None = None) 
 
 def explain(error: BaseException, secrets: Iterable[str]) -> str:
     """What a place said, on one line and without the secrets."""
-    return Masker(secrets).text(_flat(error))[:_SAID]
+    said = f"{type(error).__name__}: {error}"
+    return one_line(Masker(secrets).beginning(said, _MAX_MASKED), _SAID)
 
 
 def secrets_in(options: object) -> set[str]:
@@ -208,12 +214,13 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
     except (ImportError, ValueError) as error:
         raise StorageError(
             f"the protocol {protocol} of {url} needs a Python package that this worker lacks "
-            f"({_flat(error)[:_SAID]}): install it beside this one, or for S3 "
+            f"({explain(error, ())}): install it beside this one, or for S3 "
             "moonmind-container-runner[s3]"
         ) from error
     try:
         # Not from the cache: the options may have changed, and what is closed here is ours.
-        return kind(**{**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True})
+        told = {**kind._get_kwargs_from_urls(url), **options, "skip_instance_cache": True}
+        return kind(**(bounded_s3(told) if protocol in S3 else told))
     except Exception as error:
         said = explain(error, secrets_in(options))
         raise StorageError(f"the options for {url} are not valid ({said}): correct them") from error
@@ -222,7 +229,7 @@ def _file_system(url: str, options: Mapping[str, Any]) -> Any:
 def _believing(certificates: str | None, url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, with certificates for S3's client, which knows none of the system's; what they
     say themselves counts more."""
-    if certificates is None or urlsplit(url).scheme not in ("s3", "s3a"):
+    if certificates is None or urlsplit(url).scheme not in S3:
         return dict(options)
     client = {"verify": certificates, **(options.get("client_kwargs") or {})}
     return {**options, "client_kwargs": client}
@@ -256,7 +263,3 @@ def _settled(result: Any) -> None:
 
     if inspect.isawaitable(result):
         asyncio.run(wait())
-
-
-def _flat(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -27,6 +27,8 @@ from flows.threads import in_thread
 T = TypeVar("T")
 _PING_SECONDS = 10.0
 _MAX_SAID = 500
+# Less than what is read, where a secret may be cut.
+_MAX_MASKED = MAX_READ_BYTES // 2
 # From Engine 28 on, other words come first.
 _NO_NETWORK = re.compile(r"\bnetwork \S+ not found")
 # docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
@@ -192,7 +194,7 @@ def address() -> str:
 
 def said(error: docker.errors.APIError, secrets: Sequence[str] = ()) -> str:
     """The engine's own words, on one line, without the client's wrapping and without `secrets`."""
-    words = Masker(secrets).text(str(error.explanation or error)[:MAX_READ_BYTES])
+    words = Masker(secrets).beginning(str(error.explanation or error), _MAX_MASKED)
     return one_line(words, _MAX_SAID).rstrip(".")
 
 

@@ -1,7 +1,6 @@
 """Checkouts over the network from real git servers, and what is said when they fail."""
 
 import logging
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -82,14 +81,6 @@ async def test_a_branch_a_tag_or_a_commit_is_checked_out(
     commit = await checkout(Remote.parse(f"{daemon}/team/game.git"), wanted, tmp_path)
     assert commit == getattr(origin, expected)
     assert (tmp_path / "run.sh").read_text() == f"echo {expected}\n"
-
-
-async def test_any_user_of_a_container_may_write_in_the_checkout(
-    daemon: str, tmp_path: Path
-) -> None:
-    await checkout(Remote.parse(f"{daemon}/team/game.git"), None, tmp_path)
-    assert stat.S_IMODE((tmp_path / "run.sh").stat().st_mode) == 0o777
-    assert git(tmp_path, "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize(

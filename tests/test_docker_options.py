@@ -50,7 +50,12 @@ def test_a_full_payload_becomes_these_arguments(
         "image": IMAGE.id,
         "command": ["bash", "-lc", "dotnet test ./Game.sln --logger junit"],
         "name": "mm-task-7f1e-2",
-        "environment": dict(spec.env),
+        "environment": {
+            **spec.env,
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": f"{JOB}/repo",
+        },
         "use_config_proxy": False,
         "labels": dict(spec.labels),
         "working_dir": f"{JOB}/repo",

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from flows.attempt import Prepared, RetryRules
 from flows.engine.docker.engine import DockerEngine
+from flows.engine.docker.options import create_arguments
 from flows.engine.types import Image
 from flows.payload.policy import Policy
 from flows.report.docker_run import docker_run, quote
@@ -71,7 +72,8 @@ def test_a_quoted_word_is_the_word_to_a_shell_and_can_be_seen(word: str) -> None
 def test_every_variable_has_its_words(raw: Any) -> None:
     spec = compiled(raw)
     said = docker_run(prepared(spec, Path("/srv")), IMAGE)
-    assert said.count("\n  --env ") == len(spec.env) + len(spec.secrets)
+    variables = {**create_arguments(spec, IMAGE, (1, 41))["environment"], **spec.secrets}
+    assert said.count("\n  --env ") == len(variables)
 
 
 FULL = {

@@ -126,6 +126,11 @@ class Engine(Protocol):
     async def capacity(self) -> Resources:
         """The size of its host. Raises `EngineRefused` where a proxy keeps it from being told."""
 
+    async def numbers_users_anew(self, image: Image) -> bool:
+        """Whether the users of containers, here of `image`, have other numbers than on its host, or
+        nobody can tell."""
+        return True
+
     async def ping(self) -> Pong:
         """Who answers, and what its clock says. Raises `EngineUnavailable` where nobody does."""
 

@@ -70,6 +70,8 @@ class Image:
     cache_hit: bool | None = None
     pulled_bytes: int | None = None
     pull_seconds: float | None = None
+    # Who its containers are, where a spec does not say. Last, as an earlier version noted none.
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ What an earlier process did is found in the attempt store and on the engine.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from flows.attempt import Attempt, Executed, Prepared
 from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
+from flows.engine.types import Image
 from flows.errors import ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
@@ -23,6 +24,7 @@ from flows.report.names import PULL_PROGRESS_KEY, state_message
 from flows.report.progress import COLLECTING, PrefectPullObserver, ProgressArtifact, RunProgress
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.checkout_access import open_checkout
 from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
 from flows.runtime.credentials import container_secrets, registry_login
@@ -57,6 +59,11 @@ class _StoringObserver(execution.Observer):
         self._store = store
         self._logs = logs
         self._progress = progress
+
+    def ready(self, prepared: Prepared) -> None:
+        """The checkout is the container's user's to write in."""
+        if prepared != self.attempt.prepared:
+            self._put(replace(self.attempt, prepared=prepared))
 
     def creating(self) -> None:
         self._put(replace(self.attempt, began=True))
@@ -141,8 +148,20 @@ async def _run_container(
             with suppress(EngineError):
                 # For the log's sake alone: the image is decided, the container runs.
                 await pulling.login_to(ImageName.parse(spec.image).registry)
-        collect = partial(collect_results, engine, job, prepared, logs.masker)
-        options = replace(options, observer=observer, pull_options=pulling, collect=collect)
+
+        async def before_create(image: Image) -> None:
+            observer.ready(await open_checkout(engine, prepared, image))
+
+        def collect(outcome: Outcome) -> Awaitable[Outcome]:
+            return collect_results(engine, job, observer.attempt.prepared, logs.masker, outcome)
+
+        options = replace(
+            options,
+            observer=observer,
+            pull_options=pulling,
+            before_create=before_create,
+            collect=collect,
+        )
         outcome = await execution.run(engine, spec, logs.runner_log, options)
     return observer.attempt, outcome
 

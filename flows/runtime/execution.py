@@ -7,7 +7,7 @@ happens in between, it destroys what the spec names before it returns.
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from flows.engine.contract import Engine, Measured, Sink
 from flows.engine.images.failures import overdue
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image, thinned
-from flows.errors import EngineError, EngineUnavailable, Rejected
+from flows.errors import EngineError, EngineUnavailable, Rejected, WorkspaceError
 from flows.outcome import Outcome, StoppedBy, ended_early, missing_workdir, outcome_of
 from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 from flows.runtime.ending import (
@@ -30,6 +30,8 @@ from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
 T = TypeVar("T")
+# Raises a `ContainerTaskError`.
+BeforeCreate = Callable[[Image], Coroutine[Any, Any, None]]
 _ABSENCES = 1000
 # As many as a chart can show; they are in the attempt store, which is read and written often.
 _KEPT_POINTS = 240
@@ -62,7 +64,8 @@ class RunOptions:
 
     With `adopt`, the container exists already: its output comes whole, its time limit counts from
     its own start. With `keep`, it stays when it has stopped. `secrets` has the values of
-    `spec.secrets`. A container that ran has its outcome from `collect`.
+    `spec.secrets`. `before_create` makes ready what the image decides on. A container that ran has
+    its outcome from `collect`.
     """
 
     adopt: bool = False
@@ -71,6 +74,7 @@ class RunOptions:
     observer: Observer = field(default_factory=Observer)
     pull_options: PullOptions | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    before_create: BeforeCreate | None = None
     collect: Collect | None = None
 
 
@@ -112,7 +116,7 @@ class _Execution:
             with self._timed("collect"):
                 options.observer.collecting()
                 return await with_results(outcome, options.collect)
-        except (EngineError, Rejected) as error:
+        except (EngineError, Rejected, WorkspaceError) as error:
             return outcome_of(error)
         except CancellationRequested as requested:
             return ended_early(requested.reason.stopped_by)
@@ -128,6 +132,8 @@ class _Execution:
     async def _create(self) -> None:
         with self._timed("pull"):
             image = self._image = await self._unless_requested(self._pull())
+        if (before_create := self._options.before_create) is not None:
+            await self._unless_requested(before_create(image))
         self._options.observer.creating()
         self._may_exist = True
         with self._timed("create"):

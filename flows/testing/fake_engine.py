@@ -166,6 +166,9 @@ class FakeEngine(Engine):
     async def capacity(self) -> Resources:
         return Resources(cpus=4.0, memory_bytes=8 * 1024**3)
 
+    async def numbers_users_anew(self, image: Image) -> bool:
+        return False
+
     async def ping(self) -> Pong:
         now = datetime.now(UTC)
         return Pong("memory", True, "fake", "", now, now)

@@ -3,6 +3,7 @@
 | module | what |
 | --- | --- |
 | `folder` | `Workspace`: the folder's paths, mkdir, removal, an earlier attempt's results |
+| `access` | what the container's user may do with the checkout: owner, ACL or mode |
 | `git` | `checkout`: git fetch and checkout of one ref into it |
 | `git_access` | keys and known hosts for ssh, certificates for https |
 | `git_command` | `GitCommand`: one git process, in bounds of memory, time, disk and output |

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,8 @@ async def checkout(
     pinned |= bool(remote.username or remote.password)
     asked, limits = limits, limits.within(folder)
     try:
+        # As git would have made it.
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~0o022)
         with git_access(remote, host) as access:
             git_for = partial(GitCommand, folder, access, limits, pinned=pinned)
             async with asyncio.timeout(limits.seconds):

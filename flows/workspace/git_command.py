@@ -92,8 +92,9 @@ class GitCommand:
             stdout=PIPE,
             stderr=PIPE,
             start_new_session=True,
-            # The container's user, whoever that is, must be able to write in the checkout.
-            umask=0,
+            # Programs refuse configuration and keys that others may write. How the container's
+            # user gets at the files is decided when that is known.
+            umask=0o022,
         )
         try:
             printed, said = await self._outputs(process, hear)

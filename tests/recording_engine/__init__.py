@@ -85,6 +85,9 @@ class RecordingEngine(Engine):
     async def capacity(self) -> Resources:
         return await self._for("capacity", "").capacity()
 
+    async def numbers_users_anew(self, image: Image) -> bool:
+        return await self._for("numbers_users_anew", image.id).numbers_users_anew(image)
+
     async def ping(self) -> Pong:
         return await self._for("ping", "").ping()
 

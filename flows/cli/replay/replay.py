@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,6 +24,7 @@ from flows.engine.images.auth import Login
 from flows.engine.images.progress import PullObserver
 from flows.engine.images.pull import PullOptions
 from flows.engine.selection import open_engine
+from flows.engine.types import Image
 from flows.errors import EngineError, Fault, HostMisconfigured, PayloadError
 from flows.masking import Masker
 from flows.outcome import Outcome
@@ -37,6 +37,7 @@ from flows.payload.policy_check import require_allowed
 from flows.payload.repository import Remote
 from flows.runtime import credentials, execution, surroundings
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.checkout_access import open_checkout
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
 from flows.runtime.prepare import Decided
@@ -152,6 +153,7 @@ async def replay(
             prepared = await _prepared(decided, say)
             async with open_engine(decided.policy) as engine:
                 job = Job(store, logging.getLogger(__name__))
+                steps = _Steps(engine, job, prepared, masker)
                 with _log_and_terminal(decided, write) as sink, _ctrl_c(say) as cancellation:
                     options = execution.RunOptions(
                         keep=keep,
@@ -159,7 +161,8 @@ async def replay(
                         observer=observer,
                         pull_options=await place.pull_options(say),
                         secrets=secrets,
-                        collect=partial(collect_results, engine, job, prepared, masker),
+                        before_create=steps.before_create,
+                        collect=steps.collect,
                     )
                     outcome = await execution.run(engine, spec, sink, options)
                 is_kept = keep and await _is_found(engine, spec)
@@ -210,6 +213,22 @@ async def _prepared(decided: Decided, say: Say) -> Prepared:
     ready_ns = workspace.now_ns()
     workspace.require_workdir(spec)
     return decided.prepared(commit, 0.0, ready_ns)
+
+
+class _Steps:
+    """What is done before the container is created, and when it has stopped."""
+
+    def __init__(self, engine: Engine, job: Job, prepared: Prepared, masker: Masker) -> None:
+        self._engine = engine
+        self._job = job
+        self._prepared = prepared
+        self._masker = masker
+
+    async def before_create(self, image: Image) -> None:
+        self._prepared = await open_checkout(self._engine, self._prepared, image)
+
+    async def collect(self, outcome: Outcome) -> Outcome:
+        return await collect_results(self._engine, self._job, self._prepared, self._masker, outcome)
 
 
 class _BeginObserver(execution.Observer):

@@ -18,7 +18,7 @@ from flows.engine.docker.client import Connection, NotFound, is_local, ping, tra
 from flows.engine.docker.evidence import read_evidence
 from flows.engine.docker.guard import require_within
 from flows.engine.docker.helper import run_reclaim
-from flows.engine.docker.images import DockerImages
+from flows.engine.docker.images import DockerImages, numbers_users_anew
 from flows.engine.docker.link_local import refuse_link_local
 from flows.engine.docker.logs import Attachment
 from flows.engine.docker.network import ensure_task_network
@@ -229,6 +229,16 @@ class DockerEngine(Engine):
             "asking for the host's size", lambda api: api.info()
         )
         return Resources(float(info["NCPU"]), int(info["MemTotal"]))
+
+    async def numbers_users_anew(self, image: Image) -> bool:
+        def ask(api: docker.APIClient) -> bool:
+            found = api.inspect_image(image.id)  # type: ignore[no-untyped-call]
+            return numbers_users_anew(found, api.version())
+
+        try:
+            return await self._docker.call("asking whose its users are", ask)
+        except EngineRefused:
+            return True
 
     async def ping(self) -> Pong:
         return await self._docker.call("answering doctor", lambda _: ping(self._docker.client))

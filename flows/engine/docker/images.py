@@ -1,6 +1,7 @@
 """Docker's images: inspect one, pull it, and ask its registry who may read it."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -34,6 +35,9 @@ from flows.threads import in_thread
 
 _CHUNK_BYTES = 8 * 1024
 _MAX_LINE_BYTES = 256 * 1024
+# Parts of a rootless engine, or of one that does not tell whether it is one.
+_WITHOUT_ROOT = {"rootlesskit", "Podman Engine"}
+_REMAPPED = re.compile(r"/\d+\.\d+/")
 
 
 class PullConnection:
@@ -231,7 +235,19 @@ def image_of(found: Mapping[str, Any], name: str) -> Image:
     repository = ImageName.parse(name).written
     digests.sort(key=lambda each: each.partition("@")[0] != repository)
     platform = "/".join(filter(None, (found.get(k) for k in ("Os", "Architecture", "Variant"))))
-    return Image(found["Id"], next(iter(digests), "").partition("@")[2], platform)
+    user = str((found.get("Config") or {}).get("User") or "")
+    digest = next(iter(digests), "").partition("@")[2]
+    return Image(found["Id"], digest, platform, user=user)
+
+
+def numbers_users_anew(found: Mapping[str, Any], version: Mapping[str, Any]) -> bool:
+    """Whether containers have a user namespace of their own, by an image's inspect and the engine's
+    version: `userns-remap` has a data folder that is named for its first user and group."""
+    parts = {str(each.get("Name")) for each in version.get("Components") or []}
+    folders = ((found.get("GraphDriver") or {}).get("Data") or {}).values()
+    return not parts.isdisjoint(_WITHOUT_ROOT) or any(
+        _REMAPPED.search(str(each)) for each in folders
+    )
 
 
 def _is_silence(error: requests.exceptions.RequestException) -> bool:

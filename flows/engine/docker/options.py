@@ -14,11 +14,12 @@ from flows.engine.types import Image
 from flows.payload.fields import network
 from flows.payload.policy import Policy
 from flows.payload.policy_check import is_allowed, user_is_allowed
-from flows.spec import TASK_NETWORK, ContainerSpec
+from flows.spec import JOB_ROOT, TASK_NETWORK, ContainerSpec
 
 # The first API version that takes the platform of a container.
 _PLATFORM_API = (1, 41)
 _IMAGE_ID = re.compile(r"sha256:[a-f0-9]{64}")
+_LONG_COUNT = 5
 # Options of `docker run`, each with its value.
 Words = Iterator[tuple[str, str]]
 
@@ -94,6 +95,21 @@ def _mounts(made: Creation) -> list[Mapping[str, object]]:
     return [mount_arguments(made.spec, each, made.api_version) for each in made.spec.mounts]
 
 
+def _environment(made: Creation) -> dict[str, str]:
+    """With `safe.directory` for the checkout, which belongs to the worker: git reads no repository
+    of another user's."""
+    spec, given = made.spec, {**made.secrets, **made.spec.env}
+    count = given.get("GIT_CONFIG_COUNT", "0")
+    is_count = count.isascii() and count.isdecimal() and len(count) < _LONG_COUNT
+    key, value = f"GIT_CONFIG_KEY_{count}", f"GIT_CONFIG_VALUE_{count}"
+    is_secret = "GIT_CONFIG_COUNT" in spec.secrets
+    if not spec.env.get("REPOSITORY") or not is_count or is_secret or key in given:
+        return given
+    folder = f"{JOB_ROOT}/{spec.job_id}/repo"
+    more = {"GIT_CONFIG_COUNT": str(int(count) + 1), key: "safe.directory", value: folder}
+    return given | more
+
+
 def _entrypoint(made: Creation) -> list[str] | None:
     words = made.spec.entrypoint
     # Docker takes an empty list for "the image's own".
@@ -150,7 +166,7 @@ OPTIONS = (
     # In `docker run`, name and labels would make the container the runner's, which removes it. The
     # guard compares them with the spec.
     Option("name", lambda c: c.spec.name, _unsaid, _free),
-    Option("environment", lambda c: {**c.secrets, **c.spec.env}, _env_words, _free),
+    Option("environment", _environment, _env_words, _free),
     # Or docker-py puts the proxies of the worker's Docker configuration, passwords included, into
     # the environment, after the guard has looked at it.
     Option("use_config_proxy", lambda _: False, _unsaid, lambda v, _: v is False),

@@ -285,6 +285,38 @@ async def test_a_pack_that_is_larger_than_the_disk_is_meant_for_is_broken_off(
     assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*")) < 2 * MIB
 
 
+def growing(base: Path, name: str, line: bytes, attributes: str, files: int) -> None:
+    """A repository of files of half a MiB that are larger in a checkout, by its attributes."""
+    folder = base / name
+    folder.mkdir()
+    for i in range(files):
+        (folder / f"{i}.txt").write_bytes(line * (MIB // 2 // len(line)))
+    commit_all(folder, "As they are")
+    (folder / ".gitattributes").write_text(f"*.txt {attributes}\n")
+    git(folder, "add", ".gitattributes")
+    git(folder, "commit", "--quiet", "--message", "As they are checked out")
+
+
+async def test_a_checkout_that_grows_by_its_attributes_is_broken_off(
+    base: Path, daemon: str, tmp_path: Path
+) -> None:
+    # Each is 24 MiB in the end, together half a GiB.
+    growing(base, "growing.git", b"$Id$", "ident working-tree-encoding=UTF-32LE", files=24)
+    limits = GitLimits(disk_bytes=32 * MIB)
+    with pytest.raises(RepositoryRejected, match="takes more than 32 MiB of the disk"):
+        await checkout(Remote.parse(f"{daemon}/growing.git"), None, tmp_path, limits=limits)
+    assert len([*tmp_path.glob("*.txt")]) < 24
+
+
+async def test_a_checkout_that_grows_by_its_attributes_within_its_bounds_is_whole(
+    base: Path, daemon: str, tmp_path: Path
+) -> None:
+    growing(base, "line-ends.git", b"\n", "eol=crlf", files=1)
+    limits = GitLimits(disk_bytes=2 * MIB)
+    await checkout(Remote.parse(f"{daemon}/line-ends.git"), None, tmp_path, limits=limits)
+    assert (tmp_path / "0.txt").stat().st_size == MIB
+
+
 async def test_a_commit_of_a_repository_with_very_many_branches_costs_few_files(
     base: Path, daemon: str, tmp_path: Path
 ) -> None:

@@ -113,7 +113,7 @@ async def _checkout(git: GitCommand, ref: str | None, say: Say) -> str:
     target = await _fetch(git, ref)
     count = TreeCount(remote.display, limits.files, limits.disk_bytes)
     await git(*LIST_TREE, target, hear=count.hear)
-    await git("checkout", "--quiet", "--detach", target, "--")
+    await git("checkout", "--quiet", "--detach", target, "--", watch=count.written)
     for sentence in await missing(git, count):
         say(sentence)
     return (await git("rev-parse", "HEAD")).strip()

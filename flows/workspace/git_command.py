@@ -34,6 +34,8 @@ _END_SECONDS = 3.0
 # payload's author cannot.
 _THEIRS = b"remote:"
 Hear = Callable[[bytes], None]
+Watch = Callable[[int], None]
+_WATCH_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +68,27 @@ class GitCommand:
         self._environment = git_environment(remote, pinned=pinned, access=access)
         self._masker = Masker(remote.secrets)
 
-    async def __call__(self, *arguments: str, hear: Hear | None = None) -> str:
+    async def __call__(
+        self, *arguments: str, hear: Hear | None = None, watch: Watch | None = None
+    ) -> str:
         """What git printed, or the first 64 KiB of it where `hear` is not given all of it in
-        pieces. Raises as `git_failure` decides, and what `hear` raises."""
-        status, printed, said = await self._run(arguments, {}, hear)
+        pieces. Raises as `git_failure` decides, and what `hear` raises, or `watch`, which is told
+        meanwhile how many bytes git has written."""
+        status, printed, said = await self._run(arguments, {}, hear, watch)
         if status:
             raise git_failure(said, self.remote.display)
         return printed
 
     async def said(self, *arguments: str, trace: Mapping[str, str]) -> str:
         """The last lines that git said, whatever its end, with a trace as these variables ask."""
-        return (await self._run(arguments, trace, None))[2]
+        return (await self._run(arguments, trace))[2]
 
     async def _run(
-        self, arguments: tuple[str, ...], more: Mapping[str, str], hear: Hear | None
+        self,
+        arguments: tuple[str, ...],
+        more: Mapping[str, str],
+        hear: Hear | None = None,
+        watch: Watch | None = None,
     ) -> tuple[int, str, str]:
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", _BOUNDED, "git"),
@@ -97,7 +106,7 @@ class GitCommand:
             umask=0o022,
         )
         try:
-            printed, said = await self._outputs(process, hear)
+            printed, said = await self._outputs(process, hear, watch)
             status = await process.wait()
         finally:
             await _end(process)
@@ -105,14 +114,18 @@ class GitCommand:
             said = f"{said}\nerror: git died of signal {-status}"
         return status, printed, self._masker.text(said)
 
-    async def _outputs(self, process: Process, hear: Hear | None) -> tuple[str, str]:
+    async def _outputs(
+        self, process: Process, hear: Hear | None, watch: Watch | None
+    ) -> tuple[str, str]:
         assert process.stdout is not None
         assert process.stderr is not None
         printed, said = _Beginning(), _LastLines(self.remote.display)
         try:
-            async with asyncio.TaskGroup() as readers:
-                readers.create_task(_read(process.stdout, hear or printed.hear))
-                readers.create_task(_read(process.stderr, said.hear))
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(_watched(process, watch or _nothing))
+                outputs = ((process.stdout, hear or printed.hear), (process.stderr, said.hear))
+                await asyncio.wait([tasks.create_task(_read(*each)) for each in outputs])
+                watching.cancel()
         except* ContainerTaskError as refusals:
             raise refusals.exceptions[0] from None
         return printed.text(), said.text()
@@ -121,6 +134,14 @@ class GitCommand:
 async def _read(stream: asyncio.StreamReader, hear: Hear) -> None:
     while piece := await stream.read(_PIECE):
         hear(piece)
+
+
+async def _watched(process: Process, watch: Watch) -> None:
+    with suppress(OSError):
+        # As long as it is there.
+        while told := Path(f"/proc/{process.pid}/io").read_text():
+            watch(int(told.partition("wchar: ")[2].split()[0]))
+            await asyncio.sleep(_WATCH_SECONDS)
 
 
 async def _end(process: Process) -> None:
@@ -140,7 +161,7 @@ async def _end(process: Process) -> None:
         process._transport.close()  # type: ignore[attr-defined]
 
 
-def _nothing(_: bytes) -> None: ...
+def _nothing(_: object) -> None: ...
 
 
 class _Beginning:

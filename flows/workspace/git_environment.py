@@ -81,6 +81,8 @@ def _config(remote: Remote, *, pinned: bool) -> dict[str, str]:
         "gc.auto": "0",
         # One file, whose size `ulimit` bounds.
         "fetch.unpackLimit": "1",
+        # Whose bytes are counted.
+        "checkout.workers": "1",
         # What an operator has in files of configuration for repositories of their own. With
         # git-lfs installed, a stranger's `.lfsconfig` says where files are fetched from.
         "core.hooksPath": "/dev/null",

@@ -1,4 +1,5 @@
-"""Count what a commit would put on the disk, from `git ls-tree`, before any of it is there."""
+"""Count what a commit would put on the disk, from `git ls-tree`, before any of it is there, and
+what git then writes."""
 
 from flows.errors import CheckoutTooLarge, RepositoryRejected
 from flows.units import size
@@ -31,12 +32,22 @@ class TreeCount:
                 f"{self._where} cannot be checked out: it has more than {self._most_files:,} "
                 "files, which is what a checkout may have"
             )
-        if self._bytes > self._most_bytes or len(self._begun) > _LONGEST:
-            raise CheckoutTooLarge(
-                f"{self._where} cannot be checked out: it takes more than "
-                f"{size(self._most_bytes)} of the disk, which is what a checkout may have on this "
-                "worker (MOONMIND_CHECKOUT_MAX_GIB)"
-            )
+        if len(self._begun) > _LONGEST:
+            raise self._too_large()
+        self.written(self._bytes)
+
+    def written(self, count: int) -> None:
+        """Raise `CheckoutTooLarge` where these bytes are too many: by attributes of its repository
+        (`ident`, `eol`, `working-tree-encoding`) a file gets up to fifty times as large."""
+        if count > self._most_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> CheckoutTooLarge:
+        return CheckoutTooLarge(
+            f"{self._where} cannot be checked out: it takes more than {size(self._most_bytes)} of "
+            "the disk, which is what a checkout may have on this worker "
+            "(MOONMIND_CHECKOUT_MAX_GIB)"
+        )
 
     def _count(self, entry: bytes) -> None:
         facts, _, path = entry.partition(b"\t")

@@ -26,6 +26,8 @@ class Origin:
         self.first = commit_all(self.folder, "First")
         git(self.folder, "tag", "v1")
         git(self.folder, "tag", "certificate-1")
+        git(self.folder, "tag", "a-tree", "HEAD^{tree}")
+        git(self.folder, "tag", "a-file", "HEAD:run.sh")
         (self.folder / "run.sh").write_text("echo second\n")
         self.second = commit_all(self.folder, "Second")
         git(self.folder, "checkout", "--quiet", "-b", "feature/x")
@@ -89,6 +91,8 @@ async def test_a_branch_a_tag_or_a_commit_is_checked_out(
         ("team/none.git", None, "cannot be checked out"),
         ("team/game.git", "no-such-branch", "task.git.startingBranch"),
         ("team/game.git", "0" * 40, "cannot be checked out"),
+        ("team/game.git", "a-tree", "task.git.startingBranch"),
+        ("team/game.git", "a-file", "task.git.startingBranch"),
     ],
 )
 async def test_a_missing_repository_or_ref_is_rejected(

@@ -113,7 +113,7 @@ GIT_FAILURES = (
         r"|access denied|Permission denied|returned error: 40[0134]"
         r"|Repository not exported|not our ref|unadvertised object|did not match any"
         r"|no such repository|invalid reference|unknown revision|bad object"
-        r"|not a valid object name"
+        r"|not a valid object name|not a tree object|to a non-commit"
         r"|does not appear to be a git repository|not valid: is this a git repository",
         RepositoryRejected,
         _CHECK_ALL,

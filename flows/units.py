@@ -89,11 +89,13 @@ def canonical_amount(text: str) -> str | None:
     """A whole number with at most one unit letter, as Docker writes it: `16g` for `16 GiB`, and
     `1536m` for `1.5g`."""
     found = _AMOUNT.fullmatch(text.strip())
-    if found is None or (found[2] and not found[3]):
+    if found is None:
         return None
     whole, fraction, unit = found[1], (found[2] or "").rstrip("0"), (found[3] or "").lower()
     if not fraction:
         return f"{int(whole)}{unit}"
+    if not unit:
+        return None
     # Docker drops what is left of a byte.
     number = int(whole + fraction) * _UNITS[unit] // 10 ** len(fraction)
     smaller = "tgmk".partition(unit)[2]

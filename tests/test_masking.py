@@ -126,6 +126,7 @@ def test_a_repositorys_credentials_are_apart_from_its_address(
         "https://x-access-token:ghs_0123456789abcdefghij@github.com/team/game",
         "https://gitlab+deploy-token-1234567:gldt-0123456789abcdefghij@gitlab.com/team/game",
         "https://contoso@dev.azure.com/contoso/proj/_git/repo",
+        "https://contoso-engineering-platform@contoso-engineering-platform.visualstudio.com/_git/r",
         "https://contoso-engineering-platform@dev.azure.com/contoso-engineering-platform/p/_git/r",
         "https://alice@bitbucket.org/team/game.git",
         "https://api@example.org/a",

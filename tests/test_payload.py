@@ -130,7 +130,7 @@ def test_a_command_arrives_verbatim() -> None:
      ("6291456b", "6291456"), ("1t", "1t"), ("6144K", "6144k"), ("512Mi", "512m"), ("2Gi", "2g"),
      ("512MiB", "512m"), ("1GB", "1g"), ("1.5g", "1536m"), ("1.5 GiB", "1536m"), ("2.0g", "2g"),
      ("0.5t", "512g"), ("0.01g", "10737418"), (1073741824.0, "1073741824"),
-     ("1024m", "1024m")],
+     ("1073741824.0", "1073741824"),     ("1024m", "1024m")],
 )  # fmt: skip
 def test_memory_is_canonical(given_as: object, canonical: str) -> None:
     assert container(enabled(resources={"memory": given_as}))["resources"]["memory"] == canonical

@@ -104,13 +104,13 @@ class Remote:
     @property
     def _user_is_a_token(self) -> bool:
         """Hosts take a token alone, or before a word that says nothing. A name is no secret: it is
-        `build`, `x-access-token`, or the organisation that stands in the path as well."""
+        `build`, `x-access-token`, or the organisation that stands in the host or the path as well.
+        """
         parts = urlsplit(self.url)
         if parts.scheme not in ("https", "http") or _TOKEN.fullmatch(self.password):
             return False
-        return bool(_TOKEN.fullmatch(self.username)) and self.username not in unquote(
-            parts.path
-        ).split("/")
+        shown = (*(parts.hostname or "").split("."), *unquote(parts.path).split("/"))
+        return bool(_TOKEN.fullmatch(self.username)) and self.username not in shown
 
 
 def _origin(url: SplitResult) -> tuple[str | int | None, ...]:

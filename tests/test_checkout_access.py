@@ -206,6 +206,18 @@ def test_git_is_told_that_the_checkout_is_safe(
     }
 
 
+def test_git_keeps_what_its_image_tells_it() -> None:
+    config = {"Env": ["PATH=/bin", "GIT_CONFIG_COUNT=2", "GIT_CONFIG_KEY_0=user.name"]}
+    image = image_of({"Id": "sha256:1", "Config": config}, "node:22")
+    spec = compiled(enabled() | {"repository": "team/game"})
+    environment = create_arguments(spec, image, (1, 41))["environment"]
+    assert (environment["GIT_CONFIG_COUNT"], environment["GIT_CONFIG_KEY_2"]) == (
+        "3",
+        "safe.directory",
+    )
+    assert "GIT_CONFIG_KEY_0" not in environment
+
+
 def test_without_a_repository_git_is_told_nothing() -> None:
     assert git_settings(enabled()) == {}
 

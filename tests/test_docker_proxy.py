@@ -92,6 +92,13 @@ async def test_a_run_with_a_cache_goes_through(
     assert left_on_engine(spec.job_id) == []
 
 
+async def test_whose_the_users_of_containers_are_is_told(
+    engine: DockerEngine, tmp_path: Path
+) -> None:
+    image = await engine.pull(spec_of(tmp_path, "true"))
+    assert not await engine.numbers_users_anew(image)
+
+
 async def test_a_run_that_is_stopped_goes_through(engine: DockerEngine, tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "sh", "-c", "echo up; sleep 60", timeoutSeconds=1)
     sink = Collector()

@@ -70,8 +70,10 @@ class Image:
     cache_hit: bool | None = None
     pulled_bytes: int | None = None
     pull_seconds: float | None = None
-    # Who its containers are, where a spec does not say. Last, as an earlier version noted none.
+    # Who its containers are, where a spec does not say, and how many of git's settings they have in
+    # their environment. Last, as an earlier version noted none.
     user: str = ""
+    git_config_count: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,9 +235,12 @@ def image_of(found: Mapping[str, Any], name: str) -> Image:
     repository = ImageName.parse(name).written
     digests.sort(key=lambda each: each.partition("@")[0] != repository)
     platform = "/".join(filter(None, (found.get(k) for k in ("Os", "Architecture", "Variant"))))
-    user = str((found.get("Config") or {}).get("User") or "")
+    config = found.get("Config") or {}
+    user = str(config.get("User") or "")
+    environment = dict(each.partition("=")[::2] for each in config.get("Env") or [])
+    count = environment.get("GIT_CONFIG_COUNT", "")
     digest = next(iter(digests), "").partition("@")[2]
-    return Image(found["Id"], digest, platform, user=user)
+    return Image(found["Id"], digest, platform, user=user, git_config_count=count)
 
 
 def numbers_users_anew(found: Mapping[str, Any], version: Mapping[str, Any]) -> bool:

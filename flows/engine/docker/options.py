@@ -99,7 +99,7 @@ def _environment(made: Creation) -> dict[str, str]:
     """With `safe.directory` for the checkout, which belongs to the worker: git reads no repository
     of another user's."""
     spec, given = made.spec, {**made.secrets, **made.spec.env}
-    count = given.get("GIT_CONFIG_COUNT", "0")
+    count = given.get("GIT_CONFIG_COUNT", made.image.git_config_count) or "0"
     is_count = count.isascii() and count.isdecimal() and len(count) < _LONG_COUNT
     key, value = f"GIT_CONFIG_KEY_{count}", f"GIT_CONFIG_VALUE_{count}"
     is_secret = "GIT_CONFIG_COUNT" in spec.secrets

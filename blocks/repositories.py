@@ -6,7 +6,7 @@ A type of its own, as a container is given values of Secret blocks: these are gi
 import re
 from contextlib import suppress
 from typing import Annotated, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from httpx import HTTPError
 from prefect import get_client
@@ -55,6 +55,8 @@ def _address(url: str) -> str:
             "takes a host, and a path if need be, such as https://github.com/team or "
             "ssh://git@github.com/team"
         )
+    if parts.scheme == "ssh" and re.search(r"[\[\]]", unquote(parts.path)):
+        raise ValueError("takes no bracket in the path, which git takes for a host")
     has_login = parts.password is not None or (parts.scheme != "ssh" and "@" in parts.netloc)
     if has_login or parts.query or parts.fragment:
         raise ValueError(

@@ -56,8 +56,6 @@ def small_job(tmp_path: Path) -> Iterator[Workspace]:
         ([b"no newline at the end"], "no newline at the end"),
         ([b"caf\xc3", b"\xa9\n"], "café"),
         ([b"broken \xff\xfe\n"], "broken \ufffd\ufffd"),
-        ([b"NUL \0 here\n"], "NUL \ufffd here"),
-        ([b"progress 1%\rprogress 2%\r"], "progress 1%\rprogress 2%\r"),
         ([b"", b"\n", b"a\n"], "\na"),
     ],
 )
@@ -74,6 +72,26 @@ def test_output_is_whole_in_the_file_and_readable_in_prefect(
     assert (facts.bytes, facts.dropped_from_ui) == (len(b"".join(chunks)), 0)
     assert facts.error is None
     assert facts.tail.rstrip("\n") == text
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (b"NUL \0 here\n", "NUL \\x00 here"),
+        (b"progress 1%\rprogress 2%\r", "progress 2%"),
+        (b"\x1b]0;title\x07\x1b[2J\x1b[1mbold\x1b[0m\n", "bold"),
+        ("right\u202eto left\n".encode(), "right\\u202eto left"),
+    ],
+)
+def test_output_in_the_workers_own_log_commands_no_terminal(
+    job: Workspace, path: Path, output: bytes, text: str
+) -> None:
+    told: list[str] = []
+    with RunnerLog(job, "container", told.append) as log:
+        log.write(output)
+        log.facts()
+    assert path.read_bytes() == output
+    assert told == [text]
 
 
 def test_a_silent_task_is_told_in_no_record(job: Workspace, path: Path) -> None:

@@ -274,6 +274,15 @@ def test_a_user_for_ssh_names_no_other_host_in_gits_reading(url: str) -> None:
     assert Remote.parse(url).address is None
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["ssh://git@host/x@[other:22]/y", "ssh://git@host/x%40%5Bother%5D/y", "git://host/@[other]/y"],
+)
+def test_a_path_names_no_other_host_in_gits_reading(url: str) -> None:
+    assert faults({"repository": url})["repository"].startswith("has a bracket in its path")
+    assert not url.startswith("ssh") or Remote.parse(url).address is None
+
+
 @pytest.mark.parametrize("rest", ["?ref=main", "#main", "?", "#", "?token=hunter2#x"])
 @pytest.mark.parametrize("url", ["https://host/x.git", "ssh://git@host/x", "git://host:9418/x"])
 def test_what_git_would_not_be_given_of_a_url_is_refused(url: str, rest: str) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.errors import WorkspaceError
+from flows.errors import WorkdirMissing, WorkspaceError
 from flows.workspace.folder import Workspace
 from tests.hosts import NOBODY, as_nobody, disk, fill, need_root, nobodys_folder
+from tests.runs import payload
+from tests.specs import compiled
 
 RUN_JSON = json.dumps({"padding": "x" * 100_000})
 
@@ -94,6 +96,16 @@ def test_a_folder_that_everybody_shares_is_no_root(workspace: Workspace) -> None
         workspace.create("container")
     assert mode(workspace.root) == 0o1777
     assert inside(workspace.root) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "circle", "no/such"])
+def test_a_workdir_that_cannot_be_is_refused_in_a_sentence(workspace: Workspace, name: str) -> None:
+    workspace.create("container")
+    (workspace.repo / "circle").symlink_to("circle")
+    wanted = f"{workspace.mount.target}/repo/{name}"
+    spec = compiled(payload("true", workdir=wanted), workspace.mount)
+    with pytest.raises(WorkdirMissing, match="there is no folder"):
+        workspace.require_workdir(spec)
 
 
 def test_a_root_that_cannot_be_made_is_explained(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Refs follow git-check-ref-format(1).
 """
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from flows.payload.fields import short
 from flows.payload.repository import credential_fault
@@ -59,6 +59,8 @@ def repository(value: str) -> str:
         )
     if fault := credential_fault(url):
         raise ValueError(fault)
+    if url.scheme in ("ssh", "git") and re.search(r"[\[\]]", unquote(url.path)):
+        raise ValueError("has a bracket in its path, which git takes for a host")
     if url.scheme == "ssh" and not _SSH_USER.fullmatch(url.username or "git"):
         raise ValueError("has a user for ssh that is no account's name, such as git")
     if len(url.path) > _MAX_PATH:

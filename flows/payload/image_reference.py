@@ -44,9 +44,10 @@ class ImageName:
         written, colon, tag = name.rpartition(":")
         if not colon or "/" in tag:
             written, tag = name, ""
-        first, slash, rest = written.partition("/")
-        is_host = bool(slash) and (first == "localhost" or bool(re.search(r"[.:A-Z]", first)))
-        registry, path = (first.lower(), rest) if is_host else (DOCKER_HUB, written)
+        first, _, rest = written.partition("/")
+        registry, path = (
+            (first.lower(), rest) if _begins_with_host(written) else (DOCKER_HUB, written)
+        )
         if registry in HUB_NAMES:
             registry = DOCKER_HUB
             path = path if "/" in path else f"library/{path}"
@@ -69,9 +70,20 @@ class ImageName:
         if self.registry == DOCKER_HUB:
             both = dict.fromkeys((self.repository, self.repository.removeprefix("library/")))
             hosts = ("", *(f"{host}/" for host in sorted(HUB_NAMES)))
-            names = [host + repository for host in hosts for repository in both]
+            # Without a host, `host/name` on Docker Hub would read as that host's.
+            names = [
+                host + repository
+                for host in hosts
+                for repository in both
+                if host or not _begins_with_host(repository)
+            ]
         suffix = f"@{self.digest}" if self.digest else f":{self.tag}"
         return tuple(spelling for name in names for spelling in (name, name + suffix))
+
+
+def _begins_with_host(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    return bool(slash) and (first == "localhost" or bool(re.search(r"[.:A-Z]", first)))
 
 
 # What containerd, which docker follows, takes for the same.

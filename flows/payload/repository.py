@@ -76,8 +76,8 @@ class Remote:
         """Host and path, for a glob to match; None where user or path hide what it is."""
         parts = self._parts
         path = unquote(parts.path)
-        # git decodes an ssh URL before it takes it apart.
-        hidden = parts.scheme == "ssh" and "%" in parts.netloc
+        # git decodes an ssh URL before it takes it apart, and looks for `@[host]` in all of it.
+        hidden = parts.scheme == "ssh" and ("%" in parts.netloc or "[" in path)
         hidden |= "%" in path or "\\" in path or path.count("/") != parts.path.count("/")
         if hidden or posixpath.normpath(path) != path.rstrip("/"):
             # Not as it seems: what the server makes of it is anybody's guess.
@@ -85,7 +85,9 @@ class Remote:
         port = parts.port if parts.port != _PORTS.get(parts.scheme) else None
         name = parts.hostname or ""
         host = (f"[{name}]" if ":" in name else name) + (f":{port}" if port else "")
-        return host + path.rstrip("/").removesuffix(".git")
+        # Of `user@host:path`, git decodes nothing.
+        said = path if "://" in self.url else parts.path
+        return host + said.rstrip("/").removesuffix(".git")
 
     @property
     def owner(self) -> str:

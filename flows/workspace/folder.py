@@ -127,8 +127,13 @@ class Workspace:
             inside = PurePosixPath(spec.workdir).relative_to(self.mount.target)
         except ValueError:
             return
-        found = (self.folder / inside).resolve()
-        if not (found.is_dir() and found.is_relative_to(self.folder.resolve())):
+        try:
+            found = (self.folder / inside).resolve()
+            is_there = found.is_dir() and found.is_relative_to(self.folder.resolve())
+        except (OSError, RuntimeError):
+            # A name that no file system takes, or links that lead in a circle.
+            is_there = False
+        if not is_there:
             raise WorkdirMissing(
                 f"task.container.workdir: there is no folder {spec.workdir} in the job's folder "
                 "after the checkout; correct it, or leave it out to start in the repository"

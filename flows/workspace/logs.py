@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from flows.masking import Masker
+from flows.text import shown_lines, visible
 from flows.workspace.folder import Workspace
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -31,6 +32,7 @@ class Journal:
 
     def say(self, sentence: str, level: int = logging.INFO) -> None:
         """Log one sentence, with the time; a full disk is logged and not raised."""
+        sentence = visible(sentence)
         self._logger.log(level, sentence)
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         try:
@@ -98,7 +100,9 @@ class RunnerLog:
 
     def so_far(self) -> LogFacts:
         """What is known before the container is gone."""
-        text = _readable(self._file.tail(_TAIL_BYTES))
+        text = self._file.tail(_TAIL_BYTES).decode("utf-8", "replace")
+        # What a database can keep.
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         if self._bytes > _TAIL_BYTES:
             text = text.partition("\n")[2] or text
         return LogFacts(self._bytes, self._lines, self._live.dropped, self._error, text)
@@ -198,9 +202,5 @@ class LiveOutput:
         self._shown += len(record)
         self.dropped += left_out
         note = f"[{left_out} bytes left out here; runner.log has them]\n" if left_out else ""
-        self._show(note + _readable(record).rstrip("\n"))
-
-
-def _readable(output: bytes) -> str:
-    """Text that a database can keep, which takes no NUL."""
-    return output.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+        # The worker's own output and journal, too, are read in a terminal.
+        self._show(note + shown_lines(record.decode("utf-8", "replace").rstrip("\n")))

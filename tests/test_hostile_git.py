@@ -380,6 +380,15 @@ async def test_a_checkout_has_one_time_limit_for_all_of_its_steps(tmp_path: Path
         ),
         ("fatal: write error: No space left on device", False),
         ("git: 3: exec: git: not found", False),
+        (
+            "Unable to negotiate with 10.0.0.1 port 22: no matching host key type found. Their "
+            "offer: ssh-dss\nfatal: Could not read from remote repository.",
+            False,
+        ),
+        (
+            "Connection reset by 10.0.0.1 port 22\nfatal: Could not read from remote repository.",
+            True,
+        ),
         ("fatal: something new", False),
     ],
 )
@@ -412,9 +421,12 @@ def test_a_certificate_that_is_not_believed_has_a_sentence_of_its_own(said: str)
         "fatal: Authentication failed for 'https://a/team/certificates/'",
         "fatal: couldn't find remote ref refs/heads/certificate",
         "fatal: unable to access 'https://a/certificate/': The requested URL returned error: 403",
+        # GitLab's and Azure DevOps' ssh say why in lines that are not kept.
+        "fatal: Could not read from remote repository.\n\nPlease make sure you have the correct "
+        "access rights\nand the repository exists.",
     ],
 )
-def test_what_the_payload_named_is_not_taken_for_what_git_says(said: str) -> None:
+def test_what_the_other_side_refuses_is_the_submitters_whatever_it_is_called(said: str) -> None:
     error = git_failure(said, "https://a/x")
     assert isinstance(error, RepositoryRejected)
     assert "MOONMIND_CA_FILE" not in str(error)

@@ -133,6 +133,13 @@ GIT_FAILURES = (
         WorkspaceError,
         may_pass=True,
     ),
+    GitFailure(
+        r"Unable to negotiate",
+        WorkspaceError,
+        "its ssh server and this worker's ssh have no such algorithm in common",
+    ),
+    # Whatever an ssh server said before of a repository that it has not, or does not show.
+    GitFailure(r"Could not read from remote repository", RepositoryRejected, _CHECK_ALL),
 )
 
 

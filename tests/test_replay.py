@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flows.cli import run
-from flows.cli.console import ExitStatus
+from flows.cli.console import CommandError, ExitStatus
+from flows.cli.replay.given import given_values
 from flows.cli.replay.recording import (
     LABEL_REPLAY,
     is_run_json,
@@ -265,6 +266,14 @@ def test_a_secret_that_is_given_by_an_option_reaches_the_container_and_is_masked
     given = ("--secret", "TOKEN", "--secret-file", f"KEY={key}")
     result = here("replay", written(raw), "--folder", str(folder), *given)
     assert (result.status, result.out) == (0, "22retnuh\n***,***\n2\n")
+
+
+def test_a_secret_from_a_file_that_is_too_long_for_a_process_is_not_called_no_text(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "long").write_text("x" * 200_000)
+    with pytest.raises(CommandError, match="long has more than 131071 bytes with its name"):
+        given_values((), [f"TOKEN={tmp_path}/long"])
 
 
 @pytest.mark.parametrize(

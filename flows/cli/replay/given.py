@@ -66,6 +66,8 @@ def _content(name: str, path: str) -> str:
     if len(data) > _MOST_BYTES:
         raise CommandError(f"--secret-file {name}: {path} has more than 512 KiB")
     try:
-        return process.argument(data.decode().rstrip("\r\n"))
-    except ValueError:
+        return process.variable(name, data.decode().rstrip("\r\n"))
+    except UnicodeDecodeError:
         raise CommandError(f"--secret-file {name}: {path} is no text") from None
+    except ValueError as error:
+        raise CommandError(f"--secret-file {name}: {path} {error}") from None

@@ -332,14 +332,19 @@ async def test_a_commit_of_a_repository_with_very_many_branches_costs_few_files(
     assert sum(1 for _ in tmp_path.rglob("*")) < 100
 
 
-@pytest.mark.parametrize("noise", [True, False], ids=["a large pack", "a large file"])
+@pytest.mark.parametrize(
+    ("zeros_mib", "noise_mib"),
+    [(8, 0), (0, 8), (0, 2)],
+    ids=["a large file", "a large pack", "a pack and what is in it"],
+)
 async def test_a_disk_that_is_nearly_full_is_the_hosts_fault(
-    base: Path, daemon: str, tmp_path: Path, noise: bool
+    base: Path, daemon: str, tmp_path: Path, zeros_mib: int, noise_mib: int
 ) -> None:
-    name = f"large-{noise}.git"
-    zeros(base, name, 8)
-    if noise:
-        (base / name / "noise").write_bytes(os.urandom(8 * MIB))
+    name = f"large-{zeros_mib}-{noise_mib}.git"
+    zeros(base, name, zeros_mib)
+    if noise_mib:
+        # In place of the zeros.
+        (base / name / "noise").write_bytes(os.urandom(noise_mib * MIB))
         commit_all(base / name, "Noise")
     with (
         disk(tmp_path, "4m") as folder,

@@ -16,7 +16,6 @@ from flows.errors import (
     WorkspaceError,
 )
 from flows.payload.repository import Remote
-from flows.units import size
 from flows.workspace.git_access import HostAccess, git_access
 from flows.workspace.git_command import GitCommand, GitLimits
 from flows.workspace.git_redirect import Allows, followed
@@ -75,8 +74,8 @@ async def checkout(
         if limits.disk_bytes == asked.disk_bytes:
             raise
         raise WorkspaceError(
-            f"{remote.display} cannot be fetched: it takes more than {size(limits.disk_bytes)}, "
-            "nine tenths of what is free on the disk of the job folders; make room there"
+            f"{remote.display} cannot be fetched: it takes more than nine tenths of what is free "
+            "on the disk of the job folders; make room there"
         ) from None
     except TimeoutError:
         raise WorkspaceError(
@@ -111,7 +110,9 @@ async def _checkout(git: GitCommand, ref: str | None, say: Say) -> str:
     await git("init", "--quiet", "--initial-branch=main", "--template=", ".")
     await git("remote", "add", "origin", remote.url)
     target = await _fetch(git, ref)
-    count = TreeCount(remote.display, limits.files, limits.disk_bytes)
+    # Beside the pack, which is there by now.
+    room = limits.within(git.folder)
+    count = TreeCount(remote.display, room.files, room.disk_bytes)
     await git(*LIST_TREE, target, hear=count.hear)
     await git("checkout", "--quiet", "--detach", target, "--", watch=count.written)
     for sentence in await missing(git, count):

@@ -20,7 +20,7 @@ from flows.runtime.context import Job
 from flows.runtime.credentials import MAX_SECRETS
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore
-from tests.cpu import cpu_seconds, seconds_here
+from tests.cpu import cpu_seconds, least_cpu_seconds, seconds_here
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ MANY = {
 
 @pytest.mark.parametrize("secrets", MANY)
 def test_a_masker_is_made_in_no_time(secrets: str) -> None:
-    assert cpu_seconds(lambda: Masker(MANY[secrets])) < seconds_here(0.6)
+    assert least_cpu_seconds(lambda: Masker(MANY[secrets])) < seconds_here(0.6)
 
 
 def test_a_masker_for_all_secrets_that_a_task_may_have_is_made_in_no_time() -> None:
@@ -214,4 +214,4 @@ def test_a_masker_for_all_secrets_that_a_task_may_have_is_made_in_no_time() -> N
         "".join(letters.choices(string.printable, k=MAX_SECRETS // MOST_SECRETS))
         for _ in range(MOST_SECRETS)
     ]
-    assert cpu_seconds(lambda: Masker(secrets)) < seconds_here(0.6)
+    assert least_cpu_seconds(lambda: Masker(secrets)) < seconds_here(0.6)

@@ -18,8 +18,7 @@ from flows.units import duration, processors, size
 from flows.workspace.logs import LogFacts
 
 # A payload may hold half a megabyte.
-_LONGEST_COMMAND = 8000
-_BAR = 20
+_LONGEST_COMMAND, _BAR = 8000, 20
 PICTURE = "metadata/usage.svg"
 # What Docker gives a container that asks for nothing else.
 _SHM_BYTES = 64 * 1024**2

@@ -14,7 +14,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
-from playwright.async_api import Dialog, Page, Request
+from playwright.async_api import Dialog, Page, Request, TimeoutError
 
 from scripts.stack import DEPLOYMENT, Stack
 from tests.git_server import commit_all, git, git_daemon
@@ -38,7 +38,7 @@ PLAIN = (
     "~~x~~", "$x$", "`tick`", "- x", "[ ] x", "a\\|b", "[x]: y", "> q", "{{ x }}", "&#60;",
 )  # fmt: skip
 # A busy machine takes long to show a page.
-_PATIENCE_MS = 90_000
+_PATIENCE_MS, _TRIES = 45_000, 3
 WAITED_FOR = "\u202e<img src=//evil.test/x>__x__"
 _TEXT = """() => [...document.querySelectorAll("main, body")].map(
     each => each.innerText.replace(/\\s+/g, " ")).join(" ")"""
@@ -228,18 +228,15 @@ class Watch:
     async def see(self, path: str, *texts: str, links: bool = False) -> None:
         """Open a page, wait until it shows the texts, and hold that nothing of it acts; with
         `links`, addresses may be links to what they say, as Prefect's logs make them."""
-        await self.page.goto(f"{self.hostile.stack.address}{path}")
-        for text in texts:
-            wanted = " ".join(text.split())
+        for left in reversed(range(_TRIES)):
+            await self.page.goto(f"{self.hostile.stack.address}{path}")
             try:
-                await self.page.wait_for_function(
-                    f"wanted => ({_TEXT})().includes(wanted)", arg=wanted, timeout=_PATIENCE_MS
-                )
-            except Exception as error:
-                seen = await self.page.evaluate(_TEXT)
-                raise AssertionError(
-                    f"{path} does not show {wanted!r} but {seen[:3000]}"
-                ) from error
+                await self._await_texts(path, texts)
+                break
+            except AssertionError:
+                # A page that gets no answer in time from a busy server stays empty for ever.
+                if not left:
+                    raise
         await self.page.wait_for_load_state("networkidle")
         active = await self.page.evaluate(_FOUND)
         ours = [each for each in active if not _is_strangers(each, self.hostile.address)]
@@ -248,6 +245,19 @@ class Watch:
         assert self.dialogs == []
         assert self.foreign == []
         assert self.hostile.asked == []
+
+    async def _await_texts(self, path: str, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            wanted = " ".join(text.split())
+            try:
+                await self.page.wait_for_function(
+                    f"wanted => ({_TEXT})().includes(wanted)", arg=wanted, timeout=_PATIENCE_MS
+                )
+            except TimeoutError as error:
+                seen = await self.page.evaluate(_TEXT)
+                raise AssertionError(
+                    f"{path} does not show {wanted!r} but {seen[:3000]}"
+                ) from error
 
 
 def _is_strangers(address: str, counter: str) -> bool:

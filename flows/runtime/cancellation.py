@@ -19,17 +19,32 @@ T = TypeVar("T")
 
 
 class Reason(StrEnum):
-    """Why work is to end. The container is stopped, but for `HAND_OVER`, which leaves it to
-    whichever process takes the run up next."""
+    """Why work is to end.
+
+    `HAND_OVER` leaves the container to whichever process takes the run up next, `SUSPEND` leaves
+    it paused; otherwise it is stopped: somebody canceled the run, set it to a final state
+    (`SETTLED`) or removed it (`DELETED`), or another host has it (`TAKEN`).
+    """
 
     CANCEL = "cancel"
     DEADLINE = "deadline"
     HAND_OVER = "hand-over"
+    SUSPEND = "suspend"
+    SETTLED = "settled"
+    DELETED = "deleted"
+    TAKEN = "taken"
+
+    @property
+    def leaves_container(self) -> bool:
+        """Whether the container is left to a later process."""
+        return self in (Reason.HAND_OVER, Reason.SUSPEND)
 
     @property
     def stopped_by(self) -> StoppedBy:
-        """As it is published of a container; `ValueError` for `HAND_OVER`, which stops none."""
-        return StoppedBy(self.value)
+        """As it is published of a container; `ValueError` for those that stop none."""
+        if self.leaves_container:
+            raise ValueError(f"{self} stops no container")
+        return StoppedBy.DEADLINE if self is Reason.DEADLINE else StoppedBy.CANCEL
 
 
 @dataclass(eq=False)

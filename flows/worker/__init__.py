@@ -1,6 +1,7 @@
 """The Prefect worker of the type `container-task`, and what looks after its host.
 
-worker      the worker: polls its work pool, claims flow runs, runs and releases them
+worker      the worker: what Prefect calls, and how it carries what it claimed
+claims      its claim loop: polls its work pool, claims flow runs, releases them
 queue       the due runs of its pool's queues
 admission   which of the queued runs may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop

@@ -1,5 +1,7 @@
 """What the programs of a fake engine's containers do in the tests of the engines and of a run."""
 
+import itertools
+
 from flows.testing import CommandMissing, FakeEngine, Process, Terminated
 from tests.runs import BUSYBOX
 
@@ -16,6 +18,10 @@ def behave(process: Process) -> int:
             raise MemoryError
         case "sleep":
             process.sleep(float(words[0]))
+        case "count":
+            for number in itertools.count(1):
+                process.print(number)
+                process.sleep(float(words[0]))
         case "ignore-sigterm":
             try:
                 process.sleep(float(words[0]))

@@ -107,6 +107,19 @@ async def test_a_run_that_is_stopped_goes_through(engine: DockerEngine, tmp_path
     assert sink.output == b"up\n"
 
 
+async def test_pausing_a_task_goes_through(engine: DockerEngine, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "sleep", "60")
+    await engine.create(spec, await engine.pull(spec), {})
+    try:
+        await engine.start(spec)
+        await engine.pause(spec)
+        assert (await engine.inspect(spec)).paused
+        await engine.unpause(spec)
+        assert not (await engine.inspect(spec)).paused
+    finally:
+        await engine.destroy(spec)
+
+
 async def test_a_workspace_in_a_volume_goes_through(
     engine: DockerEngine, workspace_volume: str, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
 from tests.recording_engine import RecordingEngine
-from tests.runs import BUSYBOX, left_on_engine, payload
+from tests.runs import BUSYBOX, left_on_engine, payload, until_async
 from tests.specs import Collector, compiled, new_run
 
 ENGINES_HERE: dict[str, OpenEngine] = {
@@ -44,6 +44,7 @@ COMMANDS = {
         "exit 3": ("exit", "3"),
         "sleep": ("sleep", "60"),
         "ignore sigterm": ("ignore-sigterm", "60"),
+        "count": ("count", "0.1"),
         "missing": ("no-such-command",),
         "eat memory": ("eat-memory",),
     },
@@ -52,6 +53,7 @@ COMMANDS = {
         "exit 3": ("sh", "-c", "exit 3"),
         "sleep": ("sleep", "60"),
         "ignore sigterm": ("sh", "-c", "trap '' TERM; while true; do sleep 1; done"),
+        "count": ("sh", "-c", "while true; do i=$((i+1)); echo $i; sleep 0.1; done"),
         "missing": ("no-such-command",),
         # Lives a moment longer than the kill: engines on cgroup v1 lose the news of a last process.
         "eat memory": ("sh", "-c", "tail /dev/zero; sleep 0.3; exit 137"),
@@ -219,6 +221,56 @@ async def test_stopping_is_a_signal_a_grace_and_a_kill(
     await case.engine.stop(spec)
     await case.engine.destroy(spec)
     await case.engine.stop(spec)
+
+
+async def test_a_paused_container_does_nothing_until_it_is_unpaused(case: Case) -> None:
+    spec = await case.started("count")
+    sink = Collector()
+    async with case.engine.tail(spec, sink, replay=True):
+        await until_async(lambda: b"2\n" in sink.output)
+        for _ in range(2):
+            await case.engine.pause(spec)
+        state = await case.engine.inspect(spec)
+        assert (state.running, state.paused, state.exit_code) == (True, True, None)
+        assert not await case.engine.wait(spec, 0.3), "what it wrote before may still come"
+        told = sink.output
+        assert not await case.engine.wait(spec, 0.5)
+        assert sink.output == told
+        for _ in range(2):
+            await case.engine.unpause(spec)
+        await until_async(lambda: len(sink.output) > len(told))
+        assert not (await case.engine.inspect(spec)).paused
+        await case.engine.stop(spec)
+    await case.engine.destroy(spec)
+
+
+async def test_a_paused_container_is_stopped_and_removed_as_any_other(case: Case) -> None:
+    stopped, removed = await case.started("sleep"), await case.started("sleep")
+    for spec in (stopped, removed):
+        await case.engine.pause(spec)
+    await case.engine.stop(stopped)
+    state = await case.engine.inspect(stopped)
+    assert (state.running, state.paused, state.exit_code) == (False, False, 143)
+    for spec in (stopped, removed):
+        await case.engine.destroy(spec)
+        with pytest.raises(ContainerGone):
+            await case.engine.inspect(spec)
+
+
+async def test_pausing_what_does_not_run_does_nothing_and_what_is_gone_is_told(case: Case) -> None:
+    spec = await case.created("exit 3")
+    for is_started in (False, True):
+        if is_started:
+            await case.engine.start(spec)
+            assert await case.engine.wait(spec, 30)
+        before = await case.engine.inspect(spec)
+        await case.engine.pause(spec)
+        await case.engine.unpause(spec)
+        assert await case.engine.inspect(spec) == before
+    await case.engine.destroy(spec)
+    for step in (case.engine.pause, case.engine.unpause):
+        with pytest.raises(ContainerGone):
+            await step(spec)
 
 
 async def test_an_image_that_may_not_be_pulled_and_is_not_there_is_an_image_error(

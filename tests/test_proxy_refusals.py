@@ -82,6 +82,8 @@ TASK = f"mm-task-{NO_JOB}-1"
         # A container of somebody else, by its name or by a short form of its id.
         ("GET", "/containers/postgres/json"),
         ("POST", "/containers/postgres/stop"),
+        ("POST", "/containers/postgres/pause"),
+        ("POST", "/containers/postgres/unpause"),
         ("DELETE", "/containers/postgres"),
         ("GET", f"/containers/{ID[:12]}/json"),
         ("GET", "/volumes"),

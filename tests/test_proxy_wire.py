@@ -98,6 +98,11 @@ WRITTEN = [
         "User-Agent: docker-proxy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode(),
     ),
     (
+        request(f"POST /v1.41/containers/{TASK}/pause"),
+        f"POST /v1.41/containers/{TASK}/pause HTTP/1.1\r\nHost: docker\r\n"
+        "User-Agent: docker-proxy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode(),
+    ),
+    (
         request(f"POST /containers/{TASK}/attach?stdout=1", "Upgrade: tcp").replace(
             b"Connection: close", b"Connection: Upgrade"
         ),

@@ -94,6 +94,8 @@ CALLS = (
     Call("POST", rf"{_BOX}/start"),
     Call("POST", rf"{_BOX}/wait"),
     Call("POST", rf"{_BOX}/stop", queries.Stop),
+    Call("POST", rf"{_BOX}/pause"),
+    Call("POST", rf"{_BOX}/unpause"),
     Call("DELETE", _BOX, queries.RemoveContainer),
     Call("GET", "/volumes", queries.Listing, told=answers.volumes),
     Call("GET", rf"/volumes/{VOLUME}", told=answers.volume),

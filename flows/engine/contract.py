@@ -99,6 +99,15 @@ class Engine(Protocol):
         """SIGTERM, `spec.stop_grace_seconds`, SIGKILL; returns when the container has stopped.
         Safe on one that has stopped already or is gone."""
 
+    async def pause(self, spec: ContainerSpec) -> None:
+        """Freeze the container's processes, which keep their memory. Safe on one that is paused,
+        has stopped or was never started. Raises `ContainerGone`, or `EngineRefused` where the
+        engine cannot. `stop` and `destroy` end one that is paused as any other."""
+
+    async def unpause(self, spec: ContainerSpec) -> None:
+        """Let the container's processes go on. Safe on one that is not paused; raises as `pause`
+        does."""
+
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
         """The state as the engine tells it now, never a remembered one. Raises `ContainerGone`."""
 

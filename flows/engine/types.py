@@ -90,7 +90,8 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """What a fresh inspect says. `error` is the engine's own word on a failed start."""
+    """What a fresh inspect says. `error` is the engine's own word on a failed start; one that is
+    `paused` is running too."""
 
     running: bool
     exit_code: int | None
@@ -98,6 +99,7 @@ class ContainerState:
     error: str = ""
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    paused: bool = False
 
     @property
     def signal(self) -> int | None:

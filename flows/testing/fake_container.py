@@ -54,6 +54,8 @@ class Process:
         self.write = write
         self._folders = folders
         self._signaled = threading.Event()
+        self._thawed = threading.Event()
+        self._thawed.set()
         self._killed = False
 
     @property
@@ -77,7 +79,9 @@ class Process:
 
     def sleep(self, seconds: float) -> None:
         """Wait, in no time where the container is stopped: then it raises `Terminated`."""
-        if self._signaled.wait(seconds):
+        is_signaled = self._signaled.wait(seconds)
+        self._thawed.wait()
+        if is_signaled or self._signaled.is_set():
             self._signaled.clear()
             raise Killed if self._killed else Terminated
 
@@ -85,6 +89,14 @@ class Process:
         """Interrupt the program's sleep, now or to come."""
         self._killed = self._killed or signal_number == signal.SIGKILL
         self._signaled.set()
+
+    def freeze(self) -> None:
+        """Have its next sleep, or the one that it is in, not end before `thaw`."""
+        self._thawed.clear()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._thawed.set()
 
 
 class FakeContainer:
@@ -112,11 +124,26 @@ class FakeContainer:
     def terminate(self) -> None:
         """SIGTERM: the program may end by itself."""
         self._process.send(signal.SIGTERM)
+        self.unpause()
 
     def kill(self) -> None:
         """SIGKILL: it has ended, whatever its program does."""
         self._end(KILLED)
         self._process.send(signal.SIGKILL)
+        self._process.thaw()
+
+    def pause(self) -> None:
+        """Freeze the program where it next sleeps."""
+        with self._lock:
+            if self.state.running:
+                self.state = replace(self.state, paused=True)
+                self._process.freeze()
+
+    def unpause(self) -> None:
+        """Let the program go on."""
+        with self._lock:
+            self.state = replace(self.state, paused=False)
+            self._process.thaw()
 
     @contextmanager
     def followed(self, sink: Sink, *, replay: bool) -> Iterator[None]:
@@ -142,7 +169,8 @@ class FakeContainer:
     def _end(self, exit_code: int, *, oom_killed: bool = False) -> None:
         with self._lock:
             if self.state.running:
-                ended = replace(self.state, running=False, finished_at=datetime.now(UTC))
+                now = datetime.now(UTC)
+                ended = replace(self.state, running=False, paused=False, finished_at=now)
                 self.state = replace(ended, exit_code=exit_code, oom_killed=oom_killed)
 
     def _run(self, program: Program) -> None:

@@ -128,6 +128,14 @@ class FakeEngine(Engine):
                 await asyncio.sleep(_LOOK_SECONDS)
             container.kill()
 
+    async def pause(self, spec: ContainerSpec) -> None:
+        self._note("pause")
+        self._get(spec).pause()
+
+    async def unpause(self, spec: ContainerSpec) -> None:
+        self._note("unpause")
+        self._get(spec).unpause()
+
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
         self._note("inspect")
         return self._get(spec).state

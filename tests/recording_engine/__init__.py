@@ -64,6 +64,12 @@ class RecordingEngine(Engine):
     async def stop(self, spec: ContainerSpec) -> None:
         await self._for("stop", spec.name).stop(spec)
 
+    async def pause(self, spec: ContainerSpec) -> None:
+        await self._for("pause", spec.name).pause(spec)
+
+    async def unpause(self, spec: ContainerSpec) -> None:
+        await self._for("unpause", spec.name).unpause(spec)
+
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
         return await self._for("inspect", spec.name).inspect(spec)
 

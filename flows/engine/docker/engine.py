@@ -24,6 +24,7 @@ from flows.engine.docker.logs import Attachment
 from flows.engine.docker.network import ensure_task_network
 from flows.engine.docker.options import create_arguments
 from flows.engine.docker.ownership import list_owned, remove_own, shows_a_job
+from flows.engine.docker.state import state_of
 from flows.engine.docker.stats import Sampler
 from flows.engine.docker.volumes import (
     create_volumes,
@@ -33,7 +34,7 @@ from flows.engine.docker.volumes import (
 )
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
-from flows.errors import EngineError, EngineRefused, WorkdirMissing
+from flows.errors import ContainerGone, EngineError, EngineRefused, WorkdirMissing
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, TASK_NETWORK, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -169,6 +170,27 @@ class DockerEngine(Engine):
                 lambda api: api.stop(spec.name, timeout=spec.stop_grace_seconds),
             )
 
+    async def pause(self, spec: ContainerSpec) -> None:
+        await self._set_paused(spec, True)
+
+    async def unpause(self, spec: ContainerSpec) -> None:
+        await self._set_paused(spec, False)
+
+    async def _set_paused(self, spec: ContainerSpec, paused: bool) -> None:
+        def ask(api: docker.APIClient) -> None:
+            (api.pause if paused else api.unpause)(spec.name)
+
+        try:
+            await self._docker.call("pausing or unpausing the container", ask, spec.name)
+        except ContainerGone:
+            raise
+        except EngineError as error:
+            # The engine has the same answer for one that has stopped, or is so already, as for a
+            # host whose kernel gives it no freezer.
+            state = await self.inspect(spec)
+            if state.running and state.paused is not paused:
+                raise EngineRefused(str(error)) from error
+
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:
         sampler = Sampler(self._docker.client, spec.name)
@@ -189,7 +211,7 @@ class DockerEngine(Engine):
         return await self._docker.call("reading the engine's events", read)
 
     async def inspect(self, spec: ContainerSpec) -> ContainerState:
-        return _state((await self._inspected(spec))["State"])
+        return state_of((await self._inspected(spec))["State"])
 
     async def destroy(self, spec: ContainerSpec) -> None:
         await self._docker.call(
@@ -270,20 +292,3 @@ class DockerEngine(Engine):
             return not told.get("Error")
 
         return await self._docker.call("waiting for the container", wait, spec.name)
-
-
-def _state(found: Mapping[str, Any]) -> ContainerState:
-    never_ran = found["Status"] == "created" and not found["Error"]
-    return ContainerState(
-        running=bool(found["Running"]),
-        exit_code=None if found["Running"] or never_ran else int(found["ExitCode"]),
-        oom_killed=bool(found["OOMKilled"]),
-        error=str(found["Error"]),
-        started_at=_parse_time(found["StartedAt"]),
-        finished_at=_parse_time(found["FinishedAt"]),
-    )
-
-
-def _parse_time(value: str) -> datetime | None:
-    """RFC 3339, or None for the zero time that Docker writes for "never"."""
-    return None if value.startswith("0001-") else datetime.fromisoformat(value)

@@ -17,12 +17,14 @@ def behave(process: Process) -> int:
         case "eat-memory":
             raise MemoryError
         case "sleep":
+            process.print("up")
             process.sleep(float(words[0]))
         case "count":
             for number in itertools.count(1):
                 process.print(number)
                 process.sleep(float(words[0]))
         case "ignore-sigterm":
+            process.print("up")
             try:
                 process.sleep(float(words[0]))
             except Terminated:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.host_mistakes import HOST_MISTAKES
+from tests.runs import EAT_MEMORY
 
 PAGE = Path(__file__).parent.parent / "docs" / "mistakes.md"
 IMAGE = "busybox:1.36"
@@ -263,7 +264,7 @@ COMMANDS = [
         "ran out of memory at its limit of 16 MiB: raise task.container.resources.memory. Its last "
         "line: Killed",
         {
-            "command": ["sh", "-c", "tail /dev/zero; sleep 0.3; exit 1"],
+            "command": ["sh", "-c", f"{EAT_MEMORY}; exit 1"],
             "resources": {"memory": "16m"},
         },
     ),

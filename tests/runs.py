@@ -20,6 +20,9 @@ PYTHON = "moonmind-local/python:3"
 GCC = "moonmind-local/gcc:12"
 NODE = "moonmind-local/node:18"
 WAITS = "the task waits"
+# For a limit of memory. Of these kills the engine hears: containerd on cgroup v1 loses those of a
+# container's first moment, and of its last process.
+EAT_MEMORY = "for n in 1 2 3; do tail /dev/zero; sleep 0.5; done"
 
 
 def payload(*command: str, image: str = BUSYBOX, task: Any = None, **container: Any) -> Any:
@@ -50,7 +53,7 @@ def until(is_so: Callable[[], T | None], seconds: float = 60, what: str = "the c
     return answer
 
 
-async def until_async(is_so: Callable[[], object], seconds: float = 20) -> None:
+async def until_async(is_so: Callable[[], object], seconds: float = 60) -> None:
     """The same, in a loop that goes on meanwhile."""
     deadline, pauses = time.monotonic() + seconds, _pauses()
     while not is_so():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from scripts.stack import KIND, ROOT, Stack
-from tests.runs import PYTHON, shell, until
+from tests.runs import EAT_MEMORY, shell, until
 from tests.weather import Weather
 
 # All on the stack: what is deployed here would cancel what other files let wait.
@@ -167,9 +167,7 @@ def told(deployed: Alerts, weather: Weather) -> dict[str, str]:
 
 
 def _eater() -> Any:
-    eat = "x = []\nwhile True: x.append(bytearray(1 << 20))"
-    image = {"image": PYTHON, "resources": {"memory": "32m"}}
-    return shell(f"exec python3 -c '{eat}'", **image)
+    return shell(f"{EAT_MEMORY}; exit 137", resources={"memory": "32m"})
 
 
 def test_a_second_deployment_changes_what_the_file_changes_and_makes_nothing_twice(

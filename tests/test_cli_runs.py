@@ -25,7 +25,7 @@ from scripts.stack import Stack
 from tests.answering import Answering
 from tests.command import COMMAND, Here, environment, read_until, server_at, started
 from tests.holding_proxy import HoldingProxy, to_port
-from tests.runs import payload, shell, until
+from tests.runs import EAT_MEMORY, payload, shell, until
 from tests.weather import ENDLESS, Weather
 
 pytestmark = [pytest.mark.docker, pytest.mark.server]
@@ -62,8 +62,7 @@ def test_submit_watch_shows_every_line_once_and_ends_with_the_outcomes_status(
         (shell("sleep 30", timeoutSeconds=1), ExitStatus.TIMED_OUT, "timed-out: "),
         (payload("true", image="moonmind-local/none:1"), ExitStatus.IMAGE_ERROR, "image-error: "),
         (
-            # The engine hears of each kill but, at times, of that of a container's last process.
-            shell("tail /dev/zero; sleep 0.3; exit 137", resources={"memory": "16m"}),
+            shell(f"{EAT_MEMORY}; exit 137", resources={"memory": "16m"}),
             ExitStatus.OUT_OF_MEMORY,
             "out-of-memory: ",
         ),

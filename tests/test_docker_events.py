@@ -16,13 +16,11 @@ from docker.models.containers import Container
 from flows.engine.docker.evidence import evidence_of, read_evidence
 from flows.engine.types import Evidence
 from flows.errors import EngineError, EngineUnavailable
-from tests.runs import BUSYBOX
+from tests.runs import BUSYBOX, EAT_MEMORY
 
 ENDLESS = "echo up; sleep 60"
 # Ends with the code of a signal that nobody sent.
 OWN_EXIT = "exit 143"
-# Lives a moment longer than the kill: engines on cgroup v1 lose the news of a last process.
-EAT_MEMORY = "tail /dev/zero; sleep 0.3; exit 137"
 
 
 class Launched:
@@ -125,7 +123,7 @@ def test_a_removal_after_the_end_is_no_kill(launch: Callable[..., Launched]) -> 
 
 @pytest.mark.docker
 def test_a_lack_of_memory_shows(launch: Callable[..., Launched]) -> None:
-    launched = launch(EAT_MEMORY, mem_limit="16m")
+    launched = launch(f"{EAT_MEMORY}; exit 137", mem_limit="16m")
     launched.end()
     assert launched.evidence() == Evidence((), oom=True, exit_code=137)
 

@@ -478,6 +478,20 @@ def test_limits_that_do_not_hold_are_named(told: dict[str, str], level: Level, s
     assert found.mend or level is Level.OK
 
 
+@pytest.mark.docker
+def test_the_shell_of_the_task_that_wants_too_much_memory_outlives_three_kills() -> None:
+    """At times one at a container's begin or end is not told of."""
+    container = probe.memory_task(BUSYBOX)["task"]["container"]
+    memory = str(container["resources"]["memory"])
+    limits = ["--memory", memory, "--memory-swap", memory]
+    ended = subprocess.run(
+        ["docker", "run", "--rm", "--init", *limits, BUSYBOX, *container["command"]],
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (137, b"Killed\n" * 3)
+
+
 def test_an_engine_that_is_silent_about_memory_kills_is_told() -> None:
     found = probe.memory_kill_finding(Outcome(OutcomeName.FAILED, exit_code=137))
     assert found.level is Level.WARNING

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
 from tests.hosts import fill_as_others, need_root
 from tests.recording_engine import RecordingEngine
-from tests.runs import BUSYBOX, left_on_engine, payload, until_async
+from tests.runs import BUSYBOX, EAT_MEMORY, left_on_engine, payload, until_async
 from tests.specs import Collector, compiled, new_run
 
 ENGINES_HERE: dict[str, OpenEngine] = {
@@ -51,12 +51,11 @@ COMMANDS = {
     "docker": {
         "print": ("echo", "hello"),
         "exit 3": ("sh", "-c", "exit 3"),
-        "sleep": ("sleep", "60"),
-        "ignore sigterm": ("sh", "-c", "trap '' TERM; while true; do sleep 1; done"),
+        "sleep": ("sh", "-c", "echo up; exec sleep 60"),
+        "ignore sigterm": ("sh", "-c", "trap '' TERM; echo up; while true; do sleep 1; done"),
         "count": ("sh", "-c", "while true; do i=$((i+1)); echo $i; sleep 0.1; done"),
         "missing": ("no-such-command",),
-        # Lives a moment longer than the kill: engines on cgroup v1 lose the news of a last process.
-        "eat memory": ("sh", "-c", "tail /dev/zero; sleep 0.3; exit 137"),
+        "eat memory": ("sh", "-c", f"{EAT_MEMORY}; exit 137"),
     },
 }
 
@@ -86,6 +85,15 @@ class Case:
         spec = await self.created(behaviour, **container)
         await self.engine.start(spec)
         return spec
+
+    @asynccontextmanager
+    async def up(self, behaviour: str) -> AsyncIterator[ContainerSpec]:
+        """A container whose program said so: before, neither it nor its init heeds a signal."""
+        spec, sink = await self.created(behaviour), Collector()
+        async with self.engine.tail(spec, sink):
+            await self.engine.start(spec)
+            await until_async(lambda: sink.output == b"up\n")
+            yield spec
 
     @contextmanager
     def stranger(self, spec: ContainerSpec) -> Iterator[str]:
@@ -214,8 +222,8 @@ async def test_waiting_ends_when_its_time_is_over_and_the_container_runs_on(case
 async def test_stopping_is_a_signal_a_grace_and_a_kill(
     case: Case, behaviour: str, code: int
 ) -> None:
-    spec = await case.started(behaviour)
-    await case.engine.stop(spec)
+    async with case.up(behaviour) as spec:
+        await case.engine.stop(spec)
     state = await case.engine.inspect(spec)
     assert (state.running, state.exit_code) == (False, code)
     await case.engine.stop(spec)
@@ -245,11 +253,12 @@ async def test_a_paused_container_does_nothing_until_it_is_unpaused(case: Case) 
 
 
 async def test_a_paused_container_is_stopped_and_removed_as_any_other(case: Case) -> None:
-    stopped, removed = await case.started("sleep"), await case.started("sleep")
-    for spec in (stopped, removed):
-        await case.engine.pause(spec)
-    await case.engine.stop(stopped)
-    state = await case.engine.inspect(stopped)
+    async with case.up("sleep") as stopped, case.up("sleep") as removed:
+        for spec in (stopped, removed):
+            await case.engine.pause(spec)
+        await case.engine.stop(stopped)
+        state = await case.engine.inspect(stopped)
+        await case.engine.destroy(removed)
     assert (state.running, state.paused, state.exit_code) == (False, False, 143)
     for spec in (stopped, removed):
         await case.engine.destroy(spec)

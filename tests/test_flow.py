@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 
 from tests.hosts import disk
 from tests.rendered import rows
-from tests.runs import BUSYBOX, PYTHON, Finished, Runner, payload, shell
+from tests.runs import BUSYBOX, EAT_MEMORY, PYTHON, Finished, Runner, payload, shell
 
 pytestmark = pytest.mark.docker
 SCHEMA = Path(__file__).parent.parent / "docs" / "run.schema.json"
@@ -125,7 +125,7 @@ async def test_the_command_arrives_verbatim(runner: Runner, arguments: list[str]
         (shell("kill -SEGV $$"), "Failed", "failed", 139, "ended by SIGSEGV"),
         (payload("sleep", "60", timeoutSeconds=1), "TimedOut", "timed-out", 143, "limit of 1 s"),
         (
-            shell("tail /dev/zero; sleep 0.3; exit 9", resources={"memory": "16m"}),
+            shell(f"{EAT_MEMORY}; exit 9", resources={"memory": "16m"}),
             "OutOfMemory",
             "out-of-memory",
             9,

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from tests.cutting_proxy import CuttingProxy
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
-from tests.runs import Finished, Runner, left_on_engine, payload, shell
+from tests.runs import EAT_MEMORY, Finished, Runner, left_on_engine, payload, shell
 from tests.weather import FINISHED, STARTED
 
 pytestmark = [pytest.mark.docker, pytest.mark.server, pytest.mark.thorough]
@@ -54,7 +54,7 @@ async def assert_told_once(run: Finished, attempts: int = 1) -> None:
             id="a signal",
         ),
         pytest.param(
-            shell("tail /dev/zero; sleep 0.3; exit 9", resources={"memory": "16m"}),
+            shell(f"{EAT_MEMORY}; exit 9", resources={"memory": "16m"}),
             "OutOfMemory",
             {"outcome": "out-of-memory", "oomKilled": True},
             id="a lack of memory",
@@ -62,7 +62,7 @@ async def assert_told_once(run: Finished, attempts: int = 1) -> None:
         pytest.param(
             shell(
                 "trap '' TERM; while true; do sleep 0.1; done",
-                timeoutSeconds=1,
+                timeoutSeconds=3,
                 stopGraceSeconds=1,
             ),
             "TimedOut",
@@ -139,7 +139,7 @@ async def test_an_engine_that_restarts_takes_an_attempt_along_and_another_follow
         own_engine.start()
 
     monkeypatch.setenv("DOCKER_HOST", own_engine.url)
-    script = "echo up; if [ -e /cache/second ]; then exit 0; fi; touch /cache/second; sleep 300"
+    script = "if [ -e /cache/second ]; then exit 0; fi; touch /cache/second; echo up; sleep 300"
     cache = {"name": f"cache-{number}", "target": "/cache"}
     run, _ = await asyncio.gather(
         runner(shell(script, cacheVolumes=[cache])), asyncio.to_thread(restart)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 from flows.outcome import OUTCOMES, Outcome, OutcomeName, StoppedBy
 from flows.payload.policy import Policy
@@ -10,6 +11,8 @@ from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import LogFacts
 
+# Of a stored attempt; a greater one is of a later version, which this one cannot read.
+RECORD_VERSION = 1
 _LONGEST_BACKOFF_SECONDS = 60.0
 
 
@@ -96,6 +99,9 @@ class Attempt:
 
     `began` is noted right before the container is created, which may still run where there is no
     `executed`; `stopping` right before it is stopped. `upload` is None where files stay here.
+    `answers` is the request that it was made for, see `flows.runtime.lifecycle.request_of`, None
+    where nobody knows; `fence` how often the run had been taken over by another host; `taken`, that
+    it was given up to one. Paused, it is so since `paused_at`, and was for `paused_seconds` before.
     """
 
     prepared: Prepared
@@ -105,6 +111,12 @@ class Attempt:
     executed: Executed | None = None
     published: bool = False
     upload: Upload | None = None
+    answers: UUID | None = None
+    fence: int = 0
+    taken: bool = False
+    paused_at: datetime | None = None
+    paused_seconds: float = 0.0
+    version: int = RECORD_VERSION
 
     @property
     def outcome(self) -> Outcome:
@@ -115,8 +127,18 @@ class Attempt:
 
 
 def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
-    """Whether the newest attempt is to be followed by another, each cause on its own account."""
-    outcomes = [attempt.executed.outcome for attempt in attempts if attempt.executed]
+    """Whether the newest attempt is to be followed by another, each cause on its own account.
+
+    A request has accounts of its own, and what another host took over is on none.
+    """
+    if not attempts or attempts[-1].taken:
+        return bool(attempts)
+    answers = attempts[-1].answers
+    outcomes = [
+        each.outcome
+        for each in attempts
+        if each.executed and each.answers == answers and not each.taken
+    ]
     if not outcomes:
         return False
     newest = outcomes[-1]
@@ -126,7 +148,7 @@ def is_retried(attempts: tuple[Attempt, ...], rules: RetryRules) -> bool:
 
 def backoff_seconds(attempts: tuple[Attempt, ...]) -> float:
     """The pause before the next attempt."""
-    failed = len(attempts)
+    failed = sum(each.answers == attempts[-1].answers for each in attempts)
     if attempts[-1].outcome.name is OutcomeName.INFRASTRUCTURE:
         return infrastructure_pause(failed)
     return min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (failed - 1))

@@ -16,19 +16,15 @@ from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
-from prefect.states import AwaitingRetry, Cancelled, Completed, Failed
+from prefect.states import AwaitingRetry, Completed
 from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
 from flows.errors import ContainerTaskError, PayloadError
 from flows.outcome import (
-    CANCELED,
     OVERDUE,
     Outcome,
     OutcomeName,
-    StoppedBy,
-    ended_early,
     outcome_of,
 )
 from flows.payload.models import TaskPayload
@@ -40,8 +36,8 @@ from flows.report.names import (
     run_name,
     stage_name,
     state_message,
-    state_name,
 )
+from flows.runtime import steps
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected
@@ -51,13 +47,13 @@ from flows.runtime.recovery import (
     on_cancelled,
     on_crashed,
     on_ended,
-    settle,
     tell_finished,
     tell_started,
 )
+from flows.runtime.run_states import cancelled_state, final_state
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
-from flows.spec import PUBLISH_SECONDS, UPLOAD_CANCELED_SECONDS, execute_seconds, flow_seconds
+from flows.spec import PUBLISH_SECONDS, execute_seconds, flow_seconds
 
 T = TypeVar("T")
 
@@ -90,7 +86,7 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
         job = Job(store, get_run_logger(), injected().open_engine, secrets_of(raw), host)
         return await _until_canceled(job, raw)
     except ContainerTaskError as error:
-        return _final_state(outcome_of(error))
+        return final_state(outcome_of(error))
 
 
 async def _until_canceled(job: Job, payload: object) -> State[Any]:
@@ -106,15 +102,12 @@ async def _until_canceled(job: Job, payload: object) -> State[Any]:
 
 
 async def _canceled_state(job: Job) -> State[Any]:
-    context = FlowRunContext.get()
     try:
-        await settle(job, CANCELED, context.flow_run if context else None)
+        async with get_client() as client:
+            await steps.cancel(job, client)
     except Exception as error:  # noqa: BLE001 - canceled it is; the sweep tells what is missing
         job.logger.warning("What is left of the run is for the sweep: %s", error)
-    attempt = job.store.last()
-    if attempt is None or attempt.executed is None:
-        return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
-    return Cancelled(message=state_message(attempt.outcome))
+    return cancelled_state(job.store.last())
 
 
 async def _in_turn(job: Job, payload: object) -> State[Any]:
@@ -127,17 +120,17 @@ async def _ended_before(job: Job) -> State[Any] | None:
     newest, attempts = job.store.last(), job.store.attempts()
     if newest is None or not newest.published or is_retried(attempts, newest.prepared.retry):
         return None
-    return None if await _is_asked_for_again() else _final_state(newest.outcome, newest)
+    return None if await _is_asked_for_again() else final_state(newest.outcome, newest)
 
 
 async def _run_attempts(job: Job, payload: object) -> State[Any]:
     while True:
         attempt = await _run_attempt(job, payload)
         if isinstance(attempt, Outcome):
-            return _final_state(attempt)
+            return final_state(attempt)
         attempts = job.store.attempts()
         if not is_retried(attempts, attempt.prepared.retry):
-            return _final_state(attempt.outcome, attempt)
+            return final_state(attempt.outcome, attempt)
         seconds = backoff_seconds(attempts)
         job.logger.info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
         await asyncio.sleep(seconds)
@@ -211,7 +204,8 @@ async def execute(attempt: Attempt, job: Job) -> Attempt:
     if executed.outcome.name is OutcomeName.CANCELED:
         # The cancellation was held back for the container's sake. What is due to the user is
         # delivered here: Prefect runs no further stage.
-        await publish_attempt(job, executed, upload_seconds=UPLOAD_CANCELED_SECONDS)
+        async with get_client() as client:
+            await steps.tell(job, client)
         raise asyncio.CancelledError
     return _with_state(executed, executed.outcome)
 
@@ -265,16 +259,6 @@ async def _why_cancelled() -> Reason:
         return Reason.HAND_OVER
     is_canceled = state is not None and (state.is_cancelling() or state.is_cancelled())
     return Reason.CANCEL if is_canceled else Reason.HAND_OVER
-
-
-def _final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
-    log = attempt.executed.log if attempt and attempt.executed else None
-    message = state_message(outcome, log, attempt.upload if attempt else None)
-    if outcome.name is OutcomeName.SUCCEEDED:
-        return Completed(message=message)
-    if outcome.name is OutcomeName.CANCELED:
-        return Cancelled(message=message)
-    return Failed(name=state_name(outcome), message=message)
 
 
 def _with_state(value: T, outcome: Outcome) -> T:

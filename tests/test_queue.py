@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
+from flows.runtime.run_states import HOST_LABEL
 from flows.settings import HostSettings
 from flows.worker.queue import RunQueue
-from flows.worker.run_notes import HOST_LABEL
 from tests.runs import shell
 
 

@@ -6,12 +6,14 @@ the resource's labels as well.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
+from prefect.client.orchestration import PrefectClient
 from prefect.events import emit_event
+from prefect.events.schemas.events import Event
 
-from flows.attempt import Attempt
+from flows.attempt import Attempt, Executed
 from flows.outcome import FailureClass, OutcomeName
 from flows.spec import ContainerSpec, command_summary
 
@@ -37,23 +39,41 @@ _WHAT = ("containerName", "image", "command", "artifactsSubdir", "attempt")
 _NAMESPACE = UUID("6f0c5a0e-3b57-4f0f-9a55-0a5f2f3d7c11")
 
 
+class _Told(NamedTuple):
+    event: str
+    job_id: str
+    payload: dict[str, Any]
+
+
 def emit_started(attempt: Attempt) -> None:
     """Tell that the execute stage of an attempt started."""
-    spec = attempt.prepared.shown
-    _emit(
-        STARTED,
-        spec.job_id,
-        {**_what(spec), "pullMode": spec.pull, "timeoutSeconds": spec.timeout_seconds},
-    )
+    _emit(_started(attempt))
 
 
 def emit_finished(attempt: Attempt) -> None:
     """Tell how an attempt ended; nothing is told of one that has not."""
-    spec, executed = attempt.prepared.shown, attempt.executed
-    if executed is None:
-        return
-    outcome = executed.outcome
-    _emit(
+    if attempt.executed is not None:
+        _emit(_finished(attempt, attempt.executed))
+
+
+async def send_events(client: PrefectClient, attempt: Attempt) -> None:
+    """Tell both, by a request that returns once the server has them."""
+    events = [_started(attempt)]
+    if attempt.executed is not None:
+        events.append(_finished(attempt, attempt.executed))
+    stored = [Event(**_words(each)).model_dump(mode="json") for each in events]
+    await client.request("POST", "/events", json=stored)
+
+
+def _started(attempt: Attempt) -> _Told:
+    spec = attempt.prepared.shown
+    more = {"pullMode": spec.pull, "timeoutSeconds": spec.timeout_seconds}
+    return _Told(STARTED, spec.job_id, {**_what(spec), **more})
+
+
+def _finished(attempt: Attempt, executed: Executed) -> _Told:
+    spec, outcome = attempt.prepared.shown, executed.outcome
+    return _Told(
         FINISHED,
         spec.job_id,
         {
@@ -76,7 +96,7 @@ def emit_finished_of(job_id: str, started: Mapping[str, Any], seconds: float) ->
         "timedOut": False,
         "durationSeconds": seconds,
     }
-    _emit(FINISHED, job_id, {key: started.get(key) for key in _WHAT} | lost)
+    _emit(_Told(FINISHED, job_id, {key: started.get(key) for key in _WHAT} | lost))
 
 
 def emit_summary(flow_run_id: str, payload: dict[str, Any]) -> None:
@@ -101,19 +121,24 @@ def _what(spec: ContainerSpec) -> dict[str, Any]:
     return dict(zip(_WHAT, values, strict=True))
 
 
-def _emit(event: str, job_id: str, payload: dict[str, Any]) -> None:
+def _emit(told: _Told) -> None:
+    emit_event(**_words(told))
+
+
+def _words(told: _Told) -> dict[str, Any]:
+    payload = told.payload
     labels = {OUTCOME_LABEL: payload.get("outcome"), CLASS_LABEL: payload.get("failureClass")}
-    emit_event(
-        event,
-        resource={
-            "prefect.resource.id": f"moonmind.task.{job_id}",
+    return {
+        "event": told.event,
+        "resource": {
+            "prefect.resource.id": f"moonmind.task.{told.job_id}",
             "prefect.resource.name": payload["containerName"],
             **{label: value for label, value in labels.items() if value},
         },
-        related=[_flow_run(job_id)],
-        payload=payload,
-        id=event_id(job_id, payload["attempt"], event),
-    )
+        "related": [_flow_run(told.job_id)],
+        "payload": payload,
+        "id": event_id(told.job_id, payload["attempt"], told.event),
+    }
 
 
 def _flow_run(flow_run_id: str) -> dict[str, str]:

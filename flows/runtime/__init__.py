@@ -6,7 +6,9 @@
 | `attempts` | an attempt's stages, for the flow, for a hook, and for the sweep |
 | `execution`, `ending` | the engine's calls in order; stop, outcome and removal of a container |
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |
-| `recovery` | Prefect's state hooks; restart or end of a run whose process died |
+| `lifecycle` | the state machine of a run's life: what is done to it next |
+| `driver` | brings a run that no process carries as far as it goes; its `steps`, `run_states` |
+| `recovery` | Prefect's state hooks; what was left on other hosts |
 | `store` | the attempts of a job in `.runs/<job_id>.json`, and its flock |
 | `context` | what a process binds to a flow it runs; `cancellation`: a request to end it |
 """

@@ -7,6 +7,7 @@ those who call them do it. Nothing here waits, reads a clock or talks to anybody
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
+from itertools import groupby
 from uuid import UUID
 
 from prefect.client.schemas.objects import State, StateType
@@ -17,11 +18,14 @@ from flows.runtime.cancellation import Reason
 RESTARTED = "Its process died; another takes over."
 HANDED_OVER = "Its worker stopped; the next one takes over."
 _GOING_ON = {RESTARTED, HANDED_OVER}
+# Names of scheduled states in which the server itself puts off what somebody asked for.
+_PUT_OFF = {"Late", "AwaitingConcurrencySlot"}
 
 
 class Phase(IntEnum):
     """How far the newest attempt of a run got, by its host's attempt store."""
 
+    UNREADABLE = auto()
     NONE = auto()
     PREPARED = auto()
     BEGAN = auto()
@@ -46,7 +50,7 @@ class RunView:
 
     `host` is the one that its label names, None for none; `fence` grows with each take-over;
     `request` is what it answers to, see `request_of`; `has_starts_left`, that a run whose process
-    died may be started again.
+    died may be started again; `is_lost`, that nobody is about to begin it though it is Pending.
     """
 
     type: StateType
@@ -54,16 +58,23 @@ class RunView:
     fence: int = 0
     request: UUID | None = None
     has_starts_left: bool = True
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RecordView:
     """The newest attempt as its host's store has it. `answers` is the request that it was made
-    for, None where the version before made it; `is_retried`, that another attempt follows it."""
+    for, None where the version before made it; `is_retried`, that another attempt follows it;
+    `is_untold`, that one before it has not been told; `is_abandoned`, that it was given up for its
+    process died too often; `is_past`, that its container's own death date is."""
 
     phase: Phase = Phase.NONE
     answers: UUID | None = None
     is_retried: bool = False
+    fence: int = 0
+    is_untold: bool = False
+    is_abandoned: bool = False
+    is_past: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,10 @@ class Claim:
 
 
 class Begin(Enum):
-    """What a process that was given a run does first."""
+    """What a process that was given a run does first; `CLEAR` removes what is left of an attempt
+    that nobody may go on with."""
 
+    CLEAR = auto()
     PREPARE = auto()
     GO_ON = auto()
     TELL_END = auto()
@@ -87,6 +100,7 @@ class Step(Enum):
 
     NOTHING = auto()
     WAIT = auto()
+    SET_ASIDE = auto()
     REMOVE = auto()
     PAUSE = auto()
     END_CANCELED = auto()
@@ -98,18 +112,60 @@ class Step(Enum):
     RESTART = auto()
 
 
-def is_request(state: State) -> bool:
-    """Whether a state asks for the run, rather than to go on with it."""
-    return state.is_scheduled() and state.message not in _GOING_ON
+def is_request(state: State, *, is_first: bool = False) -> bool:
+    """Whether a state, by itself, asks for the run rather than to go on with it, or puts it off.
+
+    `is_first`, that the run never ran: what the server puts off was asked for then.
+    """
+    if not state.is_scheduled() or state.message in _GOING_ON or state.name == "Resuming":
+        return False
+    return is_first or state.name not in _PUT_OFF
 
 
-def request_of(states: Sequence[State]) -> UUID | None:
-    """The id of the newest state, of these oldest first, by which somebody asked for the run."""
-    return next((state.id for state in reversed(states) if is_request(state)), None)
+def since_request(states: Sequence[State]) -> tuple[Sequence[State], Sequence[State]]:
+    """The scheduled states, of these oldest first, by which somebody last asked for the run, one
+    after the other; and those that came after them."""
+    stretches = [list(each) for _, each in groupby(states, State.is_scheduled)]
+    for index, stretch in reversed(list(enumerate(stretches))):
+        resumes = index > 0 and stretches[index - 1][-1].is_paused()
+        if is_request(stretch[0], is_first=index == 0) and not resumes:
+            return stretch, [state for later in stretches[index + 1 :] for state in later]
+    return [], states
 
 
-def begin(record: RecordView, request: UUID | None) -> Begin:
-    """What a process does with a run that it was given to answer `request`."""
+def request_of(states: Sequence[State], record: RecordView = RecordView()) -> UUID | None:
+    """The id of the state, of these oldest first, by which somebody last asked for the run.
+
+    A stretch of scheduled states is one request: where the record answers to one of it, to that.
+    One that nobody knows the request of answers to the newest, unless the run has ended before it.
+    """
+    asked, _ = since_request(states)
+    if not asked:
+        return None
+    if record.answers is None and record.phase is not Phase.NONE:
+        before = states[: list(states).index(asked[0])]
+        if not any(state.is_final() and not state.is_crashed() for state in before):
+            return None
+    ids = [state.id for state in asked]
+    return record.answers if record.answers in ids else ids[-1]
+
+
+def deaths(states: Sequence[State]) -> int:
+    """How often the process of the newest request died, of all states of a run, oldest first.
+
+    Each is told by a state of ours, or by Prefect as a crash before it, perhaps twice.
+    """
+    _, after = since_request(states)
+    told = [State.is_crashed(state) or state.message == RESTARTED for state in after]
+    return sum(is_told for is_told, _ in groupby(told))
+
+
+def begin(record: RecordView, request: UUID | None, fence: int | None = None) -> Begin:
+    """What a process does with a run that it was given to answer `request`, at this fence."""
+    is_over = record.phase in (Phase.NONE, Phase.TOLD)
+    is_fenced_off = fence is not None and record.fence != fence and not is_over
+    if record.phase is Phase.UNREADABLE or is_fenced_off:
+        return Begin.CLEAR
     if record.phase is Phase.NONE:
         return Begin.PREPARE
     if record.phase is not Phase.TOLD:
@@ -137,18 +193,54 @@ def why_stop(run: RunView | None, claim: Claim) -> Reason | None:
             return None
 
 
-def next_step(run: RunView, record: RecordView, container: Container, claim: Claim) -> Step:
-    """The next step of a run that no process here carries, whose host may be another."""
-    if run.host not in (None, claim.host):
-        return _step_elsewhere(record, container)
+def next_step(run: RunView | None, record: RecordView, container: Container, claim: Claim) -> Step:
+    """The next step of a run that no process here carries, whose host may be another.
+
+    `run` is None where the server has none.
+    """
+    step = _next_step(run, record, container, claim)
+    is_silent = container is Container.UNKNOWN and not record.is_past
+    return Step.WAIT if is_silent and step in _OF_THE_ENGINE else step
+
+
+# What only the engine's answer lets one do, of a container that may be there.
+_OF_THE_ENGINE = {
+    Step.SET_ASIDE,
+    Step.REMOVE,
+    Step.PAUSE,
+    Step.END_CANCELED,
+    Step.END_ABANDONED,
+}
+
+
+def _next_step(run: RunView | None, record: RecordView, container: Container, claim: Claim) -> Step:
+    if record.phase is Phase.UNREADABLE:
+        return Step.NOTHING if run and _is_awaited(run) else Step.SET_ASIDE
+    if run is None:
+        return _step_unknown(record)
+    is_fenced_off = run.fence != record.fence
+    # One that was taken over is another host's, also while its label does not name that yet.
+    here = (claim.host,) if is_fenced_off else (claim.host, None)
+    is_open = record.phase in (Phase.PREPARED, Phase.BEGAN, Phase.ENDED)
+    if is_open and (is_fenced_off or run.host not in here):
+        return Step.REMOVE
+    if run.host not in here or _is_awaited(run):
+        return Step.NOTHING
+    return _step_here(run, record, container)
+
+
+def _is_awaited(run: RunView) -> bool:
+    """Whether a process is about to begin it, which sees to what is left of it."""
+    return run.type is StateType.SCHEDULED or (run.type is StateType.PENDING and not run.is_lost)
+
+
+def _step_here(run: RunView, record: RecordView, container: Container) -> Step:
     match run.type:
-        case StateType.SCHEDULED | StateType.PENDING:
-            return Step.NOTHING
         case StateType.PAUSED:
             return Step.PAUSE if container is Container.RUNNING else Step.NOTHING
         case StateType.CANCELLING | StateType.CANCELLED:
             return _step_canceled(run, record)
-        case StateType.RUNNING:
+        case StateType.RUNNING | StateType.PENDING:
             return _step_lost(run, record)
         case StateType.CRASHED:
             return _step_crashed(run, record)
@@ -156,24 +248,25 @@ def next_step(run: RunView, record: RecordView, container: Container, claim: Cla
             return _step_settled(record)
 
 
-def _step_elsewhere(record: RecordView, container: Container) -> Step:
-    if record.phase is Phase.NONE or record.phase is Phase.TOLD:
+def _step_unknown(record: RecordView) -> Step:
+    """Of a run that somebody deleted, or that another server on the same host has: its death date
+    tells one from the other."""
+    if not record.is_past or record.phase in (Phase.NONE, Phase.TOLD):
         return Step.NOTHING
-    return Step.WAIT if container is Container.UNKNOWN else Step.REMOVE
+    return Step.TELL if record.phase is Phase.ENDED else Step.END_ABANDONED
 
 
 def _step_canceled(run: RunView, record: RecordView) -> Step:
-    if record.phase in (Phase.PREPARED, Phase.BEGAN):
-        return Step.END_CANCELED
-    if record.phase is Phase.ENDED:
-        return Step.TELL
-    return Step.SET_CANCELLED if run.type is StateType.CANCELLING else Step.NOTHING
+    step = _step_settled(record)
+    if step is Step.NOTHING and run.type is StateType.CANCELLING:
+        return Step.SET_CANCELLED
+    return step
 
 
 def _step_settled(record: RecordView) -> Step:
     if record.phase in (Phase.PREPARED, Phase.BEGAN):
         return Step.END_CANCELED
-    return Step.TELL if record.phase is Phase.ENDED else Step.NOTHING
+    return Step.TELL if record.phase is Phase.ENDED or record.is_untold else Step.NOTHING
 
 
 def _step_lost(run: RunView, record: RecordView) -> Step:
@@ -192,4 +285,6 @@ def _step_lost(run: RunView, record: RecordView) -> Step:
 def _step_crashed(run: RunView, record: RecordView) -> Step:
     """Of a run whose process died, and which Prefect's own worker has told as a crash."""
     step = _step_lost(run, record)
-    return Step.NOTHING if step is Step.SET_CRASHED else step
+    if step is Step.SET_CRASHED or (step is Step.SET_END and record.is_abandoned):
+        return Step.TELL if record.is_untold else Step.NOTHING
+    return step

@@ -19,19 +19,20 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
-from prefect.exceptions import ObjectNotFound
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Scheduled
 
 from flows.attempt import Executed
 from flows.errors import PayloadError
-from flows.outcome import ABANDONED, CANCELED, TAKEN, Outcome
+from flows.outcome import ABANDONED, TAKEN, Outcome
 from flows.outputs.upload_plan import UploadJournal
 from flows.payload.container import Retry
 from flows.payload.parse import parse, secrets_of
 from flows.report.events import FINISHED, STARTED, emit_finished, emit_finished_of, emit_started
 from flows.runtime.attempts import finish_attempt
 from flows.runtime.context import Job, injected
+from flows.runtime.driver import drive, look
+from flows.runtime.lifecycle import Step
 from flows.runtime.publish import publish_attempt
 from flows.runtime.store import AttemptStore, Busy
 from flows.settings import HostSettings
@@ -59,19 +60,18 @@ def on_ended(flow: object, flow_run: FlowRun, state: object) -> None:
 
 async def on_cancelled(flow: object, flow_run: FlowRun, state: object) -> None:
     """`on_cancellation`: end the attempt of a process that may have been killed before it did."""
-    await settle(_job(flow, flow_run), CANCELED, flow_run)
+    async with get_client() as client:
+        await drive(_job(flow, flow_run), client)
 
 
 async def on_crashed(flow: object, flow_run: FlowRun, state: object) -> None:
     """`on_crashed`: restart a run whose process died or was told to stop, or end it."""
+    job = _job(flow, flow_run)
     async with get_client() as client:
-        # The run that a worker hands to its hooks is the one it once submitted.
-        now = await client.read_flow_run(flow_run.id)
-        starts_again = await may_start_again(client, now)
-    if starts_again:
-        recover_soon(flow_run.id)
-    elif now.state is not None and now.state.is_final():
-        await settle(_job(flow, flow_run), ABANDONED, now)
+        if (await look(job, client)).step is Step.RESTART:
+            recover_soon(flow_run.id)
+        else:
+            await drive(job, client)
 
 
 def _job(flow: object, flow_run: FlowRun) -> Job:
@@ -102,14 +102,6 @@ async def settle(job: Job, unfinished: Outcome, flow_run: FlowRun | None) -> Non
                 await publish_attempt(job, attempt, upload_seconds=UPLOAD_CANCELED_SECONDS)
     except Busy:
         job.logger.info("Another process still works on this job; it will end it")
-
-
-async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
-    """The job's flow run; None where this server has none."""
-    try:
-        return await client.read_flow_run(UUID(job_id))
-    except (ObjectNotFound, ValueError):
-        return None
 
 
 async def let_go(job: Job) -> None:
@@ -170,7 +162,7 @@ async def attempts_elsewhere(
 
 
 def recover_soon(flow_run_id: UUID) -> None:
-    """Start a process of its own (setsid) that calls `recover` in some seconds.
+    """Start a process of its own (setsid) that calls `drive` in some seconds.
 
     A worker reports a crash twice, the second time after the hooks: a run that is back in its queue
     by then would be marked as crashed again. Should the process die, the sweep recovers the run.
@@ -216,7 +208,7 @@ async def _recover_later(flow_run_id: UUID) -> None:
     await asyncio.sleep(5.0)
     async with get_client() as client:
         logger = flow_run_logger(await client.read_flow_run(flow_run_id))
-    await recover(flow_run_id, Job(_store(flow_run_id), logger))
+        await drive(Job(_store(flow_run_id), logger), client)
 
 
 if __name__ == "__main__":

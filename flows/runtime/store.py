@@ -9,14 +9,14 @@ import fcntl
 import glob
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from flows.attempt import Attempt
+from flows.attempt import RECORD_VERSION, Attempt
 from flows.errors import WorkspaceError
 from flows.workspace.folder import RUNS_FOLDER
 from flows.workspace.safe_open import replacing
@@ -35,6 +35,10 @@ class Busy(Exception):
     """Another process works on this job, or this one runs it elsewhere."""
 
 
+class RecordUnreadable(WorkspaceError):
+    """The attempts of a job cannot be read: another version's, or what a power cut left of them."""
+
+
 class AttemptStore:
     """The attempts of one job, oldest first, in a file that is written with fsync and rename."""
 
@@ -46,11 +50,24 @@ class AttemptStore:
         self._over = root / RUNS_FOLDER / f"{job_id}.over"
 
     def attempts(self) -> tuple[Attempt, ...]:
-        """Empty for a job that never got to an attempt."""
+        """Empty for a job that never got to an attempt. Raises `RecordUnreadable`."""
         try:
-            return _ATTEMPTS.validate_json(self._file.read_bytes())
+            attempts = _ATTEMPTS.validate_json(self._file.read_bytes())
         except FileNotFoundError:
             return ()
+        except ValidationError:
+            attempts = ()
+        if not attempts or any(each.version > RECORD_VERSION for each in attempts):
+            raise RecordUnreadable(
+                f"what this host noted of the run cannot be read ({self._file.name}): another "
+                "version of this package wrote it, or the host lost power meanwhile"
+            )
+        return attempts
+
+    def set_aside(self) -> None:
+        """Rename a record that cannot be read; for whoever holds the job's lock."""
+        with suppress(FileNotFoundError):
+            self._file.rename(self._file.with_suffix(".json.unreadable"))
 
     def last(self) -> Attempt | None:
         return next(reversed(self.attempts()), None)

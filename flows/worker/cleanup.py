@@ -18,7 +18,7 @@ from flows.outputs.upload_plan import UploadJournal, pending_uploads
 from flows.report.artifacts import files_artifact
 from flows.runtime.collect import remove_left_behind
 from flows.runtime.helper_image import note_helper_image
-from flows.runtime.recovery import read_run
+from flows.runtime.run_states import read_run
 from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS, is_expired
 from flows.worker.retention import RetentionRules, remove_due, rules_of

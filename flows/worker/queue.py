@@ -13,11 +13,11 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from flows.errors import PayloadError
 from flows.payload.parse import parse
 from flows.payload.policy_check import missing_capabilities
-from flows.runtime.store import AttemptStore
+from flows.runtime.run_states import host_of
+from flows.runtime.store import AttemptStore, RecordUnreadable
 from flows.settings import HostSettings
 from flows.units import Resources, memory_bytes
 from flows.worker.admission import QueuedTask
-from flows.worker.run_notes import host_of
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class RunQueue:
     def _runs_here(self, job_id: str) -> bool:
         try:
             attempt = AttemptStore(self._host.workdir, job_id).last()
-        except (OSError, ValueError):
+        except (OSError, RecordUnreadable):
             # The flow reads it too, and says what is wrong with it.
             return False
         return bool(attempt and attempt.began and not attempt.published and not attempt.executed)

@@ -23,9 +23,9 @@ from tenacity import RetryCallState, retry, stop_after_attempt, wait_exponential
 from flows.outcome import FailureClass, failed
 from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, state_message, state_name
+from flows.runtime.run_states import HOST_LABEL
 
-# Labels of a flow run: the host and the worker that run it, or did last.
-HOST_LABEL = "moonmind.host"
+# Label of a flow run: the worker that runs it, or did last.
 WORKER_LABEL = "prefect.worker.name"
 # The most that the server gives at a time.
 _PAGE = 200
@@ -58,11 +58,6 @@ async def read_runs(
         found += page
         if len(page) < _PAGE:
             return found
-
-
-def host_of(run: FlowRun) -> str | None:
-    """The host that runs it, or did last; None where no host does."""
-    return str((run.labels or {}).get(HOST_LABEL) or "") or None
 
 
 def worker_of(run: FlowRun) -> str:

@@ -13,11 +13,12 @@ from flows.attempt import Attempt
 from flows.engine.selection import open_engine
 from flows.outcome import ABANDONED, CANCELED
 from flows.runtime.context import Job
-from flows.runtime.recovery import let_go, may_start_again, read_run, recover, settle
+from flows.runtime.recovery import let_go, may_start_again, recover, settle
+from flows.runtime.run_states import host_of, read_run
 from flows.runtime.store import AttemptStore, Busy, IsRunning, open_jobs, runs_nothing
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
-from flows.worker.run_notes import host_of, read_runs
+from flows.worker.run_notes import read_runs
 from flows.workspace.logs import Logger
 
 # Between the state Running and the moment at which the run takes its lock lie the flow's imports.

@@ -15,7 +15,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.runtime.recovery import attempts_elsewhere, may_start_again, start_again
-from flows.worker.run_notes import HOST_LABEL, host_of, read_runs, worker_of
+from flows.runtime.run_states import HOST_LABEL, host_of
+from flows.worker.run_notes import read_runs, worker_of
 
 # Of longer gaps between two looks, nobody knows who was silent in them: the server may have been.
 _GAP_SECONDS = 150.0

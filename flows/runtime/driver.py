@@ -1,0 +1,192 @@
+"""The driver of runs that no process carries: look, ask `lifecycle` for the next step, do it.
+
+Hooks, the sweep and whoever lets go of a run call it; of two that do, one holds the job's lock.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+
+from flows.attempt import Attempt, is_retried
+from flows.errors import ContainerGone, EngineError
+from flows.outcome import ABANDONED, FailureClass
+from flows.payload.parse import secrets_of
+from flows.report.events import send_events
+from flows.runtime import lifecycle, steps
+from flows.runtime.context import Job
+from flows.runtime.lifecycle import Claim, Container, Phase, RecordView, Step
+from flows.runtime.run_states import (
+    cancelled_state,
+    final_state,
+    history_of,
+    host_of,
+    read_run,
+    restarted_state,
+    view_of,
+)
+from flows.runtime.store import Busy, RecordUnreadable
+from flows.spec import is_expired
+
+# Far more than lie between any state and its end.
+_MOST_STEPS = 10
+_RESTING = (Step.NOTHING, Step.WAIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is known of a job now, and the step that follows from it."""
+
+    step: Step
+    run: FlowRun | None
+    attempt: Attempt | None = None
+
+
+async def drive(job: Job, client: PrefectClient, *, is_lost: bool = False) -> list[Step]:
+    """Bring a job that no process carries as far as it goes now; the steps that were done.
+
+    `is_lost` says that nobody is about to begin it though its run is Pending. Ends with WAIT where
+    the engine does not answer; none are done while a process works on the job.
+    """
+    done: list[Step] = []
+    try:
+        with job.store.held():
+            seen, can_tell = set[tuple[Step, object]](), True
+            for _ in range(_MOST_STEPS):
+                now = await look(job, client, is_lost=is_lost, can_tell=can_tell)
+                # What the server did not take is not proposed again before the next look at it.
+                if now.step is Step.NOTHING or (key := _key_of(now)) in seen:
+                    break
+                seen.add(key)
+                done.append(now.step)
+                if now.step is Step.WAIT:
+                    break
+                can_tell &= await _do(job, client, now)
+    except Busy:
+        job.logger.info("Another process works on this job; it will end it")
+    except EngineError as error:
+        job.logger.warning("Waiting for the engine: %s", error)
+        done[-1] = Step.WAIT
+    return done
+
+
+def _key_of(now: Situation) -> tuple[Step, object]:
+    return now.step, now.run.state_id if now.run else None
+
+
+async def look(
+    job: Job, client: PrefectClient, *, is_lost: bool = False, can_tell: bool = True
+) -> Situation:
+    """What the server, the store and the engine say of a job, and the step that follows.
+
+    Without `can_tell`, what has ended counts as told.
+    """
+    run = await read_run(client, job.store.job_id)
+    attempt, record = record_of(job)
+    if not can_tell and record.phase is Phase.ENDED:
+        record = replace(record, phase=Phase.TOLD)
+    if not can_tell:
+        record = replace(record, is_untold=False)
+    view, claim = None, Claim(job.host.worker)
+    if run is not None and run.state is not None:
+        states = await history_of(client, run.id) if _may_have_died(run.state, is_lost) else []
+        view = view_of(run, states, record, is_lost=is_lost)
+        if attempt is not None and host_of(run) == attempt.prepared.spec.worker:
+            # The host has a new name since then.
+            claim = Claim(attempt.prepared.spec.worker)
+    container = await _container_of(job, attempt, record)
+    return Situation(lifecycle.next_step(view, record, container, claim), run, attempt)
+
+
+def _may_have_died(state: State[Any], is_lost: bool) -> bool:
+    return state.is_running() or state.is_crashed() or (is_lost and state.is_pending())
+
+
+def record_of(job: Job) -> tuple[Attempt | None, RecordView]:
+    """The newest attempt, and the view of it for `lifecycle`."""
+    try:
+        attempts = job.store.attempts()
+    except RecordUnreadable:
+        return None, RecordView(Phase.UNREADABLE)
+    if not attempts:
+        return None, RecordView()
+    newest = attempts[-1]
+    executed = newest.executed
+    return newest, RecordView(
+        phase=_phase_of(newest),
+        answers=newest.answers,
+        is_retried=is_retried(attempts, newest.prepared.retry),
+        fence=newest.fence,
+        is_untold=any(each.executed and not each.published for each in attempts[:-1]),
+        is_abandoned=bool(executed and executed.outcome.failure_class is FailureClass.WORKER),
+        is_past=is_expired(newest.prepared.spec.labels, datetime.now(UTC)),
+    )
+
+
+def _phase_of(attempt: Attempt) -> Phase:
+    if attempt.published:
+        return Phase.TOLD
+    if attempt.executed is not None:
+        return Phase.ENDED
+    return Phase.BEGAN if attempt.began else Phase.PREPARED
+
+
+async def _container_of(job: Job, attempt: Attempt | None, record: RecordView) -> Container:
+    """What the engine says, asked where there may be a container."""
+    if attempt is None or record.phase is not Phase.BEGAN:
+        return Container.ABSENT
+    spec = attempt.prepared.spec
+    try:
+        async with job.open_engine(None) as engine:
+            if not await engine.find(spec):
+                return Container.ABSENT
+            state = await engine.inspect(spec)
+    except ContainerGone:
+        return Container.ABSENT
+    except EngineError:
+        return Container.UNKNOWN
+    if state.running:
+        return Container.RUNNING
+    return Container.CREATED if state.started_at is None else Container.STOPPED
+
+
+async def _do(job: Job, client: PrefectClient, now: Situation) -> bool:
+    """Do the step; whether the server takes what it is told."""
+    run, attempt = now.run, now.attempt
+    job = replace(job, secrets=secrets_of(run.parameters.get("payload")) if run else None)
+    if now.step is Step.TELL:
+        try:
+            await steps.tell(job, client)
+        except Exception as error:  # noqa: BLE001 - what cannot be told now holds up no state
+            job.logger.warning("What is left to be told of the run is for the sweep: %s", error)
+            return False
+    elif now.step is Step.SET_ASIDE:
+        await steps.set_aside(job)
+    elif attempt is not None and now.step in _OF_ATTEMPT:
+        await _OF_ATTEMPT[now.step](job, attempt)
+    elif run is not None:
+        if now.step is Step.SET_END and attempt is not None:
+            # The process that told the rest died perhaps before these were sent.
+            await send_events(client, attempt)
+        await client.set_flow_run_state(run.id, _state_for(now.step, attempt))
+    return True
+
+
+_OF_ATTEMPT: Mapping[Step, Callable[[Job, Attempt], Awaitable[object]]] = {
+    Step.REMOVE: steps.let_go,
+    Step.END_CANCELED: steps.end_canceled,
+    Step.END_ABANDONED: steps.end_abandoned,
+}
+
+
+def _state_for(step: Step, attempt: Attempt | None) -> State[Any]:
+    if step is Step.RESTART:
+        return restarted_state()
+    if step is Step.SET_CANCELLED:
+        return cancelled_state(attempt)
+    if step is Step.SET_END and attempt is not None:
+        return final_state(attempt.outcome, attempt)
+    return final_state(ABANDONED)

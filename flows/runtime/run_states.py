@@ -1,0 +1,98 @@
+"""Flow runs as the server has them, for `lifecycle`; and the states that this package sets."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Completed, Crashed, Failed, Scheduled
+
+from flows.attempt import Attempt
+from flows.errors import PayloadError
+from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, ended_early
+from flows.payload.container import Retry
+from flows.payload.parse import parse
+from flows.report.names import state_message, state_name
+from flows.runtime.lifecycle import RESTARTED, RecordView, RunView, deaths, request_of
+
+# Labels of a flow run: the host that runs it, or did last; how often another host took it over.
+HOST_LABEL = "moonmind.host"
+FENCE_LABEL = "moonmind.fence"
+
+
+async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
+    """The job's flow run; None where this server has none."""
+    try:
+        return await client.read_flow_run(UUID(job_id))
+    except (ObjectNotFound, ValueError):
+        return None
+
+
+async def history_of(client: PrefectClient, run_id: UUID) -> list[State]:
+    """All states of a run, oldest first."""
+    states = await client.read_flow_run_states(run_id)
+    return sorted(states, key=lambda state: state.timestamp)
+
+
+def host_of(run: FlowRun) -> str | None:
+    """The host that runs it, or did last; None where no host does."""
+    return str((run.labels or {}).get(HOST_LABEL) or "") or None
+
+
+def fence_of(run: FlowRun) -> int:
+    """How often another host took it over."""
+    return int((run.labels or {}).get(FENCE_LABEL) or 0)
+
+
+def view_of(
+    run: FlowRun, states: Sequence[State], record: RecordView, *, is_lost: bool = False
+) -> RunView | None:
+    """The run for `lifecycle`, None for one without a state. `states` are all of it where its
+    process died, and may be none elsewhere."""
+    if run.state is None:
+        return None
+    # A crash that is told is one of those that are counted; one that is not yet, is not.
+    used = deaths(states) - run.state.is_crashed()
+    return RunView(
+        type=run.state.type,
+        host=host_of(run),
+        fence=fence_of(run),
+        request=request_of(states, record),
+        has_starts_left=run.deployment_id is not None and used < _starts_allowed(run),
+        is_lost=is_lost,
+    )
+
+
+def _starts_allowed(run: FlowRun) -> int:
+    try:
+        return parse(run.parameters.get("payload")).task.container.retry.infrastructure
+    except PayloadError:
+        return Retry().infrastructure
+
+
+def final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
+    """The flow run's final state, as its newest attempt ended."""
+    log = attempt.executed.log if attempt and attempt.executed else None
+    message = state_message(outcome, log, attempt.upload if attempt else None)
+    if outcome.name is OutcomeName.SUCCEEDED:
+        return Completed(message=message)
+    if outcome.name is OutcomeName.CANCELED:
+        return Cancelled(message=message)
+    if outcome.failure_class is FailureClass.WORKER:
+        return Crashed(message=message)
+    return Failed(name=state_name(outcome), message=message)
+
+
+def cancelled_state(attempt: Attempt | None) -> State[Any]:
+    """Of a run that somebody canceled, whatever its newest attempt came to."""
+    if attempt is None or attempt.executed is None or attempt.taken:
+        return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
+    return Cancelled(message=state_message(attempt.outcome))
+
+
+def restarted_state() -> State[Any]:
+    """Puts a run whose process died back into its queue, under the same id."""
+    return Scheduled(scheduled_time=datetime.now(UTC), name="AwaitingRetry", message=RESTARTED)

@@ -24,7 +24,7 @@ from flows.cli.prefect_api import connected
 from scripts.stack import Stack
 from tests.answering import Answering
 from tests.command import COMMAND, Here, environment, read_until, server_at, started
-from tests.holding_proxy import HoldingProxy, to_port
+from tests.gateway import Gateway
 from tests.runs import EAT_MEMORY, payload, shell, until
 from tests.weather import ENDLESS, Weather
 
@@ -142,15 +142,14 @@ def test_a_server_that_restarts_is_waited_for_while_a_run_is_watched(
     stack: Stack, written: Any
 ) -> None:
     script = "for i in $(seq 60); do echo line $i; sleep 0.1; done"
-    with HoldingProxy(to_port(stack.port)) as proxy:
-        port = proxy.port
-        ours = settings(stack) | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    with Gateway(stack.address) as api:
+        ours = settings(stack) | {"PREFECT_API_URL": f"{api.http}/api"}
         process = started("submit", written(shell(script)), "--watch", settings=ours)
         shown = read_until(process, "line 1\n")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert any("does not answer; the run goes on" in line for line in process.stderr)
-    with HoldingProxy(to_port(stack.port), port):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with api.refusing():
+            assert any("does not answer; the run goes on" in line for line in process.stderr)
         shown += process.stdout.readlines()
         _, err = process.communicate(timeout=120)
     assert process.returncode == ExitStatus.SUCCEEDED, err

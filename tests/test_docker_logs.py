@@ -19,7 +19,7 @@ from flows.engine.docker.log_position import Position, UnlikeLogError
 from flows.engine.docker.logs import frames
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
-from tests.cutting_proxy import CuttingProxy
+from tests.gateway import Gateway
 from tests.runs import BUSYBOX, payload, until_async
 from tests.specs import compiled, new_run
 
@@ -71,7 +71,7 @@ class Case:
         self._specs.append(spec)
         return spec
 
-    async def run(self, proxy: CuttingProxy, script: str, *options: str) -> tuple[bytes, Tailed]:
+    async def run(self, proxy: Gateway, script: str, *options: str) -> tuple[bytes, Tailed]:
         spec, sink = self.create(script, *options), Collector()
         async with through(proxy) as engine:
             async with engine.tail(spec, sink) as tailed:
@@ -80,17 +80,17 @@ class Case:
             return bytes(sink.output), tailed
 
     async def run_uncut(self, script: str, *options: str) -> tuple[bytes, Tailed]:
-        with CuttingProxy(60) as patient:
+        with Gateway() as patient:
             return await self.run(patient, script, *options)
 
     async def run_and_cut(self, script: str, seen: bytes, *options: str) -> tuple[bytes, Tailed]:
         """Cut the connection once, as soon as `seen` has come through it."""
         spec, sink = self.create(script, *options), Collector()
-        with CuttingProxy(60) as patient:
+        with Gateway() as patient:
             async with through(patient) as engine, engine.tail(spec, sink) as tailed:
                 await self.engine.start(spec)
                 await sink.until(seen)
-                patient.refuse(0)
+                patient.cut()
                 assert await self.engine.wait(spec, 60)
         return bytes(sink.output), tailed
 
@@ -101,7 +101,7 @@ class Case:
 
 
 @asynccontextmanager
-async def through(proxy: CuttingProxy) -> AsyncIterator[DockerEngine]:
+async def through(proxy: Gateway) -> AsyncIterator[DockerEngine]:
     async with DockerEngine(host=DockerHost(base_url=proxy.url)) as engine:
         yield engine
 
@@ -114,8 +114,8 @@ async def case(tmp_path: Path, outside_a_run: None) -> AsyncIterator[Case]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[CuttingProxy]:
-    with CuttingProxy(0.5) as cutting:
+def proxy() -> Iterator[Gateway]:
+    with Gateway(life_seconds=0.5) as cutting:
         yield cutting
 
 
@@ -139,9 +139,7 @@ def counted(count: int) -> list[int]:
 
 
 @docker
-async def test_lines_of_both_streams_come_once_and_in_order(
-    case: Case, proxy: CuttingProxy
-) -> None:
+async def test_lines_of_both_streams_come_once_and_in_order(case: Case, proxy: Gateway) -> None:
     output, tailed = await case.run(proxy, numbered(160))
     assert (stream(output, "out"), stream(output, "err")) == (counted(160), counted(160))
     assert tailed.complete
@@ -156,7 +154,7 @@ async def test_output_that_nobody_cuts_is_complete_without_a_reconnect(case: Cas
 
 
 @docker
-async def test_a_container_may_close_a_stream_and_run_on(case: Case, proxy: CuttingProxy) -> None:
+async def test_a_container_may_close_a_stream_and_run_on(case: Case, proxy: Gateway) -> None:
     output, tailed = await case.run(proxy, "echo one; exec 1>&-; sleep 1; echo two >&2")
     assert (output, tailed.complete) == (b"one\ntwo\n", True)
     # Nobody cuts this one: a busy machine is slower than the half second to the cut.
@@ -169,7 +167,7 @@ async def test_a_flood_is_whole(case: Case) -> None:
     script = "seq 1 200000 | awk '{printf \"%d %092d\\n\", $1, 0}'"
     expected = b"".join(b"%d %092d\n" % (number, 0) for number in range(1, 200_001))
     assert len(expected) > 19_000_000
-    with CuttingProxy(0.5, cuts=3) as proxy:
+    with Gateway(life_seconds=0.5, lives=3) as proxy:
         output, tailed = await case.run(proxy, script)
     assert hashlib.sha256(output).digest() == hashlib.sha256(expected).digest()
     assert tailed.complete
@@ -177,9 +175,7 @@ async def test_a_flood_is_whole(case: Case) -> None:
 
 
 @docker
-async def test_long_lines_and_a_missing_final_newline_are_kept(
-    case: Case, proxy: CuttingProxy
-) -> None:
+async def test_long_lines_and_a_missing_final_newline_are_kept(case: Case, proxy: Gateway) -> None:
     part = "head -c 1000000 /dev/zero | tr '\\0' x; echo"
     output, tailed = await case.run(
         proxy, f"printf '> '; for i in 1 2 3; do sleep 0.4; {part}; done; printf end"
@@ -214,13 +210,14 @@ async def test_bytes_that_the_engine_replaced_shift_nothing_and_are_owned_up_to(
 
 @docker
 async def test_an_engine_that_does_not_answer_for_a_while_is_waited_for(
-    case: Case, proxy: CuttingProxy
+    case: Case, proxy: Gateway
 ) -> None:
     spec, sink = case.create(numbered(120)), Collector()
     async with through(proxy) as engine, engine.tail(spec, sink) as tailed:
         await case.engine.start(spec)
         await sink.until(b"out 10\n")
-        proxy.refuse(2)
+        proxy.refuse()
+        asyncio.get_running_loop().call_later(2, proxy.clear)
         assert await case.engine.wait(spec, 60)
     output = sink.output
     assert (stream(output, "out"), stream(output, "err")) == (counted(120), counted(120))
@@ -230,13 +227,13 @@ async def test_an_engine_that_does_not_answer_for_a_while_is_waited_for(
 @docker
 async def test_a_container_that_another_process_started_is_replayed(case: Case) -> None:
     spec, first, second, third = case.create(numbered(100)), Collector(), Collector(), Collector()
-    with CuttingProxy(60) as patient:
+    with Gateway() as patient:
         async with through(patient) as engine, engine.tail(spec, first):
             await case.engine.start(spec)
             await first.until(b"out 20\n")
             async with engine.tail(spec, second, replay=True) as running:
                 await second.until(b"out 20\n")
-                patient.refuse(0)
+                patient.cut()
                 assert await case.engine.wait(spec, 60)
     async with case.engine.tail(spec, third, replay=True) as finished:
         pass
@@ -257,7 +254,7 @@ async def test_a_container_that_was_never_started_is_replayed_from_its_start(cas
 
 
 @docker
-async def test_hanging_up_ends_a_resumed_stream_at_once(case: Case, proxy: CuttingProxy) -> None:
+async def test_hanging_up_ends_a_resumed_stream_at_once(case: Case, proxy: Gateway) -> None:
     spec, sink = case.create("while true; do echo on; sleep 0.01; done"), Collector()
     await case.engine.start(spec)
     async with through(proxy) as engine:
@@ -273,7 +270,7 @@ async def test_hanging_up_ends_a_resumed_stream_at_once(case: Case, proxy: Cutti
 async def test_hanging_up_ends_a_quiet_replay_at_once(case: Case) -> None:
     spec, sink = case.create("echo up; sleep 60"), Collector()
     await case.engine.start(spec)
-    with CuttingProxy(60) as patient:
+    with Gateway() as patient:
         async with through(patient) as engine:
             tail = engine.tail(spec, sink, replay=True)
             await tail.__aenter__()
@@ -285,15 +282,15 @@ async def test_hanging_up_ends_a_quiet_replay_at_once(case: Case) -> None:
 
 @docker
 async def test_output_that_the_engine_no_longer_has_is_not_called_complete(
-    case: Case, proxy: CuttingProxy
+    case: Case, proxy: Gateway
 ) -> None:
     spec, sink = case.create(numbered(100)), Collector()
     async with through(proxy) as engine, engine.tail(spec, sink) as gone:
         await case.engine.start(spec)
         await sink.until(b"out 10\n")
-        proxy.refuse(60)
+        proxy.refuse()
         await case.engine.destroy(spec)
-        proxy.refuse(0)
+        proxy.clear()
     assert not gone.complete
 
     _, unreadable = await case.run(proxy, "echo one; sleep 1; echo two", "--log-driver", "none")
@@ -308,11 +305,11 @@ ROTATED = ("--log-driver", "json-file", "--log-opt", "max-size=10k", "--log-opt"
 @docker
 async def test_a_rotated_log_is_taken_up_where_it_is_and_not_called_complete(case: Case) -> None:
     spec, sink = case.create(f"seq 1 5000; sleep 0.5; {numbered(20)}", *ROTATED), Collector()
-    with CuttingProxy(60) as patient:
+    with Gateway() as patient:
         async with through(patient) as engine, engine.tail(spec, sink) as tailed:
             await case.engine.start(spec)
             await sink.until(b"\n5000\n")
-            patient.refuse(0.1)
+            patient.cut()
             assert await case.engine.wait(spec, 60)
     output = bytes(sink.output)
     assert output.startswith(b"".join(b"%d\n" % number for number in range(1, 5001)))
@@ -328,7 +325,7 @@ async def test_a_log_that_differs_harms_no_output_that_nobody_cut(
     # This engine's "local" driver loses the newline of a line of more than 16 KiB.
     script = "head -c 50000 /dev/zero | tr '\\0' x; echo; seq 1 5000"
     expected = b"x" * 50_000 + b"\n" + b"".join(b"%d\n" % number for number in range(1, 5001))
-    with CuttingProxy(60) as patient:
+    with Gateway() as patient:
         output, tailed = await case.run(patient, script, *options)
     assert (output == expected, tailed) == (True, Tailed(reconnects=0, complete=True))
 

@@ -34,11 +34,10 @@ from flows.outcome import Outcome, OutcomeName
 from scripts.stack import DEPLOYMENT, Stack
 from tests import host_mistakes
 from tests.command import Here, server_at
-from tests.cutting_proxy import CuttingProxy
 from tests.docker_proxy import docker_proxy
 from tests.findings import assert_all_ok, only
+from tests.gateway import Gateway, Said
 from tests.host_mistakes import Told, tells
-from tests.refusing_proxy import Said, refusing_proxy
 from tests.runs import BUSYBOX
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -279,13 +278,12 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
     monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
     refused = "POST .*/attach|DELETE /volumes/.*"
-    with docker_proxy() as ours, refusing_proxy(ours, refused) as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    with Gateway() as engine, engine.saying(refused):
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.check_engine())
         found = only(await checks.check_calls(), Level.FAULT)
-    real = f"tcp://127.0.0.1:{port}"
-    told(found, {real: "tcp://docker.example.org:2375"})
+    told(found, {engine.url: "tcp://docker.example.org:2375"})
 
 
 @pytest.mark.docker
@@ -300,8 +298,8 @@ async def test_a_proxy_that_refuses_calls_is_told_by_each_of_them(
 async def test_what_is_no_answer_of_an_engine_is_told_with_its_cause(
     monkeypatch: pytest.MonkeyPatch, answer: Said, says: str, mend: str
 ) -> None:
-    with docker_proxy() as ours, refusing_proxy(ours, "POST .*/(start|wait)", answer) as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    with Gateway() as engine, engine.saying("POST .*/(start|wait)", answer):
+        monkeypatch.setenv("DOCKER_HOST", engine.url)
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.check_engine())
         found = only(await checks.check_calls(), Level.FAULT)
@@ -355,7 +353,7 @@ def test_what_no_engine_answers_is_a_refusal(
 async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
     monkeypatch: pytest.MonkeyPatch, told: Told
 ) -> None:
-    with CuttingProxy(2.0) as proxy:
+    with Gateway(life_seconds=2) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         checks = EngineChecks(quiet_seconds=8)
         assert_all_ok(await checks.check_engine())
@@ -367,7 +365,7 @@ async def test_a_proxy_that_cuts_quiet_connections_is_told_with_the_seconds(
 async def test_a_quiet_connection_that_lasts_is_told_with_what_was_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with CuttingProxy(6) as proxy:
+    with Gateway(life_seconds=6) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         checks = EngineChecks(quiet_seconds=1)
         assert_all_ok(await checks.check_engine())

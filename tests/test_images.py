@@ -28,7 +28,7 @@ from flows.runtime.execution import RunOptions
 from flows.spec import ContainerSpec
 from flows.workspace.folder import Workspace
 from scripts.stack import free_port
-from tests.cutting_proxy import CuttingProxy
+from tests.gateway import Gateway
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.registry import PASSWORD, USER, Answer, Fault, FaultyProxy, Registry, on
@@ -251,7 +251,7 @@ async def test_a_limit_ends_the_pull_with_its_own_words(
 
 @pytest.fixture(params=["over the socket", "over TCP"])
 async def any_engine(request: pytest.FixtureRequest) -> AsyncIterator[DockerEngine]:
-    with CuttingProxy(seconds=10**6) as over_tcp:
+    with Gateway() as over_tcp:
         host = DockerHost(base_url=over_tcp.url) if request.param == "over TCP" else None
         async with DockerEngine(host=host) as engine:
             yield engine

@@ -27,7 +27,6 @@ from flows.results import OutputRow, Results
 from flows.runtime.store import AttemptStore
 from tests.finished import finished
 from tests.gate import Gate
-from tests.holding_proxy import to_port
 from tests.runs import Finished, Runner, payload, shell
 from tests.s3 import BUCKET, SECRET, Endpoint
 from tests.specs import compiled
@@ -109,9 +108,9 @@ async def test_a_failed_upload_changes_no_outcome_and_the_next_sweep_repairs_it(
     client: PrefectClient, runner: Runner, s3: Endpoint, jobs_folder: Path
 ) -> None:
     runs = {}
-    with Gate(to_port(s3.port)) as gate:
+    with Gate(s3.port) as gate:
         gate.limit = 0
-        await save(to_s3(s3, gate.url))
+        await save(to_s3(s3, gate.http))
         for code, state in ((0, "COMPLETED"), (3, "FAILED")):
             run = await runner(shell(f"echo a > $ARTIFACT_DIR/a; exit {code}"))
             assert run.state.type == state

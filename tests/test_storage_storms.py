@@ -11,7 +11,6 @@ from prefect.types import SecretDict
 from blocks.storage import ArtifactStorage
 from scripts.stack import Stack
 from tests.gate import Gate
-from tests.holding_proxy import to_port
 from tests.runs import shell, until
 from tests.s3 import BUCKET, Endpoint
 from tests.weather import Weather
@@ -36,8 +35,8 @@ def in_force(stack: Stack, storage: ArtifactStorage) -> Iterator[None]:
 def test_a_process_that_is_killed_in_mid_upload_is_replaced_and_the_upload_completed(
     processes: Weather, s3: Endpoint
 ) -> None:
-    with Gate(to_port(s3.port)) as gate:
-        options = SecretDict(s3.options(gate.url))
+    with Gate(s3.port) as gate:
+        options = SecretDict(s3.options(gate.http))
         storage = ArtifactStorage(url=f"s3://{BUCKET}/storm", options=options, parallel_uploads=1)
         with in_force(processes.stack, storage):
             script = "for n in 1 2 3 4 5 6; do echo $n > $ARTIFACT_DIR/$n; done"

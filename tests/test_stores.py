@@ -26,7 +26,6 @@ from flows.outputs.upload_plan import UploadJournal, plan
 from flows.workspace.tree import Tree, remove_tree, walk
 from tests.finished import finished
 from tests.gate import Gate
-from tests.holding_proxy import to_port
 from tests.runs import until
 from tests.s3 import BUCKET, SECRET, Endpoint, endpoint
 
@@ -93,8 +92,8 @@ async def test_every_file_arrives_in_s3_as_it_is_and_the_manifest_last(
     (artifacts(attempt) / "empty").touch()
     (artifacts(attempt) / "large.bin").write_bytes(contents["large.bin"])
     job = attempt.prepared.spec.job_id
-    with Gate(to_port(s3.port)) as gate:
-        address = await sent(attempt, to_s3(s3, gate.url))
+    with Gate(s3.port) as gate:
+        address = await sent(attempt, to_s3(s3, gate.http))
         assert gate.puts[-1] == f"{BUCKET}/base/{job}/1/manifest.json"
     assert address == f"s3://{BUCKET}/base/{job}/1"
     stored = s3.keys(f"base/{job}/1/")
@@ -120,10 +119,10 @@ async def test_what_is_there_is_not_sent_again_after_a_broken_upload(
     s3: Endpoint, attempt: Attempt
 ) -> None:
     contents = fill(artifacts(attempt), 60)
-    with Gate(to_port(s3.port)) as gate:
+    with Gate(s3.port) as gate:
         gate.limit = 25
         with pytest.raises(StorageError, match=r"could not be sent to s3://results/base \("):
-            await sent(attempt, to_s3(s3, gate.url, parallel_uploads=4))
+            await sent(attempt, to_s3(s3, gate.http, parallel_uploads=4))
         arrived = set(s3.keys(f"base/{attempt.prepared.spec.job_id}/1/"))
         assert 10 < len(arrived) <= 25
         assert "manifest.json" not in arrived
@@ -131,8 +130,8 @@ async def test_what_is_there_is_not_sent_again_after_a_broken_upload(
     changed = sorted(arrived)[0]
     (artifacts(attempt) / changed).write_bytes(b"changed")
     noted = journal_of(attempt).read().sent
-    with Gate(to_port(s3.port)) as gate:
-        await sent(attempt, to_s3(s3, gate.url))
+    with Gate(s3.port) as gate:
+        await sent(attempt, to_s3(s3, gate.http))
         again = {put.split("/1/")[1] for put in gate.puts}
     assert again == (set(contents) - set(noted)) | {changed, "manifest.json"}
     assert len(again) < 50
@@ -186,8 +185,8 @@ async def test_an_upload_whose_process_is_killed_is_resumed(s3: Endpoint, attemp
     noted = journal.read().sent
     assert len(noted) < 300
     assert journal.is_pending
-    with Gate(to_port(s3.port)) as gate:
-        await sent(attempt, to_s3(s3, gate.url))
+    with Gate(s3.port) as gate:
+        await sent(attempt, to_s3(s3, gate.http))
         again = {put.split("/1/")[1] for put in gate.puts}
     assert again == (set(contents) - set(noted)) | {"manifest.json"}
 
@@ -196,9 +195,9 @@ async def test_an_upload_that_takes_too_long_says_so_and_stays_pending(
     s3: Endpoint, attempt: Attempt
 ) -> None:
     fill(artifacts(attempt), 5)
-    with Gate(to_port(s3.port)) as gate, gate.holding(b"PUT", times=100):
+    with Gate(s3.port) as gate, gate.holding(b"PUT", times=100):
         with pytest.raises(StorageError, match="took longer than its limit of 1 s"):
-            await sent(attempt, to_s3(s3, gate.url), seconds=1)
+            await sent(attempt, to_s3(s3, gate.http), seconds=1)
         assert journal_of(attempt).is_pending
 
 

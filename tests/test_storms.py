@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from tests.cutting_proxy import CuttingProxy
+from tests.gateway import Gateway
 from tests.hosts import disk
 from tests.own_engine import OwnEngine
 from tests.runs import EAT_MEMORY, Finished, Runner, left_on_engine, payload, shell
@@ -96,7 +96,7 @@ async def test_a_storm_ends_with_the_truth_told_once(
 async def test_a_proxy_that_cuts_every_connection_after_five_seconds_goes_unnoticed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with CuttingProxy(5) as proxy:
+    with Gateway(life_seconds=5) as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.url)
         run = await runner(shell(COUNT))
     assert run.state.name == "Completed", run.message

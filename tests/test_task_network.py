@@ -27,11 +27,10 @@ from flows.errors import EngineError, EngineRefused
 from flows.spec import TASK_NETWORK
 from flows.workspace.folder import Workspace
 from scripts.stack import ROOT
-from tests.docker_proxy import docker_proxy
 from tests.findings import assert_all_ok
+from tests.gateway import Gateway
 from tests.own_engine import OwnEngine
 from tests.own_host import METADATA, OwnHost
-from tests.refusing_proxy import refusing_proxy
 from tests.runs import BUSYBOX, Runner, payload, shell, until
 from tests.specs import IMAGE, compiled, new_run
 
@@ -240,14 +239,10 @@ def test_an_engine_without_addresses_left_says_what_to_do(
 async def test_a_proxy_that_keeps_calls_about_networks_from_the_engine_is_told_what_to_do(
     own_engine: OwnEngine, api: docker.APIClient, refused: str, call: str
 ) -> None:
-    run, socket_of = new_run(), own_engine.url.removeprefix
+    run = new_run()
     spec = compiled(payload("true"), Workspace(Path("/srv/jobs"), run.job_id).mount, run)
-    with (
-        docker_proxy(DOCKER_PROXY_SOCKET=socket_of("unix://")) as ours,
-        refusing_proxy(ours, refused) as port,
-    ):
-        address = DockerHost(base_url=f"tcp://127.0.0.1:{port}")
-        async with DockerEngine(host=address) as through:
+    with Gateway(own_engine.url) as engine, engine.saying(refused):
+        async with DockerEngine(host=DockerHost(base_url=engine.url)) as through:
             with pytest.raises(EngineError) as refusal:
                 await through.create(spec, IMAGE, {})
     # It is the operator's to mend, and no fault of the task's.

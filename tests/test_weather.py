@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scripts.stack import DEPLOYMENT, POOL, Stack
-from tests.holding_proxy import HoldingProxy, to_engine, to_port
+from tests.gateway import Gateway
 from tests.runs import BUSYBOX, payload, shell, until
 from tests.weather import Weather
 
@@ -27,20 +27,20 @@ class Held:
     stream never comes through, so all that it learns it has to ask for."""
 
     weather: Weather
-    engine: HoldingProxy
-    server: HoldingProxy
+    engine: Gateway
+    server: Gateway
 
 
 @pytest.fixture(scope="module")
 def held(stack: Stack) -> Iterator[Held]:
     with (
-        HoldingProxy(to_engine) as engine,
-        HoldingProxy(to_port(stack.port)) as server,
+        Gateway() as engine,
+        Gateway(stack.address) as server,
         server.holding(b"GET /api/events/out", times=math.inf),
     ):
         settings = {
-            "DOCKER_HOST": f"tcp://127.0.0.1:{engine.port}",
-            "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api",
+            "DOCKER_HOST": engine.url,
+            "PREFECT_API_URL": f"{server.http}/api",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
         weather = Weather.over_pool(stack, "held", "container-task", settings)

@@ -7,8 +7,10 @@
 | `execution`, `ending` | the engine's calls in order; stop, outcome and removal of a container |
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |
 | `lifecycle` | the state machine of a run's life: what is done to it next |
+| `ownership` | whose a run is: claims, and where something of it may still be |
 | `driver` | brings a run that no process carries as far as it goes; its `steps`, `run_states` |
 | `recovery` | Prefect's state hooks; what was left on other hosts |
+| `api_client` | Prefect's client, whose final states refuse claims that come late |
 | `store` | the attempts of a job in `.runs/<job_id>.json`, and its flock |
 | `context` | what a process binds to a flow it runs; `cancellation`: a request to end it |
 """

@@ -17,7 +17,9 @@ from flows.runtime.cancellation import Reason
 # The messages of states that put a run back into its queue to go on with what somebody asked for.
 RESTARTED = "Its process died; another takes over."
 HANDED_OVER = "Its worker stopped; the next one takes over."
-_GOING_ON = {RESTARTED, HANDED_OVER}
+TAKEN_OVER = "Its host is silent; another takes over."
+GIVEN_BACK = "Its worker stopped before it began; it waits for the next one."
+_GOING_ON = {RESTARTED, HANDED_OVER, TAKEN_OVER, GIVEN_BACK}
 # Names of scheduled states in which the server itself puts off what somebody asked for.
 _PUT_OFF = {"Late", "AwaitingConcurrencySlot"}
 

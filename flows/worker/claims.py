@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -10,13 +10,13 @@ from uuid import UUID
 import anyio
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import PrefectSignal
 from prefect.types._datetime import now
 
 from flows.runtime.cancellation import Cancellation
 from flows.settings import HostSettings
 from flows.units import NOTHING
 from flows.worker.admission import Admission, Decision, admit, capacity
+from flows.worker.claim import claim
 from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
 from flows.worker.run_notes import reject, tag_waiting
 from flows.workspace.logs import Logger
@@ -39,19 +39,19 @@ class ClaimedRun:
 class Claimant:
     """Who claims: a worker of a pool's queues (all of them where there are none), on its host.
 
-    `propose` proposes the state Pending, and says whether the run is the worker's now; `carry`
-    begins to run what was claimed, and is False where the worker has ended.
+    `message` is what its claims say, and no other worker's; `carry` begins to run what was claimed,
+    and is False where the worker has ended.
     """
 
     client: PrefectClient
     host: HostSettings
     pool: str
     queues: frozenset[str]
+    message: str
     limit: int | None
     prefetch_seconds: float
     logger: Logger
     run_logger: Callable[[FlowRun], Logger]
-    propose: Callable[[FlowRun], Awaitable[bool]]
     carry: Callable[[ClaimedRun], bool]
 
 
@@ -139,14 +139,19 @@ class ClaimLoop:
         claimed = ClaimedRun(self._queue.pop(run_id), Cancellation())
         self._claimed[run_id] = claimed
         flow_run = claimed.queued.flow_run
-        try:
-            is_ours = await self._who.propose(flow_run)
-        except PrefectSignal:
-            is_ours = False
-        if is_ours and self._who.carry(claimed):
+        if await self._is_claimed(flow_run) and self._who.carry(claimed):
             return flow_run
         self.release(run_id)
         return None
+
+    async def _is_claimed(self, flow_run: FlowRun) -> bool:
+        try:
+            refusal = await claim(self._who.client, flow_run, self._who.message)
+        except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
+            refusal = repr(error)
+        if refusal is not None:
+            self._who.run_logger(flow_run).info("Not claimed: %s", refusal)
+        return refusal is None
 
     async def _tag_or_reject(self, decisions: Mapping[UUID, Admission]) -> bool:
         is_new, client = False, self._who.client
@@ -156,7 +161,7 @@ class ClaimLoop:
                 await tag_waiting(client, blocked, each.sentence)
             elif each.decision is Decision.REJECT:
                 flow_run = self._queue.pop(run_id).flow_run
-                if await self._who.propose(flow_run):
+                if await self._is_claimed(flow_run):
                     await reject(client, flow_run, each.sentence)
             else:
                 continue

@@ -23,6 +23,7 @@ from prefect.states import Cancelled
 
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
+from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies, InjectedFlow
 from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
@@ -215,9 +216,10 @@ async def _run_alone(
 ) -> T:
     """The result of `work()`, after which nothing of it is left in the loop."""
     try:
-        if AsyncClientContext.get() is None:
+        context = AsyncClientContext.get()
+        if context is None or context.client.loop is not asyncio.get_running_loop():
             # In this task's context, which all runs of the thread copy.
-            await clients.enter_async_context(AsyncClientContext.get_or_create())
+            await clients.enter_async_context(RunClientContext())
         return await asyncio.create_task(work())
     finally:
         strays = asyncio.all_tasks() - {asyncio.current_task()}

@@ -22,6 +22,7 @@ from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
+from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.settings import HostSettings
 from flows.worker import services
@@ -98,6 +99,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def setup(self) -> None:
         services.cancel_on_sigterm(self._logger)
+        # The base class asks Prefect for its client.
+        await self._exit_stack.enter_async_context(RunClientContext())
         await super().setup()
 
     async def teardown(self, *exc_info: Any) -> None:
@@ -163,11 +166,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             host=self._host,
             pool=self._work_pool_name,
             queues=frozenset(self._work_queues),
+            message=f"Claimed by {self.name} on {self._host.worker}",
             limit=self._limit,
             prefetch_seconds=self._prefetch_seconds,
             logger=self._logger,
             run_logger=self.get_flow_run_logger,
-            propose=self._propose_pending_state,
             carry=partial(self._spawn, self._run_claimed),
         )
 

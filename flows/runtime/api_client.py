@@ -1,0 +1,74 @@
+"""Prefect's API client of those who carry runs: the state of a run's end refuses late claims."""
+
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas import OrchestrationResult
+from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.context import AsyncClientContext, ContextModel
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
+from prefect.states import to_state_create
+
+from flows.runtime.ownership import claim_id
+
+# A crash may leave something: who asks for the run once more is kept from it by no such state.
+_ENDS = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
+
+
+class RunClient(PrefectClient):
+    """Gives final states the transition id of a claim; the rest is Prefect's."""
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID | str, state: State[Any], force: bool = False
+    ) -> OrchestrationResult[Any]:
+        run_id = UUID(str(flow_run_id))
+        if state.type in _ENDS:
+            result = await propose(self, run_id, state, claim_id(run_id), force=force)
+            if not is_refused_as_claim(result):
+                return result
+        return await super().set_flow_run_state(run_id, state, force)
+
+
+class RunClientContext(AsyncClientContext):
+    """Has whoever asks Prefect for a client in this context share a `RunClient`."""
+
+    def __init__(self) -> None:
+        client = RunClient(
+            PREFECT_API_URL.value(),
+            auth_string=PREFECT_API_AUTH_STRING.value(),
+            api_key=PREFECT_API_KEY.value(),
+        )
+        ContextModel.__init__(self, client=client)
+
+
+def is_refused_as_claim(result: OrchestrationResult[Any]) -> bool:
+    """Whether the run is claimed and has not begun: its claim has the very transition id."""
+    is_refused = result.status is SetStateStatus.REJECT
+    return is_refused and result.state is not None and result.state.is_pending()
+
+
+async def propose(
+    client: PrefectClient,
+    run_id: UUID,
+    state: State[Any],
+    transition_id: UUID,
+    *,
+    force: bool = False,
+) -> OrchestrationResult[Any]:
+    """Propose a state with this transition id, once; Prefect's own call takes one at random."""
+    wanted = to_state_create(state)
+    wanted.state_details.flow_run_id = run_id
+    wanted.state_details.transition_id = transition_id
+    body = {"state": wanted.model_dump(mode="json", serialize_as_any=True), "force": force}
+    try:
+        response = await client.request(
+            "POST", "/flow_runs/{id}/set_state", path_params={"id": run_id}, json=body
+        )
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == 404:
+            raise ObjectNotFound(http_exc=error) from error
+        raise
+    return OrchestrationResult[Any].model_validate(response.json())

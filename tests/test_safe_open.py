@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def test_what_is_opened_was_got_to_over_no_link(job: Path) -> None:
     descriptor = open_file(Tree(job.parent), ("host", "runner.log"))
     assert os.read(descriptor, 100) == b"precious"
     os.close(descriptor)
+
+
+def test_a_durable_file_is_on_the_disk_before_its_name_is_and_the_name_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, synced, file = os.fsync, list[tuple[bool, bool]](), tmp_path / "record"
+
+    def note(descriptor: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), file.exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with replacing(str(file), durable=True) as draft:
+        draft.write(b"told")
+    assert synced == [(False, False), (True, True)]

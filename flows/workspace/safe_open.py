@@ -68,7 +68,8 @@ def is_folder(path: Path | str, folder: int | None = None) -> bool:
 
 @contextmanager
 def replacing(name: str, folder: int | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file that is renamed to `name` when the block ends well, after an fsync if `durable`.
+    """A new file that is renamed to `name` when the block ends well; if `durable`, after an fsync of
+    it and before one of its folder, so that it is there even after a power cut.
 
     Raises `OSError`; what was at `name` is then still there, and nothing else.
     """
@@ -86,6 +87,17 @@ def replacing(name: str, folder: int | None = None, *, durable: bool = False) ->
         with suppress(FileNotFoundError):
             os.unlink(draft, dir_fd=folder)
         raise
+    if durable:
+        sync_folder(os.path.dirname(name) or ".", folder)
+
+
+def sync_folder(name: str | Path, folder: int | None = None) -> None:
+    """Write the names in a folder to its disk (fsync). Raises `OSError`."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, root: Path, data: bytes) -> None:

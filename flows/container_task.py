@@ -5,7 +5,6 @@ here knows Docker.
 """
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -187,20 +186,26 @@ async def prepare(payload: object, job: Job) -> Attempt | Outcome:
 async def execute(attempt: Attempt, job: Job) -> Attempt:
     """Run the container to its end, and leave nothing of it on the engine."""
     job, spec = _in_task(job), attempt.prepared.spec
-    flow_gives_up_at = time.monotonic() + flow_seconds(spec) - 1
+    lease = injected().lease
+    flow_gives_up = asyncio.ensure_future(lease.sleep(flow_seconds(spec) - 1))
 
     async def meaning() -> Reason:
         # What is over time, the flow finishes.
-        return Reason.HAND_OVER if time.monotonic() > flow_gives_up_at else await _why_cancelled()
+        return Reason.HAND_OVER if flow_gives_up.done() else await _why_cancelled()
 
     cancellation = Cancellation(meaning)
-    limit = asyncio.get_running_loop().call_later(
-        execute_seconds(spec), cancellation.request, Reason.DEADLINE
-    )
+    limit = asyncio.ensure_future(lease.sleep(execute_seconds(spec)))
+
+    def expire(over: asyncio.Future[None]) -> None:
+        if not over.cancelled():
+            cancellation.request(Reason.DEADLINE)
+
+    limit.add_done_callback(expire)
     try:
         executed = await execute_attempt(job, attempt, cancellation)
     finally:
         limit.cancel()
+        flow_gives_up.cancel()
     if executed.outcome.name is OutcomeName.CANCELED:
         # The cancellation was held back for the container's sake. What is due to the user is
         # delivered here: Prefect runs no further stage.
@@ -224,7 +229,7 @@ async def publish(attempt: Attempt, job: Job) -> Attempt:
 
 async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
     try:
-        async with asyncio.timeout(flow_seconds(attempt.prepared.spec)):
+        async with injected().lease.timeout(flow_seconds(attempt.prepared.spec)):
             return await _value_of(execute(attempt, job))
     except TimeoutError:
         return await finish_attempt(job, job.store.last() or attempt, OVERDUE)

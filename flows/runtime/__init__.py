@@ -12,5 +12,6 @@
 | `recovery` | Prefect's state hooks; what was left on other hosts |
 | `api_client` | Prefect's client, whose final states refuse claims that come late |
 | `store` | the attempts of a job in `.runs/<job_id>.json`, and its flock |
+| `lease`, `leased_engine` | for how long a worker may act unheard; pause of its containers then |
 | `context` | what a process binds to a flow it runs; `cancellation`: a request to end it |
 """

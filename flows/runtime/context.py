@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine.selection import OpenEngine, open_engine
 from flows.runtime.cancellation import Cancellation
+from flows.runtime.lease import UNBOUNDED, Lease
 from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
@@ -26,11 +27,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What a process gives a flow: an engine, how the process ends it, which jobs it also runs."""
+    """What a process gives a flow: an engine, how the process ends it, which jobs it also runs, and
+    for how long it may act."""
 
     open_engine: OpenEngine = open_engine
     cancellation: Cancellation | None = None
     is_running: IsRunning = runs_nothing
+    lease: Lease = UNBOUNDED
 
 
 class InjectedFlow(Flow[P, R]):

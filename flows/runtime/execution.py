@@ -224,5 +224,7 @@ async def _to_its_end(step: Coroutine[Any, Any, T], cancellation: Cancellation) 
     try:
         return await cancellation.unless_requested(asyncio.shield(running))
     except (CancellationRequested, asyncio.CancelledError):
-        await asyncio.wait([running], timeout=_HALF_DONE_SECONDS)
+        for ended in (await asyncio.wait([running], timeout=_HALF_DONE_SECONDS))[0]:
+            # Whatever it was, it is not what ends the run.
+            ended.exception()
         raise

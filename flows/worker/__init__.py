@@ -9,6 +9,7 @@ in_process  runs flows in threads of this process, each with an event loop
 run_notes   reads container task runs; labels, tags and rejects them
 services    beside the claim loop: pool events, SIGTERM, a sweep each minute
 sweep       restarts or ends runs whose process died, removes containers nobody owns
+lease       its heartbeats, and for how long it may act without
 takeover    starts runs of silent hosts again
 cleanup     retries uploads; retention: removes old job folders
 """

@@ -21,11 +21,14 @@ from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled
 
+from flows.engine.selection import open_engine
 from flows.outcome import StoppedBy, ended_early
 from flows.report.names import FLOW_NAME
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies, InjectedFlow
+from flows.runtime.lease import UNBOUNDED, Lease, Permit
+from flows.runtime.leased_engine import under_permit
 from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
@@ -52,8 +55,9 @@ class BrokenOff(Exception):
 class InProcessRunner:
     """Runs flows of this package, each run in a thread of its own; serves a worker for its life."""
 
-    def __init__(self, is_running: IsRunning = runs_nothing) -> None:
+    def __init__(self, is_running: IsRunning = runs_nothing, lease: Lease = UNBOUNDED) -> None:
         self._is_running = is_running
+        self._lease = lease
         self._threads = RunThreads()
         self._flows: dict[UUID, Flow[..., Any]] = {}
 
@@ -66,7 +70,7 @@ class InProcessRunner:
         """
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
-            flow = flow.bind(Dependencies(cancellation=cancellation, is_running=self._is_running))
+            flow = flow.bind(self._dependencies(cancellation))
         if flow.name == FLOW_NAME:
             _note_taken(flow_run, logger)
         running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))
@@ -80,6 +84,12 @@ class InProcessRunner:
 
     def close(self) -> None:
         self._threads.close()
+
+    def _dependencies(self, cancellation: Cancellation) -> Dependencies:
+        permit = Permit(self._lease, cancellation)
+        return Dependencies(
+            under_permit(open_engine, permit), cancellation, self._is_running, self._lease
+        )
 
     async def _flow(self, client: PrefectClient, flow_run: FlowRun) -> Flow[..., Any]:
         deployment_id = flow_run.deployment_id

@@ -24,11 +24,13 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 from flows.errors import HostMisconfigured
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.lease import Lease
 from flows.settings import HostSettings
 from flows.worker import services
 from flows.worker.admission import QueuedTask
 from flows.worker.claims import Claimant, ClaimedRun, ClaimLoop
 from flows.worker.in_process import InProcessRunner, NotOurs
+from flows.worker.lease import keep_lease
 from flows.worker.queue import QueuedRun
 from flows.worker.run_notes import label_host, reject
 from flows.worker.sweep import SweptHost
@@ -53,7 +55,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         except HostMisconfigured as error:
             # The command that starts it would show a traceback of anything else.
             raise SystemExit(str(error)) from None
-        self._runner = InProcessRunner(self._is_running)
+        self._lease = Lease.under(self._host.patience_seconds)
+        self._runner = InProcessRunner(self._is_running, self._lease)
         self._claimed: dict[UUID, ClaimedRun] = {}
         self._claims: ClaimLoop | None = None
 
@@ -116,14 +119,21 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if self._work_pool is None or self._claims is not None:
             return
         self._claims = claims = ClaimLoop(self._claimant(), self._claimed)
-        host = SweptHost(self.client, self._host, self._logger, self._is_running)
+        log = self._logger
+        host = SweptHost(self.client, self._host, log, self._is_running)
         for service in (
+            partial(keep_lease, self._lease, self._send_heartbeat, self._poll_cancellations, log),
             partial(services.follow_pool, self._work_pool.id, claims.wake, self._cancel),
             claims.start_when_woken,
             partial(services.sweep_every_minute, host, self._work_pool_name, self.name),
             partial(services.tidy_every_minute, host),
         ):
             self._spawn(self._serve, service)
+
+    async def _send_heartbeat(self) -> None:
+        await self.client.send_worker_heartbeat(
+            self._work_pool_name, self.name, self.heartbeat_interval_seconds
+        )
 
     async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
         with anyio.CancelScope() as scope:

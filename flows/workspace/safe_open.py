@@ -68,8 +68,8 @@ def is_folder(path: Path | str, folder: int | None = None) -> bool:
 
 @contextmanager
 def replacing(name: str, folder: int | None = None, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file that is renamed to `name` when the block ends well; if `durable`, after an fsync of
-    it and before one of its folder, so that it is there even after a power cut.
+    """A new file that is renamed to `name` when the block ends well; if `durable`, after an fsync
+    of it and before one of its folder, so that it is there even after a power cut.
 
     Raises `OSError`; what was at `name` is then still there, and nothing else.
     """

@@ -1,0 +1,88 @@
+"""An engine under a lease: it pauses its container and begins with none while that has run out.
+
+At most one container of a run may run on all hosts together: where a host is cut off from the
+server for nearly the others' patience, its containers stand still until it knows that they are
+still its own.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from flows.engine.contract import Engine
+from flows.engine.selection import OpenEngine
+from flows.engine.types import Image
+from flows.errors import EngineError, EngineRefused
+from flows.payload.policy import Policy
+from flows.runtime.lease import Permit
+from flows.spec import ContainerSpec
+
+
+def under_permit(open_engine: OpenEngine, permit: Permit) -> OpenEngine:
+    """The same engines, for one run."""
+
+    @asynccontextmanager
+    async def opened(policy: Policy | None = None) -> AsyncIterator[Engine]:
+        async with open_engine(policy) as engine:
+            yield cast(Engine, LeasedEngine(engine, permit))
+
+    return opened
+
+
+class LeasedEngine:
+    """Another engine, but for what has a container run."""
+
+    def __init__(self, engine: Engine, permit: Permit) -> None:
+        self._engine = engine
+        self._permit = permit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
+        await self._permit.given()
+        await self._engine.create(spec, image, secrets)
+
+    async def start(self, spec: ContainerSpec) -> None:
+        await self._permit.given()
+        await self._engine.start(spec)
+
+    async def unpause(self, spec: ContainerSpec) -> None:
+        await self._permit.given()
+        await self._engine.unpause(spec)
+
+    async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
+        """Wait, at most `seconds` in which the container may run."""
+        while True:
+            began = time.monotonic()
+            has_stopped = await self._wait_while_held(spec, seconds)
+            if has_stopped is not None:
+                return has_stopped
+            seconds = max(0.0, seconds - (time.monotonic() - began))
+            await self._stand_still(spec)
+
+    async def _wait_while_held(self, spec: ContainerSpec, seconds: float) -> bool | None:
+        """None where the lease ran out before that."""
+        waiting = asyncio.ensure_future(self._engine.wait(spec, seconds))
+        losing = asyncio.ensure_future(self._permit.lease.lost())
+        try:
+            await asyncio.wait([waiting, losing], return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            waiting.cancel()
+            losing.cancel()
+
+    async def _stand_still(self, spec: ContainerSpec) -> None:
+        """Pause the container, and let it go on once there is leave again."""
+        try:
+            await self._engine.pause(spec)
+        except EngineRefused as error:
+            # It must not run beside another host's.
+            await self._engine.stop(spec)
+            raise EngineError(
+                "Prefect's server was out of reach for so long that another host may have the run "
+                f"by now, and the container, which could not be paused, was stopped: {error}"
+            ) from error
+        await self.unpause(spec)

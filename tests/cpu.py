@@ -19,12 +19,15 @@ def cpu_seconds(call: Callable[[], object]) -> float:
         gc.unfreeze()
 
 
-def least_cpu_seconds(call: Callable[[], object]) -> float:
-    """Of three times: what others have in the processor's caches takes time as well."""
-    return min(cpu_seconds(call) for _ in range(3))
+def is_slow(call: Callable[[], object], seconds: float) -> bool:
+    """Whether it takes longer than so much of an ordinary machine's CPU, four times in a row: what
+    others have in the processor's caches, and do in the middle of a call, takes time as well."""
+    return cpu_seconds(call) > seconds and all(
+        cpu_seconds(call) > _seconds_here(seconds) for _ in range(3)
+    )
 
 
-def seconds_here(seconds: float) -> float:
+def _seconds_here(seconds: float) -> float:
     """What takes so long on an ordinary machine, on this one as it goes now."""
     unit = statistics.median(cpu_seconds(_work) for _ in range(5))
     return seconds * max(1.0, unit / _UNIT_SECONDS)

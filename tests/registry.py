@@ -70,7 +70,7 @@ class Registry:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     @property
     def host(self) -> str:
@@ -305,7 +305,7 @@ class FaultyProxy:
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
-        upstream = http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)
+        upstream = http.client.HTTPConnection("127.0.0.1", self.target, timeout=60)
         try:
             upstream.putrequest(
                 request.command, request.path, skip_host=True, skip_accept_encoding=True

@@ -107,7 +107,7 @@ class Stream:
 
     def iter_lines(self) -> Iterator[bytes]:
         self.raw.is_read.set()
-        self.raw.is_shut_down.wait(5)
+        self.raw.is_shut_down.wait(60)
         return iter(())
 
 
@@ -119,7 +119,7 @@ def test_a_sampler_that_is_stopped_ends_no_connection_of_another_run() -> None:
     client: Any = SimpleNamespace(api=api)
     sampler = Sampler(client, "any")
     sampler.start()
-    assert closed.is_read.wait(5)
+    assert closed.is_read.wait(60)
     sampler.stop()
     closed.assert_alone_is_shut_down()
-    assert sampler.join(5)
+    assert sampler.join(60)

@@ -34,13 +34,13 @@ class Launched:
 
     def until_it_speaks(self) -> None:
         """Before, its init takes no signals yet."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.container.logs():
             assert time.monotonic() < deadline, "the container says nothing"
             time.sleep(0.01)
 
     def end(self) -> None:
-        self.container.wait(timeout=20)
+        self.container.wait(timeout=60)
         self.container.reload()
 
     def evidence(self) -> Evidence:
@@ -151,7 +151,7 @@ def test_a_clock_that_is_not_the_engines_hides_nothing_and_holds_nobody_up(
     monkeypatch.setattr("flows.engine.docker.evidence.time.time", lambda: here() + seconds)
     started = time.monotonic()
     assert launched.evidence().exit_code == 143
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.docker

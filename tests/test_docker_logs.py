@@ -44,7 +44,7 @@ class Collector:
     async def until(self, wanted: bytes) -> None:
         def wait() -> bool:
             with self._news:
-                return self._news.wait_for(lambda: wanted in self.output, timeout=30)
+                return self._news.wait_for(lambda: wanted in self.output, timeout=60)
 
         assert await asyncio.to_thread(wait), f"{wanted!r} never came"
 

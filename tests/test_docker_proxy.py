@@ -236,7 +236,7 @@ def test_a_pull_that_nobody_waits_for_ends_on_the_engine(port: int, registry: Re
         until(lambda: slow.count("/blobs/"))
         assert open_to_the_engine(port) == before + 1
         connection.close()
-        until(lambda: open_to_the_engine(port) == before, 20)
+        until(lambda: open_to_the_engine(port) == before)
 
 
 @pytest.mark.parametrize("call", ["POST wait", "GET logs?follow=1&stdout=1", "GET stats?stream=1"])
@@ -247,7 +247,7 @@ async def test_what_nobody_waits_for_any_more_ends_on_the_engine(
     await engine.create(spec, await engine.pull(spec), {})
     await engine.start(spec)
     before = open_to_the_engine(port)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     method, what = call.split()
     connection.request(method, f"/containers/{spec.name}/{what}")
     await until_async(lambda: open_to_the_engine(port) == before + 1)
@@ -279,12 +279,12 @@ async def test_what_a_container_uses_and_how_it_ends_goes_through(
     with contextlib.closing(host.get_client()) as client:
         sampler = Sampler(client, spec.name)
         sampler.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not sampler.measured.usage.samples:
             assert time.monotonic() < deadline, "no sample comes"
             await asyncio.sleep(0.01)
         sampler.stop()
-        assert sampler.join(5)
+        assert sampler.join(60)
         await engine.destroy(spec)
         evidence = read_evidence(client, spec.name, started_at)
     assert evidence == Evidence((9,), exit_code=137, destroyed=True)

@@ -99,7 +99,7 @@ def test_a_match_is_what_its_definition_says(parts: list[str], path: list[str]) 
 
 def test_no_pattern_takes_long() -> None:
     globs = Globs(["/".join(["**", "*a" * 12 + "b"] * 20), "*a" * 240 + "b"])
-    began = time.monotonic()
+    began = time.thread_time()
     for depth in (1, 200):
         assert globs.matching(("a" * 250,) * depth) == []
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5

@@ -277,7 +277,7 @@ async def test_a_cancellation_ends_the_pull_at_once_and_leaves_no_thread(
         cancellation.request(Reason.CANCEL)
         outcome = await running
         assert outcome.name is OutcomeName.CANCELED
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10, "the pull's own limit of silence is 20 s"
         await until_async(lambda: not pulling())
     assert list((tmp_path / "pulls").iterdir()) == []
 

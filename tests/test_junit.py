@@ -171,10 +171,10 @@ HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
 def test_a_broken_or_hostile_report_is_refused_quickly_and_in_little_memory(which: str) -> None:
     make, reason = HOSTILE[which]
     data = make().encode()
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, before = time.thread_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ReportUnreadable, match=reason):
         read(data)
-    assert time.monotonic() - began < 10
+    assert time.thread_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 

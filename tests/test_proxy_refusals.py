@@ -132,7 +132,7 @@ TASK = f"mm-task-{NO_JOB}-1"
     ],
 )
 def test_what_the_runner_does_not_call_is_refused(port: int, method: str, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, path)
     answer = connection.getresponse()
     assert (answer.status, b"docker-proxy" in answer.read()) == (403, True)
@@ -589,7 +589,7 @@ def test_a_container_of_somebody_else_is_not_reached_by_its_id(port: int) -> Non
 
 
 def test_a_body_of_unknown_length_is_refused(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     pieces = (each for each in (b'{"Image": "none"', b', "HostConfig": {}}'))
     connection.request("POST", f"/containers/create?name=mm-task-{NO_JOB}-1", pieces)
     assert connection.getresponse().status == 403

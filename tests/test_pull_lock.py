@@ -84,13 +84,13 @@ async def test_a_turn_is_held_against_other_processes_and_ends_with_its_own(
         assert holder.stdin is not None
         assert holder.stdout.readline() == b"held\n"
         waiting = asyncio.create_task(pull())
-        await asyncio.wait_for(heard.wait(), 10)
+        await asyncio.wait_for(heard.wait(), 60)
         assert not waiting.done()
         if end == "kill":
             holder.kill()
         else:
             holder.stdin.close()
-        assert await asyncio.wait_for(waiting, 20) is True
+        assert await asyncio.wait_for(waiting, 60) is True
 
 
 async def test_whoever_waits_may_be_cancelled(tmp_path: Path) -> None:

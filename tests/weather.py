@@ -176,7 +176,7 @@ class Weather:
             (event, number): 1 for event in (STARTED, FINISHED) for number in range(1, attempts + 1)
         }
         try:
-            until(lambda: self.events(run_id) == expected, 15, what="both events")
+            until(lambda: self.events(run_id) == expected, what="both events")
         except AssertionError:
             assert self.events(run_id) == expected
-        until(lambda: left_on_engine(run_id, host) == [], 15, what="nothing left")
+        until(lambda: left_on_engine(run_id, host) == [], what="nothing left")

@@ -99,7 +99,7 @@ class Attempt:
 
     `began` is noted right before the container is created, which may still run where there is no
     `executed`; `stopping` right before it is stopped. `upload` is None where files stay here.
-    `answers` is the request that it was made for, see `flows.runtime.lifecycle.request_of`, None
+    `answers` is the request that it was made for, see `flows.runtime.history.request_of`, None
     where nobody knows; `fence` how often the run had been taken over by another host; `taken`, that
     it was given up to one. Paused, it is so since `paused_at`, and was for `paused_seconds` before.
     """

@@ -19,7 +19,7 @@ from prefect.states import (
 )
 
 from flows.runtime.api_client import RunClientContext
-from flows.runtime.lifecycle import GIVEN_BACK
+from flows.runtime.history import GIVEN_BACK
 from flows.worker.claim import claim, give_back
 
 OURS, THEIRS = "Claimed by one on host-1", "Claimed by two on host-2"

@@ -7,7 +7,8 @@
 | `execution`, `ending` | the engine's calls in order; stop, outcome and removal of a container |
 | `collect`, `publish` | outputs and test reports; `run.json`, upload and Prefect artifacts |
 | `lifecycle` | the state machine of a run's life: what is done to it next |
-| `ownership` | whose a run is: claims, and where something of it may still be |
+| `history` | what the states of a run say: requests, deaths, words that a state of ours replaced |
+| `ownership` | whose a run is: claims, take-overs, and where something of it may still be |
 | `driver` | brings a run that no process carries as far as it goes; its `steps`, `run_states` |
 | `recovery` | Prefect's state hooks; what was left on other hosts |
 | `api_client` | Prefect's client, whose final states refuse claims that come late |

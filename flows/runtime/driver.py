@@ -43,6 +43,7 @@ class Situation:
     step: Step
     run: FlowRun | None
     attempt: Attempt | None = None
+    replaced: State[Any] | None = None
 
 
 async def drive(job: Job, client: PrefectClient, *, is_lost: bool = False) -> list[Step]:
@@ -98,7 +99,8 @@ async def look(
             # The host has a new name since then.
             claim = Claim(attempt.prepared.spec.worker)
     container = await _container_of(job, attempt, record)
-    return Situation(lifecycle.next_step(view, record, container, claim), run, attempt)
+    step = lifecycle.next_step(view, record, container, claim)
+    return Situation(step, run, attempt, view.replaced if view else None)
 
 
 def _may_have_died(state: State[Any], is_lost: bool) -> bool:
@@ -171,7 +173,7 @@ async def _do(job: Job, client: PrefectClient, now: Situation) -> bool:
         if now.step is Step.SET_END and attempt is not None:
             # The process that told the rest died perhaps before these were sent.
             await send_events(client, attempt)
-        await client.set_flow_run_state(run.id, _state_for(now.step, attempt))
+        await client.set_flow_run_state(run.id, _state_for(now, attempt))
     return True
 
 
@@ -182,7 +184,10 @@ _OF_ATTEMPT: Mapping[Step, Callable[[Job, Attempt], Awaitable[object]]] = {
 }
 
 
-def _state_for(step: Step, attempt: Attempt | None) -> State[Any]:
+def _state_for(now: Situation, attempt: Attempt | None) -> State[Any]:
+    step = now.step
+    if step is Step.SET_AGAIN and now.replaced is not None:
+        return now.replaced
     if step is Step.RESTART:
         return restarted_state()
     if step is Step.SET_CANCELLED:

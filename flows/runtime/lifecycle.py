@@ -4,24 +4,13 @@ They take what the server, the attempt store and the engine say, as plain values
 those who call them do it. Nothing here waits, reads a clock or talks to anybody.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
-from itertools import groupby
 from uuid import UUID
 
 from prefect.client.schemas.objects import State, StateType
 
 from flows.runtime.cancellation import Reason
-
-# The messages of states that put a run back into its queue to go on with what somebody asked for.
-RESTARTED = "Its process died; another takes over."
-HANDED_OVER = "Its worker stopped; the next one takes over."
-TAKEN_OVER = "Its host is silent; another takes over."
-GIVEN_BACK = "Its worker stopped before it began; it waits for the next one."
-_GOING_ON = {RESTARTED, HANDED_OVER, TAKEN_OVER, GIVEN_BACK}
-# Names of scheduled states in which the server itself puts off what somebody asked for.
-_PUT_OFF = {"Late", "AwaitingConcurrencySlot"}
 
 
 class Phase(IntEnum):
@@ -51,8 +40,9 @@ class RunView:
     """A flow run as the server has it.
 
     `host` is the one that its label names, None for none; `fence` grows with each take-over;
-    `request` is what it answers to, see `request_of`; `has_starts_left`, that a run whose process
-    died may be started again; `is_lost`, that nobody is about to begin it though it is Pending.
+    `request` is what it answers to, see `history.request_of`; `has_starts_left`, that one whose
+    process died may be started again; `is_lost`, that nobody is about to begin it though it is
+    Pending; `replaced`, what a state of ours came after and must not, see `history.replaced`.
     """
 
     type: StateType
@@ -61,6 +51,7 @@ class RunView:
     request: UUID | None = None
     has_starts_left: bool = True
     is_lost: bool = False
+    replaced: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +80,10 @@ class Claim:
 
 class Begin(Enum):
     """What a process that was given a run does first; `CLEAR` removes what is left of an attempt
-    that nobody may go on with."""
+    that nobody may go on with, `CLOSE` ends one that answers an earlier request, and tells it."""
 
     CLEAR = auto()
+    CLOSE = auto()
     PREPARE = auto()
     GO_ON = auto()
     TELL_END = auto()
@@ -104,6 +96,7 @@ class Step(Enum):
     WAIT = auto()
     SET_ASIDE = auto()
     REMOVE = auto()
+    SET_AGAIN = auto()
     PAUSE = auto()
     END_CANCELED = auto()
     END_ABANDONED = auto()
@@ -112,54 +105,6 @@ class Step(Enum):
     SET_CANCELLED = auto()
     SET_CRASHED = auto()
     RESTART = auto()
-
-
-def is_request(state: State, *, is_first: bool = False) -> bool:
-    """Whether a state, by itself, asks for the run rather than to go on with it, or puts it off.
-
-    `is_first`, that the run never ran: what the server puts off was asked for then.
-    """
-    if not state.is_scheduled() or state.message in _GOING_ON or state.name == "Resuming":
-        return False
-    return is_first or state.name not in _PUT_OFF
-
-
-def since_request(states: Sequence[State]) -> tuple[Sequence[State], Sequence[State]]:
-    """The scheduled states, of these oldest first, by which somebody last asked for the run, one
-    after the other; and those that came after them."""
-    stretches = [list(each) for _, each in groupby(states, State.is_scheduled)]
-    for index, stretch in reversed(list(enumerate(stretches))):
-        resumes = index > 0 and stretches[index - 1][-1].is_paused()
-        if is_request(stretch[0], is_first=index == 0) and not resumes:
-            return stretch, [state for later in stretches[index + 1 :] for state in later]
-    return [], states
-
-
-def request_of(states: Sequence[State], record: RecordView = RecordView()) -> UUID | None:
-    """The id of the state, of these oldest first, by which somebody last asked for the run.
-
-    A stretch of scheduled states is one request: where the record answers to one of it, to that.
-    One that nobody knows the request of answers to the newest, unless the run has ended before it.
-    """
-    asked, _ = since_request(states)
-    if not asked:
-        return None
-    if record.answers is None and record.phase is not Phase.NONE:
-        before = states[: list(states).index(asked[0])]
-        if not any(state.is_final() and not state.is_crashed() for state in before):
-            return None
-    ids = [state.id for state in asked]
-    return record.answers if record.answers in ids else ids[-1]
-
-
-def deaths(states: Sequence[State]) -> int:
-    """How often the process of the newest request died, of all states of a run, oldest first.
-
-    Each is told by a state of ours, or by Prefect as a crash before it, perhaps twice.
-    """
-    _, after = since_request(states)
-    told = [State.is_crashed(state) or state.message == RESTARTED for state in after]
-    return sum(is_told for is_told, _ in groupby(told))
 
 
 def begin(record: RecordView, request: UUID | None, fence: int | None = None) -> Begin:
@@ -171,7 +116,7 @@ def begin(record: RecordView, request: UUID | None, fence: int | None = None) ->
     if record.phase is Phase.NONE:
         return Begin.PREPARE
     if record.phase is not Phase.TOLD:
-        return Begin.GO_ON
+        return Begin.GO_ON if record.answers in (None, request) else Begin.CLOSE
     is_answered = record.answers == request and not record.is_retried
     return Begin.TELL_END if is_answered else Begin.PREPARE
 
@@ -243,7 +188,7 @@ def _step_here(run: RunView, record: RecordView, container: Container) -> Step:
         case StateType.CANCELLING | StateType.CANCELLED:
             return _step_canceled(run, record)
         case StateType.RUNNING | StateType.PENDING:
-            return _step_lost(run, record)
+            return Step.SET_AGAIN if run.replaced else _step_lost(run, record)
         case StateType.CRASHED:
             return _step_crashed(run, record)
         case _:

@@ -16,7 +16,8 @@ from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, ended_e
 from flows.payload.container import Retry
 from flows.payload.parse import parse
 from flows.report.names import state_message, state_name
-from flows.runtime.lifecycle import RESTARTED, RecordView, RunView, deaths, request_of
+from flows.runtime.history import RESTARTED, deaths, replaced, request_of
+from flows.runtime.lifecycle import RecordView, RunView
 
 # Labels of a flow run: the host that runs it, or did last; how often another host took it over.
 HOST_LABEL = "moonmind.host"
@@ -63,6 +64,7 @@ def view_of(
         request=request_of(states, record),
         has_starts_left=run.deployment_id is not None and used < _starts_allowed(run),
         is_lost=is_lost,
+        replaced=replaced(states),
     )
 
 

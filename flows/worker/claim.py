@@ -7,7 +7,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending, Scheduled
 
 from flows.runtime.api_client import is_refused_as_claim, propose
-from flows.runtime.lifecycle import GIVEN_BACK
+from flows.runtime.history import GIVEN_BACK
 from flows.runtime.ownership import claim_id
 
 

@@ -21,8 +21,8 @@ from benchmarks.counts import report
 from benchmarks.measures import spending
 from flows.runtime.store import known_jobs
 from scripts.postgres import Postgres
-from scripts.stack import FINAL, POOL, Stack, free_port
-from tests.own_engine import OwnEngine
+from scripts.stack import FINAL, Stack, free_port
+from tests.machines import Machine
 from tests.runs import shell, until
 from tests.weather import FINISHED, STARTED, Weather
 
@@ -33,43 +33,6 @@ _POLL_SECONDS = 2.0
 # The shortest that a worker takes.
 _PATIENCE_SECONDS = 60
 _RETURN_SECONDS = 180.0
-
-
-class Host:
-    """A worker and the engine that it alone uses."""
-
-    def __init__(self, name: str, folder: Path, stack: Stack, limit: int) -> None:
-        self.name = name
-        (folder / "engine").mkdir(parents=True)
-        self.engine = OwnEngine(folder / "engine")
-        self.jobs = folder / "agent_jobs"
-        self._stack = stack
-        self._limit = limit
-
-    def start_worker(self) -> None:
-        settings = {
-            "DOCKER_HOST": self.engine.url,
-            "MOONMIND_WORKDIR": str(self.jobs),
-            "MOONMIND_WORKER_NAME": self.name,
-            "MOONMIND_HOST_PATIENCE_SECONDS": str(_PATIENCE_SECONDS),
-        }
-        kind = "container-task"
-        self._stack.start_worker(
-            POOL, kind, limit=self._limit, settings=settings, process=self.name
-        )
-
-    def die(self) -> None:
-        """Worker, engine and containers, all at once, as at a power cut."""
-        worker = self._stack.process(self.name)
-        worker.kill()
-        self.engine.kill_all()
-        worker.wait()
-        self._stack.forget(self.name)
-
-    def left(self) -> list[str]:
-        """What carries a job's label on its engine."""
-        wanted = ("ps", "--all", "--quiet", "--filter", "label=moonmind.job_id")
-        return self.engine.docker(*wanted).split()
 
 
 @app.default
@@ -89,8 +52,12 @@ def hosts(
             stack.start_server()
             stack.create_pool()
             stack.deploy()
-            first, second = (Host(name, home / name, stack, limit) for name in ("one", "two"))
-            with first.engine, second.engine:
+            patience = {"MOONMIND_HOST_PATIENCE_SECONDS": str(_PATIENCE_SECONDS)}
+            first, second = (
+                Machine(name, home / name, stack, limit=limit, settings=patience)
+                for name in ("one", "two")
+            )
+            with first, second:
                 first.start_worker()
                 second.start_worker()
                 processes = {
@@ -109,8 +76,7 @@ def hosts(
                     **{f"{name}Cpu": round(cpu / tasks, 3) for name, cpu in spent.cpu.items()},
                 }
                 console.print("All are over; the second host comes back.")
-                second.engine.start()
-                second.start_worker()
+                second.come_back()
                 until(lambda: not second.left(), _RETURN_SECONDS, "nothing left")
                 facts["leftovers"] = len(first.left()) + len(second.left())
     facts["ok"] = facts["ok"] and not facts["leftovers"]
@@ -118,7 +84,7 @@ def hosts(
     sys.exit(0 if facts["ok"] else 1)
 
 
-def _run(stack: Stack, doomed: Host, tasks: int, deadline: float) -> tuple[list[str], int]:
+def _run(stack: Stack, doomed: Machine, tasks: int, deadline: float) -> tuple[list[str], int]:
     """All runs, and how many were over when the host died."""
     weather = Weather(stack)
     task = shell("sleep 0.5; echo done", retry={"infrastructure": 3})
@@ -144,7 +110,7 @@ def _over(stack: Stack) -> int:
     return int(stack.api("POST", "/flow_runs/count", flow_runs=over, flows=named).json())
 
 
-def _count(stack: Stack, hosts: tuple[Host, ...], runs: list[str]) -> dict[str, Any]:
+def _count(stack: Stack, hosts: tuple[Machine, ...], runs: list[str]) -> dict[str, Any]:
     weather = Weather(stack)
     states = Counter(stack.flow_run(run)["state_type"] for run in runs)
     told: Counter[tuple[str, str, int]] = Counter()

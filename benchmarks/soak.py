@@ -1,20 +1,21 @@
-"""A soak: short tasks side by side, while their processes and their worker are killed.
+"""A soak: tasks of ten kinds on two hosts with two engines, in a storm, with people at them.
 
-Prints how many runs ended, how many `started` and `finished` events their attempts have, and what
-is left on the engine; exits 1 unless all of it is as it must be. It kills only what it started.
+By `--seed`, workers are killed and replaced, hosts cut off from the server and from their engines
+and returned, engines and the server restarted, and runs cancelled, suspended, retried, deleted and
+set to states. Witnesses in the containers tell whether two of a run were ever there at once; at the
+end every run's verdict is held against what it was made to do, or what a person said of it. Prints
+counts and violations, and exits 1 where there are any. It kills only what it started.
 """
 
-import contextlib
-import os
-import random
-import signal
+import json
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,148 +23,196 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.counts import count, report
-from flows.runtime.store import AttemptStore
+from benchmarks.counts import report
+from benchmarks.soaking import witness
+from benchmarks.soaking.checks import Evidence, late_seconds, violations
+from benchmarks.soaking.level import Level, rises
+from benchmarks.soaking.people import People, Run
+from benchmarks.soaking.plan import Task, tasks
+from benchmarks.soaking.server import Server
+from benchmarks.soaking.storm import Storm
 from scripts.postgres import Postgres
-from scripts.stack import FINAL, Stack, free_port
-from tests.runs import shell
-from tests.weather import Weather
+from scripts.stack import Stack, free_port
+from tests.machines import Machine
 
 app = App(name="scripts/benchmark soak", help=__doc__)
 console = Console(stderr=True)
 
-_POLL_SECONDS = 3.0
-# A process for each run, so that there are processes to kill; each is killed about once on its way,
-# and some of them often.
-_KIND = "process"
-_RESTARTS = 10
+_LOOK_SECONDS = 1.5
+# Open at a time: more than the hosts run, so that there is a queue.
+_OPEN = 120
+_LIMIT = 16
+_PATIENCE_SECONDS = 60
+# After a lap, what is left may wait for a host's patience, pauses between attempts, and sweeps.
+_SETTLE_SECONDS = 300.0
+# Of the tasks, so many run when the storm is over.
+_CALM = 0.1
 
 
-class Storm:
-    """Kills a random flow process every few seconds, and the worker at two points of the way."""
+@dataclass(frozen=True)
+class Soak:
+    """What is up while it lasts; it gives up at `end`, by the monotonic clock."""
 
-    def __init__(self, weather: Weather, runs: list[str], limit: int, every: float) -> None:
-        self.flows_killed = 0
-        self.workers_killed = 0
-        self._weather = weather
-        self._runs = runs
-        self._limit = limit
-        self._every = every
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._rage, daemon=True)
-        # Fixed, so that a soak that found something can be had again.
-        self._chance = random.Random(0)
+    stack: Stack
+    machines: tuple[Machine, Machine]
+    server: Server
+    people: People
+    witnesses: Path
+    seed: int
+    end: float
 
-    @contextlib.contextmanager
-    def raging(self) -> Iterator[None]:
-        """Kill for as long as the block runs."""
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            self._thread.join()
+    def lap(self, todo: Sequence[Task], progress: Progress) -> None:
+        """Submit the tasks, never too many at a time, until all are over."""
+        bar = progress.add_task("", total=len(todo))
+        left, begun = list(reversed(todo)), len(self.people.runs)
+        end = self.end
+        while (left or self.people.open) and time.monotonic() < end:
+            while left and len(self.people.open) < _OPEN:
+                task = left.pop()
+                self.people.watch(self.server.submit(self.seed, task), task)
+            if not left:
+                end = min(end, time.monotonic() + _SETTLE_SECONDS) if end == self.end else end
+            self.people.look()
+            over = len(self.people.runs) - len(self.people.open) - begun
+            progress.update(bar, completed=over)
+            time.sleep(_LOOK_SECONDS)
 
-    def kill_worker(self) -> None:
-        """SIGKILL to the worker, and a fresh one in its place."""
-        self._weather.kill_worker()
-        self.workers_killed += 1
-        self._weather.stack.start_worker(kind=_KIND, limit=self._limit)
+    def left(self) -> list[str]:
+        """What is on the engines when all had the time to remove it."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while (left := [name for each in self.machines for name in each.left()]) and (
+            time.monotonic() < end
+        ):
+            time.sleep(_LOOK_SECONDS)
+        return left
 
-    def _rage(self) -> None:
-        while not self._over.wait(self._every):
-            if not (processes := _flow_processes(self._runs)):
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._chance.choice(processes), signal.SIGKILL)
-                self.flows_killed += 1
+    def levels(self) -> dict[str, Level]:
+        return {each.name: Level.of(each.worker_pid) for each in self.machines}
 
+    def evidence(self) -> Iterator[Evidence]:
+        """Of every run, as it is now."""
+        with ThreadPoolExecutor(4) as threads:
+            yield from threads.map(self._evidence, self.people.runs.values())
 
-def _flow_processes(runs: list[str]) -> list[int]:
-    """Processes that have one of our runs in their environment."""
-    needles = {f"PREFECT__FLOW_RUN_ID={run}".encode() for run in runs}
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if needles & set((folder / "environ").read_bytes().split(b"\0")):
-                found.append(int(folder.name))
-    return found
-
-
-def _over(stack: Stack, runs: list[str]) -> set[str]:
-    """The runs that have ended and of which everything is told; a crash may be taken up again."""
-    wanted = {"id": {"any_": runs}, "state": {"type": {"any_": sorted(FINAL)}}}
-    final = stack.api("POST", "/flow_runs/filter", flow_runs=wanted, limit=200).json()
-    return {run["id"] for run in final if _is_told(stack, run)}
-
-
-def _is_told(stack: Stack, run: dict[str, Any]) -> bool:
-    newest = AttemptStore(stack.jobs, run["id"]).last()
-    if newest is None:
-        return _crashes(stack, run["id"]) > _RESTARTS
-    return newest.published
-
-
-def _crashes(stack: Stack, run_id: str) -> int:
-    return sum(kind == "CRASHED" for kind, _ in groupby(_history(stack, run_id)))
-
-
-def _history(stack: Stack, run_id: str) -> list[str]:
-    """The types of the run's states, oldest first."""
-    states = stack.api("GET", f"/flow_run_states/?flow_run_id={run_id}").json()
-    return [state["type"] for state in sorted(states, key=itemgetter("timestamp"))]
+    def _evidence(self, run: Run) -> Evidence:
+        return Evidence(
+            run.id,
+            run.task,
+            run.said,
+            self.server.history(run.id),
+            self.server.events(run.id),
+            witness.testify(self.witnesses, run.id),
+        )
 
 
 @app.default
 def soak(
     *,
-    tasks: Annotated[int, Parameter(help="How many tasks to run.")] = 200,
-    concurrency: Annotated[int, Parameter(help="How many at a time.")] = 8,
-    kill_every: Annotated[float, Parameter(help="Seconds between two kills.")] = 6.0,
-    minutes: Annotated[float, Parameter(help="Give up after so many.")] = 30.0,
+    tasks: Annotated[int, Parameter(help="How many tasks to run.")] = 2000,
+    seed: Annotated[int, Parameter(help="Chooses tasks, words and deeds.")] = 1,
+    minutes: Annotated[float, Parameter(help="Give up after so many.")] = 60.0,
+    smoke: Annotated[bool, Parameter(help="A few tasks: 40.")] = False,
+    keep: Annotated[Path | None, Parameter(help="Leave logs and evidence in this folder.")] = None,
 ) -> None:
     """Run the soak and print its counts."""
-    deadline = time.monotonic() + 60 * minutes
-    with Postgres() as database, tempfile.TemporaryDirectory(prefix="moonmind-soak-") as folder:
-        settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url}
-        with Stack(Path(folder), free_port(), settings) as stack:
-            console.print("Starting Postgres, Prefect's server and a worker.")
-            stack.start_server()
-            stack.create_pool(kind=_KIND)
-            stack.deploy()
-            weather = Weather(stack)
-            started = time.monotonic()
-            task = shell("sleep 0.5; echo done", retry={"infrastructure": _RESTARTS})
-            runs = [weather.submit(task) for _ in range(tasks)]
-            stack.start_worker(kind=_KIND, limit=concurrency)
-            storm = Storm(weather, runs, concurrency, kill_every)
-            with storm.raging():
-                _see_through(stack, storm, runs, deadline)
-            seconds = time.monotonic() - started
-            facts = count(weather, runs) | {
-                "seconds": round(seconds, 1),
-                "flowProcessesKilled": storm.flows_killed,
-                "workersKilled": storm.workers_killed,
-            }
+    count = 40 if smoke else tasks
+    with _up(seed, time.monotonic() + 60 * minutes, keep) as up:
+        facts, found = _soaked(up, count)
+    for sentence in found:
+        console.print(sentence, markup=False, highlight=False)
     report("Soak", facts)
     sys.exit(0 if facts["ok"] else 1)
 
 
-def _see_through(stack: Stack, storm: Storm, runs: list[str], deadline: float) -> None:
-    open_runs = list(runs)
+@contextmanager
+def _up(seed: int, end: float, keep: Path | None) -> Iterator[Soak]:
+    """A server on Postgres, and two hosts without workers."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, Postgres() as database:
+        home = keep.absolute() if keep else Path(folder)
+        settings = {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url,
+            "MOONMIND_HOST_PATIENCE_SECONDS": str(_PATIENCE_SECONDS),
+        }
+        with Stack(home, free_port(), settings) as stack:
+            console.print(f"Seed {seed}. Starting Postgres, Prefect's server and two hosts.")
+            stack.start_server()
+            stack.create_pool()
+            stack.deploy()
+            # Engines have sockets below it, and leave nothing.
+            one, two = (Machine(n, Path(folder) / n, stack, limit=_LIMIT) for n in ("one", "two"))
+            witnesses = home / "witnesses"
+            with one, two, Server(stack) as server:
+                for machine in (one, two):
+                    witness.employ(machine, witnesses)
+                assert witness.are_awake(one, two, witnesses), "the witnesses would see nothing"
+                yield Soak(stack, (one, two), server, People(server), witnesses, seed, end)
+                for machine in (one, two):
+                    machine.stop_worker()
+                    witness.dismiss(machine)
+
+
+def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
+    """Counts, and violations."""
+    planned = tasks(up.seed, count)
+    calm = planned[round(count * (1 - _CALM)) :]
+    storm, began = Storm(up.stack, up.machines, up.seed, _tell), time.monotonic()
+    for machine in up.machines:
+        machine.start_worker()
     columns = (TextColumn("Runs over"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(runs))
-        while open_runs and time.monotonic() < deadline:
-            over = _over(stack, open_runs)
-            open_runs = [run for run in open_runs if run not in over]
-            progress.update(bar, completed=len(runs) - len(open_runs))
-            done = len(runs) - len(open_runs)
-            if storm.workers_killed < 2 and done > (storm.workers_killed + 1) * len(runs) / 3:
-                storm.kill_worker()
-            time.sleep(_POLL_SECONDS)
-    for run in open_runs:
-        console.print(f"Not over: {run}: {', '.join(_history(stack, run))}")
+        with storm.raging():
+            up.lap(planned[: -len(calm)], progress)
+        left = up.left()
+        before = up.levels()
+        up.lap(calm, progress)
+    left += up.left()
+    after = up.levels()
+    evidence = list(up.evidence())
+    # For whoever looks for the cause; it stays where a folder is named to keep it in.
+    told = json.dumps([asdict(each) for each in evidence], default=str, indent=1)
+    (up.stack.home / "evidence.json").write_text(told)
+    found = [
+        f"{each.run_id} ({each.task.kind.name}, task {each.task.number}): {sentence}"
+        for each in evidence
+        for sentence in violations(each)
+    ]
+    found += [f"{name} is left on an engine" for name in left]
+    found += [f"a worker ended by itself: {each}" for each in storm.ended_by_themselves]
+    found += [f"{n}: {risen}" for n in before for risen in rises(before[n], after[n])]
+    return _facts(up, storm, evidence, found) | {
+        "seconds": round(time.monotonic() - began),
+        **{f"{name} after the storm": str(level) for name, level in before.items()},
+        **{f"{name} at the end": str(level) for name, level in after.items()},
+    }, found
+
+
+def _tell(sentence: str) -> None:
+    console.log(sentence, markup=False, highlight=False)
+
+
+def _facts(
+    up: Soak, storm: Storm, evidence: Sequence[Evidence], found: Sequence[str]
+) -> dict[str, Any]:
+    ends = Counter(each.history[-1].name if each.history else "deleted" for each in evidence)
+    hosts = Counter(host for each in evidence for host in {seen.host for seen in each.seen})
+    late = sorted(each for run in evidence if (each := late_seconds(run)))
+    return {
+        "seed": up.seed,
+        "runs": len(evidence),
+        "ends": dict(ends),
+        "containers": sum(len({seen.container for seen in each.seen}) for each in evidence),
+        "runs by host": dict(hosts),
+        "runs on both hosts": sum(len({seen.host for seen in e.seen}) > 1 for e in evidence),
+        "started": sum(e.name == "started" for each in evidence for e in each.events),
+        "finished": sum(e.name == "finished" for each in evidence for e in each.events),
+        "deeds": dict(storm.done),
+        "words": dict(up.people.said),
+        "seconds from a word to its end": f"{late[len(late) // 2]:.1f} (median), {late[-1]:.1f}"
+        if late
+        else "none",
+        "violations": len(found),
+        "ok": not found and len(evidence) > 0,
+    }
 
 
 if __name__ == "__main__":

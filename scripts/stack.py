@@ -93,16 +93,21 @@ class Stack:
         limit: int | None = None,
         settings: Mapping[str, str] | None = None,
         process: str | None = None,
+        is_awaited: bool = True,
     ) -> None:
         """Start a worker that runs at most `limit` at a time; wait until the server has heard
-        from it. Its process is named `worker`, or by a pool that is not the usual one."""
-        known = {worker["name"]: worker["last_heartbeat_time"] for worker in self._workers(pool)}
+        from it, where it is awaited. Its process is named `worker`, or by a pool that is not the
+        usual one."""
+        seen = self._workers(pool) if is_awaited else []
+        known = {worker["name"]: worker["last_heartbeat_time"] for worker in seen}
         bound = ["--limit", str(limit)] if limit else []
         words = ["worker", "start", "--pool", pool, "--type", kind, *bound]
         name = process or ("worker" if pool == POOL else pool)
         # Ours is woken; one of another kind finds work by asking alone.
         asking = {} if kind == KIND else {"PREFECT_WORKER_QUERY_SECONDS": "1"}
         self._start(name, words, {**asking, **(settings or {})})
+        if not is_awaited:
+            return
         self._await(
             name,
             lambda: any(

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from flows.engine.docker.link_local import commands
 from flows.spec import TASK_NETWORK
 from tests.runs import BUSYBOX, until
@@ -85,18 +87,15 @@ class OwnEngine:
     def kill_all(self) -> None:
         """The engine, its containerd and every container, at once: a power cut."""
         assert self._process is not None
-        inside = "{{.State.Pid}}"
-        running = self.docker("ps", "--quiet").split()
-        shown = self.docker("inspect", "--format", inside, *running).split() if running else []
-        # One that has just ended has the number 0, which for a kill means this very process.
-        shown = [pid for pid in shown if int(pid)]
         containerd = (self._folder / "run/containerd/containerd.pid").read_text()
-        for pid in (str(self._process.pid), containerd, *_shims(self._folder), *shown):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        # These first: what they have started since is found afterwards.
+        _kill([str(self._process.pid), containerd])
         self._process.wait(30)
         self._process = None
-        until(lambda: not any(map(_is_alive, (containerd, *shown))))
+        until(lambda: not _is_alive(containerd))
+        while family := [pid for shim in _shims(self._folder) for pid in _family(shim)]:
+            _kill(family)
+            until(lambda: not any(map(_is_alive, family)))
 
     def __enter__(self) -> Self:
         self._make_bridge()
@@ -114,6 +113,11 @@ class OwnEngine:
         image = subprocess.run(["docker", "save", BUSYBOX], check=True, capture_output=True).stdout
         load = ["docker", "--host", self.url, "load", "--quiet"]
         subprocess.run(load, input=image, check=True, capture_output=True)
+
+    def import_image(self, files: bytes, name: str) -> None:
+        """Have an image of a tar of files."""
+        words = ["docker", "--host", self.url, "import", "-", name]
+        subprocess.run(words, input=files, check=True, capture_output=True)
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
@@ -147,6 +151,20 @@ def _shims(folder: Path) -> list[str]:
             if b"containerd-shim" in line and str(folder).encode() in line:
                 found.append(path.parent.name)
     return found
+
+
+def _family(pid: str) -> list[str]:
+    """A process and what descends from it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(pid))
+        return [str(each.pid) for each in (process, *process.children(recursive=True))]
+    return []
+
+
+def _kill(pids: list[str]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def _forget(interface: str) -> None:

@@ -1,0 +1,149 @@
+"""What must be true of every run when a soak is over. Pure: evidence in, sentences out."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from benchmarks.soaking.people import Said
+from benchmarks.soaking.plan import Task, Word
+from benchmarks.soaking.server import Event, State
+from benchmarks.soaking.witness import Seen
+from scripts.stack import FINAL
+
+# From a word that ends a run to the last sign of its container: as long as a host may be cut off
+# before others take its runs over, and the time that it takes to notice.
+_WORD_REACHES_SECONDS = 150.0
+_OUTCOMES = {
+    "Completed": "succeeded",
+    "Failed": "failed",
+    "TimedOut": "timed-out",
+    "OutOfMemory": "out-of-memory",
+}
+_TYPES = {Word.SET_FAILED: "FAILED", Word.SET_COMPLETED: "COMPLETED", Word.CANCEL: "CANCELLED"}
+_ENDING = {Word.CANCEL, Word.DELETE, Word.SET_FAILED, Word.SET_COMPLETED, Word.SET_CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one run; of a deleted one the server has no history."""
+
+    run_id: str
+    task: Task
+    said: Sequence[Said]
+    history: Sequence[State]
+    events: Sequence[Event]
+    seen: Sequence[Seen]
+
+    @property
+    def is_deleted(self) -> bool:
+        return not self.history
+
+    @property
+    def asked_again(self) -> list[Said]:
+        """Retries by hand."""
+        return [said for said in self.said if said.word is Word.RETRY and said.is_taken]
+
+    @property
+    def answer(self) -> Sequence[State]:
+        """The states since somebody last asked for the run."""
+        asked = [n for n, state in enumerate(self.history) if _asks(state)]
+        return self.history[asked[-1] :] if asked else self.history
+
+
+def violations(run: Evidence) -> Iterator[str]:
+    """Each as a sentence about the run."""
+    if any(seen.says == "second" for seen in run.seen):
+        yield "two containers at once"
+    yield from _told_wrongly(run)
+    yield from _worked_on(run)
+    if run.is_deleted:
+        if not any(said.word is Word.DELETE for said in run.said):
+            yield "gone from the server"
+        return
+    if run.history[-1].type not in FINAL:
+        yield f"stays {run.history[-1].name}"
+        return
+    yield from _changed_after_its_end(run.history)
+    yield from _ends_wrongly(run)
+
+
+def _told_wrongly(run: Evidence) -> Iterator[str]:
+    told = Counter((event.attempt, event.name) for event in run.events)
+    for attempt in sorted({event.attempt for event in run.events}):
+        counts = told[attempt, "started"], told[attempt, "finished"]
+        if counts != (1, 1):
+            yield f"attempt {attempt}: {counts[0]} started, {counts[1]} finished"
+    started = len({attempt for attempt, name in told if name == "started"})
+    containers = {seen.container for seen in run.seen}
+    if len(containers) > started:
+        yield f"{len(containers)} containers, {started} attempts told as started"
+    outcomes = Counter(event.outcome for event in run.events if event.name == "finished")
+    verdicts = sum(outcomes[outcome] for outcome in _OUTCOMES.values())
+    if verdicts > (allowed := run.task.kind.verdicts * (1 + len(run.asked_again))):
+        yield f"{verdicts} attempts with a verdict of their own, not {allowed}"
+
+
+def _worked_on(run: Evidence) -> Iterator[str]:
+    """After a word that ends it."""
+    if (seconds := late_seconds(run)) > _WORD_REACHES_SECONDS:
+        yield f"its container worked on {seconds:.0f} s after a person's word"
+
+
+def late_seconds(run: Evidence) -> float:
+    """From the last word that ended the run to the last sign of its container."""
+    late = 0.0
+    for number, said in enumerate(run.said):
+        if said.word in _ENDING and said.is_taken:
+            until = next((each.second for each in run.said[number + 1 :]), float("inf"))
+            signs = [seen.second for seen in run.seen if said.second < seen.second < until]
+            late = max(late, *(sign - said.second for sign in signs), 0.0)
+    return late
+
+
+def _changed_after_its_end(history: Sequence[State]) -> Iterator[str]:
+    for before, after in pairwise(history):
+        if before.type in FINAL and not (after.is_a_persons or _asks(after)):
+            yield f"{before.name} ({before.message}) became {after.name} ({after.message})"
+
+
+def _ends_wrongly(run: Evidence) -> Iterator[str]:
+    last, words = run.history[-1], [state for state in run.answer if state.is_a_persons]
+    ended = f"{last.name} ({last.message})"
+    settled = [state for state in words if state.type in FINAL]
+    if settled:
+        if not last.is_a_persons:
+            yield f"a person set it {settled[0].name}, and it is {ended}"
+        return
+    if any(state.type == "CANCELLING" for state in run.answer):
+        if last.type != "CANCELLED":
+            yield f"cancelled, and it is {ended}"
+        return
+    if last.type == "CANCELLED" and any(said.word is Word.CANCEL for said in run.said):
+        # Before it ran: the server itself sets that.
+        return
+    yield from _not_as_made(run, last)
+
+
+def _not_as_made(run: Evidence, last: State) -> Iterator[str]:
+    kind = run.task.kind
+    if last.name != kind.ends:
+        yield f"made to be {kind.ends}, and it is {last.name} ({last.message})"
+        return
+    finished = [event for event in run.events if event.name == "finished"]
+    if kind.ends not in _OUTCOMES:
+        return
+    if not finished:
+        yield f"{kind.ends} without an event"
+        return
+    told = max(finished, key=lambda event: event.attempt)
+    if told.outcome != _OUTCOMES[kind.ends]:
+        yield f"{kind.ends}, and its last attempt was told as {told.outcome}"
+    if kind.exit_code not in (None, told.exit_code):
+        yield f"told to have exited {told.exit_code}, not {kind.exit_code}"
+    if run.asked_again and not any(seen.second > run.asked_again[-1].second for seen in run.seen):
+        yield "asked for again, and not run again"
+
+
+def _asks(state: State) -> bool:
+    return state.type == "SCHEDULED" and state.is_a_persons

@@ -160,10 +160,10 @@ def _image_id(image: str) -> str:
 
 def _ask_without_password(stack: Compose) -> None:
     for auth in (None, ("admin", "wrong")):
-        answer = httpx.post(f"{stack.address}/api/flow_runs/count", auth=auth)
+        answer = httpx.post(f"{stack.address}/api/flow_runs/count", auth=auth, timeout=30)
         assert answer.status_code == 401, f"the API answers {answer.status_code} to {auth}"
     assert stack.api("POST", "/flow_runs/count").status_code == 200
-    page = httpx.get(stack.address, follow_redirects=True)
+    page = httpx.get(stack.address, follow_redirects=True, timeout=30)
     assert "<html" in page.text, f"the UI answers {page.status_code}"
 
 

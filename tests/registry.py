@@ -168,6 +168,7 @@ class Registry:
         return httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             auth=(USER, PASSWORD) if self._login else None,
+            timeout=60,
             trust_env=False,
         )
 

@@ -139,22 +139,24 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
 
 
 def test_a_server_that_restarts_is_waited_for_while_a_run_is_watched(
-    stack: Stack, written: Any
+    stack: Stack, weather: Weather, written: Any
 ) -> None:
-    script = "for i in $(seq 60); do echo line $i; sleep 0.1; done"
     with Gateway(stack.address) as api:
         ours = settings(stack) | {"PREFECT_API_URL": f"{api.http}/api"}
-        process = started("submit", written(shell(script)), "--watch", settings=ours)
+        process = started("submit", written(shell(ENDLESS)), "--watch", settings=ours)
         shown = read_until(process, "line 1\n")
         assert process.stdout is not None
         assert process.stderr is not None
+        run_id = process.stderr.readline().split()[1].rstrip(",")
         with api.refusing():
             assert any("does not answer; the run goes on" in line for line in process.stderr)
+        weather.let_end(run_id)
         shown += process.stdout.readlines()
         _, err = process.communicate(timeout=120)
     assert process.returncode == ExitStatus.SUCCEEDED, err
     lines = [each.strip() for each in shown if each.startswith("line ")]
-    assert lines == [f"line {number}" for number in range(1, 61)]
+    assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
+    assert "the end\n" in shown
 
 
 def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(

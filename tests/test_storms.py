@@ -32,8 +32,8 @@ async def assert_told_once(run: Finished, attempts: int = 1) -> None:
     query = {"filter": {"resource": {"id": [f"moonmind.task.{run.job_id}"]}}, "limit": 50}
     expected = {(event, n): 1 for event in (STARTED, FINISHED) for n in range(1, attempts + 1)}
     told: Counter[tuple[str, int]] = Counter()
-    async with httpx.AsyncClient(base_url=PREFECT_API_URL.value()) as client:
-        for _ in range(100):
+    async with httpx.AsyncClient(base_url=PREFECT_API_URL.value(), timeout=60) as client:
+        for _ in range(600):
             answer = await client.post("/events/filter", json=query)
             answer.raise_for_status()
             events = answer.json()["events"]

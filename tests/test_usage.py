@@ -1,14 +1,8 @@
 """The resource receipt: the arithmetic on samples of both cgroup versions, and a real engine."""
 
 import contextlib
-import os
-import select
-import socket
-import socketserver
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,10 +12,10 @@ from docker.models.containers import Container
 
 from flows.engine.docker.stats import Sample, Sampler, add
 from flows.engine.types import MAX_POINTS, Point, Series, Usage
+from tests.gateway import Gateway
 from tests.runs import BUSYBOX, until
 
 MEBIBYTE = 1024**2
-SOCKET = os.environ.get("DOCKER_HOST", "/var/run/docker.sock").removeprefix("unix://")
 ENDLESS = "while :; do :; done"
 
 
@@ -124,51 +118,10 @@ def test_a_series_stays_small_spans_the_whole_life_and_keeps_the_peak(count: int
     assert [point.seconds for point in points] == sorted({point.seconds for point in points})
 
 
-class Relay(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Stands between the client and the engine, can cut every connection, and let nothing pass."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), Forwarding)
-        self.open: set[socket.socket] = set()
-        self.lets_pass = threading.Event()
-        self.lets_pass.set()
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}).start()
-
-    def cut(self) -> None:
-        for connection in tuple(self.open):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.lets_pass.set()
-        self.shutdown()
-        self.cut()
-        self.server_close()
-
-
-class Forwarding(socketserver.BaseRequestHandler):
-    server: Relay
-
-    def handle(self) -> None:
-        with socket.socket(socket.AF_UNIX) as engine, contextlib.suppress(OSError):
-            engine.connect(SOCKET)
-            self.server.open.add(self.request)
-            other = {self.request: engine, engine: self.request}
-            while data := (ready := select.select(other, [], [])[0][0]).recv(65536):
-                self.server.lets_pass.wait()
-                other[ready].sendall(data)
-
-    def finish(self) -> None:
-        self.server.open.discard(self.request)
-
-
 @pytest.fixture
-def relay(tmp_path: Path) -> Iterator[Relay]:
-    if not Path(SOCKET).is_socket():
-        pytest.skip("the Docker Engine has no socket on this machine")
-    between = Relay(tmp_path / "docker.sock")
-    yield between
-    between.close()
+def gateway() -> Iterator[Gateway]:
+    with Gateway() as between:
+        yield between
 
 
 @pytest.fixture
@@ -278,38 +231,37 @@ def test_a_sampler_can_be_started_before_the_container(
 
 @pytest.mark.docker
 def test_a_cut_connection_is_made_again_while_the_container_runs(
-    relay: Relay, launch: Callable[..., Container]
+    gateway: Gateway, launch: Callable[..., Container]
 ) -> None:
     container = launch(ENDLESS)
-    with contextlib.closing(docker.DockerClient(f"unix://{relay.server_address!s}")) as client:
+    with contextlib.closing(docker.DockerClient(gateway.url)) as client:
         sampler = Sampler(client, str(container.name))
         sampler.start()
         until(lambda: sampler.measured.usage.samples)
-        relay.cut()
+        gateway.cut()
         before = sampler.measured.usage.samples
         until(lambda: sampler.measured.usage.samples > before)
         container.remove(force=True)
-        relay.cut()
+        gateway.cut()
         assert sampler.join(60)
 
 
 @pytest.mark.docker
 def test_stopping_ends_thread_and_connection_at_once(
-    relay: Relay, launch: Callable[..., Container]
+    gateway: Gateway, launch: Callable[..., Container]
 ) -> None:
     container = launch("sleep 60")
-    with contextlib.closing(docker.DockerClient(f"unix://{relay.server_address!s}")) as client:
-        until(lambda: len(relay.open) == 1)
+    with contextlib.closing(docker.DockerClient(gateway.url)) as client:
+        until(lambda: gateway.connections == 1)
         client.close()
-        until(lambda: not relay.open)
+        until(lambda: not gateway.connections)
         sampler = Sampler(client, str(container.name))
         sampler.start()
         until(lambda: sampler.measured.usage.samples)
-        relay.lets_pass.clear()
-        sampler.stop()
-        assert sampler.join(20), "it waits for the next sample"
-        relay.lets_pass.set()
-        until(lambda: not relay.open)
+        with gateway.hanging():
+            sampler.stop()
+            assert sampler.join(20), "it waits for the next sample"
+        until(lambda: not gateway.connections)
         sampler.stop()
 
 

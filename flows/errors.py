@@ -14,7 +14,8 @@ ContainerTaskError
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
 ├── StorageError              the operator: results could not be uploaded, which changes no outcome
 └── EngineError               the operator: Docker, the host or the registry failed, not the task
-    ├── EngineUnavailable     the engine does not answer
+    ├── EngineUnavailable     the engine does not answer, or failed by a fault of its own
+    │   └── EngineSilent      nobody answers for it: no connection, or none that lasts
     ├── EngineRefused         the engine understood the request and refused it as it stands
     ├── ContainerGone         the container was removed from outside
     └── ImageError            the image cannot be had; `ImageCause` says why
@@ -104,6 +105,11 @@ class EngineError(ContainerTaskError):
 
 class EngineUnavailable(EngineError):
     """No answer, a broken connection, or a server-side fault."""
+
+
+class EngineSilent(EngineUnavailable):
+    """No answer of the engine's own: no connection, none that lasted, or the word of a proxy that
+    it is away. It says nothing of a container, which may run on."""
 
 
 class EngineRefused(EngineError):

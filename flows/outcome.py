@@ -15,6 +15,7 @@ from flows.errors import (
     CapabilityMissing,
     ContainerTaskError,
     EngineRefused,
+    EngineSilent,
     ImageCause,
     ImageError,
     PolicyRefused,
@@ -167,6 +168,8 @@ class Outcome:
     log_reconnects: int = 0
     log_complete: bool = True
     results: Results | None = None
+    # Whether its engine was out of reach at its end, so that its container may still run.
+    unreached: bool = False
 
     @property
     def signal(self) -> int | None:
@@ -211,6 +214,20 @@ def ended_early(why: StoppedBy) -> Outcome:
     if why is StoppedBy.CANCEL:
         return failed(FailureClass.CANCELED, "canceled before its container ran")
     return replace(OVERDUE, error="took longer than all its limits before its container ran")
+
+
+def unreached(error: EngineSilent, stopped_by: StoppedBy | None) -> Outcome:
+    """The outcome of an attempt of whose container the engine could not be asked any more; of one
+    that was canceled, or when the death date of its container was past."""
+    if stopped_by is StoppedBy.CANCEL:
+        sentence = (
+            "canceled while the engine was out of reach; its container may run on, and is removed "
+            "when the engine answers again"
+        )
+        outcome = failed(FailureClass.CANCELED, sentence, stopped_by)
+        return replace(outcome, cleanup_error=str(error), unreached=True)
+    sentence = f"its engine stayed out of reach past the death date of its container: {error}"
+    return replace(failed(FailureClass.ENGINE, sentence), unreached=True)
 
 
 def missing_workdir(spec: ContainerSpec) -> Outcome:

@@ -168,6 +168,21 @@ def is_expired(labels: Mapping[str, str], now: datetime) -> bool:
         return False
 
 
+# What may lie between the compilation of a spec and its container's removal, beside the pull, the
+# time limit and the grace. Past it, whatever is left is nobody's.
+EXPIRY_SLACK_SECONDS = 3 * 3600
+
+
+def seconds_to_live(spec: ContainerSpec, now: datetime) -> float:
+    """How long it is to the death date of the container; no clock makes a longer life of it."""
+    longest = spec.limit_seconds + EXPIRY_SLACK_SECONDS
+    try:
+        left = (datetime.fromisoformat(spec.labels[LABEL_EXPIRES_AT]) - now).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return longest
+    return min(longest, max(0.0, left))
+
+
 # What the slowest engine that still answers takes to stop a container and to hand out its log.
 EXECUTE_SLACK_SECONDS = 300.0
 FLOW_SLACK_SECONDS = 600.0

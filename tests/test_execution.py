@@ -20,7 +20,7 @@ from tests.behaviours import busybox
 from tests.runs import payload
 from tests.specs import Nowhere
 
-STEPS = ["pull", "create", "missing_workdir", "tail", "start", "wait", "inspect"]
+STEPS = ["pull", "create", "missing_workdir", "tail", "start", "inspect"]
 
 
 def spec(*command: str, **container: Any) -> ContainerSpec:
@@ -64,19 +64,26 @@ async def test_the_end_of_the_container_decides_the_outcome(
 async def test_an_engine_that_fails_at_any_step_is_an_infrastructure_outcome_and_leaves_nothing(
     step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.runtime.ending.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.1)
     engine = busybox(breaks_at=step)
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.INFRASTRUCTURE
     assert (outcome.error or "").startswith("Docker ")
     assert engine.containers == {}
-    assert engine.calls[-1] == "destroy"
+    assert (engine.calls[-1] == "destroy") is (step != "pull")
+
+
+async def test_an_engine_that_cannot_wait_for_a_container_is_asked_whether_it_runs() -> None:
+    engine = busybox(breaks_at="wait")
+    outcome = await run(engine, spec("sleep", "0.3"), Nowhere())
+    assert (outcome.name, outcome.exit_code) == (OutcomeName.SUCCEEDED, 0)
+    assert engine.containers == {}
 
 
 async def test_a_clean_up_that_fails_is_told_beside_the_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.runtime.ending.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.2)
     engine = busybox(breaks_at="destroy")
     outcome = await run(engine, spec("print", "hi"), Nowhere())
     assert outcome.name is OutcomeName.SUCCEEDED
@@ -218,10 +225,12 @@ async def test_results_are_collected_before_the_outcome_is_noted_and_the_contain
     assert engine.containers == {}
 
 
-@pytest.mark.parametrize("step", ["pull", "create", "start", "wait"])
+@pytest.mark.parametrize("step", ["pull", "create", "start", "inspect"])
 async def test_a_container_of_which_nobody_knows_that_it_has_stopped_is_collected_from_by_nobody(
-    step: str,
+    step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.1)
+
     async def collect(outcome: Outcome) -> Outcome:
         raise AssertionError("its files may still change")
 

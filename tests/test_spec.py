@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.payload.compiler import EXPIRY_SLACK_SECONDS
 from flows.payload.policy import Policy
-from flows.spec import ContainerSpec, Run, command_summary, is_expired
+from flows.spec import EXPIRY_SLACK_SECONDS, ContainerSpec, Run, command_summary, is_expired
 from tests.specs import JOB, NOW, RUN, VOLUME, compiled
 from tests.strategies import FULL, enabled
 

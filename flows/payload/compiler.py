@@ -15,6 +15,7 @@ from flows.payload.models import TaskPayload
 from flows.payload.policy import Policy
 from flows.payload.policy_check import require_allowed
 from flows.spec import (
+    EXPIRY_SLACK_SECONDS,
     JOB_ID_PLACEHOLDER,
     JOB_ROOT,
     LABEL_EXPIRES_AT,
@@ -28,9 +29,6 @@ from flows.spec import (
 )
 from flows.units import memory_bytes
 
-# What may lie between the compilation of a spec and its container's removal, beside the pull, the
-# time limit and the grace. Past it, whatever is left is nobody's.
-EXPIRY_SLACK_SECONDS = 3 * 3600
 # Of the fields with a default, those that the first fingerprints had. Later ones count only where
 # they are set, so that the same payload has the same fingerprint in every version.
 _ALWAYS_IN_FINGERPRINT = frozenset({

@@ -26,6 +26,7 @@ from flows.spec import ContainerSpec
 from flows.units import duration, size
 from flows.workspace.logs import Logger
 
+AWAY = "waiting for the engine, which is out of reach"
 COLLECTING = "collecting what it left"
 PUBLISHING = "listing its files"
 UPLOADING = "uploading its files"
@@ -33,6 +34,7 @@ FIRST_SECONDS = 10.0
 AFTER_SECONDS = 3.0
 # Nothing waits longer for a server that is away.
 _REQUEST_SECONDS = 10.0
+_SOON_SECONDS = 0.1
 # For a request that is broken off.
 _END_SECONDS = 2.0
 
@@ -142,6 +144,7 @@ class RunProgress:
         self._ran_seconds = 0.0
         self._is_over = asyncio.Event()
         self._showing: asyncio.Task[None] | None = None
+        self._running: Callable[[], str] | None = None
 
     @classmethod
     def after(cls, spec: ContainerSpec, executed: Executed, say: Callable[[str], None]) -> Self:
@@ -175,13 +178,23 @@ class RunProgress:
             self._ran_seconds = time.monotonic() - self._began
             return running_text(self._spec, self._ran_seconds, measured)
 
+        self._running = text
         self._enter(self._moments(), text)
 
     def goes_on(self, doing: str) -> None:
-        """The container has ended, and its files are worked on; shown where that takes long."""
-        seconds = time.monotonic() - self._began
-        moment = max(next(self._moments()), seconds + self._after_seconds)
+        """Its container is not what is waited for; shown where that takes long."""
+        moment = max(next(self._moments()), self._seconds() + self._after_seconds)
         self._enter(iter([moment]), lambda: _numbered(self._spec, doing))
+
+    def resume(self) -> None:
+        """Show the container again, as before `goes_on`."""
+        self._is_over.set()
+        if self._running is not None:
+            now = [self._seconds() + _SOON_SECONDS] if self.is_shown else []
+            self._enter(itertools.chain(now, self._moments()), self._running)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _enter(self, moments: Iterator[float], text: Callable[[], str]) -> None:
         self._is_over.set()

@@ -4,7 +4,7 @@ What an earlier process did is found in the attempt store and on the engine.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,20 +15,27 @@ from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
-from flows.errors import ContainerTaskError, EngineError
+from flows.errors import ContainerTaskError, EngineError, EngineSilent, WorkspaceError
 from flows.masking import Masker
-from flows.outcome import LOST, Outcome, StoppedBy, outcome_of
+from flows.outcome import LOST, Outcome, OutcomeName, StoppedBy, outcome_of, unreached
 from flows.payload.image_reference import ImageName
 from flows.payload.policy import Policy
 from flows.report.names import PULL_PROGRESS_KEY, state_message
-from flows.report.progress import COLLECTING, PrefectPullObserver, ProgressArtifact, RunProgress
+from flows.report.progress import (
+    AWAY,
+    COLLECTING,
+    PrefectPullObserver,
+    ProgressArtifact,
+    RunProgress,
+)
 from flows.runtime import execution
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.checkout_access import open_checkout
 from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
 from flows.runtime.credentials import container_secrets, registry_login
-from flows.runtime.ending import finish, retry_while_unavailable
+from flows.runtime.ending import finish
+from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait
 from flows.runtime.execution import RunOptions
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import pull_options
@@ -72,18 +79,39 @@ class _StoringObserver(execution.Observer):
         self._progress.begin(seconds_left, measured)
 
     def stopping(self, stopped_by: StoppedBy) -> None:
-        self._put(replace(self.attempt, stopping=stopped_by))
+        self._keep(replace(self.attempt, stopping=stopped_by))
 
     def collecting(self) -> None:
         self._progress.goes_on(COLLECTING)
 
     def ended(self, outcome: Outcome) -> None:
         log = self._logs.runner_log.so_far()
-        self._put(_with_outcome(self.attempt, _masked(outcome, self._logs.masker), log))
+        self._keep(_with_outcome(self.attempt, _masked(outcome, self._logs.masker), log))
+
+    def _keep(self, attempt: Attempt) -> None:
+        """What is to happen happens, whether or not there is room to note it."""
+        self.attempt = _kept(self._store, attempt, self._logs.journal.say)
 
     def _put(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self._store.put(attempt)
+
+
+class _Absences:
+    """Says that the engine is out of reach, and that it is back, in the log and the progress."""
+
+    def __init__(self, say: Callable[[str], None], progress: RunProgress) -> None:
+        self.say = say
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+
+    def away(self, error: EngineSilent) -> None:
+        self.say(f"The engine is out of reach, and the run waits for it: {error}")
+        self._loop.call_soon_threadsafe(self._progress.goes_on, AWAY)
+
+    def back(self, seconds: float) -> None:
+        self.say(f"The engine answers again, after {seconds:.0f} s")
+        self._loop.call_soon_threadsafe(self._progress.resume)
 
 
 async def execute_attempt(
@@ -94,11 +122,20 @@ async def execute_attempt(
     The outcome is stored when this returns. `cancellation` ends it early.
     """
     spec, cancellation = attempt.prepared.spec, cancellation or Cancellation()
-    async with job.open_engine(attempt.prepared.policy) as engine:
-        adopt = attempt.began and await retry_while_unavailable(engine.find, spec)
-        values, refusal = await _secret_values(engine, attempt, adopt=adopt)
+    async with (
+        job.open_engine(attempt.prepared.policy) as engine,
+        RunProgress(spec, job.logger.info) as progress,
+    ):
+        absences = _Absences(job.logger.info, progress)
+        wait = EngineWait.of(spec, absences)
+        try:
+            adopt = attempt.began and await wait.ask(partial(engine.find, spec))
+            values, refusal = await _secret_values(engine, attempt, wait, adopt=adopt)
+        except EngineSilent as error:
+            adopt, values, refusal = False, {}, unreached(error, attempt.stopping)
         secrets = *(job.secrets or ()), *values.values()
         with _open_logs(attempt, job.logger, secrets, anew=adopt) as logs:
+            absences.say = logs.journal.say
             if refusal is not None:
                 return await _store_outcome(job, attempt, refusal, logs)
             if attempt.stopping is not None:
@@ -107,20 +144,23 @@ async def execute_attempt(
                 logs.journal.say(f"{spec.name} is gone")
                 outcome = LOST
             else:
-                options = RunOptions(adopt=adopt, cancellation=cancellation, secrets=values)
-                attempt, outcome = await _run_container(engine, job, attempt, logs, options)
-            if outcome.results is None:
-                outcome = await with_files_back(engine, attempt.prepared, outcome)
+                options = RunOptions(
+                    adopt=adopt, cancellation=cancellation, secrets=values, wait=wait
+                )
+                attempt, outcome = await _run_container(
+                    engine, job, attempt, logs, progress, options
+                )
+            outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _store_outcome(job, attempt, outcome, logs)
 
 
 async def _secret_values(
-    engine: Engine, attempt: Attempt, *, adopt: bool
+    engine: Engine, attempt: Attempt, wait: EngineWait, *, adopt: bool
 ) -> tuple[Mapping[str, str], Outcome | None]:
     spec = attempt.prepared.spec
     if adopt:
         # Its own, whatever the blocks say by now.
-        return await retry_while_unavailable(engine.secrets, spec), None
+        return await wait.ask(partial(engine.secrets, spec)), None
     if attempt.began:
         return {}, None
     try:
@@ -131,16 +171,18 @@ async def _secret_values(
 
 
 async def _run_container(
-    engine: Engine, job: Job, attempt: Attempt, logs: _OpenLogs, options: RunOptions
+    engine: Engine,
+    job: Job,
+    attempt: Attempt,
+    logs: _OpenLogs,
+    run_progress: RunProgress,
+    options: RunOptions,
 ) -> tuple[Attempt, Outcome]:
     prepared, say = attempt.prepared, logs.journal.say
     spec, words = prepared.spec, command_summary(prepared.shown.command)
     summary = f"Running {words} in {spec.image} as {spec.name}"
     say(f"Adopting {spec.name}" if options.adopt else summary)
-    async with (
-        ProgressArtifact(spec.job_id, PULL_PROGRESS_KEY, "the pull", say) as pull_progress,
-        RunProgress(spec, say) as run_progress,
-    ):
+    async with ProgressArtifact(spec.job_id, PULL_PROGRESS_KEY, "the pull", say) as pull_progress:
         observer = _StoringObserver(job.store, attempt, logs, run_progress)
         puller = PrefectPullObserver(pull_progress, say)
         pulling = _pull_options(puller, logs, job.host, prepared.policy or Policy())
@@ -181,24 +223,31 @@ def _pull_options(
     return pull_options(observer, login, host)
 
 
-async def finish_attempt(job: Job, attempt: Attempt, unfinished: Outcome) -> Attempt:
+async def finish_attempt(
+    job: Job, attempt: Attempt, unfinished: Outcome, *, wait: EngineWait | None = None
+) -> Attempt:
     """Stop and remove the container of an attempt that no process goes on with.
 
-    Where nobody knows its secrets any more, its log stays as it is, masked.
+    Where nobody knows its secrets any more, its log stays as it is, masked. An engine out of reach
+    is waited for by `wait`, by default for some seconds where somebody waits for the run's end;
+    then `EngineSilent` is raised, as `finish` says.
     """
     prepared, spec, known = attempt.prepared, attempt.prepared.spec, job.secrets is not None
+    canceled = unfinished.name is OutcomeName.CANCELED
+    wait = wait or EngineWait(CANCEL_SECONDS if canceled else 0.0)
+    if canceled and attempt.began and attempt.stopping is None:
+        attempt = _kept(job.store, replace(attempt, stopping=StoppedBy.CANCEL), job.logger.info)
     async with job.open_engine(None) as engine:
-        anew = known and await _exists(engine, spec)
-        values = await engine.secrets(spec) if anew else {}
+        anew = known and await _exists(engine, spec, wait)
+        values = await wait.ask(partial(engine.secrets, spec)) if anew else {}
         with _open_logs(
             attempt, job.logger, (*(job.secrets or ()), *values.values()), anew=anew
         ) as logs:
             sink = logs.runner_log if anew else _Nowhere()
             masker = logs.masker if anew or (known and not spec.secrets) else None
             collect = partial(collect_results, engine, job, prepared, masker)
-            outcome = await finish(engine, attempt, sink, unfinished, collect)
-            if outcome.results is None:
-                outcome = await with_files_back(engine, prepared, outcome)
+            outcome = await finish(engine, attempt, sink, unfinished, collect, wait)
+            outcome = await with_files_back(engine, prepared, outcome)
             return await _store_outcome(job, attempt, outcome, logs)
 
 
@@ -208,16 +257,19 @@ class _Nowhere:
     def write(self, chunk: bytes) -> None: ...
 
 
-async def _exists(engine: Engine, spec: ContainerSpec) -> bool:
+async def _exists(engine: Engine, spec: ContainerSpec, wait: EngineWait) -> bool:
     try:
-        return await engine.find(spec)
+        return await wait.ask(partial(engine.find, spec))
     except EngineError:
         # Whatever follows will say so.
         return False
 
 
 async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:
-    """The outcome, after the container's files were given back to this process by `chown`."""
+    """The outcome, after the files of a container that has stopped, and from which nobody has
+    collected, were given back to this process by `chown`."""
+    if outcome.unreached or outcome.results is not None:
+        return outcome
     kept = await reclaim(engine, prepared.workspace, prepared.spec)
     return replace(outcome, cleanup_error=outcome.cleanup_error or kept)
 
@@ -255,6 +307,13 @@ async def _store_outcome(job: Job, attempt: Attempt, outcome: Outcome, logs: _Op
         log = replace(log, error=_CUT)
     logs.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
     logs.journal.move_to_artifacts()
-    attempt = _with_outcome(attempt, outcome, log)
-    job.store.put(attempt)
+    return _kept(job.store, _with_outcome(attempt, outcome, log), logs.journal.say)
+
+
+def _kept(store: AttemptStore, attempt: Attempt, say: Callable[[str], None]) -> Attempt:
+    """The attempt, noted in the store if that has room: what happened stands without a note."""
+    try:
+        store.put(attempt)
+    except WorkspaceError as error:
+        say(f"What became of {attempt.prepared.spec.name} could not be noted: {error}")
     return attempt

@@ -5,27 +5,31 @@ For `execution`, which watched it, and for `finish`, where its process is no mor
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from flows.attempt import Attempt
 from flows.engine.contract import Engine, Sink
 from flows.engine.types import ContainerState, Evidence
-from flows.errors import EngineError, EngineUnavailable
+from flows.errors import EngineError, EngineSilent, EngineUnavailable
 from flows.exit_code import KILLED
-from flows.outcome import Outcome, StoppedBy, container_outcome
+from flows.outcome import (
+    Outcome,
+    OutcomeName,
+    StoppedBy,
+    container_outcome,
+    ended_early,
+    unreached,
+)
+from flows.runtime import engine_wait
+from flows.runtime.engine_wait import EngineWait, clock
 from flows.spec import ContainerSpec
 from flows.threads import to_the_end
 
-T = TypeVar("T")
 # Decides on an outcome by what the container left, once it has stopped; raises nothing.
 Collect = Callable[[Outcome], Awaitable[Outcome]]
-# How long an engine may be away while its container runs: the time of a restart.
-PATIENCE_SECONDS = 60.0
 _CLOCKS_APART = timedelta(seconds=5)
 
 
@@ -35,35 +39,46 @@ async def finish(
     sink: Sink,
     unfinished: Outcome,
     collect: Collect | None = None,
+    wait: EngineWait | None = None,
 ) -> Outcome:
     """Stop and remove the container of an attempt whose process is no more; the outcome.
 
-    It is `unfinished`, with what the engine knows, unless the container has ended by itself.
+    It is `unfinished`, with what the engine knows, unless the container has ended by itself. One
+    that was canceled is so also where the engine is out of reach when `wait` is over; of others,
+    `EngineSilent` is raised.
     """
-    spec = attempt.prepared.spec
+    spec, wait = attempt.prepared.spec, wait or EngineWait(0.0)
     try:
-        outcome = await _finished_outcome(engine, attempt, sink, unfinished)
+        outcome = await _finished_outcome(engine, attempt, sink, unfinished, wait)
         outcome = await with_results(outcome, collect)
+    except EngineSilent as error:
+        if unfinished.name is not OutcomeName.CANCELED:
+            raise
+        return unreached(error, StoppedBy.CANCEL)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
-    return replace(outcome, cleanup_error=await destroy(engine, spec) or outcome.cleanup_error)
+    left = await destroy(engine, spec, wait)
+    return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
 
 async def _finished_outcome(
-    engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome
+    engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome, wait: EngineWait
 ) -> Outcome:
     spec, stopping = attempt.prepared.spec, attempt.stopping
-    if not await engine.find(spec):
+    if not await wait.ask(partial(engine.find, spec)):
         return unfinished
-    async with engine.tail(spec, sink, replay=True) as tailed:
-        ran_on = (await engine.inspect(spec)).running
+    async with AsyncExitStack() as stack:
+        tail = partial(engine.tail, spec, sink, replay=True)
+        tailed = await wait.ask(lambda: stack.enter_async_context(tail()))
+        ran_on = (await wait.ask(partial(engine.inspect, spec))).running
         if ran_on:
-            await engine.stop(spec)
-    if (await engine.inspect(spec)).started_at is None:
-        return unfinished
+            await wait.stop(engine, spec)
+    if (await wait.ask(partial(engine.inspect, spec))).started_at is None:
+        canceled = unfinished.name is OutcomeName.CANCELED
+        return ended_early(StoppedBy.CANCEL) if canceled else unfinished
     stopped_by = stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
     ended = replace(
-        await read_outcome(engine, spec, stopped_by),
+        await read_outcome(engine, spec, stopped_by, wait=wait),
         log_reconnects=tailed.reconnects,
         log_complete=tailed.complete,
     )
@@ -92,23 +107,23 @@ async def read_outcome(
     back_at: datetime | None = None,
     *,
     watched: bool = False,
+    wait: EngineWait,
 ) -> Outcome:
     """The outcome of a container that has stopped, by the engine's inspect and its events.
 
-    `back_at` is when the engine came back; `watched`, that this process saw the container's whole
-    life, so that the engine's record of its end cannot have been crowded out.
+    `back_at` is when the engine came back, by its own clock; `watched`, that this process saw the
+    container's whole life, so that the engine's record of its end cannot have been crowded out.
     """
-    state = await _stopped_state(engine, spec)
+    state = await _stopped_state(engine, spec, wait)
     started_at = state.started_at
     if stopped_by is StoppedBy.CONTAINER and state.exit_code != 0 and started_at:
         try:
             evidence = await engine.evidence(spec, started_at)
         except EngineUnavailable:
             # One that shuts down may still answer an inspect.
-            evidence = await retry_while_unavailable(
-                partial(engine.evidence, since=started_at), spec
-            )
-            state, back_at = await retry_while_unavailable(engine.inspect, spec), datetime.now(UTC)
+            evidence = await wait.ask(partial(engine.evidence, spec, started_at))
+            state = await wait.ask(partial(engine.inspect, spec))
+            back_at = await wait.ask(partial(clock, engine))
         state = replace(state, oom_killed=state.oom_killed or evidence.oom)
         if not state.oom_killed:
             fell = (watched and evidence.exit_code is None) or _fell_with_engine(state, back_at)
@@ -127,37 +142,24 @@ def _sender_of_signal(state: ContainerState, evidence: Evidence, *, engine_fell:
     return StoppedBy.OUTSIDE if evidence.signals else StoppedBy.CONTAINER
 
 
-async def _stopped_state(engine: Engine, spec: ContainerSpec) -> ContainerState:
-    state = await retry_while_unavailable(engine.inspect, spec)
+async def _stopped_state(engine: Engine, spec: ContainerSpec, wait: EngineWait) -> ContainerState:
+    state = await wait.ask(partial(engine.inspect, spec))
     if state.exit_code == KILLED and not state.oom_killed:
         # The engine hears of a memory kill by another way than of the exit, at times a little
         # later; which it was, only the engine may say.
         await asyncio.sleep(0.2)
-        state = await engine.inspect(spec)
+        state = await wait.ask(partial(engine.inspect, spec))
     return state
 
 
-async def retry_while_unavailable(
-    ask: Callable[[ContainerSpec], Awaitable[T]], spec: ContainerSpec
-) -> T:
-    """What the engine answers, once it does; asked again while it is away, for a minute."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(EngineUnavailable),
-        wait=wait_exponential(multiplier=0.1, max=2),
-        stop=stop_after_delay(PATIENCE_SECONDS),
-        reraise=True,
-    )
-    return await retrying(ask, spec)
-
-
-async def destroy(engine: Engine, spec: ContainerSpec, *, patient: bool = False) -> str | None:
+async def destroy(engine: Engine, spec: ContainerSpec, wait: EngineWait) -> str | None:
     """Remove the container even while the caller is being cancelled; say what kept it.
 
-    With `patient`, an engine that is away gets the time to come back.
+    An engine that is away gets a minute to come back; what is left then is the sweep's.
     """
-    removal = retry_while_unavailable(engine.destroy, spec) if patient else engine.destroy(spec)
     try:
-        await to_the_end(removal)
+        minute = wait.at_most(engine_wait.PATIENCE_SECONDS)
+        await to_the_end(minute.ask(partial(engine.destroy, spec)))
     except EngineError as error:
         return str(error)
     return None

@@ -7,32 +7,36 @@ happens in between, it destroys what the spec names before it returns.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
-from flows.engine.contract import Engine, Measured, Sink
+from flows.engine.contract import Engine, Measured, Sink, Tailed
 from flows.engine.images.failures import overdue
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image, thinned
-from flows.errors import EngineError, EngineUnavailable, Rejected, WorkspaceError
-from flows.outcome import Outcome, StoppedBy, ended_early, missing_workdir, outcome_of
-from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
-from flows.runtime.ending import (
-    Collect,
-    destroy,
-    read_outcome,
-    retry_while_unavailable,
-    with_results,
+from flows.errors import EngineError, EngineSilent, EngineUnavailable, Rejected, WorkspaceError
+from flows.outcome import (
+    Outcome,
+    StoppedBy,
+    ended_early,
+    missing_workdir,
+    outcome_of,
+    unreached,
 )
+from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
+from flows.runtime.ending import Collect, destroy, read_outcome, with_results
+from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait, clock
 from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
 T = TypeVar("T")
 # Raises a `ContainerTaskError`.
 BeforeCreate = Callable[[Image], Coroutine[Any, Any, None]]
-_ABSENCES = 1000
+# Between two looks at a container whose engine answers and will not be waited at.
+_PAUSES_SECONDS = (0.1, 2.0)
 # As many as a chart can show; they are in the attempt store, which is read and written often.
 _KEPT_POINTS = 240
 # What an engine still makes after that is left to the sweep.
@@ -65,7 +69,7 @@ class RunOptions:
     With `adopt`, the container exists already: its output comes whole, its time limit counts from
     its own start. With `keep`, it stays when it has stopped. `secrets` has the values of
     `spec.secrets`. `before_create` makes ready what the image decides on. A container that ran has
-    its outcome from `collect`.
+    its outcome from `collect`. An engine that is out of reach is waited for by `wait`.
     """
 
     adopt: bool = False
@@ -76,6 +80,7 @@ class RunOptions:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     before_create: BeforeCreate | None = None
     collect: Collect | None = None
+    wait: EngineWait | None = None
 
 
 async def run(
@@ -97,14 +102,20 @@ class _Execution:
         self._sink = sink
         self._options = options
         self._unless_requested = options.cancellation.unless_requested
+        self._wait = options.wait or EngineWait.of(spec)
+        # Who an earlier process was about to stop it for, if it did not get to its end.
+        self._was_stopping = options.cancellation.reason if options.adopt else None
+        self._stopped_for: Reason | None = None
         self._image: Image | None = None
         self._may_exist = options.adopt
+        self._is_answer_lost = False
         self._stages: dict[str, float] = {}
 
     async def run(self) -> Outcome:
         outcome = replace(await self._outcome(), image=self._image, stages=self._stages)
         self._options.observer.ended(outcome)
-        left = await self._destroy(patient=self._may_exist)
+        may_be_left = self._may_exist and not outcome.unreached
+        left = await self._destroy() if may_be_left else None
         return replace(outcome, cleanup_error=left or outcome.cleanup_error)
 
     async def _outcome(self) -> Outcome:
@@ -116,49 +127,75 @@ class _Execution:
             with self._timed("collect"):
                 options.observer.collecting()
                 return await with_results(outcome, options.collect)
+        except EngineSilent as error:
+            stopped_by = self._stopped_for.stopped_by if self._stopped_for else None
+            return unreached(error, stopped_by) if self._may_exist else outcome_of(error)
         except (EngineError, Rejected, WorkspaceError) as error:
             return outcome_of(error)
         except CancellationRequested as requested:
             return ended_early(requested.reason.stopped_by)
         except Exception:
-            await self._destroy()
+            if self._may_exist:
+                await self._destroy()
             raise
 
-    async def _destroy(self, *, patient: bool = False) -> str | None:
+    async def _destroy(self) -> str | None:
         if self._options.keep:
             return None
-        return await destroy(self._engine, self._spec, patient=patient)
+        return await destroy(self._engine, self._spec, self._wait)
 
     async def _create(self) -> None:
         with self._timed("pull"):
             image = self._image = await self._unless_requested(self._pull())
         if (before_create := self._options.before_create) is not None:
-            await self._unless_requested(before_create(image))
+            ready = partial(before_create, image)
+            await self._unless_requested(self._wait.ask(ready, brief=True))
         self._options.observer.creating()
         self._may_exist = True
         with self._timed("create"):
-            step = self._engine.create(self._spec, image, self._options.secrets)
+            while not await self._is_created(image):
+                pass
+
+    async def _is_created(self, image: Image) -> bool:
+        """Create the container; False where the request was lost, and is to be made again."""
+        engine, spec = self._engine, self._spec
+        step = engine.create(spec, image, self._options.secrets)
+        try:
             await _to_its_end(step, self._options.cancellation)
+        except EngineSilent:
+            self._is_answer_lost = True
+            return await self._unless_requested(self._ask(engine.find))
+        except EngineError:
+            # The name may be taken by what became of the request before.
+            if not (self._is_answer_lost and await self._ask(engine.find)):
+                raise
+        return True
+
+    def _ask(self, question: Callable[[ContainerSpec], Awaitable[T]]) -> Coroutine[Any, Any, T]:
+        """What the engine answers, when it does."""
+        return self._wait.ask(partial(question, self._spec))
 
     async def _pull(self) -> Image:
         spec = self._spec
         try:
             async with asyncio.timeout(spec.pull_timeout_seconds):
-                return await self._engine.pull(spec, self._options.pull_options)
+                pull = partial(self._engine.pull, spec, self._options.pull_options)
+                return await self._wait.ask(pull, brief=True)
         except TimeoutError:
             raise overdue(spec.image, spec.pull_timeout_seconds) from None
 
     async def _watch(self) -> Outcome:
         engine, spec, adopt = self._engine, self._spec, self._options.adopt
-        if not adopt and not spec.workdir_is_mounted and await engine.missing_workdir(spec):
+        if not (adopt or spec.workdir_is_mounted) and await self._ask(engine.missing_workdir):
             return missing_workdir(spec)
         with self._timed("run"):
-            async with (
-                engine.tail(spec, self._sink, replay=adopt) as tailed,
-                engine.measured(spec) as measured,
-            ):
+            async with contextlib.AsyncExitStack() as stack:
+                tailed = await self._ask(partial(self._tailed, stack))
+                measured = await stack.enter_async_context(engine.measured(spec))
                 stopped_by, back_at = await self._until_stopped(measured)
-        outcome = await read_outcome(engine, spec, stopped_by, back_at, watched=not adopt)
+        outcome = await read_outcome(
+            engine, spec, stopped_by, back_at, watched=not adopt, wait=self._wait
+        )
         return replace(
             outcome,
             usage=measured.usage,
@@ -167,47 +204,79 @@ class _Execution:
             log_complete=tailed.complete,
         )
 
+    async def _tailed(self, stack: contextlib.AsyncExitStack, spec: ContainerSpec) -> Tailed:
+        tail = self._engine.tail(spec, self._sink, replay=self._options.adopt)
+        return await stack.enter_async_context(tail)
+
     async def _until_stopped(self, measured: Measured) -> tuple[StoppedBy, datetime | None]:
         """Who ended the container, and when its engine came back, if it was away meanwhile."""
         back_at: datetime | None = None
         try:
             seconds = await self._unless_requested(self._start())
             self._options.observer.running(seconds, measured)
-            has_stopped, back_at = await self._unless_requested(self._wait(seconds))
+            has_stopped, back_at = await self._unless_requested(self._wait_for_end(seconds))
             if has_stopped:
                 return StoppedBy.CONTAINER, back_at
             reason = Reason.DEADLINE
         except CancellationRequested as requested:
             reason = requested.reason
+        return await self._stop(reason), back_at
+
+    async def _stop(self, reason: Reason) -> StoppedBy:
+        """Stop the container; who ended it."""
+        if reason is Reason.DEADLINE:
+            return await self._stopped(reason)
+        # The person's word stands, and is told soon also where the engine is out of reach: the
+        # next process finds what it is to do.
+        self._stopped_for = reason
         self._options.observer.stopping(reason.stopped_by)
-        await to_the_end(self._engine.stop(self._spec))
-        if (await self._engine.inspect(self._spec)).started_at is None:
+        self._wait.shorten(CANCEL_SECONDS)
+        return await to_the_end(self._stopped(reason))
+
+    async def _stopped(self, reason: Reason) -> StoppedBy:
+        if reason is Reason.DEADLINE and self._was_stopping is None:
+            state = await self._ask(self._engine.inspect)
+            if state.started_at and not state.running:
+                # It had ended by itself when the engine could say so.
+                return StoppedBy.CONTAINER
+            self._options.observer.stopping(reason.stopped_by)
+        await self._wait.stop(self._engine, self._spec)
+        if (await self._ask(self._engine.inspect)).started_at is None:
             raise CancellationRequested(reason)
-        return reason.stopped_by, back_at
+        return reason.stopped_by
 
     async def _start(self) -> float:
         """Start the container where nobody has yet; the seconds that its time limit leaves it."""
-        engine, spec = self._engine, self._spec
-        state = await engine.inspect(spec) if self._options.adopt else None
-        if state is None or state.started_at is None:
-            await engine.start(spec)
-            return spec.timeout_seconds
-        elapsed = (datetime.now(UTC) - state.started_at).total_seconds()
-        return max(0.0, spec.timeout_seconds - elapsed)
-
-    async def _wait(self, seconds: float) -> tuple[bool, datetime | None]:
-        """Whether the container stopped within `seconds`, and when its engine last came back."""
-        engine, spec = self._engine, self._spec
-        deadline, back_at = time.monotonic() + seconds, None
-        for _ in range(_ABSENCES):
+        engine, spec, may_run = self._engine, self._spec, self._options.adopt
+        while True:
+            if may_run and (began := (await self._ask(engine.inspect)).started_at):
+                elapsed = (await self._clock() - began).total_seconds()
+                return min(spec.timeout_seconds, max(0.0, spec.timeout_seconds - elapsed))
             try:
-                return await engine.wait(spec, max(0.0, deadline - time.monotonic())), back_at
+                await engine.start(spec)
+            except EngineSilent:
+                may_run = True
+            else:
+                return spec.timeout_seconds
+
+    async def _wait_for_end(self, seconds: float) -> tuple[bool, datetime | None]:
+        """Whether the container stopped within `seconds`, and when its engine last came back."""
+        engine, spec, back_at = self._engine, self._spec, None
+        deadline = time.monotonic() + seconds
+        pause, longest = _PAUSES_SECONDS
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return await engine.wait(spec, left), back_at
             except EngineUnavailable:
-                await retry_while_unavailable(engine.inspect, spec)
-                back_at = datetime.now(UTC)
-        raise EngineUnavailable(
-            f"Docker broke off {_ABSENCES} times while waiting for the container"
-        )
+                is_running, back_at = (await self._ask(engine.inspect)).running, await self._clock()
+                if not (is_running and left):
+                    return not is_running, back_at
+            await asyncio.sleep(min(left, pause))
+            pause = min(2 * pause, longest)
+
+    async def _clock(self) -> datetime:
+        return await self._wait.ask(partial(clock, self._engine))
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -19,7 +19,14 @@ from flows.engine.images.failures import image_error, not_present
 from flows.engine.images.progress import Take
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
-from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable, Rejected
+from flows.errors import (
+    ContainerGone,
+    EngineError,
+    EngineRefused,
+    EngineSilent,
+    EngineUnavailable,
+    Rejected,
+)
 from flows.payload.caches import cache_labels, refusal, require_owner
 from flows.spec import ContainerSpec, Mount, Owned, is_named_for_its_job
 from flows.testing.fake_container import FakeContainer, Program, succeed
@@ -34,8 +41,10 @@ class FakeEngine(Engine):
     the exit code.
 
     `images` are those that exist, in registries and here, and `folders` those in every image; None
-    stands for any. `breaks_at` names a method that fails as if Docker were gone, after it has done
-    its work half-way, so many `times`; `hangs_at` one that never answers.
+    stands for any. `breaks_at` names a method that fails by a fault of Docker's own, after it has
+    done its work half-way, so many `times`; `hangs_at` one that never answers. While it `is_away`,
+    it is out of reach, and its containers run on; `leaves_at` names a method after whose work, the
+    first time, it is away until somebody brings it back.
     """
 
     program: Program = succeed
@@ -45,6 +54,9 @@ class FakeEngine(Engine):
     breaks_at: str = ""
     times: int = 10**6
     hangs_at: str = ""
+    leaves_at: str = ""
+    is_away: bool = False
+    refused: int = field(default=0, init=False)
     containers: dict[str, FakeContainer] = field(default_factory=dict, init=False)
     calls: list[str] = field(default_factory=list, init=False)
     _failures: list[BaseException] = field(default_factory=list, init=False)
@@ -56,6 +68,7 @@ class FakeEngine(Engine):
         return taken
 
     async def find(self, spec: ContainerSpec) -> bool:
+        self._require_reach()
         found = self.containers.get(spec.name)
         return found is not None and found.spec.labels == spec.labels
 
@@ -81,6 +94,7 @@ class FakeEngine(Engine):
         self.calls.append("may_read")
 
     async def create(self, spec: ContainerSpec, image: Image, secrets: Mapping[str, str]) -> None:
+        self._require_reach()
         if spec.name in self.containers:
             raise EngineRefused(f"the name {spec.name} is in use")
         if missing := spec.secrets.keys() - secrets.keys():
@@ -90,6 +104,7 @@ class FakeEngine(Engine):
         self._note("create")
 
     async def secrets(self, spec: ContainerSpec) -> Mapping[str, str]:
+        self._require_reach()
         return self._get(spec).secrets
 
     async def missing_workdir(self, spec: ContainerSpec) -> bool:
@@ -107,6 +122,7 @@ class FakeEngine(Engine):
             tailed.complete = True
 
     async def start(self, spec: ContainerSpec) -> None:
+        self._require_reach()
         self._get(spec).start(self.program)
         self._note("start")
 
@@ -114,6 +130,7 @@ class FakeEngine(Engine):
         self._note("wait")
         deadline = time.monotonic() + seconds
         while self._get(spec).state.running:
+            self._require_reach()
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(_LOOK_SECONDS)
@@ -146,10 +163,12 @@ class FakeEngine(Engine):
         yield Measured()
 
     async def evidence(self, spec: ContainerSpec, since: datetime) -> Evidence:
+        self._require_reach()
         return Evidence(exit_code=self._get(spec).state.exit_code)
 
     async def destroy(self, spec: ContainerSpec) -> None:
         self.calls.append("destroy")
+        self._require_reach()
         if container := self.containers.pop(spec.name, None):
             container.kill()
             if container.failure is not None:
@@ -158,6 +177,7 @@ class FakeEngine(Engine):
             raise EngineUnavailable("Docker does not answer while removing the container")
 
     async def owned(self) -> list[Owned]:
+        self._require_reach()
         return [
             Owned("container", name, name, c.spec.labels)
             for name, c in self.containers.items()
@@ -178,6 +198,7 @@ class FakeEngine(Engine):
         return False
 
     async def ping(self) -> Pong:
+        self._require_reach()
         now = datetime.now(UTC)
         return Pong("memory", True, "fake", "", now, now)
 
@@ -224,8 +245,16 @@ class FakeEngine(Engine):
             raise ContainerGone(f"the container {spec.name} is gone")
         return self.containers[spec.name]
 
+    def _require_reach(self) -> None:
+        if self.is_away:
+            self.refused += 1
+            raise EngineSilent("Docker does not answer: it is out of reach")
+
     def _note(self, method: str) -> None:
         self.calls.append(method)
+        if method == self.leaves_at:
+            self.leaves_at, self.is_away = "", True
+        self._require_reach()
         if method == self.breaks_at and self.times:
             self.times -= 1
             raise EngineUnavailable(f"Docker does not answer while in {method}")

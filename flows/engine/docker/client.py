@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import docker
@@ -19,7 +20,13 @@ from prefect_docker import DockerHost
 
 from flows.engine.docker.answers import MAX_READ_BYTES, bound_errors, require_ok
 from flows.engine.types import Pong
-from flows.errors import ContainerGone, EngineError, EngineRefused, EngineUnavailable
+from flows.errors import (
+    ContainerGone,
+    EngineError,
+    EngineRefused,
+    EngineSilent,
+    EngineUnavailable,
+)
 from flows.masking import Masker
 from flows.text import one_line
 from flows.threads import in_thread
@@ -31,6 +38,8 @@ _MAX_SAID = 500
 _MAX_MASKED = MAX_READ_BYTES // 2
 # From Engine 28 on, other words come first.
 _NO_NETWORK = re.compile(r"\bnetwork \S+ not found")
+# What a proxy answers for an engine that is away, and an engine that cannot reach its own parts.
+_PROXYS_OWN = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 # docker-py lets requests' and plain socket errors through and, where it reads a stream raw,
 # urllib3's.
 _UNAVAILABLE = (
@@ -181,7 +190,7 @@ def translated(doing: str, container: str | None = None) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise _api_error(error, doing) from error
     except _UNAVAILABLE as error:
-        raise EngineUnavailable(
+        raise EngineSilent(
             f"Docker at {address()} does not answer while {doing}: {_reason(error)}; check that "
             "the engine runs, that DOCKER_HOST names it, and that this worker may use it"
         ) from error
@@ -210,7 +219,8 @@ def _api_error(error: docker.errors.APIError, doing: str) -> EngineError:
             else "task.container asks for what this engine will not do"
         )
         return EngineRefused(f"Docker refused while {doing}: {words}; {advice}")
-    return EngineUnavailable(f"Docker failed while {doing}: {words}")
+    kind = EngineSilent if status in _PROXYS_OWN else EngineUnavailable
+    return kind(f"Docker failed while {doing}: {words}")
 
 
 def _reason(error: BaseException) -> str:

@@ -184,6 +184,7 @@ def failed(failure_class: FailureClass, error: str, stopped_by: StoppedBy | None
     return Outcome(outcome, failure_class, error, timed_out=timed_out, stopped_by=stopped_by)
 
 
+UNHEARD = "canceled while the engine was out of reach; its container is stopped when it is back"
 CANCELED = failed(
     FailureClass.CANCELED, "canceled while its container ran, which was stopped", StoppedBy.CANCEL
 )
@@ -216,17 +217,9 @@ def ended_early(why: StoppedBy) -> Outcome:
     return replace(OVERDUE, error="took longer than all its limits before its container ran")
 
 
-def unreached(error: EngineSilent, stopped_by: StoppedBy | None) -> Outcome:
-    """The outcome of an attempt of whose container the engine could not be asked any more; of one
-    that was canceled, or when the death date of its container was past."""
-    if stopped_by is StoppedBy.CANCEL:
-        sentence = (
-            "canceled while the engine was out of reach; its container may run on, and is removed "
-            "when the engine answers again"
-        )
-        outcome = failed(FailureClass.CANCELED, sentence, stopped_by)
-        return replace(outcome, cleanup_error=str(error), unreached=True)
-    sentence = f"its engine stayed out of reach past the death date of its container: {error}"
+def unreached(error: EngineSilent) -> Outcome:
+    """The outcome of an attempt whose engine was waited for in vain."""
+    sentence = f"its engine was out of reach for too long; its container may still run: {error}"
     return replace(failed(FailureClass.ENGINE, sentence), unreached=True)
 
 

@@ -13,7 +13,8 @@ from flows.payload.compiler import compile_spec
 from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.execution import Observer, RunOptions, run
+from flows.runtime.execution import RunOptions, run
+from flows.runtime.observer import Observer
 from flows.spec import ContainerSpec, Mount, Run
 from flows.testing import FakeEngine
 from tests.behaviours import busybox

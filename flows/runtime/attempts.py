@@ -4,7 +4,7 @@ What an earlier process did is found in the attempt store and on the engine.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,14 +15,13 @@ from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
-from flows.errors import ContainerTaskError, EngineError, EngineSilent, WorkspaceError
+from flows.errors import ContainerTaskError, EngineError, EngineSilent
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, OutcomeName, StoppedBy, outcome_of, unreached
 from flows.payload.image_reference import ImageName
 from flows.payload.policy import Policy
 from flows.report.names import PULL_PROGRESS_KEY, state_message
 from flows.report.progress import (
-    AWAY,
     COLLECTING,
     PrefectPullObserver,
     ProgressArtifact,
@@ -35,8 +34,9 @@ from flows.runtime.collect import collect_results, reclaim
 from flows.runtime.context import Job
 from flows.runtime.credentials import container_secrets, registry_login
 from flows.runtime.ending import finish
-from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait
+from flows.runtime.engine_wait import EngineWait
 from flows.runtime.execution import RunOptions
+from flows.runtime.observer import Absences, Observer
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import pull_options
 from flows.settings import HostSettings
@@ -56,7 +56,7 @@ class _OpenLogs:
     secrets: Sequence[str] = field(repr=False)
 
 
-class _StoringObserver(execution.Observer):
+class _StoringObserver(Observer):
     """Writes each step to the attempt store before the engine makes it."""
 
     def __init__(
@@ -90,28 +90,11 @@ class _StoringObserver(execution.Observer):
 
     def _keep(self, attempt: Attempt) -> None:
         """What is to happen happens, whether or not there is room to note it."""
-        self.attempt = _kept(self._store, attempt, self._logs.journal.say)
+        self.attempt = self._store.keep(attempt, self._logs.journal.say)
 
     def _put(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self._store.put(attempt)
-
-
-class _Absences:
-    """Says that the engine is out of reach, and that it is back, in the log and the progress."""
-
-    def __init__(self, say: Callable[[str], None], progress: RunProgress) -> None:
-        self.say = say
-        self._progress = progress
-        self._loop = asyncio.get_running_loop()
-
-    def away(self, error: EngineSilent) -> None:
-        self.say(f"The engine is out of reach, and the run waits for it: {error}")
-        self._loop.call_soon_threadsafe(self._progress.goes_on, AWAY)
-
-    def back(self, seconds: float) -> None:
-        self.say(f"The engine answers again, after {seconds:.0f} s")
-        self._loop.call_soon_threadsafe(self._progress.resume)
 
 
 async def execute_attempt(
@@ -126,13 +109,13 @@ async def execute_attempt(
         job.open_engine(attempt.prepared.policy) as engine,
         RunProgress(spec, job.logger.info) as progress,
     ):
-        absences = _Absences(job.logger.info, progress)
+        absences = Absences(job.logger.info, progress)
         wait = EngineWait.of(spec, absences)
         try:
             adopt = attempt.began and await wait.ask(partial(engine.find, spec))
             values, refusal = await _secret_values(engine, attempt, wait, adopt=adopt)
         except EngineSilent as error:
-            adopt, values, refusal = False, {}, unreached(error, attempt.stopping)
+            adopt, values, refusal = False, {}, unreached(error)
         secrets = *(job.secrets or ()), *values.values()
         with _open_logs(attempt, job.logger, secrets, anew=adopt) as logs:
             absences.say = logs.journal.say
@@ -228,15 +211,14 @@ async def finish_attempt(
 ) -> Attempt:
     """Stop and remove the container of an attempt that no process goes on with.
 
-    Where nobody knows its secrets any more, its log stays as it is, masked. An engine out of reach
-    is waited for by `wait`, by default for some seconds where somebody waits for the run's end;
-    then `EngineSilent` is raised, as `finish` says.
+    Where nobody knows its secrets any more, its log stays as it is, masked. Raises `EngineSilent`
+    as `finish` does; without `wait` at once.
     """
     prepared, spec, known = attempt.prepared, attempt.prepared.spec, job.secrets is not None
     canceled = unfinished.name is OutcomeName.CANCELED
-    wait = wait or EngineWait(CANCEL_SECONDS if canceled else 0.0)
+    wait = wait or EngineWait(0.0)
     if canceled and attempt.began and attempt.stopping is None:
-        attempt = _kept(job.store, replace(attempt, stopping=StoppedBy.CANCEL), job.logger.info)
+        attempt = job.store.keep(replace(attempt, stopping=StoppedBy.CANCEL), job.logger.warning)
     async with job.open_engine(None) as engine:
         anew = known and await _exists(engine, spec, wait)
         values = await wait.ask(partial(engine.secrets, spec)) if anew else {}
@@ -307,13 +289,4 @@ async def _store_outcome(job: Job, attempt: Attempt, outcome: Outcome, logs: _Op
         log = replace(log, error=_CUT)
     logs.journal.say(f"Ended {outcome.name}: {state_message(outcome)}")
     logs.journal.move_to_artifacts()
-    return _kept(job.store, _with_outcome(attempt, outcome, log), logs.journal.say)
-
-
-def _kept(store: AttemptStore, attempt: Attempt, say: Callable[[str], None]) -> Attempt:
-    """The attempt, noted in the store if that has room: what happened stands without a note."""
-    try:
-        store.put(attempt)
-    except WorkspaceError as error:
-        say(f"What became of {attempt.prepared.spec.name} could not be noted: {error}")
-    return attempt
+    return job.store.keep(_with_outcome(attempt, outcome, log), logs.journal.say)

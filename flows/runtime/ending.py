@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from flows.attempt import Attempt
@@ -21,11 +21,10 @@ from flows.outcome import (
     StoppedBy,
     container_outcome,
     ended_early,
-    unreached,
 )
 from flows.runtime import engine_wait
 from flows.runtime.engine_wait import EngineWait, clock
-from flows.spec import ContainerSpec
+from flows.spec import ContainerSpec, seconds_to_live
 from flows.threads import to_the_end
 
 # Decides on an outcome by what the container left, once it has stopped; raises nothing.
@@ -43,18 +42,17 @@ async def finish(
 ) -> Outcome:
     """Stop and remove the container of an attempt whose process is no more; the outcome.
 
-    It is `unfinished`, with what the engine knows, unless the container has ended by itself. One
-    that was canceled is so also where the engine is out of reach when `wait` is over; of others,
-    `EngineSilent` is raised.
+    It is `unfinished`, with what the engine knows, unless the container has ended by itself. Raises
+    `EngineSilent` where that is out of reach when `wait` is over, before the death date.
     """
     spec, wait = attempt.prepared.spec, wait or EngineWait(0.0)
     try:
         outcome = await _finished_outcome(engine, attempt, sink, unfinished, wait)
         outcome = await with_results(outcome, collect)
     except EngineSilent as error:
-        if unfinished.name is not OutcomeName.CANCELED:
+        if seconds_to_live(spec, datetime.now(UTC)):
             raise
-        return unreached(error, StoppedBy.CANCEL)
+        return replace(unfinished, cleanup_error=str(error), unreached=True)
     except EngineError as error:
         outcome = replace(unfinished, cleanup_error=str(error))
     left = await destroy(engine, spec, wait)

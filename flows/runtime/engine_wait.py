@@ -23,6 +23,8 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 60.0
 # How long an end that somebody waits for is held up by an engine that is out of reach.
 CANCEL_SECONDS = 10.0
+# What is asked near the end of a wait gets so long for its answer.
+_ANSWER_SECONDS = 10.0
 # After which a request for the end of a container is no longer believed to be on its way.
 _LOOK_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -66,8 +68,10 @@ class EngineWait:
         """The same, for so many seconds from now."""
         return EngineWait(min(seconds, self._until - time.monotonic()), self._told)
 
-    async def ask(self, question: Callable[[], Awaitable[T]], *, brief: bool = False) -> T:
-        """What the engine answers, asked until it does.
+    async def ask(
+        self, question: Callable[[], Awaitable[T]], *, brief: bool = False, is_long: bool = False
+    ) -> T:
+        """What the engine answers, asked until it does; what `is_long` may take its time.
 
         Raises `EngineSilent` when the time is up, and `EngineUnavailable` where it failed by faults
         of its own for a minute; with `brief`, after a minute of silence, and at the first fault.
@@ -82,7 +86,10 @@ class EngineWait:
         )
 
         async def asked() -> T:
-            return await question()
+            if is_long:
+                return await question()
+            limit = max(_ANSWER_SECONDS, self._until - time.monotonic())
+            return await _answered_within(limit, question)
 
         answer: T = await retrying(asked)
         absence.end()
@@ -90,7 +97,7 @@ class EngineWait:
 
     async def stop(self, engine: Engine, spec: ContainerSpec) -> None:
         """Stop the container, for as long as its engine is heard of: a grace may be long."""
-        await self.ask(lambda: _stopped(engine, spec))
+        await self.ask(lambda: _stopped(engine, spec), is_long=True)
 
 
 class _Absence:
@@ -131,8 +138,16 @@ async def _stopped(engine: Engine, spec: ContainerSpec) -> None:
     # Where nobody waits for it any more, nobody misses its error.
     stopping.add_done_callback(lambda done: done.cancelled() or done.exception())
     while not (await asyncio.wait([stopping], timeout=_LOOK_SECONDS))[0]:
-        await clock(engine)
+        await _answered_within(_LOOK_SECONDS, lambda: clock(engine))
     stopping.result()
+
+
+async def _answered_within(seconds: float, question: Callable[[], Awaitable[T]]) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await question()
+    except TimeoutError:
+        raise EngineSilent(f"Docker does not answer: nothing came for {seconds:.0f} s") from None
 
 
 async def clock(engine: Engine) -> datetime:

@@ -29,6 +29,7 @@ from flows.outcome import (
 from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 from flows.runtime.ending import Collect, destroy, read_outcome, with_results
 from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait, clock
+from flows.runtime.observer import Observer
 from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
 
@@ -41,25 +42,6 @@ _PAUSES_SECONDS = (0.1, 2.0)
 _KEPT_POINTS = 240
 # What an engine still makes after that is left to the sweep.
 _HALF_DONE_SECONDS = 10.0
-
-
-class Observer:
-    """Called before each step that leaves a trace, so that another process can go on."""
-
-    def creating(self) -> None:
-        """The container is about to be created."""
-
-    def running(self, seconds_left: float, measured: Measured) -> None:
-        """The container runs, for so long at most; `measured` is renewed while it does."""
-
-    def stopping(self, stopped_by: StoppedBy) -> None:
-        """The container is about to be stopped."""
-
-    def collecting(self) -> None:
-        """The container has stopped, and what it left is about to be looked at."""
-
-    def ended(self, outcome: Outcome) -> None:
-        """The outcome is decided, and the container about to be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +70,8 @@ async def run(
 ) -> Outcome:
     """Run the container of `spec` to its end and leave nothing of it behind; the outcome.
 
-    A caller that is cancelled may leave the container to be adopted: see `Cancellation`.
+    A caller that is cancelled may leave the container to be adopted: see `Cancellation`. Raises
+    `CancelledError` as well where it is to end and the engine is out of reach.
     """
     return await _Execution(engine, spec, sink, options or RunOptions()).run()
 
@@ -105,7 +88,7 @@ class _Execution:
         self._wait = options.wait or EngineWait.of(spec)
         # Who an earlier process was about to stop it for, if it did not get to its end.
         self._was_stopping = options.cancellation.reason if options.adopt else None
-        self._stopped_for: Reason | None = None
+        self._is_told_to_end = False
         self._image: Image | None = None
         self._may_exist = options.adopt
         self._is_answer_lost = False
@@ -128,8 +111,10 @@ class _Execution:
                 options.observer.collecting()
                 return await with_results(outcome, options.collect)
         except EngineSilent as error:
-            stopped_by = self._stopped_for.stopped_by if self._stopped_for else None
-            return unreached(error, stopped_by) if self._may_exist else outcome_of(error)
+            if self._is_told_to_end:
+                # As if by the caller, who does what was told when the engine is heard of again.
+                raise asyncio.CancelledError from error
+            return unreached(error) if self._may_exist else outcome_of(error)
         except (EngineError, Rejected, WorkspaceError) as error:
             return outcome_of(error)
         except CancellationRequested as requested:
@@ -149,7 +134,7 @@ class _Execution:
             image = self._image = await self._unless_requested(self._pull())
         if (before_create := self._options.before_create) is not None:
             ready = partial(before_create, image)
-            await self._unless_requested(self._wait.ask(ready, brief=True))
+            await self._unless_requested(self._wait.ask(ready, brief=True, is_long=True))
         self._options.observer.creating()
         self._may_exist = True
         with self._timed("create"):
@@ -180,7 +165,7 @@ class _Execution:
         try:
             async with asyncio.timeout(spec.pull_timeout_seconds):
                 pull = partial(self._engine.pull, spec, self._options.pull_options)
-                return await self._wait.ask(pull, brief=True)
+                return await self._wait.ask(pull, brief=True, is_long=True)
         except TimeoutError:
             raise overdue(spec.image, spec.pull_timeout_seconds) from None
 
@@ -226,9 +211,8 @@ class _Execution:
         """Stop the container; who ended it."""
         if reason is Reason.DEADLINE:
             return await self._stopped(reason)
-        # The person's word stands, and is told soon also where the engine is out of reach: the
-        # next process finds what it is to do.
-        self._stopped_for = reason
+        # A person's word stands, and is answered soon also where the engine is out of reach.
+        self._is_told_to_end = True
         self._options.observer.stopping(reason.stopped_by)
         self._wait.shorten(CANCEL_SECONDS)
         return await to_the_end(self._stopped(reason))

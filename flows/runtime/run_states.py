@@ -12,7 +12,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Scheduled
 
 from flows.attempt import Attempt
 from flows.errors import PayloadError
-from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy, ended_early
+from flows.outcome import UNHEARD, FailureClass, Outcome, OutcomeName, StoppedBy, ended_early
 from flows.payload.container import Retry
 from flows.payload.parse import parse
 from flows.report.names import state_message, state_name
@@ -90,6 +90,8 @@ def final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
 
 def cancelled_state(attempt: Attempt | None) -> State[Any]:
     """Of a run that somebody canceled, whatever its newest attempt came to."""
+    if attempt and attempt.began and not (attempt.executed or attempt.taken):
+        return Cancelled(message=UNHEARD)
     if attempt is None or attempt.executed is None or attempt.taken:
         return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
     return Cancelled(message=state_message(attempt.outcome))

@@ -91,6 +91,14 @@ class AttemptStore:
         with replacing(str(self._file), durable=True) as file:
             file.write(data)
 
+    def keep(self, attempt: Attempt, say: Callable[[str], None]) -> Attempt:
+        """`put` of what happened, which stands also where there is no room to note it."""
+        try:
+            self.put(attempt)
+        except WorkspaceError as error:
+            say(f"What became of {attempt.prepared.spec.name} could not be noted: {error}")
+        return attempt
+
     def close(self, attempt: Attempt) -> Attempt:
         """Mark the attempt as published: all of it has been told."""
         closed = replace(attempt, published=True)

@@ -36,6 +36,7 @@ from flows.payload.parse import parse
 from flows.payload.policy import Policy
 from flows.runtime import execution
 from flows.runtime.collect import reclaim
+from flows.runtime.engine_wait import EngineWait
 from flows.settings import HostSettings
 from flows.spec import TASK_NETWORK, Run
 from flows.threads import in_thread
@@ -53,6 +54,8 @@ ENGINE, NETWORK, CALLS, QUIET, CLOCK, PROBE, ROOM = (
 _CLOCKS_APART = timedelta(seconds=5)
 # A minute more than the ten after which some proxies cut.
 _COMMON_SECONDS = 660
+# A person waits for it.
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -212,7 +215,9 @@ async def _run_task(host: HostSettings, payload: object, word: str = "") -> prob
     run = Run(str(uuid4()), attempt=1, worker=host.worker, now=datetime.now(UTC))
     workspace = Workspace(host.workdir, run.job_id, host.workspace_volume)
     spec = compile_spec(parse(payload), Policy(), workspace.mount, run, default_timeout_seconds=30)
-    options = execution.RunOptions(pull_options=PullOptions(tries=1))
+    options = execution.RunOptions(
+        pull_options=PullOptions(tries=1), wait=EngineWait(_PATIENCE_SECONDS)
+    )
     output, not_reclaimed = _Capture(), None
 
     def fill() -> None:

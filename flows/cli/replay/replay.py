@@ -40,6 +40,8 @@ from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.checkout_access import open_checkout
 from flows.runtime.collect import collect_results
 from flows.runtime.context import Job
+from flows.runtime.engine_wait import EngineWait
+from flows.runtime.observer import Absences, Observer
 from flows.runtime.prepare import Decided
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
@@ -163,6 +165,7 @@ async def replay(
                         secrets=secrets,
                         before_create=steps.before_create,
                         collect=steps.collect,
+                        wait=EngineWait.of(spec, Absences(say)),
                     )
                     outcome = await execution.run(engine, spec, sink, options)
                 is_kept = keep and await _is_found(engine, spec)
@@ -231,7 +234,7 @@ class _Steps:
         return await collect_results(self._engine, self._job, self._prepared, self._masker, outcome)
 
 
-class _BeginObserver(execution.Observer):
+class _BeginObserver(Observer):
     """Notes whether there can be a container."""
 
     began = False

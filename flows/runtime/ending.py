@@ -4,7 +4,7 @@ For `execution`, which watched it, and for `finish`, where its process is no mor
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from flows.outcome import (
     ended_early,
 )
 from flows.runtime import engine_wait
-from flows.runtime.engine_wait import EngineWait, clock
+from flows.runtime.engine_wait import EngineWait, Told, clock
 from flows.spec import ContainerSpec, seconds_to_live
 from flows.threads import to_the_end
 
@@ -148,6 +148,33 @@ async def _stopped_state(engine: Engine, spec: ContainerSpec, wait: EngineWait) 
         await asyncio.sleep(0.2)
         state = await wait.ask(partial(engine.inspect, spec))
     return state
+
+
+async def require_gone(engine: Engine, attempts: Iterable[Attempt], told: Told) -> None:
+    """Remove what is left of earlier attempts' containers, before the next one is made.
+
+    Raises `EngineError` where one may still run, of an engine that is out of reach when the death
+    date of that is past.
+    """
+    for attempt in filter(_may_be_left, attempts):
+        spec = attempt.prepared.spec
+        wait = EngineWait.of(spec, told)
+        try:
+            await wait.ask(partial(engine.destroy, spec))
+        except EngineSilent:
+            raise
+        except EngineError:
+            # One that has ended disturbs nobody, and is the sweep's to remove.
+            exists = await wait.ask(partial(engine.find, spec))
+            if exists and (await wait.ask(partial(engine.inspect, spec))).running:
+                raise
+
+
+def _may_be_left(attempt: Attempt) -> bool:
+    executed = attempt.executed
+    if executed is None:
+        return attempt.began
+    return executed.outcome.unreached or executed.outcome.cleanup_error is not None
 
 
 async def destroy(engine: Engine, spec: ContainerSpec, wait: EngineWait) -> str | None:

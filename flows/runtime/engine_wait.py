@@ -6,14 +6,14 @@ container's own death date, by the monotonic clock.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from flows.engine.contract import Engine
-from flows.errors import EngineError, EngineSilent, EngineUnavailable
+from flows.errors import EngineSilent, EngineUnavailable
 from flows.spec import ContainerSpec, seconds_to_live
 from flows.threads import apart
 
@@ -155,24 +155,3 @@ async def clock(engine: Engine) -> datetime:
     `EngineSilent`."""
     pong = await engine.ping()
     return pong.now or pong.asked_at
-
-
-async def require_gone(engine: Engine, specs: Iterable[ContainerSpec], told: Told) -> None:
-    """Remove the containers of earlier attempts, so that the next one is alone in their folder.
-
-    Raises `EngineError` where one may still run when its death date is past.
-    """
-    for spec in specs:
-        wait = EngineWait.of(spec, told)
-        try:
-            await wait.ask(lambda spec=spec: engine.destroy(spec))  # type: ignore[misc]
-        except EngineSilent:
-            raise
-        except EngineError:
-            # One that has ended disturbs nobody, and is the sweep's.
-            if await wait.ask(lambda spec=spec: _runs(engine, spec)):  # type: ignore[misc]
-                raise
-
-
-async def _runs(engine: Engine, spec: ContainerSpec) -> bool:
-    return await engine.find(spec) and (await engine.inspect(spec)).running

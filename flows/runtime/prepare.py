@@ -22,6 +22,8 @@ from flows.report.names import run_name
 from flows.runtime.collect import reclaim
 from flows.runtime.context import Job
 from flows.runtime.credentials import container_secrets, remote_of
+from flows.runtime.ending import require_gone
+from flows.runtime.observer import Absences
 from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import check_out, policy_in_force
@@ -74,8 +76,9 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
         logger.warning(sentence)
     workspace, spec, earlier = decided.workspace, decided.spec, decided.earlier
     if earlier:
-        # So that what they left can be set aside and removed.
+        # Nobody works in their folder any more, and what they left can be set aside and removed.
         async with job.open_engine(None) as engine:
+            await require_gone(engine, job.store.attempts(), Absences(logger.info))
             if kept := await reclaim(engine, workspace, spec):
                 logger.warning("Of an earlier attempt, %s", kept)
     await asyncio.to_thread(workspace.create, spec.artifacts_subdir, earlier or None)

@@ -1,0 +1,168 @@
+"""Attempts whose engine is out of reach when a process takes them up, ends or follows them."""
+
+import asyncio
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flows.attempt import Attempt, Executed, Prepared, RetryRules
+from flows.errors import EngineSilent, EngineUnavailable
+from flows.outcome import CANCELED, OVERDUE, Outcome, OutcomeName, StoppedBy
+from flows.runtime.attempts import execute_attempt, finish_attempt
+from flows.runtime.context import Job
+from flows.runtime.ending import require_gone
+from flows.runtime.engine_wait import EngineWait, Nobody
+from flows.runtime.store import AttemptStore
+from flows.spec import Run
+from flows.workspace.folder import Workspace
+from tests.behaviours import busybox
+from tests.finished import LOG
+from tests.runs import payload
+from tests.specs import compiled
+from tests.test_engine_away import PAUSE_SECONDS, has_waited
+
+pytestmark = pytest.mark.usefixtures("outside_a_run")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.runtime.engine_wait._LONGEST_PAUSE_SECONDS", PAUSE_SECONDS)
+
+
+class Case:
+    """An attempt of which another process left a container on an engine in memory."""
+
+    def __init__(self, root: Path, seconds: str = "60", now: datetime | None = None) -> None:
+        about = Run(str(uuid4()), attempt=1, worker="test", now=now or datetime.now(UTC))
+        workspace = Workspace(root, about.job_id)
+        workspace.create("container")
+        self.spec = compiled(payload("sleep", seconds), workspace.mount, about)
+        prepared = Prepared(workspace, self.spec, None, None, None, RetryRules(0, 0, {}), 0.1)
+        self.engine = busybox()
+        self.said: list[str] = []
+        logger = logging.getLogger(about.job_id)
+        logger.addFilter(self._hear)
+        logger.setLevel(logging.INFO)
+        self.store = AttemptStore(root, about.job_id)
+        self.store.note_taken()
+        self.job = Job(self.store, logger, lambda _: nullcontext(self.engine))
+        self.attempt = Attempt(prepared, datetime.now(UTC), began=True)
+        self.store.put(self.attempt)
+
+    async def begin(self) -> None:
+        await self.engine.create(self.spec, await self.engine.pull(self.spec), {})
+        await self.engine.start(self.spec)
+        self.engine.is_away = True
+
+    def _hear(self, record: logging.LogRecord) -> bool:
+        self.said.append(record.getMessage())
+        return True
+
+    def said_of(self, words: str) -> int:
+        return sum(words in sentence for sentence in self.said)
+
+    def ended(self, **changes: Any) -> Attempt:
+        now = datetime.now(UTC)
+        outcome = replace(Outcome(OutcomeName.INFRASTRUCTURE), **changes)
+        return replace(self.attempt, executed=Executed(outcome, LOG, now, now))
+
+
+@pytest.fixture
+async def case(tmp_path: Path) -> Case:
+    case = Case(tmp_path)
+    await case.begin()
+    return case
+
+
+async def test_an_attempt_is_adopted_once_its_engine_is_back_and_that_is_told(
+    tmp_path: Path, prefect_api: None
+) -> None:
+    case = Case(tmp_path, "0.2")
+    await case.begin()
+    running = asyncio.create_task(execute_attempt(case.job, case.attempt))
+    await has_waited(case.engine, running)
+    assert case.said_of("out of reach") == 1
+    case.engine.is_away = False
+    executed = await running
+    assert (executed.outcome.name, executed.outcome.exit_code) == ("succeeded", 0)
+    assert (case.said_of("out of reach"), case.said_of("answers again")) == (1, 1)
+    assert case.store.last() == executed
+
+
+async def test_an_attempt_whose_engine_stays_away_past_its_death_date_ends_as_infrastructure(
+    tmp_path: Path,
+) -> None:
+    case = Case(tmp_path, now=datetime(2020, 1, 1, tzinfo=UTC))
+    await case.begin()
+    executed = await execute_attempt(case.job, case.attempt)
+    assert (executed.outcome.name, executed.outcome.unreached) == ("infrastructure", True)
+    assert case.store.last() == executed
+
+
+@pytest.mark.parametrize(("unfinished", "stopping"), [(CANCELED, "cancel"), (OVERDUE, None)])
+async def test_an_attempt_is_ended_by_nobody_while_its_engine_is_away(
+    case: Case, unfinished: Outcome, stopping: StoppedBy | None
+) -> None:
+    with pytest.raises(EngineSilent):
+        await finish_attempt(case.job, case.attempt, unfinished)
+    kept = case.store.last()
+    assert kept is not None
+    assert (kept.executed, kept.stopping) == (None, stopping)
+    case.engine.is_away = False
+    assert (await finish_attempt(case.job, kept, unfinished)).outcome.name == unfinished.name
+    assert case.engine.containers == {}
+
+
+async def test_an_overdue_attempt_is_ended_when_its_engine_is_back(case: Case) -> None:
+    wait = EngineWait.of(case.spec)
+    running = asyncio.create_task(finish_attempt(case.job, case.attempt, OVERDUE, wait=wait))
+    await has_waited(case.engine, running)
+    case.engine.is_away = False
+    assert (await running).outcome.name is OutcomeName.TIMED_OUT
+    assert case.engine.containers == {}
+
+
+@pytest.mark.parametrize(
+    "left", [{"unreached": True}, {"cleanup_error": "Docker does not answer"}, None]
+)
+async def test_no_attempt_follows_one_whose_container_may_still_run(case: Case, left: Any) -> None:
+    earlier = case.ended(**left) if left else case.attempt
+    running = asyncio.create_task(require_gone(case.engine, [earlier], Nobody()))
+    await has_waited(case.engine, running)
+    case.engine.is_away = False
+    await running
+    assert case.engine.containers == {}
+
+
+async def test_an_attempt_follows_one_whose_container_the_engine_has_removed(case: Case) -> None:
+    await require_gone(case.engine, [case.ended()], Nobody())
+    assert case.engine.refused == 0
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_container_that_cannot_be_removed_is_in_the_way_while_it_runs(
+    case: Case, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.1)
+    engine = case.engine
+    engine.is_away = False
+    if not runs:
+        await engine.stop(case.spec)
+    container = engine.containers[case.spec.name]
+
+    async def fails(_: object) -> None:
+        raise EngineUnavailable("Docker failed while removing the container: device busy")
+
+    monkeypatch.setattr(engine, "destroy", fails)
+    if runs:
+        container.state = replace(container.state, running=True)
+        with pytest.raises(EngineUnavailable, match="device busy"):
+            await require_gone(engine, [case.attempt], Nobody())
+    else:
+        await require_gone(engine, [case.attempt], Nobody())

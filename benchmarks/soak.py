@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,12 +90,13 @@ class Soak:
     def levels(self) -> dict[str, Level]:
         return {each.name: Level.of(each.worker_pid) for each in self.machines}
 
-    def evidence(self) -> Iterator[Evidence]:
+    def evidence(self, disks_lost: Sequence[tuple[str, float]]) -> Iterator[Evidence]:
         """Of every run, as it is now."""
         with ThreadPoolExecutor(4) as threads:
-            yield from threads.map(self._evidence, self.people.runs.values())
+            ask = partial(self._evidence, disks_lost)
+            yield from threads.map(ask, self.people.runs.values())
 
-    def _evidence(self, run: Run) -> Evidence:
+    def _evidence(self, disks_lost: Sequence[tuple[str, float]], run: Run) -> Evidence:
         return Evidence(
             run.id,
             run.task,
@@ -102,6 +104,7 @@ class Soak:
             self.server.history(run.id),
             self.server.events(run.id),
             witness.testify(self.witnesses, run.id),
+            disks_lost,
         )
 
 
@@ -167,7 +170,8 @@ def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
         up.lap(calm, progress)
     left += up.left()
     after = up.levels()
-    evidence = list(up.evidence())
+    lost = [(host.name, second) for host in storm.hosts for second in host.disks_lost]
+    evidence = list(up.evidence(lost))
     # For whoever looks for the cause; it stays where a folder is named to keep it in.
     told = json.dumps([asdict(each) for each in evidence], default=str, indent=1)
     (up.stack.home / "evidence.json").write_text(told)
@@ -177,7 +181,7 @@ def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
         for sentence in violations(each)
     ]
     found += [f"{name} is left on an engine" for name in left]
-    found += [f"a worker ended by itself: {each}" for each in storm.ended_by_themselves]
+    found += [end for host in storm.hosts for end in host.ends]
     found += [f"{n}: {risen}" for n in before for risen in rises(before[n], after[n])]
     return _facts(up, storm, evidence, found) | {
         "seconds": round(time.monotonic() - began),

@@ -6,7 +6,7 @@
         with one.docker.hanging(): ...      its engine does not answer
         one.kill_worker()                   SIGKILL; its containers run on
         one.die()                           a power cut: worker, engine and containers
-        one.come_back(is_empty=True)        as new: its disk has nothing on it
+        one.come_back(is_empty=True)        as a new host of its name
 
 `folder` is to be short, as `tempfile.mkdtemp()` makes it: sockets are in it. `one.weather` submits
 and looks at what is on its disk.
@@ -14,6 +14,7 @@ and looks at what is on its disk.
 
 import contextlib
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -48,6 +49,7 @@ class Machine:
         self._stack, self._pool, self._limit = stack, pool, limit
         self._settings = dict(settings or {})
         self._stay = contextlib.ExitStack()
+        self.worker_since = 0.0
 
     def __enter__(self) -> Self:
         for each in (self.engine, self.api, self.docker):
@@ -65,6 +67,11 @@ class Machine:
         return self._stack.is_running(self.name)
 
     @property
+    def worker_exit_code(self) -> int | None:
+        """Of one that ended by itself; None as long as it runs, and where there is none."""
+        return self._stack.process(self.name).poll() if self.has_worker else None
+
+    @property
     def worker_pid(self) -> int:
         return self._stack.process(self.name).pid
 
@@ -72,6 +79,10 @@ class Machine:
     def log(self) -> Path:
         """What its workers wrote."""
         return self._stack.log(self.name)
+
+    def forget_worker(self) -> None:
+        """One that ended by itself."""
+        self._stack.forget(self.name)
 
     def start_worker(self, *, is_awaited: bool = True) -> None:
         """Start one; it is awaited until the server has heard from it."""
@@ -82,6 +93,7 @@ class Machine:
             "MOONMIND_WORKER_NAME": self.name,
             **self._settings,
         }
+        self.worker_since = time.monotonic()
         self._stack.start_worker(
             self._pool, KIND, self._limit, settings, process=self.name, is_awaited=is_awaited
         )
@@ -106,18 +118,25 @@ class Machine:
         self._stack.forget(self.name)
 
     def come_back(self, *, is_empty: bool = False, is_awaited: bool = True) -> None:
-        """After `die`: engine and worker; with an empty disk only the engine's images are there."""
+        """After `die`: engine and worker; with an empty disk, as a new host of this name."""
+        self.engine.start()
         if is_empty:
             self.empty_disk()
-        self.engine.start()
         self.start_worker(is_awaited=is_awaited)
 
     def empty_disk(self) -> None:
-        """All job folders and the attempt store; while no worker runs."""
+        """Remove all that jobs left, on disk and on its engine; while no worker runs."""
         shutil.rmtree(self.jobs, ignore_errors=True)
+        if containers := self._listed("ps", "--all"):
+            self.engine.docker("rm", "--force", *containers)
+        if volumes := self._listed("volume", "ls"):
+            self.engine.docker("volume", "rm", "--force", *volumes)
 
     def left(self) -> list[str]:
         """Containers, volumes and networks on its engine that carry a job's label."""
-        wanted = ("--quiet", "--filter", "label=moonmind.job_id")
         kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
-        return [name for kind in kinds for name in self.engine.docker(*kind, *wanted).split()]
+        return [name for kind in kinds for name in self._listed(*kind)]
+
+    def _listed(self, *kind: str) -> list[str]:
+        wanted = ("--quiet", "--filter", "label=moonmind.job_id")
+        return self.engine.docker(*kind, *wanted).split()

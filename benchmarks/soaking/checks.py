@@ -34,6 +34,8 @@ class Evidence:
     history: Sequence[State]
     events: Sequence[Event]
     seen: Sequence[Seen]
+    # Of hosts, with the second of the machine.
+    disks_lost: Sequence[tuple[str, float]] = ()
 
     @property
     def is_deleted(self) -> bool:
@@ -75,7 +77,14 @@ def _told_wrongly(run: Evidence) -> Iterator[str]:
         if counts != (1, 1):
             yield f"attempt {attempt}: {counts[0]} started, {counts[1]} finished"
     started = len({attempt for attempt, name in told if name == "started"})
-    containers = {seen.container for seen in run.seen}
+    # With a disk goes the count of a run's attempts.
+    lost = {
+        seen.container
+        for seen in run.seen
+        for host, second in run.disks_lost
+        if seen.host == host and seen.second < second
+    }
+    containers = {seen.container for seen in run.seen} - lost
     if len(containers) > started:
         yield f"{len(containers)} containers, {started} attempts told as started"
     outcomes = Counter(event.outcome for event in run.events if event.name == "finished")

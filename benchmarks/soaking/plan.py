@@ -177,6 +177,7 @@ class What(StrEnum):
     RESTART_ENGINE = "restart the engine"
     KILL_ENGINE = "kill the engine"
     DIE = "cut the power"
+    LOSE_DISK = "cut the power, and return it without its disk"
     RESTART_SERVER = "restart the server"
     KILL_SERVER = "kill the server"
 
@@ -210,6 +211,7 @@ _TO_A_HOST = (
     (1, What.KILL_ENGINE, _MOMENT),
     (1, What.DIE, _WHILE),
     (1, What.DIE, _LONG),
+    (1, What.LOSE_DISK, _WHILE),
 )
 _TO_THE_SERVER = ((2, What.RESTART_SERVER, _MOMENT), (1, What.KILL_SERVER, (10.0, 30.0)))
 

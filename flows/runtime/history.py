@@ -80,8 +80,9 @@ def replaced(states: Sequence[State]) -> State | None:
     past = list(states)
     while len(past) > 1 and past[-1].is_running():
         past.pop()
-    is_begun = len(past) < len(states)
-    if past and past[-1].is_pending():
+    if not past or past[-1].is_running() or past[-1].is_cancelling():
+        return None
+    if past[-1].is_pending():
         before = past[-2] if len(past) > 1 else None
         return before if before is not None and before.is_final() else None
-    return past[-1] if is_begun and (past[-1].is_final() or past[-1].is_paused()) else None
+    return past[-1] if len(past) < len(states) else None

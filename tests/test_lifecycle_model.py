@@ -1,0 +1,88 @@
+"""The decisions on a run's life, played against crashes, cuts and people on a model of two hosts.
+
+The model is `tests.lifecycle_model`: it makes effects, and asks `flows.runtime` what to do. What
+the version before decided is played too, and must be found guilty: else the model sees nothing.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.lifecycle_model.before import Before
+from tests.lifecycle_model.decisions import Decisions
+from tests.lifecycle_model.histories import CHUNKS, HOSTS, patience, whole
+from tests.lifecycle_model.judge import Broken
+from tests.lifecycle_model.walks import broken, settled
+from tests.strategies import bounded
+
+A_RUNS = whole("a", "poll", "claim", "carry")
+A_ENDS = ["a exits", *whole("a", "carry")]
+B_RUNS = whole("b", "poll", "claim", "carry")
+TWO_RUN = "two containers run, on a and b"
+
+# What the version before did wrong: a history, and what it comes to.
+WRONGS_OF_BEFORE = {
+    "a claim from memory runs what another host has completed": (
+        [*["b claim"] * 3, *A_RUNS, *A_ENDS, *whole("b", "claim", "carry")],
+        "I1: it runs once more after Completed",
+    ),
+    "an engine's silence is an outcome, and another attempt starts beside the first": (
+        [*A_RUNS, "a cut from engine", *whole("a", "carry"), "a engine back", *whole("a", "carry")],
+        "I1: two containers run, on a and a",
+    ),
+    "a cancel is not heard after the container's end, and another attempt starts": (
+        [*A_RUNS, "a engine restarts", "a carry", "cancel", *whole("a", "poll", "carry", "carry")],
+        "I4: another container is started after its end was ordered",
+    ),
+    "a run that was retried and dies before its state runs a third time": (
+        [*A_RUNS, *A_ENDS, "retry", *A_RUNS, "a exits", *["a carry"] * 5, "a worker killed"],
+        "I1: what had ended is run once more, and nobody asked for it",
+    ),
+    "a host that was cut off runs on beside the one that took over": (
+        [*A_RUNS, "a cut from server", *patience("b"), *B_RUNS],
+        TWO_RUN,
+    ),
+    "a host that comes back completes what another host runs": (
+        [
+            *A_RUNS,
+            "a cut from server",
+            *patience("b"),
+            "a exits",
+            *B_RUNS,
+            "a server back",
+            *whole("a", "carry"),
+        ],
+        "I2: Completed is set while a container runs",
+    ),
+}
+
+
+@pytest.mark.parametrize(("moves", "wrong"), WRONGS_OF_BEFORE.values(), ids=WRONGS_OF_BEFORE)
+def test_the_model_finds_what_the_version_before_did_wrong(moves: list[str], wrong: str) -> None:
+    with pytest.raises(Broken, match=wrong):
+        settled(Before(), moves)
+
+
+@pytest.mark.parametrize(("moves", "wrong"), WRONGS_OF_BEFORE.values(), ids=WRONGS_OF_BEFORE)
+def test_where_the_version_before_did_wrong_all_is_well(moves: list[str], wrong: str) -> None:
+    settled(Decisions(), moves)
+
+
+@bounded(150)
+@given(st.lists(st.sampled_from(CHUNKS), max_size=60), st.sampled_from([None, *HOSTS]))
+def test_whatever_happens_the_invariants_hold(chunks: list[list[str]], gone: str | None) -> None:
+    moves = [move for chunk in chunks for move in chunk]
+    settled(Decisions(), [*A_RUNS, *moves], gone)
+    settled(Decisions(), moves, gone)
+
+
+@pytest.mark.parametrize(
+    ("first", "number"), [(0, 300), pytest.param(0, 10_000, marks=pytest.mark.thorough)]
+)
+def test_no_walk_breaks_an_invariant(first: int, number: int) -> None:
+    assert broken(Decisions, range(first, first + number)) == {}
+
+
+def test_walks_find_the_version_before_guilty() -> None:
+    found = set(broken(Before, range(100)).values())
+    assert {word[:2] for word in found} >= {"I2", "I3", "I4"}

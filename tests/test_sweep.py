@@ -1,8 +1,10 @@
 """The sweep, in this process, among objects that are ours, expired, foreign or somebody's else."""
 
+import asyncio
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -11,11 +13,17 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Pending, Scheduled
 
 from flows.container_task import container_task
 from flows.orphans import reap_orphans
+from flows.runtime.context import Job
+from flows.runtime.driver import drive
+from flows.runtime.lifecycle import Step
+from flows.runtime.run_states import HOST_LABEL, WORKER_LABEL, claim_message, worker_of
 from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
+from flows.worker.owners import NameTaken, is_present, present, server_time
 from flows.worker.sweep import SweptHost, sweep
 from tests.runs import BUSYBOX, Runner, shell
 
@@ -25,6 +33,9 @@ NOW = datetime.now(UTC)
 # The clock of the sweep that is tested: what is past its date for that is not so for the sweeps of
 # workers that other tests run on the same engine.
 AHEAD = timedelta(hours=2)
+# The server tells its time in whole seconds.
+STARTED, CLAIMED = timedelta(seconds=22), timedelta(minutes=3, seconds=2)
+DIED = "its process died, and it is started again"
 
 
 def docker(*words: str) -> str:
@@ -84,12 +95,9 @@ def engine_objects() -> Iterator[dict[str, str]]:
 
 async def swept(ahead: timedelta = timedelta(0), dry_run: bool = False) -> list[str]:
     """What a sweep does whose clock is ahead of the others'."""
-
-    def clock() -> datetime:
-        return datetime.now(UTC) + ahead
-
     async with get_client() as client:
-        return await sweep(SweptHost(client, HostSettings(), LOGGER, dry_run=dry_run, now=clock))
+        host = SweptHost(client, HostSettings(), LOGGER, dry_run=dry_run, ahead=ahead)
+        return await sweep(host)
 
 
 @pytest.fixture
@@ -98,11 +106,14 @@ async def client(prefect_api: None) -> AsyncIterator[PrefectClient]:
         yield client
 
 
-async def submitted(client: PrefectClient, *states: StateType) -> FlowRun:
+async def submitted(
+    client: PrefectClient, *states: StateType, due: datetime | None = None
+) -> FlowRun:
     """A run of a deployment that went through these states."""
     flow_id = await client.create_flow(container_task)
     deployment = await client.create_deployment(flow_id, name=f"swept-{uuid4()}")
-    run = await client.create_flow_run_from_deployment(deployment)
+    waiting: State[None] = Scheduled(scheduled_time=due)
+    run = await client.create_flow_run_from_deployment(deployment, state=waiting)
     for kind in states:
         state: State[None] = State(type=kind)
         await client.set_flow_run_state(run.id, state, force=True)
@@ -164,9 +175,9 @@ async def test_a_run_that_its_worker_claimed_and_never_began_is_put_back_into_it
     client: PrefectClient,
 ) -> None:
     run = await submitted(client, StateType.PENDING)
-    told = f"{run.id}: it died before its container began"
+    told = f"{run.id}: {DIED}"
     assert told not in await swept(), "it may begin yet"
-    assert told in await swept(timedelta(minutes=3))
+    assert told in await swept(CLAIMED)
     assert await is_scheduled(client, run)
 
 
@@ -175,9 +186,9 @@ async def test_a_run_whose_worker_died_before_the_flows_first_step_is_started_ag
 ) -> None:
     run = await submitted(client, StateType.PENDING, StateType.RUNNING)
     AttemptStore(HostSettings().workdir, str(run.id)).note_taken()
-    told = f"{run.id}: its process died"
+    told = f"{run.id}: {DIED}"
     assert told not in await swept(), "it may take its first step yet"
-    assert told in await swept(timedelta(seconds=20))
+    assert told in await swept(STARTED)
     assert await is_scheduled(client, run)
 
 
@@ -186,7 +197,117 @@ async def test_a_run_that_crashed_before_its_container_began_has_as_many_starts_
     client: PrefectClient, crashes: int, again: bool
 ) -> None:
     run = await submitted(client, *[StateType.PENDING, StateType.CRASHED] * crashes)
-    told = await swept(timedelta(seconds=20))
-    assert (f"{run.id}: it died before its container began" in told) is again
+    told = await swept(STARTED)
+    assert (f"{run.id}: {DIED}" in told) is again
     assert str(run.id) not in known_jobs(HostSettings().workdir), "it may run on another host"
     assert await is_scheduled(client, run) is again
+
+
+async def labelled(client: PrefectClient, run: FlowRun, **labels: str) -> FlowRun:
+    """As a worker of this host does."""
+    ours = {WORKER_LABEL: f"worker-{run.id}", HOST_LABEL: HostSettings().worker}
+    await client.update_flow_run_labels(run.id, {**ours, **labels})
+    return await client.read_flow_run(run.id)
+
+
+async def kind(client: PrefectClient, run: FlowRun) -> StateType | None:
+    return (await client.read_flow_run(run.id)).state_type
+
+
+async def test_a_run_that_was_due_long_ago_and_is_lost_is_found(client: PrefectClient) -> None:
+    run = await submitted(client, due=datetime.now(UTC) - timedelta(days=3))
+    await client.set_flow_run_state(run.id, Pending())
+    assert f"{run.id}: {DIED}" in await swept(CLAIMED)
+    assert await is_scheduled(client, run)
+
+
+async def test_what_a_living_worker_of_this_host_has_is_left_to_it_for_as_long_as_it_lives(
+    client: PrefectClient,
+) -> None:
+    states = [[StateType.PENDING], [StateType.PENDING, StateType.RUNNING]]
+    runs = [await labelled(client, await submitted(client, *each)) for each in states]
+    claimed = await submitted(client)
+    name = f"worker-{claimed.id}"
+    claim = claim_message(name, HostSettings().worker)
+    await client.set_flow_run_state(claimed.id, Pending(message=claim))
+    runs.append(await client.read_flow_run(claimed.id))
+    for run in runs:
+        AttemptStore(HostSettings().workdir, str(run.id)).note_taken()
+    with ExitStack() as alive:
+        for run in runs:
+            alive.enter_context(present(HostSettings().workdir, worker_of(run)))
+        told = await swept(timedelta(hours=20))
+        assert [line for run in runs for line in told if str(run.id) in line] == []
+    # The kernel has released what they held.
+    told = await swept()
+    assert all(f"{run.id}: {DIED}" in told for run in runs)
+
+
+async def test_a_host_that_comes_back_with_an_empty_disk_finds_its_runs_by_their_labels(
+    client: PrefectClient,
+) -> None:
+    running = await submitted(client, StateType.PENDING, StateType.RUNNING)
+    cancelling = await submitted(client, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+    for run in (running, cancelling):
+        await labelled(client, run)
+    assert not any(str(running.id) in line for line in await swept())
+    told = await swept(STARTED)
+    assert f"{running.id}: {DIED}" in told
+    assert await is_scheduled(client, running)
+    assert await kind(client, cancelling) is StateType.CANCELLED
+
+
+async def test_a_run_of_another_host_is_left_to_it(client: PrefectClient) -> None:
+    run = await submitted(client, StateType.PENDING, StateType.RUNNING)
+    await labelled(client, run, **{HOST_LABEL: "another"})
+    told = await swept(timedelta(hours=20))
+    assert not any(str(run.id) in line for line in told)
+
+
+async def test_an_engine_that_is_away_keeps_no_run_without_a_container_from_being_started_again(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await labelled(client, await submitted(client, StateType.PENDING, StateType.RUNNING))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
+    told = await swept(STARTED)
+    assert f"{run.id}: {DIED}" in told
+    assert any(line.startswith("could not be swept as a whole") for line in told)
+
+
+async def test_a_job_that_is_stuck_holds_up_no_other_and_is_passed_by(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, run = [
+        await labelled(client, await submitted(client, StateType.PENDING, StateType.RUNNING))
+        for _ in "ab"
+    ]
+    goes_on = asyncio.Event()
+
+    async def drive_or_hang(job: Job, client: PrefectClient, *, is_lost: bool) -> list[Step]:
+        if job.store.job_id == str(stuck.id):
+            await goes_on.wait()
+        return await drive(job, client, is_lost=is_lost)
+
+    monkeypatch.setattr("flows.worker.sweep.drive", drive_or_hang)
+    async with get_client() as own_client:
+        host = SweptHost(own_client, HostSettings(), LOGGER, ahead=STARTED)
+        told = await sweep(host, 1.0)
+        assert f"{run.id}: {DIED}" in told
+        assert not any(str(stuck.id) in line for line in told)
+        assert not any(str(stuck.id) in line for line in await sweep(host, 1.0))
+        goes_on.set()
+        assert f"{stuck.id}: {DIED}" in await sweep(host)
+
+
+async def test_two_workers_of_one_name_are_not_served_on_one_host(tmp_path: Path) -> None:
+    with present(tmp_path, "a/worker"):
+        assert is_present(tmp_path, "a/worker") is True
+        with pytest.raises(NameTaken, match="--name"), present(tmp_path, "a/worker"):
+            pass
+    assert is_present(tmp_path, "a/worker") is False
+    assert is_present(tmp_path, "another") is None
+
+
+async def test_the_time_is_the_servers(client: PrefectClient) -> None:
+    apart = datetime.now(UTC) - await server_time(client)
+    assert abs(apart) < timedelta(seconds=10)

@@ -1,5 +1,7 @@
 """Prefect's API client of those who carry runs: the state of a run's end refuses late claims."""
 
+import asyncio
+from math import isinf
 from typing import Any
 from uuid import UUID
 
@@ -8,10 +10,12 @@ from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import AsyncClientContext, ContextModel
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import Abort, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import to_state_create
 
+from flows.runtime.cancellation import CancellationRequested
+from flows.runtime.context import injected
 from flows.runtime.ownership import claim_id
 
 # A crash may leave something: who asks for the run once more is kept from it by no such state.
@@ -23,6 +27,25 @@ class RunClient(PrefectClient):
 
     async def set_flow_run_state(
         self, flow_run_id: UUID | str, state: State[Any], force: bool = False
+    ) -> OrchestrationResult[Any]:
+        """As Prefect's own, but only while the worker that runs the flow may act for the run."""
+        permit = injected().permit
+        while True:
+            try:
+                await permit.to_tell()
+            except CancellationRequested as requested:
+                raise Abort("another host has the run now") from requested
+            left = permit.lease.seconds_left
+            try:
+                # A request that is tried again must not come through after that.
+                async with asyncio.timeout(None if isinf(left) else left):
+                    return await self._set(flow_run_id, state, force)
+            except TimeoutError:
+                if permit.lease.is_held:
+                    raise
+
+    async def _set(
+        self, flow_run_id: UUID | str, state: State[Any], force: bool
     ) -> OrchestrationResult[Any]:
         run_id = UUID(str(flow_run_id))
         if state.type in _ENDS:

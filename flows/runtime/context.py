@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 
 from flows.engine.selection import OpenEngine, open_engine
 from flows.runtime.cancellation import Cancellation
-from flows.runtime.lease import UNBOUNDED, Lease
+from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
@@ -34,6 +34,11 @@ class Dependencies:
     cancellation: Cancellation | None = None
     is_running: IsRunning = runs_nothing
     lease: Lease = UNBOUNDED
+
+    @property
+    def permit(self) -> Permit:
+        """Leave to act for the run."""
+        return Permit(self.lease, self.cancellation or Cancellation())
 
 
 class InjectedFlow(Flow[P, R]):

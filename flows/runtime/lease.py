@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from flows.runtime.cancellation import Cancellation, CancellationRequested
+from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 
 # How often those who wait for it look: it is renewed and runs out in other threads than theirs.
 _LOOK_SECONDS = 0.25
@@ -118,3 +118,11 @@ class Permit:
             if is_held:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def to_tell(self) -> None:
+        """The same, before the server is told of the run's end, which a request to end it is part
+        of; raises `CancellationRequested` where another host has the run."""
+        while not self.lease.is_held:
+            await asyncio.sleep(_LOOK_SECONDS)
+        if self.cancellation.reason is Reason.TAKEN:
+            raise CancellationRequested(Reason.TAKEN)

@@ -40,6 +40,12 @@ def running_id(run_id: UUID) -> UUID:
     return uuid5(run_id, "running")
 
 
+def take_over_id(run_id: UUID, fence: int) -> UUID:
+    """Transition id of the state that a take-over sets: of two that raised the fence to the same
+    number, the server takes one."""
+    return uuid5(run_id, f"take-over {fence}")
+
+
 def home_of(states: Sequence[State], label: str | None, run_id: UUID) -> str | None:
     """The host on which something of a run that waits may still be; None for none.
 

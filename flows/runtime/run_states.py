@@ -1,5 +1,6 @@
 """Flow runs as the server has them, for `lifecycle`; and the states that this package sets."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,12 +17,16 @@ from flows.outcome import UNHEARD, FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.payload.container import Retry
 from flows.payload.parse import parse
 from flows.report.names import state_message, state_name
-from flows.runtime.history import RESTARTED, deaths, replaced, request_of
+from flows.runtime.history import RESTARTED, TAKEN_OVER, deaths, replaced, request_of
 from flows.runtime.lifecycle import RecordView, RunView
 
 # Labels of a flow run: the host that runs it, or did last; how often another host took it over.
 HOST_LABEL = "moonmind.host"
 FENCE_LABEL = "moonmind.fence"
+# The worker that runs it, or did last; the one that took it over from another host last.
+WORKER_LABEL = "prefect.worker.name"
+TAKER_LABEL = "moonmind.taken_by"
+_CLAIM = re.compile(r"Claimed by (?P<worker>.+) on (?P<host>.+)")
 
 
 async def read_run(client: PrefectClient, job_id: str) -> FlowRun | None:
@@ -38,9 +43,27 @@ async def history_of(client: PrefectClient, run_id: UUID) -> list[State]:
     return sorted(states, key=lambda state: state.timestamp)
 
 
+def claim_message(worker: str, host: str) -> str:
+    """What the state Pending says of who claimed a run: see `worker_of` and `host_of`."""
+    return f"Claimed by {worker} on {host}"
+
+
 def host_of(run: FlowRun) -> str | None:
     """The host that runs it, or did last; None where no host does."""
-    return str((run.labels or {}).get(HOST_LABEL) or "") or None
+    return _claimed_by(run, "host") or str((run.labels or {}).get(HOST_LABEL) or "") or None
+
+
+def worker_of(run: FlowRun) -> str:
+    """The worker that runs it, or did last; empty where none does."""
+    return _claimed_by(run, "worker") or str((run.labels or {}).get(WORKER_LABEL) or "")
+
+
+def _claimed_by(run: FlowRun, who: str) -> str | None:
+    """By the claim itself: the labels of a run that is Pending may be those of the time before."""
+    if run.state is None or not run.state.is_pending():
+        return None
+    claim = _CLAIM.fullmatch(run.state.message or "")
+    return claim[who] if claim else None
 
 
 def fence_of(run: FlowRun) -> int:
@@ -99,4 +122,13 @@ def cancelled_state(attempt: Attempt | None) -> State[Any]:
 
 def restarted_state() -> State[Any]:
     """Puts a run whose process died back into its queue, under the same id."""
-    return Scheduled(scheduled_time=datetime.now(UTC), name="AwaitingRetry", message=RESTARTED)
+    return _awaiting(RESTARTED)
+
+
+def taken_over_state() -> State[Any]:
+    """The same, by another host than the one that had the run."""
+    return _awaiting(TAKEN_OVER)
+
+
+def _awaiting(message: str) -> State[Any]:
+    return Scheduled(scheduled_time=datetime.now(UTC), name="AwaitingRetry", message=message)

@@ -186,11 +186,24 @@ class AttemptStore:
 
 
 def open_jobs(root: Path) -> list[str]:
-    """The known ones that were not noted as over."""
-    over = {path.stem for path in (root / RUNS_FOLDER).glob("*.over")}
-    return [job_id for job_id in known_jobs(root) if job_id not in over]
+    """The known ones that were not noted as over. Reads the whole folder: for a thread."""
+    over, known = set(), []
+    for name in _names(root):
+        job_id, _, kind = name.rpartition(".")
+        if kind == "over":
+            over.add(job_id)
+        elif kind == "lock":
+            known.append(job_id)
+    return sorted(job_id for job_id in known if job_id not in over)
 
 
 def known_jobs(root: Path) -> list[str]:
     """The ids of all jobs that this host ever began to work on and still has."""
-    return sorted(path.stem for path in (root / RUNS_FOLDER).glob("*.lock"))
+    return sorted(name.removesuffix(".lock") for name in _names(root) if name.endswith(".lock"))
+
+
+def _names(root: Path) -> list[str]:
+    try:
+        return os.listdir(root / RUNS_FOLDER)
+    except FileNotFoundError:
+        return []

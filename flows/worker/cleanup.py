@@ -4,6 +4,7 @@ Apart from the sweep: a storage that hangs must keep no run from being taken up.
 by age and by disk use, with all that is known of the jobs; what else lies in there stays.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -66,7 +67,7 @@ async def finish_uploads(host: SweptHost, storage: ArtifactStorage | None) -> As
     """Retry uploads of published attempts, with pauses that double; a sentence for each. Begins
     none after a minute, and none at all where `storage` is not known."""
     until, root = time.monotonic() + _UPLOAD_SECONDS, host.settings.workdir
-    for job_id, number in pending_uploads(root):
+    for job_id, number in await asyncio.to_thread(pending_uploads, root):
         if storage is None or time.monotonic() > until:
             return
         store, journal = host.store(job_id), UploadJournal(root, job_id, number)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from datetime import datetime
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
@@ -10,7 +11,8 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
-    FlowRunFilterExpectedStartTime,
+    FlowRunFilterEndTime,
+    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -23,10 +25,8 @@ from tenacity import RetryCallState, retry, stop_after_attempt, wait_exponential
 from flows.outcome import FailureClass, failed
 from flows.report import page
 from flows.report.names import FLOW_NAME, REPORT_KEY, state_message, state_name
-from flows.runtime.run_states import HOST_LABEL
+from flows.runtime.run_states import HOST_LABEL, WORKER_LABEL
 
-# Label of a flow run: the worker that runs it, or did last.
-WORKER_LABEL = "prefect.worker.name"
 # The most that the server gives at a time.
 _PAGE = 200
 _LOGGER = logging.getLogger(__name__)
@@ -44,28 +44,29 @@ _retried = retry(
 
 
 async def read_runs(
-    client: PrefectClient, *types: StateType, due_after: datetime | None = None
+    client: PrefectClient,
+    *types: StateType,
+    ended_after: datetime | None = None,
+    has_begun: bool = False,
 ) -> list[FlowRun]:
-    """All runs of container tasks that are in a state of these types."""
+    """All runs of container tasks in a state of these types; with `has_begun`, those that were
+    Running once."""
     states = FlowRunFilterStateType(any_=list(types))
-    due = FlowRunFilterExpectedStartTime(after_=DateTime.instance(due_after)) if due_after else None
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=states), expected_start_time=due)
-    ours, found = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])), list[FlowRun]()
+    end = FlowRunFilterEndTime(after_=DateTime.instance(ended_after)) if ended_after else None
+    start = FlowRunFilterStartTime(is_null_=False) if has_begun else None
+    wanted = FlowRunFilter(state=FlowRunFilterState(type=states), end_time=end, start_time=start)
+    ours, found = FlowFilter(name=FlowFilterName(any_=[FLOW_NAME])), dict[UUID, FlowRun]()
+    read = 0
     while True:
         page = await client.read_flow_runs(
-            flow_filter=ours, flow_run_filter=wanted, limit=_PAGE, offset=len(found)
+            flow_filter=ours, flow_run_filter=wanted, limit=_PAGE, offset=read
         )
-        found += page
+        found |= {run.id: run for run in page}
+        read += len(page)
         if len(page) < _PAGE:
-            return found
+            return list(found.values())
 
 
-def worker_of(run: FlowRun) -> str:
-    """The worker that runs it, or did last."""
-    return str((run.labels or {}).get(WORKER_LABEL))
-
-
-@_retried
 async def label_host(
     client: PrefectClient, flow_run: FlowRun, worker: str, host: str, had_tag: bool
 ) -> None:

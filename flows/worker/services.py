@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
 from flows.worker.cleanup import tidy
 from flows.worker.sweep import SweptHost, sweep
-from flows.worker.takeover import Silence, take_over
+from flows.worker.takeover import LOOK_SECONDS, TakeOver
 from flows.workspace.logs import Logger
 
 _CANCELLING = "prefect.flow-run.Cancelling"
@@ -69,27 +69,32 @@ async def follow_pool(
     await retrying(follow)
 
 
-async def sweep_every_minute(host: SweptHost, pool: str, worker: str) -> None:
+async def sweep_every_minute(host: SweptHost) -> None:
     """Sweep this host, at once and then each minute; the scheduled sweep looks after any one."""
-    silence, name = Silence(host.settings.patience_seconds), host.settings.worker
+    await _every(60.0, "sweep", partial(sweep, host, 60.0), host.logger)
 
-    async def sweep_and_take_over() -> None:
-        await sweep(host)
-        async for sentence in take_over(host.client, pool, name, worker, silence):
-            host.logger.info(sentence)
 
-    await _every_minute("sweep", sweep_and_take_over, host.logger)
+async def take_over_always(take_over: TakeOver, logger: Logger) -> None:
+    """Look for silent hosts, often: a longer gap between two looks tells of nobody's silence."""
+
+    async def look() -> None:
+        for sentence in await take_over.look():
+            logger.info(sentence)
+
+    await _every(LOOK_SECONDS, "look for silent hosts", look, logger)
 
 
 async def tidy_every_minute(host: SweptHost) -> None:
     """Finish uploads, and remove what has been kept long enough."""
-    await _every_minute("tidy up", partial(tidy, host), host.logger)
+    await _every(60.0, "tidy up", partial(tidy, host), host.logger)
 
 
-async def _every_minute(doing: str, look: Callable[[], Awaitable[object]], logger: Logger) -> None:
+async def _every(
+    seconds: float, doing: str, look: Callable[[], Awaitable[object]], logger: Logger
+) -> None:
     while True:
         try:
             await look()
-        except Exception as error:  # noqa: BLE001 - the next one comes within a minute
+        except Exception as error:  # noqa: BLE001 - the next one comes soon
             logger.warning("Could not %s: %s", doing, error)
-        await asyncio.sleep(60.0)
+        await asyncio.sleep(seconds)

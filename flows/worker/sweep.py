@@ -1,42 +1,72 @@
-"""The sweep of a host: restart or end runs whose process died, remove containers nobody owns."""
+"""The sweep of a host: bring runs on whose process died, remove containers that nobody owns.
 
-from collections.abc import AsyncIterator, Callable
+The server's list is the index: the runs that have begun and name this host, and those whose job the
+disk has as open. Each is brought on by itself, beside the others: one that is stuck holds up none,
+and goes on while the next sweeps pass it by.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.states import Cancelled, Crashed
+from prefect.client.schemas.objects import FlowRun, StateType
 
-from flows.attempt import Attempt
 from flows.engine.selection import open_engine
-from flows.outcome import ABANDONED, CANCELED
 from flows.runtime.context import Job
-from flows.runtime.recovery import let_go, may_start_again, recover, settle
-from flows.runtime.run_states import host_of, read_run
+from flows.runtime.driver import drive, look
+from flows.runtime.lifecycle import Step
+from flows.runtime.run_states import WORKER_LABEL, host_of, read_run, worker_of
 from flows.runtime.store import AttemptStore, Busy, IsRunning, open_jobs, runs_nothing
 from flows.settings import HostSettings
 from flows.spec import Owned, is_expired
+from flows.worker.owners import Owners, is_present, owners
 from flows.worker.run_notes import read_runs
 from flows.workspace.logs import Logger
 
-# Between the state Running and the moment at which the run takes its lock lie the flow's imports.
-_STARTING = timedelta(seconds=20)
-# Between a worker's claim of a run and the state Running lie a process's start and its imports.
-_CLAIMED = timedelta(minutes=3)
+_BEGUN = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+# What Prefect's worker tells as a crash it tells twice, and what follows comes after the second.
+_CRASHED_SECONDS = 20.0
+_CRASHED_LATELY = timedelta(days=1)
+_AT_ONCE = 20
+_TOLD = {
+    Step.RESTART: "its process died, and it is started again",
+    Step.SET_END: "its process died before it told the end",
+    Step.SET_CRASHED: "its process died too often",
+    Step.END_ABANDONED: "its process died too often",
+    Step.END_CANCELED: "it is over, and its container was not",
+    Step.SET_CANCELLED: "its process died while it was being cancelled",
+    Step.TELL: "it is over, and was not told",
+    Step.REMOVE: "another host carries its run now",
+    Step.SET_ASIDE: "what this host noted of it cannot be read",
+    Step.PAUSE: "somebody suspended it",
+    Step.SET_AGAIN: "its state replaced one that was to stand",
+    Step.WAIT: "it waits for the engine",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class SweptHost:
-    """What a sweep works with. With `dry_run` it only says what it would do."""
+    """What a sweep works with. With `dry_run` it only says what it would do.
+
+    `worker` is the one that sweeps its host for its life. `ahead` is how far the clocks are ahead
+    of the server's and of this host's, for tests; `driven`, the jobs that a sweep still brings on.
+    """
 
     client: PrefectClient
     settings: HostSettings
     logger: Logger
     is_running: IsRunning = runs_nothing
     dry_run: bool = False
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    worker: str = ""
+    ahead: timedelta = timedelta()
+    driven: dict[str, asyncio.Task[str | None]] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """By this host's clock, for what it has dated itself."""
+        return datetime.now(UTC) + self.ahead
 
     def store(self, job_id: str) -> AttemptStore:
         """What is known of a job; its lock counts as held while this process runs the job."""
@@ -53,118 +83,107 @@ class SweptHost:
         return done
 
 
-async def sweep(host: SweptHost) -> list[str]:
-    """Look after runs and the engine: the part of `reap_orphans` that somebody waits for."""
-    parts = (_sweep_jobs, _sweep_unbegun, _sweep_engine)
-    return host.log([sentence for part in parts async for sentence in part(host)])
+async def sweep(host: SweptHost, seconds: float | None = None) -> list[str]:
+    """Look after runs and the engine: the part of `reap_orphans` that somebody waits for.
 
-
-async def _sweep_jobs(host: SweptHost) -> AsyncIterator[str]:
-    for job_id in open_jobs(host.settings.workdir):
-        store = host.store(job_id)
-        if _is_held(store):
-            continue
+    What takes longer than `seconds` goes on by itself.
+    """
+    told: list[str] = []
+    for part in (_sweep_jobs(host, seconds), _vouch(host), _sweep_engine(host)):
         try:
-            reason = await _sweep_job(host, store)
+            told += [sentence async for sentence in part]
+        except Exception as error:  # noqa: BLE001 - one part must not keep the sweep from the other
+            told.append(f"could not be swept as a whole: {error!r}")
+    return host.log(told)
+
+
+async def _sweep_jobs(host: SweptHost, seconds: float | None) -> AsyncIterator[str]:
+    lost, at_once = await _jobs_without_owner(host), asyncio.Semaphore(_AT_ONCE)
+    for job_id, run in lost.items():
+        if job_id not in host.driven:
+            host.driven[job_id] = asyncio.ensure_future(_driven(host, job_id, run, at_once))
+    mine = list(host.driven.values())
+    if not mine:
+        return
+    await asyncio.wait(mine, timeout=seconds)
+    for job_id, driving in sorted(host.driven.items()):
+        if driving.done():
+            del host.driven[job_id]
+            if sentence := driving.result():
+                yield sentence
+
+
+async def _jobs_without_owner(host: SweptHost) -> Mapping[str, FlowRun | None]:
+    """The jobs to be brought on, with their run where the server has it as begun."""
+    known = set(await asyncio.to_thread(open_jobs, host.settings.workdir))
+    begun = {str(run.id): run for run in await read_runs(host.client, *_BEGUN)}
+    pools = {run.work_pool_name for run in begun.values() if run.work_pool_name}
+    where = host.settings.workdir, host.settings.worker
+    found = await owners(host.client, *where, pools, host.ahead)
+    lost: dict[str, FlowRun | None] = dict.fromkeys(known - begun.keys())
+    lost |= {
+        job_id: run
+        for job_id, run in begun.items()
+        if _is_elsewhere(run, host, job_id in known)
+        or found.have_lost(run, is_known=job_id in known)
+    }
+    return lost | {str(run.id): run for run in await _crashed(host, found)}
+
+
+def _is_elsewhere(run: FlowRun, host: SweptHost, is_known: bool) -> bool:
+    """Whether another host has a run now of which this one has something."""
+    return is_known and host_of(run) not in (None, host.settings.worker)
+
+
+async def _crashed(host: SweptHost, found: Owners) -> list[FlowRun]:
+    """Runs that were told as crashed lately, before anything of them was noted anywhere."""
+    runs = await read_runs(host.client, StateType.CRASHED, ended_after=found.now - _CRASHED_LATELY)
+    ages = ((run, found.now - run.state.timestamp) for run in runs if run.state)
+    here = (None, host.settings.worker)
+    return [
+        run for run, age in ages if age.total_seconds() >= _CRASHED_SECONDS and host_of(run) in here
+    ]
+
+
+async def _driven(
+    host: SweptHost, job_id: str, run: FlowRun | None, at_once: asyncio.Semaphore
+) -> str | None:
+    store, is_lost = host.store(job_id), run is not None
+    if _is_held(store):
+        return None
+    async with at_once:
+        try:
+            if host.dry_run:
+                job = host.job(store)
+                steps = [(await look(job, host.client, is_lost=is_lost)).step]
+            else:
+                steps = await drive(host.job(store), host.client, is_lost=is_lost)
+                await _note_over(host, store)
         except Exception as error:  # noqa: BLE001 - one job must not keep the sweep from the others
-            reason = f"could not be swept: {error}"
-        if reason is not None:
-            yield f"{job_id}: {reason}"
+            return f"{job_id}: could not be swept: {error!r}"
+    reasons = [_TOLD[step] for step in steps if step in _TOLD]
+    return f"{job_id}: {reasons[0]}" if reasons else None
 
 
-async def _sweep_job(host: SweptHost, store: AttemptStore) -> str | None:
-    """End or restart a job without a process; why, or None where nothing is to be done."""
-    run, attempt = await read_run(host.client, store.job_id), store.last()
-    is_elsewhere = run is not None and _is_elsewhere(run, attempt, host.settings.worker)
-    if is_elsewhere:
-        reason = "another host carries its run now" if _is_unpublished(attempt) else None
-    else:
-        reason = _orphaned(run, attempt, host.now())
-    if host.dry_run:
-        return reason
-    if reason is None:
-        _note_over(run, store)
-    elif is_elsewhere:
-        await let_go(host.job(store))
-    else:
-        await _end_or_restart(host, run, store)
-    return reason
-
-
-def _is_elsewhere(run: FlowRun, attempt: Attempt | None, worker: str) -> bool:
-    """Whether another host took the run over from this one, and not this one its own name anew."""
-    name = host_of(run)
-    here = {worker, attempt.prepared.spec.worker} if attempt else {worker}
-    return name is not None and name not in here
-
-
-def _is_unpublished(attempt: Attempt | None) -> bool:
-    return attempt is not None and not attempt.published
-
-
-def _orphaned(run: FlowRun | None, attempt: Attempt | None, now: datetime) -> str | None:
-    """Why a job without a process needs somebody; None where it does not."""
-    if run is None or run.state is None:
-        # Unknown to this server: deleted, or another installation's on the same host.
-        is_past = attempt is not None and is_expired(attempt.prepared.spec.labels, now)
-        is_lost = is_past and _is_unpublished(attempt)
-        return "nobody knows its run any more" if is_lost else None
-    if run.state.is_final():
-        return "its run is over and its attempt is not" if _is_unpublished(attempt) else None
-    if run.state.is_cancelling():
-        return "its process died while it was being cancelled"
-    just_began = now - run.state.timestamp < _STARTING
-    # One whose attempt is younger than its state had the lock, and let go of it.
-    had_lock = attempt is not None and attempt.started_at > run.state.timestamp
-    is_lost = run.state.is_running() and (had_lock or not just_began)
-    return "its process died" if is_lost else None
-
-
-def _note_over(run: FlowRun | None, store: AttemptStore) -> None:
+async def _note_over(host: SweptHost, store: AttemptStore) -> None:
     """Spare the next sweeps a job of which all is told."""
+    run = await read_run(host.client, store.job_id)
     is_over = run is None or (run.state is not None and run.state.is_final())
     with suppress(Busy), store.held():
-        if is_over and not _is_unpublished(store.last()):
+        if is_over and all(attempt.published for attempt in store.attempts()):
             store.note_over()
 
 
-async def _end_or_restart(host: SweptHost, run: FlowRun | None, store: AttemptStore) -> None:
-    job, state = host.job(store), run.state if run else None
-    if run is None or state is None:
-        await settle(job, ABANDONED, run)
-    elif state.is_cancelled() or state.is_cancelling():
-        await settle(job, CANCELED, run)
-        canceled: State[None] = Cancelled(message=CANCELED.error)
-        if state.is_cancelling():
-            await host.client.set_flow_run_state(run.id, canceled)
-    else:
-        crashed: State[None] = Crashed(message="Its process died; nothing on its host runs it.")
-        if not state.is_final():
-            await host.client.set_flow_run_state(run.id, crashed)
-        await recover(run.id, job)
-
-
-async def _sweep_unbegun(host: SweptHost) -> AsyncIterator[str]:
-    recent = host.now() - timedelta(days=1)
-    died = (StateType.PENDING, StateType.CRASHED)
-    for run in await read_runs(host.client, *died, due_after=recent):
-        store = host.store(str(run.id))
-        if run.state is None or _is_held(store) or not await _died_unbegun(host, run, run.state):
-            continue
-        if not host.dry_run:
-            if run.state.is_pending():
-                # Told as a crash, and counted as one: what never begins is not tried for ever.
-                lost: State[None] = Crashed(message="Its worker died before it began.")
-                await host.client.set_flow_run_state(run.id, lost)
-            await recover(run.id, host.job(store))
-        yield f"{run.id}: it died before its container began"
-
-
-async def _died_unbegun(host: SweptHost, run: FlowRun, state: State) -> bool:
-    age = host.now() - state.timestamp
-    if state.is_crashed():
-        return age >= _STARTING and await may_start_again(host.client, run)
-    return age >= _CLAIMED
+async def _vouch(host: SweptHost) -> AsyncIterator[str]:
+    """Put this worker's name on runs that wait for this host, in the place of one that died: others
+    take over from a host whose worker is silent."""
+    if not host.worker or host.dry_run:
+        return
+    for run in await read_runs(host.client, StateType.SCHEDULED, has_begun=True):
+        is_here = host_of(run) == host.settings.worker and worker_of(run) != host.worker
+        if is_here and not is_present(host.settings.workdir, worker_of(run)):
+            await host.client.update_flow_run_labels(run.id, {WORKER_LABEL: host.worker})
+            yield f"{run.id}: it waits for this host, whose worker is {host.worker} now"
 
 
 async def _sweep_engine(host: SweptHost) -> AsyncIterator[str]:

@@ -25,15 +25,18 @@ from flows.errors import HostMisconfigured
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.lease import Lease
+from flows.runtime.run_states import claim_message
 from flows.settings import HostSettings
 from flows.worker import services
 from flows.worker.admission import QueuedTask
 from flows.worker.claims import Claimant, ClaimedRun, ClaimLoop
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.lease import keep_lease
+from flows.worker.owners import NameTaken, present_in_turn
 from flows.worker.queue import QueuedRun
 from flows.worker.run_notes import label_host, reject
 from flows.worker.sweep import SweptHost
+from flows.worker.takeover import TakeOver
 
 
 class ContainerTaskResult(BaseWorkerResult):
@@ -102,6 +105,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def setup(self) -> None:
         services.cancel_on_sigterm(self._logger)
+        try:
+            present = await present_in_turn(self._host.workdir, self.name, self._logger)
+        except NameTaken as error:
+            raise SystemExit(str(error)) from None
+        self._exit_stack.enter_context(present)
         # The base class asks Prefect for its client.
         await self._exit_stack.enter_async_context(RunClientContext())
         await super().setup()
@@ -120,15 +128,21 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             return
         self._claims = claims = ClaimLoop(self._claimant(), self._claimed)
         log = self._logger
-        host = SweptHost(self.client, self._host, log, self._is_running)
+        host = SweptHost(self.client, self._host, log, self._is_running, worker=self.name)
         for service in (
             partial(keep_lease, self._lease, self._send_heartbeat, self._poll_cancellations, log),
             partial(services.follow_pool, self._work_pool.id, claims.wake, self._cancel),
             claims.start_when_woken,
-            partial(services.sweep_every_minute, host, self._work_pool_name, self.name),
+            partial(services.sweep_every_minute, host),
+            partial(services.take_over_always, self._take_over(), log),
             partial(services.tidy_every_minute, host),
         ):
             self._spawn(self._serve, service)
+
+    def _take_over(self) -> TakeOver:
+        names = (self._host.worker, self.name)
+        patience = self._host.patience_seconds
+        return TakeOver(self.client, self._logger, self._work_pool_name, names, patience)
 
     async def _send_heartbeat(self) -> None:
         await self.client.send_worker_heartbeat(
@@ -176,7 +190,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             host=self._host,
             pool=self._work_pool_name,
             queues=frozenset(self._work_queues),
-            message=f"Claimed by {self.name} on {self._host.worker}",
+            message=claim_message(self.name, self._host.worker),
             limit=self._limit,
             prefetch_seconds=self._prefetch_seconds,
             logger=self._logger,
@@ -187,10 +201,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
     async def _run_claimed(self, claimed: ClaimedRun) -> None:
         flow_run, client = claimed.queued.flow_run, self.client
         logger = self.get_flow_run_logger(flow_run)
-        # Nothing of the run waits for its labels.
         labels = (self.name, self._host.worker)
-        self._spawn(label_host, client, flow_run, *labels, claimed.queued.is_blocked)
         try:
+            # First: by these others judge whose the run is, from the state Running on.
+            await label_host(client, flow_run, *labels, claimed.queued.is_blocked)
             await self._runner.run(client, flow_run, claimed.cancellation, logger)
         except NotOurs as error:
             await reject(client, flow_run, str(error))

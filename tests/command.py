@@ -58,7 +58,7 @@ def container_task(*words: str, stdin: str = "", **settings: str) -> Result:
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)

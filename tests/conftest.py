@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from playwright.async_api import Page
 from prefect.logging import disable_run_logger
 
@@ -27,6 +28,16 @@ from tests.weather import Weather
 pytest_plugins = ["flows.testing"]
 
 IN_CI = bool(os.environ.get("CI"))
+
+# Without a clock: this machine may be busy. In CI the same examples each time, as by Hypothesis' own.
+settings.register_profile(
+    "busy",
+    derandomize=IN_CI,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("busy")
 
 
 def _docker_answers() -> bool:

@@ -41,7 +41,7 @@ def home_of_user() -> Iterator[Path]:
 
 
 def as_user(
-    home: Path, *arguments: str, settings: Mapping[str, str] | None = None, timeout: float = 120
+    home: Path, *arguments: str, settings: Mapping[str, str] | None = None, timeout: float = 600
 ) -> "subprocess.CompletedProcess[str]":
     """Run this Python with `arguments` as that user, who may use the engine's socket."""
     group = str(_SOCKET.stat().st_gid)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from flows.payload.process import RESERVED_ENV
@@ -40,13 +40,8 @@ def enabled(**container: Any) -> dict[str, Any]:
 
 
 def bounded(examples: int) -> settings:
-    """So many examples and no more, without a clock: this machine may be busy."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
+    """So many examples and no more."""
+    return settings(max_examples=examples)
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

@@ -131,7 +131,7 @@ def test_logs_follow_from_the_middle_to_the_end_and_lose_nothing(
     shown = read_until(process, "line 1\n")
     weather.let_end(run_id)
     shown += read_until(process, "Finished in state Completed('exited 0')")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     lines = [each for each in "".join(shown).splitlines() if each.startswith("line ")]
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
@@ -152,7 +152,7 @@ def test_a_server_that_restarts_is_waited_for_while_a_run_is_watched(
             assert any("does not answer; the run goes on" in line for line in process.stderr)
         weather.let_end(run_id)
         shown += process.stdout.readlines()
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == ExitStatus.SUCCEEDED, err
     lines = [each.strip() for each in shown if each.startswith("line ")]
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
@@ -176,7 +176,7 @@ def test_the_line_that_moves_on_a_terminal_leaves_standard_output_alone(
         with suppress(OSError):
             while data := terminal.read(65536):
                 shown += data
-        out = process.communicate(timeout=120)[0].decode()
+        out = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 0
     assert out.splitlines().count("told") == 1
     assert "\x1b" not in out
@@ -206,7 +206,7 @@ def test_an_interrupt_cancels_the_run_where_that_is_asked_for_also_in_the_backgr
     process = started(*words, on_interrupt=signal.SIG_IGN, settings=settings(stack))
     read_until(process, "begun\n")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == ExitStatus.CANCELED, err
     assert err.splitlines()[-1].startswith("canceled: ")
 

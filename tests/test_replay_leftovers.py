@@ -36,7 +36,7 @@ def test_clean_leaves_what_runs_and_another_folders_and_takes_what_a_killed_repl
         assert (cleaned.status, cleaned.out) == (0, f"Nothing was kept in {folder}.\n")
         assert len(left_on_engine(job_id)) == 1
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     cleaned = here("replay", "--clean", "--folder", str(other))
     assert f"Removed the container mm-task-{job_id}-1." in cleaned.out
     assert left_on_engine(job_id) == []

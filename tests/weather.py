@@ -178,5 +178,6 @@ class Weather:
         try:
             until(lambda: self.events(run_id) == expected, what="both events")
         except AssertionError:
-            assert self.events(run_id) == expected
+            events = self.events(run_id)
+            assert events == expected, f"{events} in place of {expected}"
         until(lambda: left_on_engine(run_id, host) == [], what="nothing left")

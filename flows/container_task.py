@@ -6,6 +6,7 @@ here knows Docker.
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,7 +16,7 @@ from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import AwaitingRetry, Completed
+from prefect.states import Completed
 from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
@@ -40,6 +41,7 @@ from flows.runtime import steps
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected
+from flows.runtime.last_word import last_word, listening
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.recovery import (
@@ -49,7 +51,8 @@ from flows.runtime.recovery import (
     tell_finished,
     tell_started,
 )
-from flows.runtime.run_states import cancelled_state, final_state
+from flows.runtime.run_states import final_state
+from flows.runtime.stopping import state_to_set
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.spec import PUBLISH_SECONDS, execute_seconds, flow_seconds
@@ -83,30 +86,22 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
         host = HostSettings.from_environment()
         store = AttemptStore(host.workdir, str(runtime.flow_run.id))
         job = Job(store, get_run_logger(), injected().open_engine, secrets_of(raw), host)
-        return await _until_canceled(job, raw)
+        return await _until_stopped(job, raw)
     except ContainerTaskError as error:
         return final_state(outcome_of(error))
 
 
-async def _until_canceled(job: Job, payload: object) -> State[Any]:
-    cancellation = injected().cancellation or Cancellation()
+async def _until_stopped(job: Job, payload: object) -> State[Any]:
+    told, state = injected().cancellation, None
+    cancellation = told or Cancellation()
+    hears = nullcontext() if told else listening(cancellation, _run_id(), job.logger)
     try:
-        return await cancellation.cancels(_in_turn(job, payload))
+        async with hears:
+            state = await cancellation.cancels(_in_turn(job, payload))
     except asyncio.CancelledError:
         if cancellation.reason is None:
             raise
-        if cancellation.reason is Reason.HAND_OVER:
-            return AwaitingRetry(message="Its worker stopped; the next one takes over.")
-        return await _canceled_state(job)
-
-
-async def _canceled_state(job: Job) -> State[Any]:
-    try:
-        async with get_client() as client:
-            await steps.cancel(job, client)
-    except Exception as error:  # noqa: BLE001 - canceled it is; the sweep tells what is missing
-        job.logger.warning("What is left of the run is for the sweep: %s", error)
-    return cancelled_state(job.store.last())
+    return await state_to_set(job, _run_id(), cancellation.reason, state)
 
 
 async def _in_turn(job: Job, payload: object) -> State[Any]:
@@ -130,6 +125,7 @@ async def _run_attempts(job: Job, payload: object) -> State[Any]:
         attempts = job.store.attempts()
         if not is_retried(attempts, attempt.prepared.retry):
             return final_state(attempt.outcome, attempt)
+        _go_on_if_wanted()
         seconds = backoff_seconds(attempts)
         job.logger.info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
         await asyncio.sleep(seconds)
@@ -141,7 +137,9 @@ async def _run_attempt(job: Job, payload: object) -> Attempt | Outcome:
     if isinstance(attempt, Outcome):
         return attempt
     if attempt.executed is None:
+        _go_on_if_wanted()
         attempt = await _execute_in_time(attempt, job)
+    _go_on_if_wanted()
     # Prefect's types know no `return_state` of an async task.
     published: State[Attempt] = await publish(attempt, job, return_state=True)  # type: ignore[misc]
     if published.is_completed():
@@ -235,6 +233,17 @@ async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
         return await finish_attempt(job, job.store.last() or attempt, OVERDUE)
 
 
+def _go_on_if_wanted() -> None:
+    """Raise `CancelledError` where the task was cancelled in a step that holds that back."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _run_id() -> UUID:
+    return UUID(str(runtime.flow_run.id))
+
+
 def _in_task(job: Job) -> Job:
     return replace(job, logger=get_run_logger())
 
@@ -242,12 +251,12 @@ def _in_task(job: Job) -> Job:
 async def _is_asked_for_again() -> bool:
     """Whether the run had ended for good, and somebody started it once more."""
     async with get_client() as client:
-        states = await client.read_flow_run_states(UUID(str(runtime.flow_run.id)))
+        states = await client.read_flow_run_states(_run_id())
     return any(state.is_final() and not state.is_crashed() for state in states)
 
 
 async def _why_cancelled() -> Reason:
-    """Whether a run that asyncio cancels was canceled, or leaves its container to be adopted.
+    """Why asyncio cancels a run: it was told to stop, or leaves its container to be adopted.
 
     One that nobody would start again was; one whose worker shuts down leaves it.
     """
@@ -258,12 +267,12 @@ async def _why_cancelled() -> Reason:
         return cancellation.reason
     try:
         async with asyncio.timeout(20.0), get_client() as client:
-            state = (await client.read_flow_run(runtime.flow_run.id)).state
+            reason = await last_word(client, _run_id())
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
         get_run_logger().warning("Could not ask whether the run was cancelled: %s", error)
         return Reason.HAND_OVER
-    is_canceled = state is not None and (state.is_cancelling() or state.is_cancelled())
-    return Reason.CANCEL if is_canceled else Reason.HAND_OVER
+    # One that is to be started again is another process's next.
+    return Reason.HAND_OVER if reason in (None, Reason.TAKEN) else reason
 
 
 def _with_state(value: T, outcome: Outcome) -> T:

@@ -92,7 +92,7 @@ class Cancellation:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             reason = await to_the_end(self._meaning())
-            if reason is Reason.HAND_OVER:
+            if reason.leaves_container:
                 raise
             self.request(reason)
         finally:

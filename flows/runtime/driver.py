@@ -29,6 +29,7 @@ from flows.runtime.run_states import (
     view_of,
 )
 from flows.runtime.store import Busy, RecordUnreadable
+from flows.runtime.suspension import pause
 from flows.spec import is_expired
 
 # Far more than lie between any state and its end.
@@ -151,7 +152,7 @@ async def _container_of(job: Job, attempt: Attempt | None, record: RecordView) -
     except EngineError:
         return Container.UNKNOWN
     if state.running:
-        return Container.RUNNING
+        return Container.PAUSED if state.paused else Container.RUNNING
     return Container.CREATED if state.started_at is None else Container.STOPPED
 
 
@@ -179,6 +180,7 @@ async def _do(job: Job, client: PrefectClient, now: Situation) -> bool:
 
 _OF_ATTEMPT: Mapping[Step, Callable[[Job, Attempt], Awaitable[object]]] = {
     Step.REMOVE: steps.let_go,
+    Step.PAUSE: pause,
     Step.END_CANCELED: steps.end_canceled,
     Step.END_ABANDONED: steps.end_abandoned,
 }

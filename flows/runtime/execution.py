@@ -49,12 +49,14 @@ class RunOptions:
     """How `run` runs a container, where it is not the plain way.
 
     With `adopt`, the container exists already: its output comes whole, its time limit counts from
-    its own start. With `keep`, it stays when it has stopped. `secrets` has the values of
-    `spec.secrets`. `before_create` makes ready what the image decides on. A container that ran has
-    its outcome from `collect`. An engine that is out of reach is waited for by `wait`.
+    its own start, without `paused_seconds`. With `keep`, it stays when it has stopped. `secrets`
+    has the values of `spec.secrets`. `before_create` makes ready what the image decides on. A
+    container that ran has its outcome from `collect`. An engine that is out of reach is waited for
+    by `wait`.
     """
 
     adopt: bool = False
+    paused_seconds: float = 0.0
     keep: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
     observer: Observer = field(default_factory=Observer)
@@ -233,9 +235,12 @@ class _Execution:
         """Start the container where nobody has yet; the seconds that its time limit leaves it."""
         engine, spec, may_run = self._engine, self._spec, self._options.adopt
         while True:
-            if may_run and (began := (await self._ask(engine.inspect)).started_at):
+            if may_run and (began := (state := await self._ask(engine.inspect)).started_at):
+                if state.paused:
+                    await self._ask(engine.unpause)
                 elapsed = (await self._clock() - began).total_seconds()
-                return min(spec.timeout_seconds, max(0.0, spec.timeout_seconds - elapsed))
+                left = spec.timeout_seconds - elapsed + self._options.paused_seconds
+                return min(spec.timeout_seconds, max(0.0, left))
             try:
                 await engine.start(spec)
             except EngineSilent:

@@ -128,9 +128,9 @@ def why_stop(run: RunView | None, claim: Claim) -> Reason | None:
     if (run.host not in (None, claim.host)) or run.fence != claim.fence:
         return Reason.TAKEN
     match run.type:
-        case StateType.CANCELLING | StateType.CANCELLED:
+        case StateType.CANCELLING:
             return Reason.CANCEL
-        case StateType.COMPLETED | StateType.FAILED | StateType.CRASHED:
+        case StateType.COMPLETED | StateType.FAILED | StateType.CRASHED | StateType.CANCELLED:
             return Reason.SETTLED
         case StateType.PAUSED:
             return Reason.SUSPEND

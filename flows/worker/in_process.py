@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -19,17 +20,20 @@ from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import ObjectNotFound, PrefectSignal
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.states import Cancelled
 
+from flows.attempt import Attempt
 from flows.engine.selection import open_engine
-from flows.outcome import StoppedBy, ended_early
+from flows.payload.parse import secrets_of
 from flows.report.names import FLOW_NAME
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.context import Dependencies, InjectedFlow
+from flows.runtime.context import Dependencies, InjectedFlow, Job
+from flows.runtime.last_word import last_word
 from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.leased_engine import under_permit
-from flows.runtime.store import AttemptStore, IsRunning, runs_nothing
+from flows.runtime.run_states import cancelled_state
+from flows.runtime.stopping import NO_STATE, stop
+from flows.runtime.store import AttemptStore, IsRunning, RecordUnreadable, runs_nothing
 from flows.settings import HostSettings
 from flows.workspace.logs import Logger
 
@@ -39,7 +43,6 @@ _LET_GO_SECONDS = 15.0
 _PACKAGE = "flows."
 # How many threads wait for the next run, rather than end.
 _MOST_IDLE = 8
-_AS_IT_ENDED = "canceled as it ended: its report tells what became of its container"
 T = TypeVar("T")
 _Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
 
@@ -71,16 +74,17 @@ class InProcessRunner:
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
             flow = flow.bind(self._dependencies(cancellation))
-        if flow.name == FLOW_NAME:
-            _note_taken(flow_run, logger)
-        running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))
-        await _ended_or_handed_over(running, cancellation)
-        state = _end_of(running, logger)
-        if state is not None and state.is_cancelling():
-            # The server takes no other end of a run that somebody cancels.
-            await _end_cancelling(client, flow_run.id, _AS_IT_ENDED)
-        elif cancellation.reason is Reason.CANCEL:
-            await _end_cancelling(client, flow_run.id, ended_early(StoppedBy.CANCEL).error or "")
+        task = _Task.of(flow_run, logger) if flow.name == FLOW_NAME else None
+        # The server lets Running follow what a person said meanwhile.
+        reason = await last_word(client, flow_run.id)
+        if reason is None:
+            running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))
+            await _ended_or_handed_over(running, cancellation)
+            if not _is_cancelling(running, logger):
+                return
+            reason = await last_word(client, flow_run.id)
+        if reason is not None:
+            await _stop(client, flow_run, reason, task, logger)
 
     def close(self) -> None:
         self._threads.close()
@@ -111,14 +115,39 @@ class InProcessRunner:
         return self._flows[deployment_id]
 
 
-def _note_taken(flow_run: FlowRun, logger: Logger) -> None:
-    """Note on disk that the run is on this host: a worker that is killed between the state Running
-    and the flow's first step leaves no other trace for the sweep."""
-    try:
-        AttemptStore(HostSettings().workdir, str(flow_run.id)).note_taken()
-    except OSError as error:
-        # The flow needs the folder as well, and ends the run with a word on it.
-        logger.warning("Could not note that the run is on this host: %s", error)
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A container task's job, and its newest attempt before this process took it."""
+
+    job: Job
+    before: Attempt | None = None
+
+    @classmethod
+    def of(cls, flow_run: FlowRun, logger: Logger) -> "_Task":
+        """Notes on disk that the run is on this host: a worker that is killed between the state
+        Running and the flow's first step leaves no other trace for the sweep."""
+        host = HostSettings()
+        store = AttemptStore(host.workdir, str(flow_run.id))
+        job = Job(store, logger, secrets=secrets_of(flow_run.parameters.get("payload")), host=host)
+        try:
+            store.note_taken()
+            return cls(job, store.last())
+        except (OSError, RecordUnreadable) as error:
+            # The flow needs the folder as well, and ends the run with a word on it.
+            logger.warning("Could not note that the run is on this host: %s", error)
+            return cls(job)
+
+
+async def _stop(
+    client: PrefectClient, flow_run: FlowRun, reason: Reason, task: _Task | None, logger: Logger
+) -> None:
+    """Stop a run whose flow did not begin, or came too late to set what it came to."""
+    logger.info("The run ends here: %s", NO_STATE.get(reason, "somebody cancels it"))
+    state = cancelled_state(None) if reason is Reason.CANCEL else None
+    if task is not None:
+        state = await stop(task.job, reason, client, task.before)
+    if state is not None:
+        await client.set_flow_run_state(flow_run.id, state)
 
 
 async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
@@ -141,22 +170,16 @@ async def _ended_or_handed_over(
         raise
 
 
-def _end_of(running: asyncio.Future[State[Any]], logger: Logger) -> State[Any] | None:
-    """The final state; None where the server let the run go no further. Raises `BrokenOff`."""
+def _is_cancelling(running: asyncio.Future[State[Any]], logger: Logger) -> bool:
+    """Whether the server took no state from the run because somebody cancels it. Raises
+    `BrokenOff`."""
     error = None if running.cancelled() else running.exception()
     if isinstance(error, PrefectSignal):
         logger.info("The run ends here: %s", error)
-        return None
+        return False
     if error is not None or running.cancelled():
         raise BrokenOff(f"the run broke off: {error!r}") from error
-    return running.result()
-
-
-async def _end_cancelling(client: PrefectClient, run_id: UUID, message: str) -> None:
-    """Set a run to Cancelled that still is Cancelling, as its flow came too late to do it."""
-    state = (await client.read_flow_run(run_id)).state
-    if state is not None and state.is_cancelling():
-        await client.set_flow_run_state(run_id, Cancelled(message=message))
+    return running.result().is_cancelling()
 
 
 class RunThreads:
@@ -190,9 +213,19 @@ class RunThreads:
             self._idle = 0
 
     def _serve(self) -> None:
-        context, clients, is_reusable = self._copied_context(), contextlib.AsyncExitStack(), True
+        # Taken first of all: a thread that cannot have a loop, for lack of descriptors, still has
+        # somebody who waits for its first job.
+        job = self._jobs.get()
+        try:
+            self._serve_from(job)
+        except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
+            if job is not None and not job[1].done():
+                job[1].set_exception(raised)
+
+    def _serve_from(self, job: _Job | None) -> None:
+        context, clients = self._copied_context(), contextlib.AsyncExitStack()
         with asyncio.Runner() as loop:
-            while is_reusable and (job := self._jobs.get()) is not None:
+            while job is not None:
                 work, done = job
                 result = error = None
                 try:
@@ -206,6 +239,7 @@ class RunThreads:
                     done.set_result(result)
                 else:
                     done.set_exception(error)
+                job = self._jobs.get() if is_reusable else None
             loop.run(clients.aclose(), context=context)
 
     def _copied_context(self) -> contextvars.Context:

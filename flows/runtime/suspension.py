@@ -1,0 +1,39 @@
+"""`docker pause` for the container of a suspended run, until a process goes on with it.
+
+A run that is resumed is adopted as any other whose process is no more; the time for which its
+container was paused is none of its `timeoutSeconds`.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from flows.attempt import Attempt
+from flows.errors import ContainerGone
+from flows.runtime.context import Job
+
+
+async def pause(job: Job, attempt: Attempt) -> None:
+    """Pause the attempt's container where it runs; for whoever holds the job's lock."""
+    if not attempt.began or attempt.executed is not None:
+        return
+    spec = attempt.prepared.spec
+    async with job.open_engine(None) as engine:
+        try:
+            if not (await engine.inspect(spec)).running:
+                return
+            if attempt.paused_at is None:
+                job.store.put(replace(attempt, paused_at=datetime.now(UTC)))
+            await engine.pause(spec)
+        except ContainerGone:
+            # The next process finds that as well, and says so.
+            return
+    job.logger.info("Paused %s until the run is resumed", spec.name)
+
+
+def gone_on(attempt: Attempt, now: datetime) -> Attempt:
+    """The attempt after a pause that ends now; itself where it was not paused."""
+    if attempt.paused_at is None:
+        return attempt
+    seconds = max(0.0, (now - attempt.paused_at).total_seconds())
+    paused_seconds = round(attempt.paused_seconds + seconds, 3)
+    return replace(attempt, paused_at=None, paused_seconds=paused_seconds)

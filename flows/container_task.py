@@ -205,10 +205,11 @@ async def execute(attempt: Attempt, job: Job) -> Attempt:
         limit.cancel()
         flow_gives_up.cancel()
     if executed.outcome.name is OutcomeName.CANCELED:
-        # The cancellation was held back for the container's sake. What is due to the user is
-        # delivered here: Prefect runs no further stage.
-        async with get_client() as client:
-            await steps.tell(job, client)
+        if injected().cancellation is None and cancellation.reason is Reason.CANCEL:
+            # The cancellation was held back for the container's sake. What is due to the user is
+            # delivered here: Prefect goes on with nothing in a process that it ends.
+            async with get_client() as client:
+                await steps.tell(job, client)
         raise asyncio.CancelledError
     return _with_state(executed, executed.outcome)
 

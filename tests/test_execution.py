@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -178,6 +178,26 @@ async def test_a_run_that_is_cancelled_leaves_its_container_to_be_adopted() -> N
     assert (adopted.name, adopted.exit_code) == (OutcomeName.SUCCEEDED, 0)
     assert engine.calls.count("create") == 1
     assert engine.containers == {}
+
+
+@pytest.mark.parametrize(
+    ("paused_seconds", "name"), [(0.0, OutcomeName.TIMED_OUT), (90.0, OutcomeName.SUCCEEDED)]
+)
+async def test_the_time_for_which_a_container_was_paused_is_none_of_its_limit(
+    paused_seconds: float, name: OutcomeName
+) -> None:
+    engine, task = busybox(), spec("sleep", "0.2")
+    await engine.create(task, await engine.pull(task), {})
+    await engine.start(task)
+    await engine.pause(task)
+    container = engine.containers[task.name]
+    container.state = replace(
+        container.state, started_at=datetime.now(UTC) - timedelta(seconds=100)
+    )
+    options = RunOptions(adopt=True, paused_seconds=paused_seconds)
+    outcome = await run(engine, task, Nowhere(), options)
+    assert outcome.name is name
+    assert "unpause" in engine.calls
 
 
 @pytest.mark.parametrize(

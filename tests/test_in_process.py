@@ -1,10 +1,11 @@
 """Runs in this process, on a real API: what becomes of them, and what their threads share."""
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,18 +13,20 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Pending, Scheduled
 from prefect.workers.base import BaseJobConfiguration
 
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.store import known_jobs
+from flows.runtime.store import AttemptStore, known_jobs
 from flows.settings import HostSettings
-from flows.worker.in_process import BrokenOff, InProcessRunner, NotOurs, RunThreads
+from flows.worker.in_process import InProcessRunner, NotOurs, RunThreads
 from flows.worker.worker import ContainerTaskWorker
+from tests.finished import finished
 from tests.runs import shell
 
 LOGGER = logging.getLogger(__name__)
 # Refused by the flow, so that it needs no engine.
+NOTHING_RAN = "canceled before its container ran"
 REFUSED = {"task": {"container": {"enabled": False}}}
 
 
@@ -75,6 +78,36 @@ async def test_a_run_that_is_cancelled_before_its_flow_listens_does_not_stay_can
     assert await final(client, run.id) == "Cancelled"
 
 
+async def test_a_run_that_is_cancelled_while_it_is_pending_is_told_as_one_that_ran_nothing(
+    client: PrefectClient, in_process: InProcessRunner
+) -> None:
+    run = await submitted(client)
+    store = AttemptStore(HostSettings().workdir, str(run.id))
+    # What somebody asked for before has nothing to do with it.
+    finished(HostSettings().workdir, job_id=str(run.id))
+    before = store.attempts()
+    await client.set_flow_run_state(run.id, Pending())
+    await client.set_flow_run_state(run.id, Cancelling())
+    await in_process.run(client, run, Cancellation(), LOGGER)
+    state = (await client.read_flow_run(run.id)).state
+    assert state is not None
+    assert (state.name, state.message) == ("Cancelled", NOTHING_RAN)
+    assert store.attempts() == before
+
+
+@pytest.mark.parametrize("said", [Failed, Completed, Cancelled])
+async def test_a_final_state_that_somebody_sets_before_the_flow_begins_stands(
+    client: PrefectClient, in_process: InProcessRunner, said: Callable[..., State[Any]]
+) -> None:
+    run = await submitted(client)
+    await client.set_flow_run_state(run.id, Pending())
+    await client.set_flow_run_state(run.id, said(message="I say so"))
+    await in_process.run(client, run, Cancellation(), LOGGER)
+    state = (await client.read_flow_run(run.id)).state
+    assert state is not None
+    assert state.message == "I say so"
+
+
 async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
@@ -89,10 +122,7 @@ async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(
     await running
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
-    assert (state.name, state.message) == (
-        "Cancelled",
-        "canceled as it ended: its report tells what became of its container",
-    )
+    assert (state.name, state.message) == ("Cancelled", NOTHING_RAN)
 
 
 async def test_a_deployment_that_was_deleted_names_no_flow(
@@ -105,13 +135,12 @@ async def test_a_deployment_that_was_deleted_names_no_flow(
         await in_process.run(client, run, Cancellation(), LOGGER)
 
 
-async def test_a_run_that_somebody_deleted_breaks_off_and_nothing_else_does(
+async def test_a_run_that_somebody_deleted_ends_and_nothing_else_does(
     client: PrefectClient, in_process: InProcessRunner
 ) -> None:
     run = await submitted(client)
     await client.delete_flow_run(run.id)
-    with pytest.raises(BrokenOff, match="not found"):
-        await in_process.run(client, run, Cancellation(), LOGGER)
+    await in_process.run(client, run, Cancellation(), LOGGER)
     assert str(run.id) in known_jobs(HostSettings().workdir), "noted before the flow's first step"
     after = await submitted(client)
     await in_process.run(client, after, Cancellation(), LOGGER)
@@ -168,21 +197,39 @@ async def test_what_a_run_raises_reaches_its_worker_and_the_next_run_goes_on(
     assert (await threads.run(clients))[0] is not None
 
 
+async def test_a_thread_that_cannot_have_a_loop_says_so_to_whoever_waits_for_its_first_job(
+    threads: RunThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_loop() -> asyncio.Runner:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "Runner", no_loop)
+        async with asyncio.timeout(20):
+            with pytest.raises(OSError, match="Too many open files"):
+                await threads.run(clients)
+    assert (await threads.run(clients))[0] is not None
+
+
 async def test_a_run_that_prefect_submits_itself_is_known_and_cancelled_as_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worker, seen = ContainerTaskWorker(work_pool_name="any"), []
-    run = FlowRun(flow_id=uuid4())
+    run = FlowRun(flow_id=uuid4(), state=Cancelling())
+
+    class Server:
+        async def read_flow_runs(self, **_: object) -> list[FlowRun]:
+            return [run]
 
     class Runner:
         async def run(
             self, _client: object, flow_run: FlowRun, cancellation: Cancellation, _logger: object
         ) -> None:
-            worker._cancel(flow_run.id)
+            await worker._reconciler.look()
             seen.append((cancellation.reason, worker._is_running(str(flow_run.id))))
 
     monkeypatch.setattr(worker, "_runner", Runner())
-    monkeypatch.setattr(worker, "_client", object())
+    monkeypatch.setattr(worker, "_client", Server())
     await worker.run(run, BaseJobConfiguration())
     assert seen == [(Reason.CANCEL, True)]
     assert not worker._is_running(str(run.id))

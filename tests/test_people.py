@@ -78,10 +78,8 @@ def test_a_run_that_a_person_deletes_loses_its_container_and_is_told_as_finished
     weather.stack.api("DELETE", f"/flow_runs/{run_id}").raise_for_status()
     until(lambda: left_on_engine(run_id) == [], 30, what="no container")
     weather.assert_told_once(run_id)
-    answer = weather.stack.api(
-        "POST", "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run_id]}}
-    )
-    assert answer.json() == []
+    wanted = {"flow_run_id": {"any_": [run_id]}, "key": {"any_": ["container-run"]}}
+    assert weather.stack.api("POST", "/artifacts/filter", artifacts=wanted).json() == []
 
 
 def test_a_suspended_run_has_its_container_paused_and_goes_on_when_it_is_resumed(

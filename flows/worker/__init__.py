@@ -3,6 +3,7 @@
 worker      the worker: what Prefect calls, and how it carries what it claimed
 claims      its claim loop: polls its work pool, claims flow runs, releases them
 claim       one claim, a compare-and-set at the server; giving a run back
+reconcile   stops what somebody cancels, suspends, ends or deletes, by polls and events
 queue       the due runs of its pool's queues
 admission   which of the queued runs may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop

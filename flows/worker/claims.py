@@ -14,7 +14,7 @@ from prefect.types._datetime import now
 
 from flows.runtime.cancellation import Cancellation
 from flows.settings import HostSettings
-from flows.units import NOTHING
+from flows.units import NOTHING, Resources
 from flows.worker.admission import Admission, Decision, admit, capacity
 from flows.worker.claim import claim
 from flows.worker.queue import QueuedRun, RunQueue, fetch_scheduled
@@ -40,7 +40,7 @@ class Claimant:
     """Who claims: a worker of a pool's queues (all of them where there are none), on its host.
 
     `message` is what its claims say, and no other worker's; `carry` begins to run what was claimed,
-    and is False where the worker has ended.
+    and is False where the worker has ended; `set_aside` is what others than its runs take.
     """
 
     client: PrefectClient
@@ -53,6 +53,7 @@ class Claimant:
     logger: Logger
     run_logger: Callable[[FlowRun], Logger]
     carry: Callable[[ClaimedRun], bool]
+    set_aside: Callable[[], Resources]
 
 
 class ClaimLoop:
@@ -124,6 +125,7 @@ class ClaimLoop:
 
     def _admit(self, slots: int) -> Mapping[UUID, Admission]:
         used = sum((each.queued.task.needs for each in self._claimed.values()), NOTHING)
+        used += self._who.set_aside()
         return admit(self._queue.due(), self._total, used, self._who.host.worker, slots)
 
     async def _claim_all(self, decisions: Mapping[UUID, Admission]) -> list[FlowRun]:

@@ -15,15 +15,22 @@ from uuid import UUID
 
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
-from tenacity import AsyncRetrying, before_sleep_log, wait_exponential
 
 from flows.worker.cleanup import tidy
 from flows.worker.sweep import SweptHost, sweep
 from flows.worker.takeover import LOOK_SECONDS, TakeOver
 from flows.workspace.logs import Logger
 
-_CANCELLING = "prefect.flow-run.Cancelling"
-_WORK = ["prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry", "prefect.work-pool.ready"]
+# What a person may say of a run that runs; that one was deleted, no event tells.
+_SAID = [
+    f"prefect.flow-run.{name}"
+    for name in ("Cancelling", "Cancelled", "Suspended", "Paused", "Completed", "Failed", "Crashed")
+]
+_WORK = [
+    *(f"prefect.flow-run.{name}" for name in ("Scheduled", "AwaitingRetry", "Resuming")),
+    "prefect.work-pool.ready",
+]
+_LONGEST_BREAK_SECONDS = 10.0
 
 
 def cancel_on_sigterm(logger: Logger) -> None:
@@ -45,28 +52,34 @@ def cancel_on_sigterm(logger: Logger) -> None:
 
 
 async def follow_pool(
-    pool_id: UUID, on_work: Callable[[], None], on_cancel: Callable[[UUID], None]
+    pool_id: UUID, on_work: Callable[[], None], on_said: Callable[[UUID], None]
 ) -> None:
     """Subscribe to the pool's events by websocket, until cancelled; connect again after a break."""
     wanted = EventFilter(
-        event=EventNameFilter(name=[*_WORK, _CANCELLING]),
+        event=EventNameFilter(name=[*_WORK, *_SAID]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{pool_id}"]),
     )
-
-    async def follow() -> None:
-        async with get_events_subscriber(filter=wanted) as events:
-            async for event in events:
-                if event.event == _CANCELLING:
-                    on_cancel(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
-                else:
-                    on_work()
-        raise ConnectionError("the server closed the event stream")
-
-    retrying = AsyncRetrying(
-        wait=wait_exponential(multiplier=0.5, max=10),
-        before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
-    )
-    await retrying(follow)
+    breaks = 0
+    while True:
+        try:
+            async with get_events_subscriber(filter=wanted) as events:
+                breaks = 0
+                # What happened during the break, no event tells any more.
+                on_work()
+                async for event in events:
+                    if event.event in _SAID:
+                        on_said(UUID(event.resource.id.removeprefix("prefect.flow-run.")))
+                    else:
+                        on_work()
+            error: Exception = ConnectionError("the server closed the event stream")
+        except Exception as raised:  # noqa: BLE001 - of a server that is away comes almost anything
+            error = raised
+        pause = min(_LONGEST_BREAK_SECONDS, 0.5 * 2**breaks)
+        breaks += 1
+        logging.getLogger(__name__).warning(
+            "No events of the pool: %s; asked for again in %s s", error, pause
+        )
+        await asyncio.sleep(pause)
 
 
 async def sweep_every_minute(host: SweptHost) -> None:

@@ -11,21 +11,19 @@ from uuid import UUID
 
 import anyio
 from anyio.abc import TaskStatus
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
+from flows.payload.parse import secrets_of
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.context import Job
 from flows.runtime.lease import Lease
 from flows.runtime.run_states import claim_message
+from flows.runtime.stopping import stop
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.worker import services
 from flows.worker.admission import QueuedTask
@@ -34,6 +32,7 @@ from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.lease import keep_lease
 from flows.worker.owners import NameTaken, present_in_turn
 from flows.worker.queue import QueuedRun
+from flows.worker.reconcile import Reconciler
 from flows.worker.run_notes import label_host, reject
 from flows.worker.sweep import SweptHost
 from flows.worker.takeover import TakeOver
@@ -62,6 +61,12 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._runner = InProcessRunner(self._is_running, self._lease)
         self._claimed: dict[UUID, ClaimedRun] = {}
         self._claims: ClaimLoop | None = None
+        self._reconciler = Reconciler(
+            self._host.worker,
+            lambda: self.client,
+            partial(self._spawn, self._stop_suspended),
+            self._logger,
+        )
 
     # What Prefect calls.
 
@@ -85,19 +90,20 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         unqueued = QueuedRun(flow_run, QueuedTask(flow_run.id), 0.0)
         claimed = self._claimed[flow_run.id] = ClaimedRun(unqueued, Cancellation())
         try:
-            await self._runner.run(self.client, flow_run, claimed.cancellation, logger)
+            with self._reconciler.carrying(flow_run, claimed.cancellation):
+                await self._runner.run(self.client, flow_run, claimed.cancellation, logger)
         finally:
             del self._claimed[flow_run.id]
         return ContainerTaskResult(identifier=str(flow_run.id), status_code=0)
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Poll for scheduled and for cancelled runs: the backstop of the events."""
+        """Poll for runs that wait, and for what was said of those here: the backstop of events."""
         if not self._has_successfully_synced:
             return []
         # That it polls, for the health check: it may ask for nothing while all its slots are taken.
         self._last_polled_time = now("UTC")
         try:
-            await self._poll_cancellations()
+            await self._reconciler.look()
         except Exception as error:  # noqa: BLE001 - what runs here must not end for a failed poll
             self._logger.warning("Could not ask for work: %s", error)
             return []
@@ -130,8 +136,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         log = self._logger
         host = SweptHost(self.client, self._host, log, self._is_running, worker=self.name)
         for service in (
-            partial(keep_lease, self._lease, self._send_heartbeat, self._poll_cancellations, log),
-            partial(services.follow_pool, self._work_pool.id, claims.wake, self._cancel),
+            partial(keep_lease, self._lease, self._send_heartbeat, self._reconciler.look, log),
+            partial(
+                services.follow_pool, self._work_pool.id, claims.wake, self._reconciler.mention
+            ),
+            self._reconciler.look_when_told,
             claims.start_when_woken,
             partial(services.sweep_every_minute, host),
             partial(services.take_over_always, self._take_over(), log),
@@ -162,25 +171,9 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._runs_task_group.start_soon(function, *arguments)
         return True
 
-    # Cancellation: by the pool's events and, where these do not come through, by polling.
-
-    def _cancel(self, run_id: UUID) -> None:
-        if claimed := self._claimed.get(run_id):
-            claimed.cancellation.request(Reason.CANCEL)
-
     def _is_running(self, job_id: str) -> bool:
         """Whether this process has claimed the job and has not told its end; from any thread."""
         return job_id in map(str, list(self._claimed))
-
-    async def _poll_cancellations(self) -> None:
-        if not self._claimed:
-            return
-        cancelling = FlowRunFilter(
-            id=FlowRunFilterId(any_=list(self._claimed)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
-        )
-        for flow_run in await self.client.read_flow_runs(flow_run_filter=cancelling):
-            self._cancel(flow_run.id)
 
     # What becomes of a run that was claimed.
 
@@ -196,6 +189,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             logger=self._logger,
             run_logger=self.get_flow_run_logger,
             carry=partial(self._spawn, self._run_claimed),
+            set_aside=lambda: self._reconciler.set_aside,
         )
 
     async def _run_claimed(self, claimed: ClaimedRun) -> None:
@@ -203,9 +197,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         logger = self.get_flow_run_logger(flow_run)
         labels = (self.name, self._host.worker)
         try:
-            # First: by these others judge whose the run is, from the state Running on.
-            await label_host(client, flow_run, *labels, claimed.queued.is_blocked)
-            await self._runner.run(client, flow_run, claimed.cancellation, logger)
+            with self._reconciler.carrying(flow_run, claimed.cancellation) as carried:
+                # First: by these others judge whose the run is, from the state Running on.
+                is_blocked = claimed.queued.is_blocked
+                carried.is_labelled = await label_host(client, flow_run, *labels, is_blocked)
+                await self._runner.run(client, flow_run, claimed.cancellation, logger)
         except NotOurs as error:
             await reject(client, flow_run, str(error))
         except Exception as error:
@@ -214,3 +210,15 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         finally:
             if self._claims:
                 self._claims.release(flow_run.id)
+
+    async def _stop_suspended(self, flow_run: FlowRun, reason: Reason) -> None:
+        """Do with a suspended run what somebody said of it meanwhile."""
+        store = AttemptStore(self._host.workdir, str(flow_run.id), self._is_running)
+        secrets = secrets_of(flow_run.parameters.get("payload"))
+        logger = self.get_flow_run_logger(flow_run)
+        job = Job(store, logger, secrets=secrets, host=self._host)
+        try:
+            if (state := await stop(job, reason, self.client)) is not None:
+                await self.client.set_flow_run_state(flow_run.id, state)
+        except Exception as error:  # noqa: BLE001 - the sweep does what is missing
+            logger.warning("Could not end the run: %s", error)

@@ -261,11 +261,11 @@ async def _why_cancelled() -> Reason:
 
     One that nobody would start again was; one whose worker shuts down leaves it.
     """
-    if runtime.flow_run.id is None or runtime.deployment.id is None:
-        return Reason.CANCEL
     cancellation = injected().cancellation
     if cancellation is not None and cancellation.reason is not None:
         return cancellation.reason
+    if runtime.flow_run.id is None or runtime.deployment.id is None:
+        return Reason.CANCEL
     try:
         async with asyncio.timeout(20.0), get_client() as client:
             reason = await last_word(client, _run_id())

@@ -13,7 +13,7 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Cancelling, Completed, Failed, Pending, Scheduled
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Pending
 from prefect.workers.base import BaseJobConfiguration
 
 from flows.runtime.cancellation import Cancellation, Reason
@@ -47,9 +47,9 @@ async def submitted(client: PrefectClient, payload: object = REFUSED) -> FlowRun
     flow_id = await client.create_flow_from_name("of a test")
     entrypoint = "flows.container_task.container_task"
     deployment_id = await client.create_deployment(flow_id, name=entrypoint, entrypoint=entrypoint)
-    scheduled: State[Any] = Scheduled()
+    pending: State[Any] = Pending()
     return await client.create_flow_run_from_deployment(
-        deployment_id, parameters={"payload": payload}, state=scheduled
+        deployment_id, parameters={"payload": payload}, state=pending
     )
 
 
@@ -86,7 +86,6 @@ async def test_a_run_that_is_cancelled_while_it_is_pending_is_told_as_one_that_r
     # What somebody asked for before has nothing to do with it.
     finished(HostSettings().workdir, job_id=str(run.id))
     before = store.attempts()
-    await client.set_flow_run_state(run.id, Pending())
     await client.set_flow_run_state(run.id, Cancelling())
     await in_process.run(client, run, Cancellation(), LOGGER)
     state = (await client.read_flow_run(run.id)).state
@@ -100,7 +99,6 @@ async def test_a_final_state_that_somebody_sets_before_the_flow_begins_stands(
     client: PrefectClient, in_process: InProcessRunner, said: Callable[..., State[Any]]
 ) -> None:
     run = await submitted(client)
-    await client.set_flow_run_state(run.id, Pending())
     await client.set_flow_run_state(run.id, said(message="I say so"))
     await in_process.run(client, run, Cancellation(), LOGGER)
     state = (await client.read_flow_run(run.id)).state

@@ -39,7 +39,7 @@ from flows.runtime.execution import RunOptions
 from flows.runtime.observer import Absences, Observer
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import pull_options
-from flows.runtime.suspension import gone_on
+from flows.runtime.suspension import note_end
 from flows.settings import HostSettings
 from flows.spec import ContainerSpec, command_summary
 from flows.text import one_line
@@ -128,7 +128,7 @@ async def execute_attempt(
                 logs.journal.say(f"{spec.name} is gone")
                 outcome = LOST
             else:
-                attempt = _gone_on(job.store, attempt)
+                attempt = note_end(job.store, attempt)
                 options = RunOptions(
                     adopt=adopt,
                     paused_seconds=attempt.paused_seconds,
@@ -141,14 +141,6 @@ async def execute_attempt(
                 )
             outcome = await with_files_back(engine, attempt.prepared, outcome)
             return await _store_outcome(job, attempt, outcome, logs)
-
-
-def _gone_on(store: AttemptStore, attempt: Attempt) -> Attempt:
-    """Note that a pause ends, before it does."""
-    if attempt.paused_at is not None:
-        attempt = gone_on(attempt, datetime.now(UTC))
-        store.put(attempt)
-    return attempt
 
 
 async def _secret_values(

@@ -15,8 +15,8 @@ from flows.report.events import send_events
 from flows.runtime import steps
 from flows.runtime.cancellation import Reason
 from flows.runtime.context import Job
+from flows.runtime.history import HANDED_OVER
 from flows.runtime.last_word import last_word_if_told
-from flows.runtime.lifecycle import HANDED_OVER
 from flows.runtime.run_states import cancelled_state
 from flows.runtime.suspension import pause
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from flows.attempt import Attempt
 from flows.errors import ContainerGone
 from flows.runtime.context import Job
+from flows.runtime.store import AttemptStore
 
 
 async def pause(job: Job, attempt: Attempt) -> None:
@@ -28,6 +29,14 @@ async def pause(job: Job, attempt: Attempt) -> None:
             # The next process finds that as well, and says so.
             return
     job.logger.info("Paused %s until the run is resumed", spec.name)
+
+
+def note_end(store: AttemptStore, attempt: Attempt) -> Attempt:
+    """Note that a pause ends, before the container goes on."""
+    if attempt.paused_at is not None:
+        attempt = gone_on(attempt, datetime.now(UTC))
+        store.put(attempt)
+    return attempt
 
 
 def gone_on(attempt: Attempt, now: datetime) -> Attempt:

@@ -32,10 +32,9 @@ _PAGE = 200
 _LOGGER = logging.getLogger(__name__)
 
 
-def _warn(call: RetryCallState) -> bool:
+def _warn(call: RetryCallState) -> None:
     error = call.outcome.exception() if call.outcome else None
     _LOGGER.warning("Could not write on the flow run %s: %r", call.args[1].id, error)
-    return False
 
 
 # A run that cannot be written on must not end the worker.
@@ -70,15 +69,12 @@ async def read_runs(
 
 async def label_host(
     client: PrefectClient, flow_run: FlowRun, worker: str, host: str, had_tag: bool
-) -> bool:
-    """Label a claimed run with its worker and host, and remove the tag of what it waited for.
-
-    Returns whether that was done."""
+) -> None:
+    """Label a claimed run with its worker and host, and remove the tag of what it waited for."""
     await client.update_flow_run_labels(flow_run.id, {WORKER_LABEL: worker, HOST_LABEL: host})
     others = _other_tags(flow_run)
     if had_tag or others != flow_run.tags:
         await client.update_flow_run(flow_run.id, tags=others)
-    return True
 
 
 async def tag_waiting(client: PrefectClient, flow_run: FlowRun, sentence: str) -> None:

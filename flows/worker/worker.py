@@ -199,8 +199,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         try:
             with self._reconciler.carrying(flow_run, claimed.cancellation) as carried:
                 # First: by these others judge whose the run is, from the state Running on.
-                is_blocked = claimed.queued.is_blocked
-                carried.is_labelled = await label_host(client, flow_run, *labels, is_blocked)
+                await label_host(client, flow_run, *labels, claimed.queued.is_blocked)
+                carried.is_labelled = True
                 await self._runner.run(client, flow_run, claimed.cancellation, logger)
         except NotOurs as error:
             await reject(client, flow_run, str(error))

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -105,7 +105,16 @@ class Soak:
             self.server.events(run.id),
             witness.testify(self.witnesses, run.id),
             disks_lost,
+            self._report(run.id),
         )
+
+    def _report(self, run_id: str) -> dict[str, Any] | None:
+        """Of the newest attempt of which a host has one."""
+        reports = []
+        for machine in self.machines:
+            with suppress(FileNotFoundError):
+                reports.append(machine.weather.run_json(run_id))
+        return max(reports, key=lambda report: report["attempt"], default=None)
 
 
 @app.default

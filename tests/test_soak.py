@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Any
 
 import pytest
 
 from benchmarks.soaking.checks import Evidence, violations
 from benchmarks.soaking.people import Run, Said
-from benchmarks.soaking.plan import KINDS, Kind, Task, What, Word, deeds, tasks
+from benchmarks.soaking.plan import FLOOD_LINES, KINDS, Kind, Task, What, Word, deeds, tasks
 from benchmarks.soaking.server import Event, State
 from benchmarks.soaking.witness import Seen
 from flows.payload.parse import parse
@@ -138,6 +139,33 @@ def test_another_exit_code_than_the_tasks_is_found() -> None:
     run = evidence(*DONE)
     wrong = [event._replace(exit_code=3) for event in run.events]
     assert list(violations(replace(run, events=wrong))) == ["told to have exited 3, not 0"]
+
+
+FLOOD = {"lines": FLOOD_LINES, "complete": True}
+REPORT: dict[str, Any] = {
+    "attempt": 1, "logs": FLOOD, "tests": {"total": 2, "failed": 1}, "outputs": [{"collected": 1}]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "sentences"),
+    [
+        ("flood", {}, []),
+        ("flood", {"logs": FLOOD | {"lines": 7, "complete": False}}, []),
+        ("flood", {"logs": FLOOD | {"lines": 7}},
+         [f"7 lines of output, not {FLOOD_LINES}, and called complete"]),
+        ("report", {}, []),
+        ("report", {"tests": None},
+         ["a test report of two tests, of which one failed, was read as {}"]),
+        ("report", {"outputs": [{"collected": 0}]}, ["its output was not collected"]),
+        ("report", {"attempt": 2, "tests": None}, []),
+    ],
+)  # fmt: skip
+def test_what_a_task_left_is_held_against_what_it_was_made_to_leave(
+    kind: str, change: dict[str, Any], sentences: list[str]
+) -> None:
+    run = replace(evidence(*DONE, kind=kind), report=REPORT | change)
+    assert list(violations(run)) == sentences
 
 
 def test_words_are_said_in_order_and_what_comes_too_late_is_not_said() -> None:

@@ -1,12 +1,13 @@
 """What must be true of every run when a soak is over. Pure: evidence in, sentences out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from benchmarks.soaking.people import Said
-from benchmarks.soaking.plan import Task, Word
+from benchmarks.soaking.plan import FLOOD_LINES, Task, Word
 from benchmarks.soaking.server import Event, State
 from benchmarks.soaking.witness import Seen
 from scripts.stack import FINAL
@@ -36,6 +37,8 @@ class Evidence:
     seen: Sequence[Seen]
     # Of hosts, with the second of the machine.
     disks_lost: Sequence[tuple[str, float]] = ()
+    # run.json of the newest attempt, where a host has it.
+    report: Mapping[str, Any] | None = None
 
     @property
     def is_deleted(self) -> bool:
@@ -148,10 +151,27 @@ def _not_as_made(run: Evidence, last: State) -> Iterator[str]:
     told = max(finished, key=lambda event: event.attempt)
     if told.outcome != _OUTCOMES[kind.ends]:
         yield f"{kind.ends}, and its last attempt was told as {told.outcome}"
+    if run.report and run.report["attempt"] == told.attempt:
+        yield from _left_wrongly(run, run.report)
     if kind.exit_code not in (None, told.exit_code):
         yield f"told to have exited {told.exit_code}, not {kind.exit_code}"
     if run.asked_again and not any(seen.second > run.asked_again[-1].second for seen in run.seen):
         yield "asked for again, and not run again"
+
+
+def _left_wrongly(run: Evidence, report: Mapping[str, Any]) -> Iterator[str]:
+    """What the newest attempt left on disk, of a run that ended as it was made to."""
+    task, lines = run.task, report["logs"]["lines"]
+    if task.kind.name == "flood":
+        expected = FLOOD_LINES + task.work_seconds
+        if report["logs"]["complete"] and lines != expected:
+            yield f"{lines} lines of output, not {expected}, and called complete"
+    if task.kind.name == "report":
+        tests = report["tests"] or {}
+        if (tests.get("total"), tests.get("failed")) != (2, 1):
+            yield f"a test report of two tests, of which one failed, was read as {tests}"
+        if [output["collected"] for output in report["outputs"]] != [1]:
+            yield "its output was not collected"
 
 
 def _asks(state: State) -> bool:

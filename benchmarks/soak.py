@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,7 +132,7 @@ def soak(
     with _up(seed, time.monotonic() + 60 * minutes, keep) as up:
         facts, found = _soaked(up, count)
     for sentence in found:
-        console.print(sentence, markup=False, highlight=False)
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     report("Soak", facts)
     sys.exit(0 if facts["ok"] else 1)
 
@@ -160,6 +161,8 @@ def _up(seed: int, end: float, keep: Path | None) -> Iterator[Soak]:
                 yield Soak(stack, (one, two), server, People(server), witnesses, seed, end)
                 for machine in (one, two):
                     machine.stop_worker()
+                    # What is left was counted, and would hold the witnesses' volume.
+                    machine.empty_disk()
                     witness.dismiss(machine)
 
 
@@ -200,7 +203,7 @@ def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
 
 
 def _tell(sentence: str) -> None:
-    console.log(sentence, markup=False, highlight=False)
+    console.print(f"{datetime.now():%H:%M:%S} {sentence}", markup=False, highlight=False)
 
 
 def _facts(

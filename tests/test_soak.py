@@ -45,7 +45,10 @@ def evidence(
         Task(1, KIND[kind], 0),
         [Said(word, True, second) for word, second in said],
         history(*states),
-        [Event(name, n, outcome, code, f"mm-task-run-{n}") for name, n, outcome in told],
+        [
+            Event(name, n, outcome, code, NOON + timedelta(seconds=3 * n))
+            for name, n, outcome in told
+        ],
         [Seen(*line) for line in seen],
     )
 
@@ -128,7 +131,7 @@ def test_what_went_as_it_must_violates_nothing(run: Evidence) -> None:
          "its container worked on 395 s after a person's word"),
         (evidence(*DONE, f"SCHEDULED AwaitingRetry {PERSON} retry.", *DONE[1:],
                   said=((Word.RETRY, 10.0),)),
-         "asked for again, and not run again"),
+         "asked for again, and ended by an attempt that had ended before"),
     ],
 )  # fmt: skip
 def test_what_went_wrong_is_found(run: Evidence, sentence: str) -> None:

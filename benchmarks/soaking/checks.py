@@ -155,8 +155,8 @@ def _not_as_made(run: Evidence, last: State) -> Iterator[str]:
         yield from _left_wrongly(run, run.report)
     if kind.exit_code not in (None, told.exit_code):
         yield f"told to have exited {told.exit_code}, not {kind.exit_code}"
-    if run.asked_again and not any(seen.second > run.asked_again[-1].second for seen in run.seen):
-        yield "asked for again, and not run again"
+    if told.at < run.answer[0].at:
+        yield "asked for again, and ended by an attempt that had ended before"
 
 
 def _left_wrongly(run: Evidence, report: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Event(NamedTuple):
     attempt: int
     outcome: str
     exit_code: int | None
-    container: str
+    at: datetime
 
 
 class _Away(Exception):
@@ -121,7 +121,7 @@ class Server:
                 each["payload"]["attempt"],
                 each["payload"].get("outcome", ""),
                 each["payload"].get("exitCode"),
-                each["payload"]["containerName"],
+                _time(each["occurred"]),
             )
             for each in answer.json()["events"]
         ]

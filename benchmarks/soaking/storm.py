@@ -50,7 +50,7 @@ class Storm:
                 return
             self._tell(f"{whom}: {deed.what}, {deed.seconds:.0f} s")
             do(deed)
-            self.done[deed.what] += 1
+            self.done[deed.what.value] += 1
 
     def _to_server(self, deed: Deed) -> None:
         if deed.what is What.KILL_SERVER:

@@ -5,6 +5,7 @@ from math import isinf
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import State, StateType
@@ -24,6 +25,15 @@ _ENDS = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 class RunClient(PrefectClient):
     """Gives final states the transition id of a claim; the rest is Prefect's."""
+
+    async def raise_for_api_version_mismatch_once(self) -> None:
+        """As Prefect's own, but for a server that is away: those who ask it wait for it."""
+        try:
+            await super().raise_for_api_version_mismatch_once()
+        except RuntimeError as error:
+            # One that answers, and is of another version, is no cause of another error.
+            if not isinstance(error.__cause__, httpx.TransportError):
+                raise
 
     async def set_flow_run_state(
         self, flow_run_id: UUID | str, state: State[Any], force: bool = False

@@ -120,6 +120,17 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         await self._exit_stack.enter_async_context(RunClientContext())
         await super().setup()
 
+    async def _sync_and_initialize(self) -> None:
+        """Send a heartbeat. Prefect's loop ends the worker, and with it its runs, when that fails
+        for some minutes; a server that is away is waited for."""
+        try:
+            await super()._sync_and_initialize()
+        except Exception as error:
+            if not self.is_setup:
+                # Who starts it is told what is wrong.
+                raise
+            self._logger.warning("Could not send a heartbeat: %r", error)
+
     async def teardown(self, *exc_info: Any) -> None:
         """End the worker. Runs get a moment to end by themselves; the rest is handed over."""
         try:

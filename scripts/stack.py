@@ -170,7 +170,7 @@ class Stack:
         answer.raise_for_status()
         return dict(answer.json())
 
-    def await_final(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
+    def await_final(self, run_id: str, seconds: float = 300) -> dict[str, Any]:
         """Wait until the flow run is over; raise `StackError` when it takes too long."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -32,7 +32,7 @@ from tests.weather import FINISHED, STARTED, Weather
 VICTIMS = ("worker", "redis", "postgres", "prefect-server", "services")
 # A run that a killed worker took and never began goes back into its queue after 3 to 4 minutes.
 _LONGEST_SECONDS = 360.0
-_TOLD_SECONDS = 60.0
+_TOLD_SECONDS = 180.0
 # What the worker asks of the docker-proxy, and what it gets.
 _REFUSED = (
     ("POST", "/containers/{id}/exec"),

@@ -44,7 +44,7 @@ def waiting(then: str, **container: Any) -> Any:
     return shell(script, timeoutSeconds=120, **container)
 
 
-def until(is_so: Callable[[], T | None], seconds: float = 60, what: str = "the condition") -> T:
+def until(is_so: Callable[[], T | None], seconds: float = 120, what: str = "the condition") -> T:
     """Ask until the answer is true, and return it; fail with `what` when it never is."""
     deadline, pauses = time.monotonic() + seconds, _pauses()
     while not (answer := is_so()):
@@ -53,7 +53,7 @@ def until(is_so: Callable[[], T | None], seconds: float = 60, what: str = "the c
     return answer
 
 
-async def until_async(is_so: Callable[[], object], seconds: float = 60) -> None:
+async def until_async(is_so: Callable[[], object], seconds: float = 120) -> None:
     """The same, in a loop that goes on meanwhile."""
     deadline, pauses = time.monotonic() + seconds, _pauses()
     while not is_so():

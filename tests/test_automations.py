@@ -158,7 +158,7 @@ def told(deployed: Alerts, weather: Weather) -> dict[str, str]:
     for name in set(runs) - {"late", "crashed"}:
         weather.end(runs[name])
     for name in set(runs) - {"succeeded"}:
-        until(lambda: deployed.receiver.of(runs[name]), 90, what=f"word of {name}")  # noqa: B023
+        until(lambda: deployed.receiver.of(runs[name]), what=f"word of {name}")  # noqa: B023
     runs["summary"] = stack.submit_to("failure-summary/docker")
     assert stack.await_final(runs["summary"])["state_type"] == "COMPLETED"
     # The last of all: what was to be sent before has been sent.

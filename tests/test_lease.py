@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -138,9 +139,15 @@ class Heard:
     """A lease that is renewed as long as the server hears of the worker."""
 
     def __init__(self) -> None:
-        self.lease = Lease(0.5)
+        self._passed = 0.0
+        self.lease = Lease(45, lambda: time.monotonic() + self._passed)
         self.cancellation = Cancellation()
         self.is_heard = True
+
+    def lapse(self) -> None:
+        """The server hears of it no more, and the time of the lease passes at once."""
+        self.is_heard = False
+        self._passed += 45
 
     async def renew(self) -> None:
         while True:
@@ -162,7 +169,8 @@ class Heard:
 
 
 @pytest.fixture
-async def heard() -> AsyncIterator[Heard]:
+async def heard(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+    monkeypatch.setattr("flows.runtime.lease._PIECE_SECONDS", 0.05)
     heard = Heard()
     renewing = asyncio.ensure_future(heard.renew())
     yield heard
@@ -179,7 +187,7 @@ async def test_a_container_stands_still_without_a_lease_and_its_time_limit_with_
     engine = busybox()
     running = asyncio.ensure_future(heard.run(engine, "sleep", "1.5", seconds=3))
     await until_async(lambda: "wait" in engine.calls)
-    heard.is_heard = False
+    heard.lapse()
     await until_async(lambda: paused(engine) == [True])
     await asyncio.sleep(3)
     assert not running.done(), "its time limit is over, but for the time in which it stood still"
@@ -190,7 +198,8 @@ async def test_a_container_stands_still_without_a_lease_and_its_time_limit_with_
 
 
 async def test_no_container_begins_without_a_lease(heard: Heard) -> None:
-    engine, heard.is_heard = busybox(), False
+    engine = busybox()
+    heard.lapse()
     await until_async(lambda: not heard.lease.is_held)
     running = asyncio.ensure_future(heard.run(engine, "print", "hi"))
     await until_async(lambda: "pull" in engine.calls)
@@ -204,11 +213,11 @@ async def test_no_container_begins_without_a_lease(heard: Heard) -> None:
 async def test_a_run_that_is_another_hosts_by_then_never_runs_on(heard: Heard, step: str) -> None:
     engine = busybox()
     if step == "create":
-        heard.is_heard = False
+        heard.lapse()
         await until_async(lambda: not heard.lease.is_held)
     running = asyncio.ensure_future(heard.run(engine, "sleep", "30"))
     await until_async(lambda: ("pull" if step == "create" else "wait") in engine.calls)
-    heard.is_heard = False
+    heard.lapse()
     if step == "wait":
         await until_async(lambda: paused(engine) == [True])
     heard.cancellation.request(Reason.TAKEN)
@@ -231,7 +240,7 @@ async def test_where_no_container_can_be_paused_it_is_stopped(heard: Heard) -> N
     engine = WithoutFreezer(behave, images=(BUSYBOX,))
     running = asyncio.ensure_future(heard.run(engine, "sleep", "30"))
     await until_async(lambda: "wait" in engine.calls)
-    heard.is_heard = False
+    heard.lapse()
     outcome = await running
     assert outcome.name is OutcomeName.INFRASTRUCTURE
     assert (outcome.error or "").endswith(f"was stopped: {NO_FREEZER}")

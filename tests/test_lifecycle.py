@@ -51,7 +51,7 @@ def test_a_run_that_is_cancelled_while_it_pulls_ends_cancelled(weather: Weather)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         image = f"127.0.0.1:{silent.getsockname()[1]}/never:1"
         run_id = weather.submit(payload("true", image=image, pull="always"))
-        silent.settimeout(60)
+        silent.settimeout(120)
         connection, _ = silent.accept()
         with connection:
             weather.cancel(run_id)

@@ -169,7 +169,7 @@ def test_a_container_writes_to_a_pipe_as_it_is_and_to_a_terminal_harmlessly(
         with suppress(OSError):
             while data := terminal.read(65536):
                 shown += data
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     assert b"owned" not in shown
     assert shown.decode().splitlines() == ["titled", "\u00e9t\ufffd"]
 

@@ -42,13 +42,11 @@ def test_a_process_that_is_killed_in_mid_upload_is_replaced_and_the_upload_compl
             script = "for n in 1 2 3 4 5 6; do echo $n > $ARTIFACT_DIR/$n; done"
             with gate.holding(b"/container/4 ", times=math.inf) as held:
                 run_id = processes.submit(shell(script))
-                assert held.wait(90)
+                assert held.wait(120)
                 processes.kill_flow(run_id)
                 before = list(gate.puts)
             # Its attempt was told as finished before, so that tells nothing of the run's end.
-            until(
-                lambda: processes.stack.flow_run(run_id)["state_type"] == DONE, 90, what="the end"
-            )
+            until(lambda: processes.stack.flow_run(run_id)["state_type"] == DONE, what="the end")
             assert processes.stack.flow_run(run_id)["state"]["message"] == "exited 0"
             keys = set(s3.keys(f"storm/{run_id}/1/"))
         assert keys >= {*(f"container/{n}" for n in range(1, 7)), "manifest.json"}

@@ -200,7 +200,7 @@ def test_a_host_that_is_cut_off_stands_still_while_another_takes_over_and_lets_g
         assert _container(run_id, hosts.engine.url) == "paused", "one of them runs, never two"
         seen = first.output(run_id)
         api.clear()
-        until(lambda: hosts.left(run_id) == (0, 1), 90, what="the first host's letting go")
+        until(lambda: hosts.left(run_id) == (0, 1), what="the first host's letting go")
         assert first.output(run_id) in (seen, ""), "it did not run on"
         assert _host(hosts.stack, run_id) == "host-second"
         second.let_end(run_id)
@@ -233,7 +233,7 @@ def test_an_absence_of_the_server_costs_no_run_more_than_its_time(hosts: Hosts) 
         until(lambda: _container(run_id, engine) == "paused", 120, what="its standing still")
         seen = runner.output(run_id)
         api.clear()
-        until(lambda: len(runner.output(run_id)) > len(seen), 90, what="its going on")
+        until(lambda: len(runner.output(run_id)) > len(seen), what="its going on")
         runner.let_end(run_id)
         assert runner.end(run_id)["state_type"] == "COMPLETED"
         runner.assert_counted(run_id)

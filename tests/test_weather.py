@@ -77,7 +77,7 @@ def test_a_run_that_is_cancelled_while_it_fetches_its_repository_ran_nothing(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         task = payload("true") | {"repository": f"git://127.0.0.1:{silent.getsockname()[1]}/a"}
         run_id = weather.submit(task)
-        silent.settimeout(60)
+        silent.settimeout(120)
         connection, _ = silent.accept()
         with connection:
             weather.cancel(run_id)
@@ -91,7 +91,7 @@ def test_a_run_that_is_cancelled_while_its_container_is_made_leaves_none(
 ) -> None:
     with held.engine.holding(step) as asked:
         run_id = held.weather.submit(payload("sleep", "60"))
-        assert asked.wait(60)
+        assert asked.wait(120)
         held.weather.cancel(run_id)
         assert held.weather.end(run_id)["state_type"] == "CANCELLED"
     held.weather.assert_told_once(run_id)
@@ -105,7 +105,7 @@ def test_a_run_that_is_cancelled_while_it_publishes_still_delivers_its_outcome(
 ) -> None:
     with held.server.holding(b"POST /api/artifacts/") as publishes:
         run_id = held.weather.submit(shell("echo done; exit 3"))
-        assert publishes.wait(60)
+        assert publishes.wait(120)
         held.weather.cancel(run_id)
         assert held.weather.end(run_id)["state_type"] == "CANCELLED"
     held.weather.assert_told_once(run_id)

@@ -144,7 +144,7 @@ class Weather:
         process.wait()
         self.stack.forget(name)
 
-    def end(self, run_id: str, seconds: float = 120) -> dict[str, Any]:
+    def end(self, run_id: str, seconds: float = 300) -> dict[str, Any]:
         """Wait until the run is over; a crash that another process takes up is not its end."""
 
         def over() -> dict[str, Any] | None:

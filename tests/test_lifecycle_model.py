@@ -131,6 +131,14 @@ SAFEGUARDS = {
         [*whole("b", "poll"), *["b claim"] * 2, "mark completed", *whole("b", "claim", "carry")],
         "I4: it runs although a person said Completed",
     ),
+    "what a Cancelled run may have left": (
+        without("tells_what_is_left"),
+        [
+            *[*A_RUNS, "a cut from engine", "cancel", *whole("a", "poll", "carry")],
+            *["retry", *B_RUNS],
+        ],
+        TWO_RUN,
+    ),
     "the hearing after the container's end": (
         without("hears_after_end"),
         [*A_RUNS, "a engine restarts", "a carry", "mark failed", *whole("a", "poll", "carry")],

@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 
 from prefect.client.schemas.objects import State, StateType
 
+from flows.outcome import UNHEARD
 from flows.runtime.history import TAKEN_OVER
 from flows.runtime.lifecycle import RunView
 
@@ -49,16 +50,17 @@ def take_over_id(run_id: UUID, fence: int) -> UUID:
 def home_of(states: Sequence[State], label: str | None, run_id: UUID) -> str | None:
     """The host on which something of a run that waits may still be; None for none.
 
-    It is the one that its `label` names, unless the run was taken over from it, or ended there, or
-    never began.
+    It is the one that its `label` names, unless the run was taken over from it, or never began, or
+    ended there with its container's end.
     """
     waiting = list(takewhile(_waits, reversed(states)))
     if any(state.message == TAKEN_OVER for state in waiting):
         return None
     before = next(dropwhile(_waits, reversed(states)), None)
-    if before is None or before.state_details.transition_id == claim_id(run_id):
+    if before is None:
         return None
-    return label
+    has_ended = before.state_details.transition_id == claim_id(run_id)
+    return None if has_ended and before.message != UNHEARD else label
 
 
 def _waits(state: State) -> bool:

@@ -2,6 +2,7 @@
 
 from prefect.client.schemas.objects import State, StateType
 
+from flows.outcome import UNHEARD
 from flows.runtime.cancellation import Reason
 from flows.runtime.history import HANDED_OVER
 from flows.runtime.lifecycle import Begin, Container, Phase
@@ -157,6 +158,13 @@ class Carrying(Requests):
         if reason is Reason.TAKEN:
             yield from self.order(lambda: self.host.boxes.pop(record.number, None))
             return TAKEN
+        if reason is Reason.CANCEL:
+            for _ in range(_ABSENCES):
+                if self.host.has_engine:
+                    break
+                yield
+            else:
+                return None
         return (yield from self.stop(record))
 
     def go_on(self, box: Box) -> None:
@@ -240,15 +248,21 @@ class Carrying(Requests):
         yield from self.ask(end)
 
     def leave(self, worker: Worker, carried: Carried) -> Steps[None]:
-        """A worker that ends hands over; of a suspended run it says nothing."""
-        host, server, decide = self.host, self.server, self.decide
-        if carried.reason is not None:
+        """A worker that ends hands over; of a suspended run it says nothing. A run is Cancelled
+        also where its engine was not heard of: what is left may still run."""
+        server, decide, told = self.server, self.decide, carried.reason
+        if told not in (None, Reason.CANCEL):
             return
-        over = server.state(StateType.SCHEDULED, "AwaitingRetry", HANDED_OVER)
+        if told is Reason.CANCEL:
+            word = UNHEARD if decide.tells_what_is_left else ""
+            state = server.state(StateType.CANCELLED, message=word, transition=decide.claim_id())
+        else:
+            state = server.state(StateType.SCHEDULED, "AwaitingRetry", HANDED_OVER)
 
-        def hand_over() -> None:
-            if not decide.looks_back or decide.why_stop(self.view(), carried.claim) is None:
-                server.propose(over, host.name)
+        def set_state() -> None:
+            reason = decide.why_stop(self.view(), carried.claim)
+            if not decide.looks_back or reason is told:
+                server.propose(state, self.host.name)
 
         yield from self.hold(worker)
-        yield from self.ask(hand_over)
+        yield from self.ask(set_state)

@@ -30,6 +30,8 @@ class Decisions:
     hears_after_end = True
     # Who takes over raises the fence and then looks at the heartbeats once more.
     looks_twice = True
+    # A final state says so where a container may be left.
+    tells_what_is_left = True
     # A run that goes back to its queue is told as a crash in between.
     crashes_in_passing = False
 

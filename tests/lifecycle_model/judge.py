@@ -87,6 +87,8 @@ class Judge:
             return
         if self.decide.crashes_in_passing and state.type is StateType.CRASHED:
             return
+        if state.type is StateType.CANCELLED and not self.hosts[author].has_engine:
+            return
         if any(host.running() for host in self.hosts.values()):
             raise Broken(f"I2: {name_of(state)} is set while a container runs")
         request = self._request()

@@ -203,6 +203,12 @@ TAKEN = failed(
     "another host took the run over while this one was silent",
     StoppedBy.OUTSIDE,
 )
+SUSPENDED = failed(
+    FailureClass.ENGINE,
+    "somebody suspended the run, and its engine cannot pause a container: it was stopped, and "
+    "another attempt begins when the run is resumed",
+    StoppedBy.CANCEL,
+)
 ABANDONED = failed(
     FailureClass.WORKER,
     "the process that watched over it died too often to start it again",

@@ -20,6 +20,7 @@ from prefect.states import Cancelling, Failed, Pending, Suspended
 from flows.attempt import Attempt
 from flows.container_task import container_task
 from flows.engine.types import Evidence
+from flows.errors import EngineRefused
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies
 from flows.runtime.store import AttemptStore
@@ -202,6 +203,38 @@ async def test_a_suspended_run_leaves_its_container_paused_and_goes_on_in_the_ne
     assert run.last.paused_at is None
     assert run.last.paused_seconds > 0
     assert engine.calls.count("create") == 1
+
+
+class Unpausable(FakeEngine):
+    """As one without root on a host of cgroup v1."""
+
+    async def pause(self, spec: ContainerSpec) -> None:
+        raise EngineRefused("the kernel gives it no freezer")
+
+
+async def test_a_suspended_run_that_cannot_be_paused_is_stopped_and_begins_anew(
+    prefect_api: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    may_end = threading.Event()
+
+    def program(process: Process) -> int:
+        while not may_end.is_set():
+            process.sleep(0.01)
+        return 0
+
+    engine = Unpausable(program)
+    run = Ran(engine)
+    ending = asyncio.create_task(run.to_its_end())
+    await until_async(lambda: "wait" in engine.calls)
+    await run.say(Suspended(), Reason.SUSPEND)
+    with pytest.raises(Abort, match="somebody suspended it"):
+        await ending
+    assert engine.containers == {}
+    assert "its task begins anew when the run is resumed" in caplog.text
+    may_end.set()
+    await run.say(Pending(), Reason.CANCEL)
+    assert (await run.to_its_end()).is_completed()
+    assert [each.prepared.spec.attempt for each in run.store.attempts()] == [1, 2]
 
 
 def test_what_a_pause_took_is_counted_once(tmp_path: Path) -> None:

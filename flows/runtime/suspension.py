@@ -7,10 +7,13 @@ container was paused is none of its `timeoutSeconds`.
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flows.attempt import Attempt
-from flows.errors import ContainerGone
+from flows.attempt import Attempt, Executed
+from flows.engine.contract import Engine
+from flows.errors import ContainerGone, EngineRefused
+from flows.outcome import SUSPENDED
 from flows.runtime.context import Job
 from flows.runtime.store import AttemptStore
+from flows.workspace.logs import LogFacts
 
 
 async def pause(job: Job, attempt: Attempt) -> None:
@@ -28,7 +31,27 @@ async def pause(job: Job, attempt: Attempt) -> None:
         except ContainerGone:
             # The next process finds that as well, and says so.
             return
+        except EngineRefused as error:
+            await _begin_anew(job, engine, attempt, error)
+            return
     job.logger.info("Paused %s until the run is resumed", spec.name)
+
+
+async def _begin_anew(job: Job, engine: Engine, attempt: Attempt, error: EngineRefused) -> None:
+    """End an attempt whose container cannot be paused, such that another follows."""
+    spec = attempt.prepared.spec
+    job.logger.warning(
+        "%s was stopped, and its task begins anew when the run is resumed: this engine cannot "
+        "pause containers (%s)",
+        spec.name,
+        error,
+    )
+    await engine.stop(spec)
+    await engine.destroy(spec)
+    attempt.prepared.workspace.move_into_place(spec.artifacts_subdir)
+    log = LogFacts(0, 0, 0, None, "")
+    executed = Executed(SUSPENDED, log, attempt.started_at, datetime.now(UTC))
+    job.store.put(replace(attempt, paused_at=None, executed=executed, taken=True))
 
 
 def note_end(store: AttemptStore, attempt: Attempt) -> Attempt:

@@ -12,5 +12,6 @@ services    beside the claim loop: pool events, SIGTERM, a sweep each minute
 sweep       restarts or ends runs whose process died, removes containers nobody owns
 lease       its heartbeats, and for how long it may act without
 takeover    starts runs of silent hosts again
+helpers     ends runs of the scheduled flows whose process died
 cleanup     retries uploads; retention: removes old job folders
 """

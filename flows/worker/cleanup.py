@@ -22,6 +22,7 @@ from flows.runtime.helper_image import note_helper_image
 from flows.runtime.run_states import read_run
 from flows.runtime.store import AttemptStore, Busy
 from flows.spec import UPLOAD_SECONDS, is_expired
+from flows.worker.helpers import sweep_helpers
 from flows.worker.retention import RetentionRules, remove_due, rules_of
 from flows.worker.sweep import SweptHost
 
@@ -31,8 +32,10 @@ _FIRST_TRY = timedelta(seconds=60)
 
 
 async def tidy(host: SweptHost) -> list[str]:
-    """Look after what runs left on this host's disk; a sentence for each thing done."""
-    done = [sentence async for sentence in _tidy_results(host)]
+    """Look after what runs left on this host's disk, and after this package's other runs; a
+    sentence for each thing done."""
+    done = [sentence async for sentence in sweep_helpers(host)]
+    done += [sentence async for sentence in _tidy_results(host)]
     if not host.dry_run:
         async with open_engine() as engine:
             await note_helper_image(engine, host.settings)

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -41,7 +42,9 @@ from flows.runtime import steps
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected
+from flows.runtime.engine_wait import EngineWait
 from flows.runtime.last_word import last_word, listening
+from flows.runtime.observer import Absences
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
 from flows.runtime.recovery import (
@@ -54,6 +57,7 @@ from flows.runtime.recovery import (
 from flows.runtime.run_states import final_state
 from flows.runtime.stopping import state_to_set
 from flows.runtime.store import AttemptStore
+from flows.runtime.unforeseen import again_where_unforeseen, unforeseen
 from flows.settings import HostSettings
 from flows.spec import PUBLISH_SECONDS, execute_seconds, flow_seconds
 
@@ -89,6 +93,8 @@ async def container_task(payload: TaskPayload = PAYLOAD) -> State[Any]:
         return await _until_stopped(job, raw)
     except ContainerTaskError as error:
         return final_state(outcome_of(error))
+    except Exception as error:  # noqa: BLE001 - a person is told what failed, whatever it is
+        return final_state(unforeseen(error))
 
 
 async def _until_stopped(job: Job, payload: object) -> State[Any]:
@@ -97,7 +103,8 @@ async def _until_stopped(job: Job, payload: object) -> State[Any]:
     hears = nullcontext() if told else listening(cancellation, _run_id(), job.logger)
     try:
         async with hears:
-            state = await cancellation.cancels(_in_turn(job, payload))
+            work = partial(_in_turn, job, payload)
+            state = await cancellation.cancels(again_where_unforeseen(job, payload, work))
     except asyncio.CancelledError:
         if cancellation.reason is None:
             raise
@@ -231,7 +238,8 @@ async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
         async with injected().lease.timeout(flow_seconds(attempt.prepared.spec)):
             return await _value_of(execute(attempt, job))
     except TimeoutError:
-        return await finish_attempt(job, job.store.last() or attempt, OVERDUE)
+        wait = EngineWait.of(attempt.prepared.spec, Absences(job.logger.info))
+        return await finish_attempt(job, job.store.last() or attempt, OVERDUE, wait=wait)
 
 
 def _go_on_if_wanted() -> None:

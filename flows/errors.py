@@ -11,6 +11,7 @@ ContainerTaskError
 │   │   └── RepositoryMoved   the repository is at another address
 │   └── WorkdirMissing        the working directory is not in the checkout
 ├── HostMisconfigured         the operator: an environment variable of the worker is wrong
+├── HostFailed                the operator: the worker or its host failed, as nobody foresaw
 ├── WorkspaceError            the operator: the job folder or the clone failed, not the task
 ├── StorageError              the operator: results could not be uploaded, which changes no outcome
 └── EngineError               the operator: Docker, the host or the registry failed, not the task
@@ -84,6 +85,10 @@ class WorkdirMissing(Rejected):
 
 class HostMisconfigured(ContainerTaskError):
     """A `MOONMIND_*` variable of this worker has a value that it does not take."""
+
+
+class HostFailed(ContainerTaskError):
+    """Something failed that nothing here expects to fail, such as a host without descriptors."""
 
 
 class WorkspaceError(ContainerTaskError):

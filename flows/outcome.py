@@ -15,7 +15,7 @@ from flows.errors import (
     CapabilityMissing,
     ContainerTaskError,
     EngineRefused,
-    EngineSilent,
+    HostFailed,
     ImageCause,
     ImageError,
     PolicyRefused,
@@ -68,6 +68,7 @@ class FailureClass(StrEnum):
     ENGINE = "engine"
     WORKSPACE = "workspace"
     WORKER = "worker"
+    HOST = "host"
     OUTPUT_MISSING = "output-missing"
 
 
@@ -126,6 +127,7 @@ FAILURES = (
     Failure(FailureClass.ENGINE, OutcomeName.INFRASTRUCTURE, ContainerTaskError),
     Failure(FailureClass.WORKSPACE, OutcomeName.INFRASTRUCTURE, WorkspaceError),
     Failure(FailureClass.WORKER, OutcomeName.INFRASTRUCTURE),
+    Failure(FailureClass.HOST, OutcomeName.INFRASTRUCTURE, HostFailed),
 )
 _BY_ERROR = {row.error: row for row in FAILURES if row.error}
 # Of a class under two outcomes, the first.
@@ -148,7 +150,8 @@ class Outcome:
 
     `error` is one sentence; `cleanup_error` is reported beside the outcome and never changes it.
     `stages` has the seconds that pull, create, run and collect took; `points` the use over time, as
-    far as it was seen; `results` is None where the container never ran.
+    far as it was seen; `results` is None where the container never ran. An `unreached` one may run
+    on: its engine was out of reach.
     """
 
     name: OutcomeName
@@ -168,7 +171,6 @@ class Outcome:
     log_reconnects: int = 0
     log_complete: bool = True
     results: Results | None = None
-    # Whether its engine was out of reach at its end, so that its container may still run.
     unreached: bool = False
 
     @property
@@ -223,8 +225,8 @@ def ended_early(why: StoppedBy) -> Outcome:
     return replace(OVERDUE, error="took longer than all its limits before its container ran")
 
 
-def unreached(error: EngineSilent) -> Outcome:
-    """The outcome of an attempt whose engine was waited for in vain."""
+def unreached(error: ContainerTaskError) -> Outcome:
+    """Of an attempt whose engine was waited for in vain."""
     sentence = f"its engine was out of reach for too long; its container may still run: {error}"
     return replace(failed(FailureClass.ENGINE, sentence), unreached=True)
 

@@ -131,6 +131,7 @@ async def execute_attempt(
                 attempt = note_end(job.store, attempt)
                 options = RunOptions(
                     adopt=adopt,
+                    is_adoptable=True,
                     paused_seconds=attempt.paused_seconds,
                     cancellation=cancellation,
                     secrets=values,

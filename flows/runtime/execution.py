@@ -49,13 +49,14 @@ class RunOptions:
     """How `run` runs a container, where it is not the plain way.
 
     With `adopt`, the container exists already: its output comes whole, its time limit counts from
-    its own start, without `paused_seconds`. With `keep`, it stays when it has stopped. `secrets`
-    has the values of `spec.secrets`. `before_create` makes ready what the image decides on. A
-    container that ran has its outcome from `collect`. An engine that is out of reach is waited for
-    by `wait`.
+    its own start, without `paused_seconds`. One that `is_adoptable` is left to that by an error
+    that nobody foresaw; with `keep`, it stays when it has stopped. `secrets` has the values of
+    `spec.secrets`. `before_create` makes ready what the image decides on. A container that ran has
+    its outcome from `collect`. An engine that is out of reach is waited for by `wait`.
     """
 
     adopt: bool = False
+    is_adoptable: bool = False
     paused_seconds: float = 0.0
     keep: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
@@ -122,7 +123,7 @@ class _Execution:
         except CancellationRequested as requested:
             return ended_early(requested.reason.stopped_by)
         except Exception:
-            if self._may_exist:
+            if self._may_exist and not self._options.is_adoptable:
                 await self._destroy()
             raise
 

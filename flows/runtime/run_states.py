@@ -85,15 +85,17 @@ def view_of(
         host=host_of(run),
         fence=fence_of(run),
         request=request_of(states, record),
-        has_starts_left=run.deployment_id is not None and used < _starts_allowed(run),
+        has_starts_left=run.deployment_id is not None
+        and used < starts_allowed(run.parameters.get("payload")),
         is_lost=is_lost,
         replaced=replaced(states),
     )
 
 
-def _starts_allowed(run: FlowRun) -> int:
+def starts_allowed(payload: object) -> int:
+    """How often the run of this payload is started again after its process died."""
     try:
-        return parse(run.parameters.get("payload")).task.container.retry.infrastructure
+        return parse(payload).task.container.retry.infrastructure
     except PayloadError:
         return Retry().infrastructure
 

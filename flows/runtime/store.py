@@ -5,6 +5,7 @@ lock when its process dies, however it dies.
 """
 
 import asyncio
+import errno
 import fcntl
 import glob
 import os
@@ -22,6 +23,8 @@ from flows.workspace.folder import RUNS_FOLDER
 from flows.workspace.safe_open import replacing
 
 _ATTEMPTS = TypeAdapter(tuple[Attempt, ...])
+# What a host lacks for a moment.
+_PASSES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 # Whether this process runs a job, by its id, and may be about to tell its end.
 IsRunning = Callable[[str], bool]
 
@@ -95,7 +98,7 @@ class AttemptStore:
         """`put` of what happened, which stands also where there is no room to note it."""
         try:
             self.put(attempt)
-        except WorkspaceError as error:
+        except (WorkspaceError, OSError) as error:
             say(f"What became of {attempt.prepared.spec.name} could not be noted: {error}")
         return attempt
 
@@ -141,6 +144,8 @@ class AttemptStore:
             yield
             return
         except OSError as error:
+            if error.errno in _PASSES:
+                raise
             raise WorkspaceError(f"cannot open {self._lock}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
 """Attempts whose engine is out of reach when a process takes them up, ends or follows them."""
 
 import asyncio
+import errno
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,6 +16,7 @@ from flows.attempt import Attempt, Executed, Prepared, RetryRules
 from flows.errors import EngineSilent, EngineUnavailable
 from flows.outcome import CANCELED, OVERDUE, Outcome, OutcomeName, StoppedBy
 from flows.runtime.attempts import execute_attempt, finish_attempt
+from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job
 from flows.runtime.ending import require_gone
 from flows.runtime.engine_wait import EngineWait, Nobody
@@ -166,3 +168,26 @@ async def test_a_container_that_cannot_be_removed_is_in_the_way_while_it_runs(
             await require_gone(engine, [case.attempt], Nobody())
     else:
         await require_gone(engine, [case.attempt], Nobody())
+
+
+@pytest.mark.parametrize(("reason", "name"), [(None, "succeeded"), (Reason.CANCEL, "canceled")])
+async def test_a_disk_without_room_for_a_note_keeps_no_container_and_replaces_no_outcome(
+    tmp_path: Path, reason: Reason | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, cancellation = Case(tmp_path, "60" if reason else "0.2"), Cancellation()
+    began = replace(case.attempt, began=False)
+    running = asyncio.create_task(execute_attempt(case.job, began, cancellation))
+    while "wait" not in case.engine.calls:
+        await asyncio.sleep(0.01)
+
+    def is_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(AttemptStore, "_write", is_full)
+    if reason is not None:
+        cancellation.request(reason)
+    executed = await running
+    assert executed.outcome.name == name
+    assert case.said_of("could not be noted") > 0
+    assert case.engine.containers == {}
+    assert case.store.last() == replace(case.attempt, executed=None), "nothing more had room"

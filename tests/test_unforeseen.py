@@ -1,6 +1,8 @@
 """What nobody foresaw, such as a host without descriptors, is no end of a run before it is told."""
 
 import errno
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -43,6 +45,13 @@ class Short(FakeEngine):
 
 
 Run = Callable[..., Any]
+LIMITED = """
+import logging, resource, sys
+from flows.worker.services import allow_descriptors
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
+allow_descriptors(logging.getLogger())
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
 
 
 @pytest.fixture
@@ -102,3 +111,10 @@ async def test_a_preparation_that_fails_as_nobody_foresaw_is_begun_again(
     assert done.state.name == name
     if name != "Completed":
         assert "Too many open files" in (await artifacts_of(done))["container-run"]
+
+
+@pytest.mark.parametrize("hard", [64, 512])
+def test_a_worker_may_open_as_many_files_as_its_hosts_hard_limit_says(hard: int) -> None:
+    command = [sys.executable, "-c", LIMITED, str(hard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == hard

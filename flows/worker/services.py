@@ -8,6 +8,7 @@ one whose heartbeats count.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -31,6 +32,18 @@ _WORK = [
     "prefect.work-pool.ready",
 ]
 _LONGEST_BREAK_SECONDS = 10.0
+# Enough for five thousand runs; programs that close all they may have open take long with more.
+_MOST_DESCRIPTORS = 65536
+
+
+def allow_descriptors(logger: Logger) -> None:
+    """Raise the soft limit of open files (RLIMIT_NOFILE) towards the hard one: a run that goes on
+    has a dozen."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        logger.info("This worker may open %s files now, and could open %s", most, soft)
 
 
 def cancel_on_sigterm(logger: Logger) -> None:

@@ -110,6 +110,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         return await self._claims.poll() if self._claims else []
 
     async def setup(self) -> None:
+        services.allow_descriptors(self._logger)
         services.cancel_on_sigterm(self._logger)
         try:
             present = await present_in_turn(self._host.workdir, self.name, self._logger)

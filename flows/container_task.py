@@ -40,10 +40,13 @@ from flows.report.names import (
 )
 from flows.runtime import steps
 from flows.runtime.attempts import execute_attempt, finish_attempt
+from flows.runtime.beginning import Asked, asked_for, clear, close
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job, injectable, injected
+from flows.runtime.driver import record_of
 from flows.runtime.engine_wait import EngineWait
 from flows.runtime.last_word import last_word, listening
+from flows.runtime.lifecycle import Begin, begin
 from flows.runtime.observer import Absences
 from flows.runtime.prepare import prepare_attempt
 from flows.runtime.publish import publish_attempt
@@ -113,51 +116,56 @@ async def _until_stopped(job: Job, payload: object) -> State[Any]:
 
 async def _in_turn(job: Job, payload: object) -> State[Any]:
     async with job.store.held_in_turn():
-        return await _ended_before(job) or await _run_attempts(job, payload)
-
-
-async def _ended_before(job: Job) -> State[Any] | None:
-    """The state of a run whose earlier process ended it and did not tell; None without such."""
-    newest, attempts = job.store.last(), job.store.attempts()
-    if newest is None or not newest.published or is_retried(attempts, newest.prepared.retry):
-        return None
-    return None if await _is_asked_for_again() else final_state(newest.outcome, newest)
+        return await _run_attempts(job, payload)
 
 
 async def _run_attempts(job: Job, payload: object) -> State[Any]:
+    asked = await asked_for(job)
     while True:
-        attempt = await _run_attempt(job, payload)
-        if isinstance(attempt, Outcome):
-            return final_state(attempt)
-        attempts = job.store.attempts()
-        if not is_retried(attempts, attempt.prepared.retry):
-            return final_state(attempt.outcome, attempt)
-        _go_on_if_wanted()
-        seconds = backoff_seconds(attempts)
-        job.logger.info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
-        await asyncio.sleep(seconds)
+        newest, record = record_of(job)
+        ended: State[Any] | None = None
+        match begin(record, asked.request, asked.fence):
+            case Begin.CLEAR:
+                if (outcome := await clear(job, payload, newest)) is not None:
+                    ended = final_state(outcome)
+            case Begin.CLOSE:
+                await close(job)
+            case Begin.TELL_END if newest is not None:
+                ended = final_state(newest.outcome, newest)
+            case _:
+                ended = await _run_attempt(job, payload, asked)
+        if ended is not None:
+            return ended
 
 
-async def _run_attempt(job: Job, payload: object) -> Attempt | Outcome:
-    """One attempt through its three stages; the outcome alone where it could not be prepared."""
-    attempt = await _value_of(prepare(payload, job))
+async def _run_attempt(job: Job, payload: object, asked: Asked) -> State[Any] | None:
+    """Bring an attempt through its three stages; the final state where no other look follows."""
+    attempt = await _value_of(prepare(payload, job, asked))
     if isinstance(attempt, Outcome):
-        return attempt
-    if attempt.executed is None:
+        return final_state(attempt)
+    if is_new := attempt.executed is None:
         _go_on_if_wanted()
         attempt = await _execute_in_time(attempt, job)
     _go_on_if_wanted()
-    # Prefect's types know no `return_state` of an async task.
-    published: State[Attempt] = await publish(attempt, job, return_state=True)  # type: ignore[misc]
+    publishing: Any = publish(attempt, job, again=not is_new, return_state=True)
+    published: State[Attempt] = await publishing
+    attempts = job.store.attempts()
     if published.is_completed():
-        return await published.aresult()
-    # The outcome stands, whatever became of its publication.
-    job.logger.warning("The results could not be published: %s", published.message)
-    return job.store.close(attempt)
+        attempt = await published.aresult()
+    else:
+        # The outcome stands; what cannot be told now is for the sweep, or for the next look.
+        job.logger.warning("The results could not be published: %s", published.message)
+    if not is_retried(attempts, attempt.prepared.retry):
+        return final_state(attempt.outcome, attempt)
+    _go_on_if_wanted()
+    seconds = backoff_seconds(attempts)
+    job.logger.info("Attempt %s follows in %s s", len(attempts) + 1, seconds)
+    await asyncio.sleep(seconds)
+    return None
 
 
 @task(name="prepare", task_run_name="prepare", cache_policy=NO_CACHE, persist_result=False)
-async def prepare(payload: object, job: Job) -> Attempt | Outcome:
+async def prepare(payload: object, job: Job, asked: Asked) -> Attempt | Outcome:
     """Check the payload, decide what will run, make the job's folder and checkout.
 
     Takes up an attempt that was left unfinished. Returns the outcome where the run ends here.
@@ -171,7 +179,7 @@ async def prepare(payload: object, job: Job) -> Attempt | Outcome:
     ):
         return unfinished
     try:
-        return await prepare_attempt(payload, _in_task(job))
+        return await prepare_attempt(payload, _in_task(job), asked)
     except ContainerTaskError as error:
         outcome = outcome_of(error)
         faults = error.faults if isinstance(error, PayloadError) else ()
@@ -228,9 +236,9 @@ async def execute(attempt: Attempt, job: Job) -> Attempt:
     persist_result=False,
     timeout_seconds=PUBLISH_SECONDS,
 )
-async def publish(attempt: Attempt, job: Job) -> Attempt:
-    """Write `run.json` and the artifacts that the Prefect UI shows."""
-    return await publish_attempt(_in_task(job), attempt)
+async def publish(attempt: Attempt, job: Job, *, again: bool = False) -> Attempt:
+    """Write `run.json` and the artifacts that the Prefect UI shows; `again` after a first try."""
+    return await publish_attempt(_in_task(job), attempt, again=again)
 
 
 async def _execute_in_time(attempt: Attempt, job: Job) -> Attempt:
@@ -255,13 +263,6 @@ def _run_id() -> UUID:
 
 def _in_task(job: Job) -> Job:
     return replace(job, logger=get_run_logger())
-
-
-async def _is_asked_for_again() -> bool:
-    """Whether the run had ended for good, and somebody started it once more."""
-    async with get_client() as client:
-        states = await client.read_flow_run_states(_run_id())
-    return any(state.is_final() and not state.is_crashed() for state in states)
 
 
 async def _why_cancelled() -> Reason:

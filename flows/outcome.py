@@ -211,6 +211,12 @@ SUSPENDED = failed(
     "another attempt begins when the run is resumed",
     StoppedBy.CANCEL,
 )
+UNREADABLE = failed(
+    FailureClass.WORKSPACE,
+    "what this host had noted of it cannot be read: another version wrote it, or the host lost "
+    "power meanwhile; what was left of its container was removed",
+    StoppedBy.OUTSIDE,
+)
 ABANDONED = failed(
     FailureClass.WORKER,
     "the process that watched over it died too often to start it again",

@@ -14,7 +14,8 @@ from prefect.states import AwaitingRetry
 
 from flows.container_task import container_task
 from flows.runtime.context import Job
-from flows.runtime.recovery import let_go, recover
+from flows.runtime.driver import drive
+from flows.runtime.steps import let_go
 from flows.runtime.store import AttemptStore
 from tests.runs import Finished, Runner, left_on_engine, shell
 
@@ -65,9 +66,9 @@ async def test_a_run_that_somebody_else_has_put_back_into_its_queue_is_left_alon
         run = await client.create_flow_run_from_deployment(deployment, parameters={"payload": TASK})
     store = inherit(jobs_folder, done, str(run.id))
     before = store.attempts()
-    await recover(run.id, Job(store, LOGGER))
-    assert store.attempts() == before
     async with get_client() as client:
+        assert await drive(Job(store, LOGGER), client) == []
+        assert store.attempts() == before
         state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert state.is_scheduled()
@@ -112,7 +113,7 @@ async def test_a_run_that_comes_back_to_a_host_that_let_it_go_is_run_there_anew(
     store.put(replace(newest, began=True, executed=None, published=False))
     live = jobs_folder / ".runs" / f"{done.job_id}.runner.log"
     live.write_text("of this host\n")
-    await let_go(Job(store, LOGGER))
+    await let_go(Job(store, LOGGER), replace(newest, began=True, executed=None, published=False))
     assert (done.file("container/logs/runner.log").read_text(), live.exists()) == (
         "of this host\n",
         False,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import ParamSpec, Self, TypeVar
+from uuid import UUID
 
 from prefect import Flow
 from prefect.context import FlowRunContext
@@ -28,12 +29,14 @@ R = TypeVar("R")
 @dataclass(frozen=True, slots=True)
 class Dependencies:
     """What a process gives a flow: an engine, how the process ends it, which jobs it also runs, and
-    for how long it may act."""
+    for how long it may act; and the request that it answers, where that is known: see
+    `flows.runtime.lifecycle.request_of`."""
 
     open_engine: OpenEngine = open_engine
     cancellation: Cancellation | None = None
     is_running: IsRunning = runs_nothing
     lease: Lease = UNBOUNDED
+    request: UUID | None = None
 
     @property
     def permit(self) -> Permit:

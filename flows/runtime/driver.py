@@ -10,15 +10,19 @@ from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Crashed
 
 from flows.attempt import Attempt, is_retried
 from flows.errors import ContainerGone, EngineError
-from flows.outcome import ABANDONED, FailureClass
+from flows.outcome import ABANDONED, UNREADABLE, FailureClass
 from flows.payload.parse import secrets_of
 from flows.report.events import send_events
 from flows.runtime import lifecycle, steps
+from flows.runtime.api_client import is_refused_as_claim, propose
 from flows.runtime.context import Job
+from flows.runtime.elsewhere import attempts_elsewhere
 from flows.runtime.lifecycle import Claim, Container, Phase, RecordView, Step
+from flows.runtime.ownership import claim_id
 from flows.runtime.run_states import (
     cancelled_state,
     final_state,
@@ -90,8 +94,6 @@ async def look(
     attempt, record = record_of(job)
     if not can_tell and record.phase is Phase.ENDED:
         record = replace(record, phase=Phase.TOLD)
-    if not can_tell:
-        record = replace(record, is_untold=False)
     view, claim = None, Claim(job.host.worker)
     if run is not None and run.state is not None:
         states = await history_of(client, run.id) if _may_have_died(run.state, is_lost) else []
@@ -116,15 +118,15 @@ def record_of(job: Job) -> tuple[Attempt | None, RecordView]:
         return None, RecordView(Phase.UNREADABLE)
     if not attempts:
         return None, RecordView()
-    newest = attempts[-1]
-    executed = newest.executed
+    newest, executed = attempts[-1], attempts[-1].executed
+    is_given_up = executed is not None and executed.outcome.failure_class is FailureClass.WORKER
+    is_abandoned = is_given_up and not newest.taken
     return newest, RecordView(
         phase=_phase_of(newest),
         answers=newest.answers,
-        is_retried=is_retried(attempts, newest.prepared.retry),
+        is_retried=is_retried(attempts, newest.prepared.retry) and not is_abandoned,
         fence=newest.fence,
-        is_untold=any(each.executed and not each.published for each in attempts[:-1]),
-        is_abandoned=bool(executed and executed.outcome.failure_class is FailureClass.WORKER),
+        is_abandoned=is_abandoned,
         is_past=is_expired(newest.prepared.spec.labels, datetime.now(UTC)),
     )
 
@@ -162,7 +164,7 @@ async def _do(job: Job, client: PrefectClient, now: Situation) -> bool:
     job = replace(job, secrets=secrets_of(run.parameters.get("payload")) if run else None)
     if now.step is Step.TELL:
         try:
-            await steps.tell(job, client)
+            await (steps.tell if run else steps.tell_unseen)(job, client)
         except Exception as error:  # noqa: BLE001 - what cannot be told now holds up no state
             job.logger.warning("What is left to be told of the run is for the sweep: %s", error)
             return False
@@ -171,11 +173,26 @@ async def _do(job: Job, client: PrefectClient, now: Situation) -> bool:
     elif attempt is not None and now.step in _OF_ATTEMPT:
         await _OF_ATTEMPT[now.step](job, attempt)
     elif run is not None:
-        if now.step is Step.SET_END and attempt is not None:
-            # The process that told the rest died perhaps before these were sent.
-            await send_events(client, attempt)
-        await client.set_flow_run_state(run.id, _state_for(now, attempt))
+        await _send_events(client, run, now)
+        await _set(client, run, _state_for(now, job))
     return True
+
+
+async def _send_events(client: PrefectClient, run: FlowRun, now: Situation) -> None:
+    """Those of an end, whose process perhaps died before they were sent."""
+    if now.step is Step.SET_END and now.attempt is not None:
+        await send_events(client, now.attempt)
+    elif now.step is Step.SET_CRASHED:
+        await attempts_elsewhere(client, run.id)
+
+
+async def _set(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
+    """Propose a state; one that ends the run refuses claims that come after it."""
+    if state.is_final() and not state.is_crashed():
+        result = await propose(client, run.id, state, claim_id(run.id))
+        if not is_refused_as_claim(result):
+            return
+    await client.set_flow_run_state(run.id, state)
 
 
 _OF_ATTEMPT: Mapping[Step, Callable[[Job, Attempt], Awaitable[object]]] = {
@@ -186,8 +203,8 @@ _OF_ATTEMPT: Mapping[Step, Callable[[Job, Attempt], Awaitable[object]]] = {
 }
 
 
-def _state_for(now: Situation, attempt: Attempt | None) -> State[Any]:
-    step = now.step
+def _state_for(now: Situation, job: Job) -> State[Any]:
+    step, attempt = now.step, now.attempt
     if step is Step.SET_AGAIN and now.replaced is not None:
         return now.replaced
     if step is Step.RESTART:
@@ -196,4 +213,4 @@ def _state_for(now: Situation, attempt: Attempt | None) -> State[Any]:
         return cancelled_state(attempt)
     if step is Step.SET_END and attempt is not None:
         return final_state(attempt.outcome, attempt)
-    return final_state(ABANDONED)
+    return Crashed(message=(UNREADABLE if job.store.was_set_aside else ABANDONED).error)

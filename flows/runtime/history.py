@@ -56,7 +56,7 @@ def request_of(states: Sequence[State], record: RecordView = _NO_RECORD) -> UUID
         return None
     if record.answers is None and record.phase is not Phase.NONE:
         before = states[: list(states).index(asked[0])]
-        if not any(state.is_final() and not state.is_crashed() for state in before):
+        if not any(map(State.is_final, before)):
             return None
     ids = [state.id for state in asked]
     return record.answers if record.answers in ids else ids[-1]

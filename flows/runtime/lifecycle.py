@@ -58,14 +58,13 @@ class RunView:
 class RecordView:
     """The newest attempt as its host's store has it. `answers` is the request that it was made
     for, None where the version before made it; `is_retried`, that another attempt follows it;
-    `is_untold`, that one before it has not been told; `is_abandoned`, that it was given up for its
+    `is_abandoned`, that it was given up for its
     process died too often; `is_past`, that its container's own death date is."""
 
     phase: Phase = Phase.NONE
     answers: UUID | None = None
     is_retried: bool = False
     fence: int = 0
-    is_untold: bool = False
     is_abandoned: bool = False
     is_past: bool = False
 
@@ -213,7 +212,7 @@ def _step_canceled(run: RunView, record: RecordView) -> Step:
 def _step_settled(record: RecordView) -> Step:
     if record.phase in (Phase.PREPARED, Phase.BEGAN):
         return Step.END_CANCELED
-    return Step.TELL if record.phase is Phase.ENDED or record.is_untold else Step.NOTHING
+    return Step.TELL if record.phase is Phase.ENDED else Step.NOTHING
 
 
 def _step_lost(run: RunView, record: RecordView) -> Step:
@@ -233,5 +232,5 @@ def _step_crashed(run: RunView, record: RecordView) -> Step:
     """Of a run whose process died, and which Prefect's own worker has told as a crash."""
     step = _step_lost(run, record)
     if step is Step.SET_CRASHED or (step is Step.SET_END and record.is_abandoned):
-        return Step.TELL if record.is_untold else Step.NOTHING
+        return Step.NOTHING
     return step

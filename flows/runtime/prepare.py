@@ -19,12 +19,13 @@ from flows.payload.policy import Policy
 from flows.payload.policy_check import require_capabilities
 from flows.payload.repository import Remote
 from flows.report.names import run_name
+from flows.runtime.beginning import Asked
 from flows.runtime.collect import reclaim
 from flows.runtime.context import Job
 from flows.runtime.credentials import container_secrets, remote_of
+from flows.runtime.elsewhere import attempts_elsewhere
 from flows.runtime.ending import require_gone
 from flows.runtime.observer import Absences
-from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.store import AttemptStore
 from flows.runtime.surroundings import check_out, policy_in_force
 from flows.settings import HostSettings
@@ -65,8 +66,8 @@ class Decided:
         )
 
 
-async def prepare_attempt(raw: object, job: Job) -> Attempt:
-    """Decide what the next attempt runs, and make its folder and checkout.
+async def prepare_attempt(raw: object, job: Job, asked: Asked) -> Attempt:
+    """Decide what the next attempt runs, which answers what was `asked`; make folder and checkout.
 
     Raises a `ContainerTaskError`; of a first attempt, nothing is left then.
     """
@@ -93,7 +94,9 @@ async def prepare_attempt(raw: object, job: Job) -> Attempt:
             await asyncio.to_thread(workspace.remove)
         raise
     prepared = decided.prepared(commit, time.monotonic() - started, ready_ns)
-    attempt = Attempt(prepared, started_at=datetime.now(UTC))
+    attempt = Attempt(
+        prepared, started_at=datetime.now(UTC), answers=asked.request, fence=asked.fence
+    )
     job.store.put(attempt)
     if decided.payload.names_secrets:
         await _rename(run_name(decided.payload, decided.masker), logger)

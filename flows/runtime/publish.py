@@ -2,11 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.attempt import Attempt, Executed, Prepared
 from flows.outcome import Outcome
@@ -14,6 +19,7 @@ from flows.outputs.upload import begin_delivery, deliver
 from flows.report import page
 from flows.report.artifacts import files_artifact, run_artifacts
 from flows.report.chart import usage_svg
+from flows.report.names import METADATA_KEY, REPORT_KEY
 from flows.report.progress import PUBLISHING, UPLOADING, RunProgress, end_progress
 from flows.report.run_json import RunReport, run_report
 from flows.runtime.attempts import with_files_back
@@ -22,13 +28,17 @@ from flows.spec import UPLOAD_SECONDS, ContainerSpec
 from flows.workspace.folder import Workspace
 from flows.workspace.logs import Journal, Logger
 
+# A server's answers to what it does not take as it stands.
+_REFUSED = {400, 409, 413, 422}
+
 
 async def publish_attempt(
-    job: Job, attempt: Attempt, *, upload_seconds: float = UPLOAD_SECONDS
+    job: Job, attempt: Attempt, *, upload_seconds: float = UPLOAD_SECONDS, again: bool = False
 ) -> Attempt:
     """Write `run.json`, upload the files, and make the artifacts that the Prefect UI shows.
 
-    What is not uploaded `upload_seconds` after the call is for the sweep.
+    What is not uploaded `upload_seconds` after the call is for the sweep. With `again`, the server
+    may have some of the artifacts.
     """
     if attempt.executed is None:
         raise ValueError("only an executed attempt has results")
@@ -50,7 +60,17 @@ async def publish_attempt(
     async with get_client() as client:
         await end_progress(client, spec.job_id, executed, logger, is_shown=progress.is_shown)
         history = [each.outcome for each in job.store.attempts() if each.executed]
-        await _create_artifacts(client, attempt, executed, written, history)
+        try:
+            made = list(_artifacts(attempt, executed, written, history))
+            known = await _known(client, spec.job_id) if again else set()
+            for artifact in made:
+                if _told_by(artifact) not in known:
+                    await client.create_artifact(artifact)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code not in _REFUSED:
+                raise
+            # It would not take them the next time either.
+            logger.warning("Prefect's server refuses to show the results: %s", error)
     return job.store.close(attempt)
 
 
@@ -81,21 +101,31 @@ async def _write_report(
     return facts, picture
 
 
-async def _create_artifacts(
-    client: PrefectClient,
+def _artifacts(
     attempt: Attempt,
     executed: Executed,
     written: tuple[RunReport, str | None],
     history: Sequence[Outcome],
-) -> None:
+) -> Iterator[ArtifactCreate]:
     spec, upload = attempt.prepared.spec, attempt.upload
     facts, picture = written
     drawn = picture is not None
     text = page.markdown(facts, executed.log, history, upload, has_picture=drawn)
-    for artifact in run_artifacts(facts, text, picture, executed.outcome.results):
-        await client.create_artifact(artifact)
+    yield from run_artifacts(facts, text, picture, executed.outcome.results)
     if (upload and not upload.error) or spec.outputs:
-        await client.create_artifact(files_artifact(attempt))
+        yield files_artifact(attempt)
+
+
+def _told_by(artifact: ArtifactCreate | Artifact) -> tuple[object, ...]:
+    """What tells it from the run's others, and from those of its other attempts."""
+    data = None if artifact.key in (REPORT_KEY, METADATA_KEY) else artifact.data
+    return artifact.key, artifact.description, data
+
+
+async def _known(client: PrefectClient, job_id: str) -> set[tuple[object, ...]]:
+    """What the server has of the run."""
+    of_the_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(job_id)]))
+    return {_told_by(each) for each in await client.read_artifacts(artifact_filter=of_the_run)}
 
 
 def _disown(workspace: Workspace, spec: ContainerSpec, outcome: Outcome) -> None:

@@ -17,7 +17,14 @@ from flows.outcome import UNHEARD, FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.payload.container import Retry
 from flows.payload.parse import parse
 from flows.report.names import state_message, state_name
-from flows.runtime.history import RESTARTED, TAKEN_OVER, deaths, replaced, request_of
+from flows.runtime.history import (
+    RESTARTED,
+    TAKEN_OVER,
+    deaths,
+    is_request,
+    replaced,
+    request_of,
+)
 from flows.runtime.lifecycle import RecordView, RunView
 
 # Labels of a flow run: the host that runs it, or did last; how often another host took it over.
@@ -69,6 +76,14 @@ def _claimed_by(run: FlowRun, who: str) -> str | None:
 def fence_of(run: FlowRun) -> int:
     """How often another host took it over."""
     return int((run.labels or {}).get(FENCE_LABEL) or 0)
+
+
+def request_of_claimed(run: FlowRun) -> UUID | None:
+    """What a run answers to, by the state that a worker claimed it in; None where that is not
+    enough to tell, see `lifecycle.request_of`."""
+    if run.state is None or not is_request(run.state, is_first=not run.run_count):
+        return None
+    return run.state.id
 
 
 def view_of(

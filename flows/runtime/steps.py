@@ -25,10 +25,15 @@ async def end_canceled(job: Job, attempt: Attempt) -> Attempt:
 async def cancel(job: Job, client: PrefectClient) -> None:
     """End the newest attempt of a run that somebody canceled, and tell it; raises `Busy`."""
     with job.store.held():
-        attempt = job.store.last()
-        if attempt is not None and attempt.executed is None:
-            await end_canceled(job, attempt)
-        await tell(job, client)
+        await close(job, client)
+
+
+async def close(job: Job, client: PrefectClient) -> None:
+    """The same, for whoever holds the job's lock."""
+    attempt = job.store.last()
+    if attempt is not None and attempt.executed is None:
+        await end_canceled(job, attempt)
+    await tell(job, client)
 
 
 async def end_abandoned(job: Job, attempt: Attempt) -> Attempt:
@@ -45,7 +50,16 @@ async def tell(job: Job, client: PrefectClient) -> None:
         if attempt.executed is None or attempt.published:
             continue
         await send_events(client, attempt)
-        await publish_attempt(job, attempt, upload_seconds=UPLOAD_CANCELED_SECONDS)
+        await publish_attempt(job, attempt, upload_seconds=UPLOAD_CANCELED_SECONDS, again=True)
+
+
+async def tell_unseen(job: Job, client: PrefectClient) -> None:
+    """The same of a run that the server does not have: by events, as nothing can be shown of it."""
+    for attempt in job.store.attempts():
+        if attempt.executed is not None and not attempt.published:
+            await send_events(client, attempt)
+            attempt.prepared.workspace.move_into_place(attempt.prepared.spec.artifacts_subdir)
+            job.store.close(attempt)
 
 
 async def let_go(job: Job, attempt: Attempt) -> None:

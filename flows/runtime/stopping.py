@@ -11,7 +11,6 @@ from prefect.exceptions import Abort
 from prefect.states import AwaitingRetry
 
 from flows.attempt import Attempt
-from flows.report.events import send_events
 from flows.runtime import steps
 from flows.runtime.cancellation import Reason
 from flows.runtime.context import Job
@@ -89,7 +88,5 @@ async def _done(job: Job, reason: Reason, client: PrefectClient) -> None:
 async def _end_unseen(job: Job, attempt: Attempt, client: PrefectClient) -> None:
     """End an attempt, and tell of it by events alone: there is no run to show anything of."""
     if attempt.executed is None:
-        attempt = await steps.end_canceled(job, attempt)
-    await send_events(client, attempt)
-    attempt.prepared.workspace.move_into_place(attempt.prepared.spec.artifacts_subdir)
-    job.store.close(attempt)
+        await steps.end_canceled(job, attempt)
+    await steps.tell_unseen(job, client)

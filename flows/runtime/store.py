@@ -49,6 +49,7 @@ class AttemptStore:
         self.job_id = job_id
         self._is_running = is_running
         self._file = root / RUNS_FOLDER / f"{job_id}.json"
+        self._unreadable = root / RUNS_FOLDER / f"{job_id}.json.unreadable"
         self._lock = root / RUNS_FOLDER / f"{job_id}.lock"
         self._over = root / RUNS_FOLDER / f"{job_id}.over"
 
@@ -70,7 +71,12 @@ class AttemptStore:
     def set_aside(self) -> None:
         """Rename a record that cannot be read; for whoever holds the job's lock."""
         with suppress(FileNotFoundError):
-            self._file.rename(self._file.with_suffix(".json.unreadable"))
+            self._file.rename(self._unreadable)
+
+    @property
+    def was_set_aside(self) -> bool:
+        """Whether a record of the job could not be read, and nothing was noted since."""
+        return self._unreadable.exists() and not self._file.exists()
 
     def last(self) -> Attempt | None:
         return next(reversed(self.attempts()), None)

@@ -31,7 +31,7 @@ from flows.runtime.context import Dependencies, InjectedFlow, Job
 from flows.runtime.last_word import last_word
 from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.leased_engine import under_permit
-from flows.runtime.run_states import cancelled_state
+from flows.runtime.run_states import cancelled_state, request_of_claimed
 from flows.runtime.stopping import NO_STATE, stop
 from flows.runtime.store import AttemptStore, IsRunning, RecordUnreadable, runs_nothing
 from flows.settings import HostSettings
@@ -73,7 +73,7 @@ class InProcessRunner:
         """
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
-            flow = flow.bind(self._dependencies(cancellation))
+            flow = flow.bind(self._dependencies(flow_run, cancellation))
         task = _Task.of(flow_run, logger) if flow.name == FLOW_NAME else None
         # The server lets Running follow what a person said meanwhile.
         reason = await last_word(client, flow_run.id)
@@ -86,13 +86,22 @@ class InProcessRunner:
         if reason is not None:
             await _stop(client, flow_run, reason, task, logger)
 
+    def runs_task(self, flow_run: FlowRun) -> bool:
+        """Whether its flow is that of a container task, or not known."""
+        flow = flow_run.deployment_id and self._flows.get(flow_run.deployment_id)
+        return not flow or flow.name == FLOW_NAME
+
     def close(self) -> None:
         self._threads.close()
 
-    def _dependencies(self, cancellation: Cancellation) -> Dependencies:
+    def _dependencies(self, flow_run: FlowRun, cancellation: Cancellation) -> Dependencies:
         permit = Permit(self._lease, cancellation)
         return Dependencies(
-            under_permit(open_engine, permit), cancellation, self._is_running, self._lease
+            under_permit(open_engine, permit),
+            cancellation,
+            self._is_running,
+            self._lease,
+            request_of_claimed(flow_run),
         )
 
     async def _flow(self, client: PrefectClient, flow_run: FlowRun) -> Flow[..., Any]:

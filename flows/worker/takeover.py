@@ -20,8 +20,8 @@ from prefect.exceptions import ObjectNotFound
 from flows.outcome import ABANDONED
 from flows.runtime import ownership
 from flows.runtime.api_client import propose
+from flows.runtime.elsewhere import attempts_elsewhere
 from flows.runtime.lifecycle import RecordView
-from flows.runtime.recovery import attempts_elsewhere
 from flows.runtime.run_states import (
     FENCE_LABEL,
     HOST_LABEL,

@@ -20,6 +20,7 @@ from flows.payload.parse import secrets_of
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Job
+from flows.runtime.driver import drive
 from flows.runtime.lease import Lease
 from flows.runtime.run_states import claim_message
 from flows.runtime.stopping import stop
@@ -218,19 +219,33 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             await reject(client, flow_run, str(error))
         except Exception as error:
             logger.exception("The run broke off")
-            await self._propose_crashed_state(flow_run, f"Its worker could not carry it: {error}")
+            # Once it is nobody's.
+            self._spawn(self._bring_on, flow_run, f"Its worker could not carry it: {error}")
         finally:
             if self._claims:
                 self._claims.release(flow_run.id)
 
+    async def _bring_on(self, flow_run: FlowRun, why: str) -> None:
+        """Do the next step of a run that broke off here."""
+        job = self._job(flow_run)
+        try:
+            if self._runner.runs_task(flow_run):
+                await drive(job, self.client, is_lost=True)
+            else:
+                await self._propose_crashed_state(flow_run, why)
+        except Exception as error:  # noqa: BLE001 - the sweep does what is missing
+            job.logger.warning("Could not bring the run on: %s", error)
+
     async def _stop_suspended(self, flow_run: FlowRun, reason: Reason) -> None:
         """Do with a suspended run what somebody said of it meanwhile."""
-        store = AttemptStore(self._host.workdir, str(flow_run.id), self._is_running)
-        secrets = secrets_of(flow_run.parameters.get("payload"))
-        logger = self.get_flow_run_logger(flow_run)
-        job = Job(store, logger, secrets=secrets, host=self._host)
+        job = self._job(flow_run)
         try:
             if (state := await stop(job, reason, self.client)) is not None:
                 await self.client.set_flow_run_state(flow_run.id, state)
         except Exception as error:  # noqa: BLE001 - the sweep does what is missing
-            logger.warning("Could not end the run: %s", error)
+            job.logger.warning("Could not end the run: %s", error)
+
+    def _job(self, flow_run: FlowRun) -> Job:
+        store = AttemptStore(self._host.workdir, str(flow_run.id), self._is_running)
+        secrets = secrets_of(flow_run.parameters.get("payload"))
+        return Job(store, self.get_flow_run_logger(flow_run), secrets=secrets, host=self._host)

@@ -1,0 +1,86 @@
+"""What a run answers to, and how often its process died since, by the states that it went through.
+
+Each word is a state: `asked` of a person, `late` and `slot` of the server, ours and the flow's.
+"""
+
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import State, StateType
+
+from flows.runtime.history import HANDED_OVER, RESTARTED, TAKEN_OVER, deaths, request_of
+from flows.runtime.lifecycle import Phase, RecordView
+
+STATES = {
+    "asked": (StateType.SCHEDULED, "Scheduled", None),
+    "late": (StateType.SCHEDULED, "Late", None),
+    "slot": (StateType.SCHEDULED, "AwaitingConcurrencySlot", None),
+    "resumed": (StateType.SCHEDULED, "Resuming", None),
+    "again": (StateType.SCHEDULED, "AwaitingRetry", RESTARTED),
+    "elsewhere": (StateType.SCHEDULED, "AwaitingRetry", TAKEN_OVER),
+    "over": (StateType.SCHEDULED, "AwaitingRetry", HANDED_OVER),
+    "pending": (StateType.PENDING, "Pending", None),
+    "running": (StateType.RUNNING, "Running", None),
+    "paused": (StateType.PAUSED, "Suspended", None),
+    "crashed": (StateType.CRASHED, "Crashed", None),
+    "failed": (StateType.FAILED, "Failed", None),
+}
+
+
+def states(words: str) -> list[State]:
+    found = []
+    for number, word in enumerate(words.split()):
+        kind, name, message = STATES[word]
+        found.append(State(id=UUID(int=number), type=kind, name=name, message=message))
+    return found
+
+
+def told(answers: int | None) -> RecordView:
+    """An attempt that is told, and what it answers: the number of a state."""
+    return RecordView(Phase.TOLD, answers=None if answers is None else UUID(int=answers))
+
+
+@pytest.mark.parametrize(
+    ("words", "record", "number"),
+    [
+        ("asked pending running", RecordView(), 0),
+        ("asked late slot pending running", RecordView(), 2),
+        ("asked late pending running again pending running", told(0), 0),
+        ("asked late pending running again pending running", told(1), 1),
+        ("asked pending running again slot pending running", told(0), 0),
+        ("asked pending running elsewhere late pending running", told(0), 0),
+        ("asked pending running over pending running", told(0), 0),
+        ("asked pending running paused resumed pending running", told(0), 0),
+        ("asked pending running paused asked pending running", told(0), 0),
+        ("asked pending running failed asked pending running", told(0), 4),
+        ("asked pending running failed asked pending running again pending", told(4), 4),
+        ("asked pending running crashed asked pending running", told(0), 4),
+        ("asked pending running again pending running", told(None), None),
+        ("asked pending running crashed again pending running", told(None), None),
+        ("asked pending running failed asked pending running", told(None), 4),
+        ("asked pending running crashed asked pending running", told(None), 4),
+        ("pending running", told(None), None),
+    ],
+)
+def test_a_run_answers_to_the_newest_state_by_which_somebody_asked_for_it(
+    words: str, record: RecordView, number: int | None
+) -> None:
+    expected = None if number is None else UUID(int=number)
+    assert request_of(states(words), record) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ("asked pending running", 0),
+        ("asked pending running again pending running", 1),
+        ("asked pending running crashed again pending running crashed", 2),
+        ("asked pending running crashed again crashed pending running", 1),
+        ("asked pending crashed pending crashed", 2),
+        ("asked pending running elsewhere pending running again", 2),
+        ("asked pending running over pending running", 0),
+        ("asked pending running crashed again pending running failed asked pending running", 0),
+    ],
+)
+def test_deaths_are_counted_since_somebody_asked_for_the_run(words: str, times: int) -> None:
+    assert deaths(states(words)) == times

@@ -89,6 +89,20 @@ async def test_a_run_may_end_before_it_began(
     assert (await state_of(client, run)).type is end().type
 
 
+async def test_of_two_processes_that_claimed_one_after_the_other_one_begins(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await scheduled(client)
+    running: State[Any] = Running()
+    await claim(client, run, THEIRS)
+    await client.set_flow_run_state(run.id, Scheduled())
+    await claim(client, run, OURS)
+    begun = [(await client.set_flow_run_state(run.id, running)).status for _ in range(2)]
+    assert begun == ["ACCEPT", "REJECT"], "asked again, it is one's own"
+    monkeypatch.setenv("MOONMIND_WORKER_NAME", "host-2")
+    assert (await client.set_flow_run_state(run.id, running)).status == "ABORT"
+
+
 async def test_a_deleted_run_is_nobodys(client: PrefectClient) -> None:
     run = await scheduled(client)
     await client.delete_flow_run(run.id)

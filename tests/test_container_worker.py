@@ -152,3 +152,27 @@ def test_two_workers_of_a_pool_share_its_tasks_and_run_each_once(
             assert small.output(run_id) == "once\n"
     finally:
         stack.stop("small-2")
+
+
+@pytest.mark.thorough
+def test_a_worker_that_is_told_to_stop_gives_back_what_it_has_not_begun(small: Weather) -> None:
+    stack = small.stack
+    stack.stop("small")
+    runs = [small.submit(shell("true")) for _ in range(20)]
+    stack.start_worker("small", settings={"MOONMIND_WORKER_NAME": HOST})
+    until(lambda: any(each["type"] == "PENDING" for each in states(stack, runs[0])))
+    stack.stop("small")
+    left = {run_id: stack.flow_run(run_id)["state_type"] for run_id in runs}
+    assert set(left.values()) <= {"SCHEDULED", "COMPLETED"}, left
+    stack.start_worker("small", settings={"MOONMIND_WORKER_NAME": HOST})
+    for run_id in runs:
+        assert small.end(run_id)["state_type"] == "COMPLETED"
+        small.assert_told_once(run_id)
+        assert not any(each["type"] == "CRASHED" for each in states(stack, run_id))
+
+
+def states(stack: Stack, run_id: str) -> list[dict[str, object]]:
+    """All that a run ever had."""
+    answer = stack.api("GET", f"/flow_run_states/?flow_run_id={run_id}")
+    answer.raise_for_status()
+    return list(answer.json())

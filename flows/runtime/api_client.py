@@ -1,6 +1,9 @@
-"""Prefect's API client of those who carry runs: the state of a run's end refuses late claims."""
+"""Prefect's API client of those who carry runs: Running and final states as compare-and-set."""
 
 import asyncio
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
 from math import isinf
 from typing import Any
 from uuid import UUID
@@ -9,7 +12,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import State, StateType
-from prefect.client.schemas.responses import SetStateStatus
+from prefect.client.schemas.responses import SetStateStatus, StateAbortDetails
 from prefect.context import AsyncClientContext, ContextModel
 from prefect.exceptions import Abort, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
@@ -17,14 +20,18 @@ from prefect.states import to_state_create
 
 from flows.runtime.cancellation import CancellationRequested
 from flows.runtime.context import injected
-from flows.runtime.ownership import claim_id
+from flows.runtime.ownership import claim_id, running_id
+from flows.settings import HostSettings
 
+# Called once the run in whose context it is has the state Running.
+on_begun: ContextVar[Callable[[], None]] = ContextVar("on_begun", default=lambda: None)
 # A crash may leave something: who asks for the run once more is kept from it by no such state.
 _ENDS = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 
 class RunClient(PrefectClient):
-    """Gives final states the transition id of a claim; the rest is Prefect's."""
+    """Gives final states the transition id of a claim, so that they refuse one that comes late, and
+    Running one that is always the same, so that one process alone begins a run."""
 
     async def raise_for_api_version_mismatch_once(self) -> None:
         """As Prefect's own, but for a server that is away: those who ask it wait for it."""
@@ -58,11 +65,25 @@ class RunClient(PrefectClient):
         self, flow_run_id: UUID | str, state: State[Any], force: bool
     ) -> OrchestrationResult[Any]:
         run_id = UUID(str(flow_run_id))
+        if state.type is StateType.RUNNING and not force:
+            return await self._begin(run_id, state)
         if state.type in _ENDS:
             result = await propose(self, run_id, state, claim_id(run_id), force=force)
             if not is_refused_as_claim(result):
                 return result
         return await super().set_flow_run_state(run_id, state, force)
+
+    async def _begin(self, run_id: UUID, state: State[Any]) -> OrchestrationResult[Any]:
+        # Whoever asks again, as the answer was lost, knows the state for its own.
+        ours = state.message = f"on {HostSettings().worker}, process {os.getpid()}"
+        result = await propose(self, run_id, state, running_id(run_id))
+        held = result.state if result.status is SetStateStatus.REJECT else None
+        if held is not None and held.is_running() and held.message != ours:
+            details = StateAbortDetails(reason=f"It runs already: {held.message}")
+            return OrchestrationResult(state=held, status=SetStateStatus.ABORT, details=details)
+        if result.state is not None and result.state.is_running():
+            on_begun.get()()
+        return result
 
 
 class RunClientContext(AsyncClientContext):

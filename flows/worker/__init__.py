@@ -4,7 +4,9 @@ worker      the worker: what Prefect calls, and how it carries what it claimed
 claims      its claim loop: polls its work pool, claims flow runs, releases them
 claim       one claim, a compare-and-set at the server; giving a run back
 reconcile   stops what somebody cancels, suspends, ends or deletes, by polls and events
-queue       the due runs of its pool's queues
+queue       what is due in its pool's queues, by the server's clock
+judgements  what it remembers of runs that wait, but for the runs themselves
+gate        the engine's word before each claim
 admission   which of the queued runs may start now, by the host's CPUs and memory
 in_process  runs flows in threads of this process, each with an event loop
 run_notes   reads container task runs; labels, tags and rejects them

@@ -1,31 +1,22 @@
-"""Admission control: which queued tasks may start on this host now, by CPUs and memory; and the
-worker's view of its pool's queues: due flow runs in their order, each payload read once.
+"""Admission control: which queued tasks may start on this host now, by CPUs and memory.
 
 What a task declares in `container.resources` is set aside for it while it runs; one that declares
 nothing takes nothing. Tasks start in the order of their queue; a small one may pass a large one
 that waits for room, until the large one has waited for long enough to have room kept for it.
 """
 
-import asyncio
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from uuid import UUID
 
-from flows.engine.selection import open_engine
-from flows.errors import EngineError, EngineRefused
-from flows.settings import HostSettings
 from flows.text import one_line
 from flows.units import NOTHING, Resources
-from flows.workspace.logs import Logger
 
 # How long others may pass by a task that waits for room.
 PATIENCE_SECONDS = 60.0
 # Of the sentence on what a run waits for, which has words of its payload: it is a tag.
 _LONGEST = 200
-# Of the engine's memory, what is left to the host itself.
-_RESERVE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +88,3 @@ def _admission_of(task: QueuedTask, total: Resources, free: Resources, host: str
 
 def _wait(what: str, reserved: Resources = NOTHING) -> Admission:
     return Admission(Decision.WAIT, one_line(f"waiting for {what}", _LONGEST), reserved)
-
-
-async def capacity(host: HostSettings, logger: Logger) -> Resources:
-    """Processors and memory for tasks; waits for an engine that does not answer."""
-    while True:
-        try:
-            async with open_engine() as engine:
-                found = await engine.capacity()
-            break
-        except EngineRefused:
-            # A proxy that tells nothing of the host: the worker is expected to be on it.
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            found = Resources(float(os.cpu_count() or 1), memory)
-            break
-        except EngineError as error:
-            logger.warning("No task starts here yet: %s", error)
-            await asyncio.sleep(5.0)
-    total = Resources(
-        host.worker_cpus or found.cpus,
-        host.worker_memory or int(found.memory_bytes * (1 - _RESERVE)),
-    )
-    logger.info("%s has %s for tasks", host.worker, total)
-    return total

@@ -25,7 +25,7 @@ from flows.attempt import Attempt
 from flows.engine.selection import open_engine
 from flows.payload.parse import secrets_of
 from flows.report.names import FLOW_NAME
-from flows.runtime.api_client import RunClientContext
+from flows.runtime.api_client import RunClientContext, on_begun
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies, InjectedFlow, Job
 from flows.runtime.last_word import last_word
@@ -65,12 +65,26 @@ class InProcessRunner:
         self._flows: dict[UUID, Flow[..., Any]] = {}
 
     async def run(
-        self, client: PrefectClient, flow_run: FlowRun, cancellation: Cancellation, logger: Logger
-    ) -> None:
-        """Run the flow to its end; `cancellation` ends it early. Raises `NotOurs`, `BrokenOff`.
+        self,
+        client: PrefectClient,
+        flow_run: FlowRun,
+        cancellation: Cancellation,
+        logger: Logger,
+        note_begun: Callable[[], None] = lambda: None,
+    ) -> State[Any] | None:
+        """Run the flow to its end, of a task its state; `cancellation` ends it early. Raises
+        `NotOurs`, `BrokenOff`.
 
-        A caller that is cancelled returns once the run has ended or is handed over, within 20 s.
+        `note_begun` is called, from another thread, once the run's state is Running. A caller that
+        is cancelled returns once the run has ended or is handed over, within 20 s; one that has not
+        begun by then does not begin.
         """
+        begun = threading.Event()
+
+        def note() -> None:
+            begun.set()
+            note_begun()
+
         flow = await self._flow(client, flow_run)
         if isinstance(flow, InjectedFlow):
             flow = flow.bind(self._dependencies(flow_run, cancellation))
@@ -78,13 +92,16 @@ class InProcessRunner:
         # The server lets Running follow what a person said meanwhile.
         reason = await last_word(client, flow_run.id)
         if reason is None:
-            running = asyncio.ensure_future(self._threads.run(partial(_run_flow, flow, flow_run)))
-            await _ended_or_handed_over(running, cancellation)
-            if not _is_cancelling(running, logger):
-                return
+            work = partial(_run_flow, flow, flow_run, cancellation, note)
+            running = asyncio.ensure_future(self._threads.run(work))
+            await _ended_or_handed_over(running, cancellation, begun)
+            state = _end_of(running, logger)
+            if state is None or not state.is_cancelling():
+                return state if task else None
             reason = await last_word(client, flow_run.id)
         if reason is not None:
             await _stop(client, flow_run, reason, task, logger)
+        return None
 
     def runs_task(self, flow_run: FlowRun) -> bool:
         """Whether its flow is that of a container task, or not known."""
@@ -159,7 +176,15 @@ async def _stop(
         await client.set_flow_run_state(flow_run.id, state)
 
 
-async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
+async def _run_flow(
+    flow: Flow[..., Any],
+    flow_run: FlowRun,
+    cancellation: Cancellation,
+    note_begun: Callable[[], None],
+) -> State[Any]:
+    if cancellation.reason is Reason.HAND_OVER:
+        raise BrokenOff("its worker stopped before it began")
+    on_begun.set(note_begun)
     # Prefect's engine gives every run of a deployment a thread, a loop and a connection to hear of
     # its suspension. It reads the run once more, so that the flow knows its deployment.
     plain = flow_run.model_copy(update={"deployment_id": None})
@@ -167,28 +192,29 @@ async def _run_flow(flow: Flow[..., Any], flow_run: FlowRun) -> State[Any]:
 
 
 async def _ended_or_handed_over(
-    running: asyncio.Future[State[Any]], cancellation: Cancellation
+    running: asyncio.Future[State[Any]], cancellation: Cancellation, begun: threading.Event
 ) -> None:
     try:
         await asyncio.wait([running])
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([running], timeout=_DRAIN_SECONDS)
+            if begun.is_set():
+                await asyncio.wait([running], timeout=_DRAIN_SECONDS)
             cancellation.request(Reason.HAND_OVER)
             await asyncio.wait([running], timeout=_LET_GO_SECONDS)
         raise
 
 
-def _is_cancelling(running: asyncio.Future[State[Any]], logger: Logger) -> bool:
-    """Whether the server took no state from the run because somebody cancels it. Raises
-    `BrokenOff`."""
+def _end_of(running: asyncio.Future[State[Any]], logger: Logger) -> State[Any] | None:
+    """The final state, or Cancelling where the server took no other; None where the server let the
+    run go no further. Raises `BrokenOff`."""
     error = None if running.cancelled() else running.exception()
     if isinstance(error, PrefectSignal):
         logger.info("The run ends here: %s", error)
-        return False
+        return None
     if error is not None or running.cancelled():
         raise BrokenOff(f"the run broke off: {error!r}") from error
-    return running.result().is_cancelling()
+    return running.result()
 
 
 class RunThreads:

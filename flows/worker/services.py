@@ -46,7 +46,7 @@ def allow_descriptors(logger: Logger) -> None:
         logger.info("This worker may open %s files now, and could open %s", most, soft)
 
 
-def cancel_on_sigterm(logger: Logger) -> None:
+def cancel_on_sigterm(logger: Logger, claim_nothing_more: Callable[[], None]) -> None:
     """Have SIGTERM cancel the calling task; a second one ends the process at once.
 
     Prefect's own handler sends a SIGINT, which a shell's background processes ignore.
@@ -55,6 +55,7 @@ def cancel_on_sigterm(logger: Logger) -> None:
 
     def end() -> None:
         loop.remove_signal_handler(signal.SIGTERM)
+        claim_nothing_more()
         logger.info("Told to stop: taking no more runs, handing over what goes on")
         if serving is not None:
             serving.cancel()

@@ -4,6 +4,7 @@ Arbitrary code runs in containers alone, so a process for each run would isolate
 finds it through the entry point group `prefect.collections`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -11,14 +12,16 @@ from uuid import UUID
 
 import anyio
 from anyio.abc import TaskStatus
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
+from flows.outcome import OutcomeName
 from flows.payload.parse import secrets_of
+from flows.report.names import outcome_of_state
 from flows.runtime.api_client import RunClientContext
-from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.cancellation import Reason
 from flows.runtime.context import Job
 from flows.runtime.driver import drive
 from flows.runtime.lease import Lease
@@ -27,12 +30,11 @@ from flows.runtime.stopping import stop
 from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.worker import services
-from flows.worker.admission import QueuedTask
 from flows.worker.claims import Claimant, ClaimedRun, ClaimLoop
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.lease import keep_lease
 from flows.worker.owners import NameTaken, present_in_turn
-from flows.worker.queue import QueuedRun
+from flows.worker.queue import PoolQueues
 from flows.worker.reconcile import Reconciler
 from flows.worker.run_notes import label_host, reject
 from flows.worker.sweep import SweptHost
@@ -58,10 +60,14 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         except HostMisconfigured as error:
             # The command that starts it would show a traceback of anything else.
             raise SystemExit(str(error)) from None
+        if settings.get("name"):
+            # Of two hosts' workers of one name, nobody would hear one's death.
+            self.name = f"{self.name} on {self._host.worker}"
         self._lease = Lease.under(self._host.patience_seconds)
         self._runner = InProcessRunner(self._is_running, self._lease)
         self._claimed: dict[UUID, ClaimedRun] = {}
         self._claims: ClaimLoop | None = None
+        self._is_run_once = False
         self._reconciler = Reconciler(
             self._host.worker,
             lambda: self.client,
@@ -88,8 +94,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             task_status.started(self._host.worker)
         logger = self.get_flow_run_logger(flow_run)
         # It takes nothing of this host's room, as it has not been admitted.
-        unqueued = QueuedRun(flow_run, QueuedTask(flow_run.id), 0.0)
-        claimed = self._claimed[flow_run.id] = ClaimedRun(unqueued, Cancellation())
+        claimed = self._claimed[flow_run.id] = ClaimedRun(flow_run)
+        claimed.begun.set()
         try:
             with self._reconciler.carrying(flow_run, claimed.cancellation):
                 await self._runner.run(self.client, flow_run, claimed.cancellation, logger)
@@ -108,11 +114,20 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         except Exception as error:  # noqa: BLE001 - what runs here must not end for a failed poll
             self._logger.warning("Could not ask for work: %s", error)
             return []
-        return await self._claims.poll() if self._claims else []
+        if self._claims is not None:
+            self._claims.wake()
+            if self._is_run_once:
+                await self._claims.look()
+        return []
+
+    async def start(self, run_once: bool = False, *words: Any, **settings: Any) -> None:
+        """Run until told to stop; with `run_once`, until what waits now has ended."""
+        self._is_run_once = run_once
+        await super().start(run_once, *words, **settings)
 
     async def setup(self) -> None:
         services.allow_descriptors(self._logger)
-        services.cancel_on_sigterm(self._logger)
+        services.cancel_on_sigterm(self._logger, self._claim_nothing_more)
         try:
             present = await present_in_turn(self._host.workdir, self.name, self._logger)
         except NameTaken as error:
@@ -135,10 +150,15 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
 
     async def teardown(self, *exc_info: Any) -> None:
         """End the worker. Runs get a moment to end by themselves; the rest is handed over."""
+        self._claim_nothing_more()
         try:
             await super().teardown(*exc_info)
         finally:
             self._runner.close()
+
+    def _claim_nothing_more(self) -> None:
+        if self._claims is not None:
+            self._claims.stop()
 
     async def _initialize_after_sync(self) -> None:
         """Start the services, once; Prefect calls this after every heartbeat."""
@@ -154,7 +174,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
                 services.follow_pool, self._work_pool.id, claims.wake, self._reconciler.mention
             ),
             self._reconciler.look_when_told,
-            claims.start_when_woken,
+            claims.look_when_woken,
             partial(services.sweep_every_minute, host),
             partial(services.take_over_always, self._take_over(), log),
             partial(services.tidy_every_minute, host),
@@ -194,11 +214,11 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         return Claimant(
             client=self.client,
             host=self._host,
-            pool=self._work_pool_name,
-            queues=frozenset(self._work_queues),
+            queues=PoolQueues(
+                self.client, self._work_pool_name, self._work_queues, self._prefetch_seconds
+            ),
             message=claim_message(self.name, self._host.worker),
             limit=self._limit,
-            prefetch_seconds=self._prefetch_seconds,
             logger=self._logger,
             run_logger=self.get_flow_run_logger,
             carry=partial(self._spawn, self._run_claimed),
@@ -206,24 +226,51 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         )
 
     async def _run_claimed(self, claimed: ClaimedRun) -> None:
-        flow_run, client = claimed.queued.flow_run, self.client
+        """Carry a run to its end; one that does not begin is given back."""
+        claims = self._claims
+        if claims is None:
+            return
+        try:
+            state = await self._carry(claimed)
+            if state is not None:
+                outcome = outcome_of_state(state.type.value, state.name or "")
+                claims.gate.note_end(engine_failed=outcome is OutcomeName.INFRASTRUCTURE)
+        except Exception as error:  # noqa: BLE001 - what broke off here must be gone on with
+            self.get_flow_run_logger(claimed.flow_run).exception("The run broke off")
+            if claimed.begun.is_set():
+                # Once it is nobody's.
+                why = f"Its worker could not carry it: {error}"
+                self._spawn(self._bring_on, claimed.flow_run, why)
+        finally:
+            if not claimed.begun.is_set():
+                with anyio.CancelScope(shield=True):
+                    await claims.give_back(claimed.flow_run)
+            claims.release(claimed.flow_run.id)
+
+    async def _carry(self, claimed: ClaimedRun) -> State[Any] | None:
+        flow_run, client = claimed.flow_run, self.client
         logger = self.get_flow_run_logger(flow_run)
-        labels = (self.name, self._host.worker)
+        loop = asyncio.get_running_loop()
+
+        def note_begun() -> None:
+            claimed.begun.set()
+            loop.call_soon_threadsafe(self._wake_for_more)
+
         try:
             with self._reconciler.carrying(flow_run, claimed.cancellation) as carried:
                 # First: by these others judge whose the run is, from the state Running on.
-                await label_host(client, flow_run, *labels, claimed.queued.is_blocked)
+                labels = (self.name, self._host.worker)
+                await label_host(client, flow_run, *labels, claimed.had_tag)
                 carried.is_labelled = True
-                await self._runner.run(client, flow_run, claimed.cancellation, logger)
+                cancellation = claimed.cancellation
+                return await self._runner.run(client, flow_run, cancellation, logger, note_begun)
         except NotOurs as error:
             await reject(client, flow_run, str(error))
-        except Exception as error:
-            logger.exception("The run broke off")
-            # Once it is nobody's.
-            self._spawn(self._bring_on, flow_run, f"Its worker could not carry it: {error}")
-        finally:
-            if self._claims:
-                self._claims.release(flow_run.id)
+            return None
+
+    def _wake_for_more(self) -> None:
+        if self._claims is not None:
+            self._claims.note_begun()
 
     async def _bring_on(self, flow_run: FlowRun, why: str) -> None:
         """Do the next step of a run that broke off here."""

@@ -41,11 +41,11 @@ app = App(name="scripts/benchmark soak", help=__doc__)
 console = Console(stderr=True)
 
 _LOOK_SECONDS = 1.5
-# Open at a time: more than the hosts run, so that there is a queue.
-_OPEN = 120
+# Open at a time: of many tasks more than the hosts run, so that there is a queue.
+_LEAST_OPEN, _MOST_OPEN = 12, 120
 _LIMIT = 16
 _PATIENCE_SECONDS = 60
-# After a lap, what is left may wait for a host's patience, pauses between attempts, and sweeps.
+# What is left may wait for a host's patience, for pauses between attempts, and for sweeps.
 _SETTLE_SECONDS = 300.0
 # Of the tasks, so many run when the storm is over.
 _CALM = 0.1
@@ -63,21 +63,30 @@ class Soak:
     seed: int
     end: float
 
-    def lap(self, todo: Sequence[Task], progress: Progress) -> None:
-        """Submit the tasks, never too many at a time, until all are over."""
-        bar = progress.add_task("", total=len(todo))
-        left, begun = list(reversed(todo)), len(self.people.runs)
-        end = self.end
-        while (left or self.people.open) and time.monotonic() < end:
-            while left and len(self.people.open) < _OPEN:
-                task = left.pop()
-                self.people.watch(self.server.submit(self.seed, task), task)
-            if not left:
-                end = min(end, time.monotonic() + _SETTLE_SECONDS) if end == self.end else end
+    def submit(self, todo: Sequence[Task], progress: Progress) -> None:
+        """Submit the tasks, so that there is always a queue, and no more."""
+        open_at_a_time = max(_LEAST_OPEN, min(_MOST_OPEN, len(todo) // 5))
+        bar = progress.add_task("Submitted", total=len(todo))
+        for number, task in enumerate(todo):
+            while len(self.people.open) >= open_at_a_time:
+                if time.monotonic() > self.end:
+                    return
+                self.people.look()
+                time.sleep(_LOOK_SECONDS)
+            self.people.watch(self.server.submit(self.seed, task), task)
+            progress.update(bar, completed=number + 1)
+
+    def finish(self, progress: Progress) -> None:
+        """Wait for all that are open, for as long as some of them end."""
+        bar = progress.add_task("Over", total=len(self.people.runs))
+        opened, moved = len(self.people.runs) + 1, time.monotonic()
+        while self.people.open and time.monotonic() < moved + _SETTLE_SECONDS:
+            if len(self.people.open) < opened:
+                opened, moved = len(self.people.open), time.monotonic()
+            progress.update(bar, completed=len(self.people.runs) - opened)
             self.people.look()
-            over = len(self.people.runs) - len(self.people.open) - begun
-            progress.update(bar, completed=over)
             time.sleep(_LOOK_SECONDS)
+        progress.update(bar, completed=len(self.people.runs) - len(self.people.open))
 
     def left(self) -> list[str]:
         """What is on the engines when all had the time to remove it."""
@@ -173,14 +182,16 @@ def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
     storm, began = Storm(up.stack, up.machines, up.seed, _tell), time.monotonic()
     for machine in up.machines:
         machine.start_worker()
-    columns = (TextColumn("Runs over"), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         with storm.raging():
-            up.lap(planned[: -len(calm)], progress)
+            up.submit(planned[: -len(calm)], progress)
+        up.finish(progress)
         left = up.left()
         before = up.levels()
-        up.lap(calm, progress)
-    left += up.left()
+        up.submit(calm, progress)
+        up.finish(progress)
+    left = sorted({*left, *up.left()})
     after = up.levels()
     lost = [(host.name, second) for host in storm.hosts for second in host.disks_lost]
     evidence = list(up.evidence(lost))

@@ -56,7 +56,7 @@ def test_a_final_state_that_a_person_sets_stops_the_container_and_stands(
 ) -> None:
     run_id = runs[said]
     say(weather, run_id, said, message="I say so")
-    until(lambda: left_on_engine(run_id) == [], 30, what="no container")
+    until(lambda: left_on_engine(run_id) == [], what="no container")
     weather.assert_told_once(run_id)
     until(lambda: not is_carried(weather, run_id), what="its end")
     assert weather.stack.flow_run(run_id)["state"]["message"] == "I say so"
@@ -76,7 +76,7 @@ def test_a_run_that_a_person_deletes_loses_its_container_and_is_told_as_finished
 ) -> None:
     run_id = runs["deleted"]
     weather.stack.api("DELETE", f"/flow_runs/{run_id}").raise_for_status()
-    until(lambda: left_on_engine(run_id) == [], 30, what="no container")
+    until(lambda: left_on_engine(run_id) == [], what="no container")
     weather.assert_told_once(run_id)
     wanted = {"flow_run_id": {"any_": [run_id]}, "key": {"any_": ["container-run"]}}
     assert weather.stack.api("POST", "/artifacts/filter", artifacts=wanted).json() == []
@@ -87,7 +87,7 @@ def test_a_suspended_run_has_its_container_paused_and_goes_on_when_it_is_resumed
 ) -> None:
     run_id = runs["suspended and resumed"]
     suspend(weather, run_id)
-    until(lambda: docker_state(run_id) == "paused", 30, what="a paused container")
+    until(lambda: docker_state(run_id) == "paused", what="a paused container")
     assert weather.stack.flow_run(run_id)["state_name"] == "Suspended"
     weather.sweep()
     assert docker_state(run_id) == "paused"
@@ -105,11 +105,12 @@ def test_a_suspended_run_that_is_cancelled_loses_its_container(
 ) -> None:
     run_id = runs["suspended and cancelled"]
     suspend(weather, run_id)
-    until(lambda: docker_state(run_id) == "paused", 30, what="a paused container")
-    assert (STARTED, 1) in weather.events(run_id)
+    until(lambda: docker_state(run_id) == "paused", what="a paused container")
+    until(lambda: (STARTED, 1) in weather.events(run_id), what="the first event")
     assert (FINISHED, 1) not in weather.events(run_id)
     weather.cancel(run_id)
-    until(lambda: left_on_engine(run_id) == [], 30, what="no container")
-    assert weather.stack.flow_run(run_id)["state_type"] == "CANCELLED"
+    until(lambda: left_on_engine(run_id) == [], what="no container")
+    assert weather.end(run_id)["state_type"] == "CANCELLED"
     weather.assert_told_once(run_id)
+    until(lambda: "Published" in weather.journal(run_id), what="its report")
     assert weather.run_json(run_id)["outcome"] == "canceled"

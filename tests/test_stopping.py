@@ -146,8 +146,10 @@ async def test_a_run_that_is_cancelled_while_its_attempt_ends_gets_no_other_one(
     ids=["while it is published", "before the next one"],
 )
 async def test_a_run_that_is_cancelled_after_its_attempt_gets_no_other_one(
-    prefect_api: None, is_time: Callable[[Attempt], bool]
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch, is_time: Callable[[Attempt], bool]
 ) -> None:
+    # Longer than a busy server takes to cancel it.
+    monkeypatch.setattr("flows.container_task.backoff_seconds", lambda _: 60.0)
     engine = FakeEngine(fails)
     run = Ran(engine)
     ending = asyncio.create_task(run.to_its_end())

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Pending, Scheduled
 
 from flows.container_task import container_task
+from flows.engine.docker.engine import DockerEngine
 from flows.orphans import reap_orphans
 from flows.runtime.context import Job
 from flows.runtime.driver import drive
@@ -23,6 +24,7 @@ from flows.runtime.lifecycle import Step
 from flows.runtime.run_states import HOST_LABEL, WORKER_LABEL, claim_message, worker_of
 from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
+from flows.spec import Owned
 from flows.worker.owners import NameTaken, is_present, present, server_time
 from flows.worker.sweep import SweptHost, sweep
 from tests.runs import BUSYBOX, Runner, shell
@@ -33,6 +35,8 @@ NOW = datetime.now(UTC)
 # The clock of the sweep that is tested: what is past its date for that is not so for the sweeps of
 # workers that other tests run on the same engine.
 AHEAD = timedelta(hours=2)
+# Of what these tests put on the engine: for a clock that is ahead, what others run there is over.
+LABEL = f"sweep-test.{uuid4().hex}"
 # The server tells its time in whole seconds.
 STARTED, CLAIMED = timedelta(seconds=22), timedelta(minutes=3, seconds=2)
 DIED = "its process died, and it is started again"
@@ -50,13 +54,25 @@ def container(image: str, *options: str, job: str = "", expires: datetime) -> st
     ours = [f"--label=moonmind.job_id={job}", f"--name=mm-task-{job}-1"] if job else []
     folder = f"--volume=/tmp:/work/agent_jobs/{job}:ro" if job else "--volume=/work"
     date = f"--label=moonmind.expires_at={expires.isoformat()}"
-    return docker("run", "--detach", *ours, folder, date, *options, image, "sleep", "300")
+    return docker(
+        "run", "--detach", f"--label={LABEL}", *ours, folder, date, *options, image, "sleep", "300"
+    )
 
 
 def exists(name: str) -> bool:
     """Whether there is a container, a volume or a network of this name or id."""
     command = ["docker", "inspect", name]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(autouse=True)
+def only_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    owned = DockerEngine.owned
+
+    async def ours(engine: DockerEngine) -> list[Owned]:
+        return [each for each in await owned(engine) if LABEL in each.labels]
+
+    monkeypatch.setattr(DockerEngine, "owned", ours)
 
 
 @pytest.fixture
@@ -66,7 +82,11 @@ def engine_objects() -> Iterator[dict[str, str]]:
     person handed on."""
     past, future = NOW + AHEAD - timedelta(hours=1), NOW + AHEAD + timedelta(hours=1)
     job, name = str(uuid4()), f"sweep-test-{uuid4().hex}"
-    labels = (f"--label=moonmind.job_id={job}", f"--label=moonmind.expires_at={past.isoformat()}")
+    labels = (
+        f"--label={LABEL}",
+        f"--label=moonmind.job_id={job}",
+        f"--label=moonmind.expires_at={past.isoformat()}",
+    )
     found = {
         "expired": container(BUSYBOX, job=job, expires=past),
         "its volume": docker("volume", "create", *labels, f"mm-task-{job}-1-workspace"),
@@ -141,10 +161,12 @@ async def test_one_object_that_cannot_be_removed_does_not_keep_the_sweep_from_th
 ) -> None:
     past = f"--label=moonmind.expires_at={(NOW + AHEAD - timedelta(hours=1)).isoformat()}"
     labels = [
-        (f"--label=moonmind.job_id={job}", past) for job in sorted(str(uuid4()) for _ in "ab")
+        (f"--label={LABEL}", past, f"--label=moonmind.job_id={job}")
+        for job in sorted(str(uuid4()) for _ in "ab")
     ]
     kept, gone = (
-        docker("volume", "create", *each, f"mm-task-{each[0][-36:]}-1-workspace") for each in labels
+        docker("volume", "create", *each, f"mm-task-{each[-1][-36:]}-1-workspace")
+        for each in labels
     )
     box = docker("create", f"--volume={kept}:/x", BUSYBOX, "true")
     try:

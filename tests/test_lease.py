@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +17,12 @@ from flows.runtime.cancellation import Cancellation, CancellationRequested, Reas
 from flows.runtime.execution import RunOptions, run
 from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.leased_engine import under_permit
+from flows.runtime.store import AttemptStore
 from flows.spec import ContainerSpec
 from flows.testing import FakeEngine
 from flows.worker.lease import keep_lease
 from tests.behaviours import behave, busybox
+from tests.finished import finished
 from tests.runs import BUSYBOX, until_async
 from tests.specs import Nowhere
 from tests.test_execution import spec
@@ -155,14 +158,20 @@ class Heard:
                 self.lease.renew(self.lease.now())
             await asyncio.sleep(0.05)
 
-    async def run(self, engine: FakeEngine, *command: str, seconds: int = 30) -> Outcome:
+    async def run(
+        self,
+        engine: FakeEngine,
+        *command: str,
+        seconds: int = 30,
+        store: AttemptStore | None = None,
+    ) -> Outcome:
         """Run a container on the engine, under this lease."""
 
         @asynccontextmanager
         async def opened(policy: Policy | None) -> AsyncIterator[Engine]:
             yield engine
 
-        open_engine = under_permit(opened, Permit(self.lease, self.cancellation))
+        open_engine = under_permit(opened, Permit(self.lease, self.cancellation), store)
         async with open_engine(None) as leased:
             options = RunOptions(cancellation=self.cancellation)
             return await run(leased, spec(*command, timeoutSeconds=seconds), Nowhere(), options)
@@ -195,6 +204,24 @@ async def test_a_container_stands_still_without_a_lease_and_its_time_limit_with_
     outcome = await running
     assert outcome.name is OutcomeName.SUCCEEDED, outcome
     assert engine.calls.count("unpause") == 1
+
+
+async def test_for_how_long_it_stood_still_is_noted_for_a_process_that_takes_it_up(
+    heard: Heard, tmp_path: Path
+) -> None:
+    engine, store = busybox(), AttemptStore(tmp_path, finished(tmp_path).prepared.spec.job_id)
+    running = asyncio.ensure_future(heard.run(engine, "sleep", "1", store=store))
+    await until_async(lambda: "wait" in engine.calls)
+    heard.lapse()
+    await until_async(lambda: paused(engine) == [True])
+    (noted,) = store.attempts()
+    assert noted.paused_at is not None
+    await asyncio.sleep(0.2)
+    heard.is_heard = True
+    await running
+    (noted,) = store.attempts()
+    assert noted.paused_at is None
+    assert noted.paused_seconds >= 0.2
 
 
 async def test_no_container_begins_without_a_lease(heard: Heard) -> None:

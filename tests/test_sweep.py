@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from flows.runtime.store import AttemptStore, known_jobs, open_jobs
 from flows.settings import HostSettings
 from flows.spec import Owned
 from flows.worker.owners import NameTaken, is_present, present, server_time
+from flows.worker.run_notes import read_runs
 from flows.worker.sweep import SweptHost, sweep
 from tests.runs import BUSYBOX, Runner, shell
 
@@ -265,6 +267,25 @@ async def test_what_a_living_worker_of_this_host_has_is_left_to_it_for_as_long_a
     assert all(f"{run.id}: {DIED}" in told for run in runs)
 
 
+async def test_a_worker_finds_what_it_has_and_does_not_carry(client: PrefectClient) -> None:
+    runs = [
+        await labelled(client, await submitted(client, StateType.PENDING, StateType.RUNNING))
+        for _ in "ab"
+    ]
+    await client.update_flow_run_labels(runs[1].id, {WORKER_LABEL: worker_of(runs[0])})
+    with present(HostSettings().workdir, worker_of(runs[0])):
+        host = SweptHost(
+            client,
+            HostSettings(),
+            LOGGER,
+            is_running=str(runs[1].id).__eq__,
+            worker=worker_of(runs[0]),
+        )
+        told = await sweep(host)
+    assert f"{runs[0].id}: {DIED}" in told
+    assert not any(str(runs[1].id) in line for line in told)
+
+
 async def test_a_host_that_comes_back_with_an_empty_disk_finds_its_runs_by_their_labels(
     client: PrefectClient,
 ) -> None:
@@ -328,6 +349,27 @@ async def test_two_workers_of_one_name_are_not_served_on_one_host(tmp_path: Path
             pass
     assert is_present(tmp_path, "a/worker") is False
     assert is_present(tmp_path, "another") is None
+
+
+async def test_the_locks_of_workers_that_ended_long_ago_are_removed(tmp_path: Path) -> None:
+    long_ago = (NOW - timedelta(days=40)).timestamp()
+    with present(tmp_path, "alive"), present(tmp_path, "old"), present(tmp_path, "young"):
+        pass
+    with present(tmp_path, "alive"):
+        for name in ("alive", "old"):
+            os.utime(tmp_path / ".runs/workers" / name, (long_ago, long_ago))
+        with present(tmp_path, "new"):
+            known = sorted(path.name for path in (tmp_path / ".runs/workers").iterdir())
+    assert known == ["alive", "new", "young"]
+
+
+async def test_all_runs_are_read_however_many_pages_they_take(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {(await submitted(client, StateType.PENDING, StateType.RUNNING)).id for _ in range(5)}
+    monkeypatch.setattr("flows.worker.run_notes._PAGE", 2)
+    found = await read_runs(client, StateType.RUNNING)
+    assert runs <= {run.id for run in found}
 
 
 async def test_the_time_is_the_servers(client: PrefectClient) -> None:

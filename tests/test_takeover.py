@@ -10,6 +10,8 @@ import pytest
 from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.settings import HostSettings
+from flows.worker.standstill import stand_still_unless_heard
 from flows.worker.takeover import Silence, TakeOver
 from scripts.stack import Stack
 from tests.gateway import ENGINE as DEFAULT
@@ -239,3 +241,31 @@ def test_an_absence_of_the_server_costs_no_run_more_than_its_time(hosts: Hosts) 
         runner.assert_counted(run_id)
         runner.assert_told_once(run_id)
         assert "AwaitingRetry" not in _states(hosts.stack, run_id)
+
+
+@pytest.mark.docker
+@pytest.mark.server
+@pytest.mark.thorough
+async def test_what_a_dead_worker_left_stands_still_where_the_next_is_not_heard_and_then_goes_on(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        if hosts.stack.is_running(name):
+            hosts.stack.stop(name)
+    first = hosts.start("first")
+    run_id = first.submit_and_see(shell(ENDLESS, timeoutSeconds=600), "line 1\n")
+    hosts.kill("first")
+    monkeypatch.setenv("DOCKER_HOST", hosts.engine.url)
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(hosts._folder / "first"))
+    # As the next worker does when it starts, while no server answers.
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        async with get_client() as nobody:
+            await stand_still_unless_heard(nobody, HostSettings(), LOGGER)
+    assert _container(run_id, hosts.engine.url) == "paused"
+    seen = first.output(run_id)
+    hosts.start("first")
+    until(lambda: len(first.output(run_id)) > len(seen), 90, what="its going on")
+    first.let_end(run_id)
+    assert first.end(run_id)["state_type"] == "COMPLETED"
+    first.assert_counted(run_id)
+    first.assert_told_once(run_id, host=hosts.engine.url)

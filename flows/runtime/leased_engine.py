@@ -7,26 +7,31 @@ still its own.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
+from flows.attempt import Attempt
 from flows.engine.contract import Engine
 from flows.engine.selection import OpenEngine
 from flows.engine.types import Image
-from flows.errors import EngineError, EngineRefused
+from flows.errors import EngineError, EngineRefused, WorkspaceError
 from flows.payload.policy import Policy
+from flows.runtime import suspension
 from flows.runtime.lease import Permit
+from flows.runtime.store import AttemptStore
 from flows.spec import ContainerSpec
 
 
-def under_permit(open_engine: OpenEngine, permit: Permit) -> OpenEngine:
-    """The same engines, for one run."""
+def under_permit(
+    open_engine: OpenEngine, permit: Permit, store: AttemptStore | None = None
+) -> OpenEngine:
+    """The same engines, for one run, whose `store` notes for how long it stood still."""
 
     @asynccontextmanager
     async def opened(policy: Policy | None = None) -> AsyncIterator[Engine]:
         async with open_engine(policy) as engine:
-            yield cast(Engine, LeasedEngine(engine, permit))
+            yield cast(Engine, LeasedEngine(engine, permit, store))
 
     return opened
 
@@ -34,9 +39,10 @@ def under_permit(open_engine: OpenEngine, permit: Permit) -> OpenEngine:
 class LeasedEngine:
     """Another engine, but for what has a container run."""
 
-    def __init__(self, engine: Engine, permit: Permit) -> None:
+    def __init__(self, engine: Engine, permit: Permit, store: AttemptStore | None = None) -> None:
         self._engine = engine
         self._permit = permit
+        self._store = store
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -76,6 +82,7 @@ class LeasedEngine:
 
     async def _stand_still(self, spec: ContainerSpec) -> None:
         """Pause the container, and let it go on once there is leave again."""
+        self._note(suspension.note_begin)
         try:
             await self._engine.pause(spec)
         except EngineRefused as error:
@@ -85,4 +92,12 @@ class LeasedEngine:
                 "Prefect's server was out of reach for so long that another host may have the run "
                 f"by now, and the container, which could not be paused, was stopped: {error}"
             ) from error
-        await self.unpause(spec)
+        await self._permit.given()
+        self._note(suspension.note_end)
+        await self._engine.unpause(spec)
+
+    def _note(self, what: Callable[[AttemptStore, Attempt], object]) -> None:
+        """For a process that takes the container up, should this one die."""
+        with suppress(WorkspaceError):
+            if self._store is not None and (attempt := self._store.last()) is not None:
+                what(self._store, attempt)

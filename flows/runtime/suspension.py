@@ -25,8 +25,7 @@ async def pause(job: Job, attempt: Attempt) -> None:
         try:
             if not (await engine.inspect(spec)).running:
                 return
-            if attempt.paused_at is None:
-                job.store.put(replace(attempt, paused_at=datetime.now(UTC)))
+            note_begin(job.store, attempt)
             await engine.pause(spec)
         except ContainerGone:
             # The next process finds that as well, and says so.
@@ -52,6 +51,12 @@ async def _begin_anew(job: Job, engine: Engine, attempt: Attempt, error: EngineR
     log = LogFacts(0, 0, 0, None, "")
     executed = Executed(SUSPENDED, log, attempt.started_at, datetime.now(UTC))
     job.store.put(replace(attempt, paused_at=None, executed=executed, taken=True))
+
+
+def note_begin(store: AttemptStore, attempt: Attempt) -> None:
+    """Note that a pause begins, before the container stands still."""
+    if attempt.paused_at is None:
+        store.put(replace(attempt, paused_at=datetime.now(UTC)))
 
 
 def note_end(store: AttemptStore, attempt: Attempt) -> Attempt:

@@ -13,6 +13,8 @@ run_notes   reads container task runs; labels, tags and rejects them
 services    beside the claim loop: pool events, SIGTERM, a sweep each minute
 sweep       restarts or ends runs whose process died, removes containers nobody owns
 lease       its heartbeats, and for how long it may act without
+owners      whether somebody still has a run: kernel locks, the server's clock
+standstill  pauses what nobody carries while the server does not hear of the host
 takeover    starts runs of silent hosts again
 helpers     ends runs of the scheduled flows whose process died
 cleanup     retries uploads; retention: removes old job folders

@@ -40,7 +40,8 @@ async def sweep_helpers(host: SweptHost) -> AsyncIterator[str]:
     if not theirs:
         return
     pools = {run.work_pool_name for run in theirs if run.work_pool_name}
-    found = await owners(client, settings.workdir, settings.worker, pools, host.ahead)
+    names = settings.worker, host.worker
+    found = await owners(client, settings.workdir, names, pools, host.ahead)
     for run in _lost(theirs, found):
         if not host.dry_run:
             await client.set_flow_run_state(run.id, _end_of(run))

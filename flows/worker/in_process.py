@@ -112,9 +112,9 @@ class InProcessRunner:
         self._threads.close()
 
     def _dependencies(self, flow_run: FlowRun, cancellation: Cancellation) -> Dependencies:
-        permit = Permit(self._lease, cancellation)
+        store = AttemptStore(HostSettings().workdir, str(flow_run.id))
         return Dependencies(
-            under_permit(open_engine, permit),
+            under_permit(open_engine, Permit(self._lease, cancellation), store),
             cancellation,
             self._is_running,
             self._lease,

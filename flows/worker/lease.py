@@ -7,7 +7,7 @@ from flows.runtime.lease import Lease
 from flows.workspace.logs import Logger
 
 Step = Callable[[], Awaitable[object]]
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 20.0
 
 
 async def keep_lease(

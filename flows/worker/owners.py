@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -33,6 +33,8 @@ _STARTING = timedelta(seconds=20)
 _CLAIMED, _CLAIMED_BY_ONE_THAT_LIVES = timedelta(minutes=3), timedelta(minutes=15)
 # What a worker that is told to stop takes to end.
 _TURN_SECONDS = 30.0
+# Far longer than any run waits for its host.
+_KEPT_SECONDS = 30 * 86400.0
 _RUN_ID = b"PREFECT__FLOW_RUN_ID="
 
 
@@ -45,6 +47,7 @@ def present(root: Path, worker: str) -> Iterator[None]:
     """Hold the worker's lock for the block. Raises `NameTaken`, or `OSError`."""
     path = _lock_of(root, worker)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _forget_old(root, path.parent)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -57,6 +60,14 @@ def present(root: Path, worker: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _forget_old(root: Path, folder: Path) -> None:
+    """Remove the locks of workers that ended long ago, of whom no run tells any more."""
+    for path in folder.iterdir():
+        is_old = time.time() - path.stat().st_mtime > _KEPT_SECONDS
+        if is_old and is_present(root, unquote(path.name)) is False:
+            path.unlink(missing_ok=True)
 
 
 async def present_in_turn(root: Path, worker: str, logger: Logger) -> ExitStack:
@@ -101,19 +112,21 @@ def _lock_of(root: Path, worker: str) -> Path:
 class Owners:
     """What a sweep knows of those who may have runs of its host.
 
-    `online` has the workers of all pools that the server has heard of lately; `processes`, the ids
-    of runs that processes on this host are of.
+    `me` is the worker that sweeps, which knows its own; `online` are the workers that the server
+    has heard of lately, `processes` the ids of runs that processes on this host are of.
     """
 
     root: Path
     host: str
+    me: str
     now: datetime
     online: frozenset[str]
     processes: frozenset[str]
 
     def have_lost(self, run: FlowRun, *, is_known: bool) -> bool:
-        """Whether nobody has the run, whose lock is free; `is_known`, that its job is on the disk.
+        """Whether nobody has the run, if its lock is free and this process does not carry it.
 
+        `is_known`, that its job is on the disk.
         Of a run of another host, this one cannot tell.
         """
         if run.state is None or str(run.id) in self.processes:
@@ -122,6 +135,8 @@ class Owners:
         if name is not None and name != self.host:
             return False
         worker, age = worker_of(run), self.now - run.state.timestamp
+        if name and worker and worker == self.me:
+            return True
         presence = is_present(self.root, worker) if name and worker else None
         if presence is not None:
             return not presence
@@ -135,12 +150,17 @@ class Owners:
 
 
 async def owners(
-    client: PrefectClient, root: Path, host: str, pools: Collection[str], ahead: timedelta
+    client: PrefectClient,
+    root: Path,
+    names: tuple[str, str],
+    pools: Collection[str],
+    ahead: timedelta,
 ) -> Owners:
-    """As it is now, with the workers of these pools; by a clock that is `ahead` of the server's."""
+    """As it is now, for the host and worker of these `names`, with the workers of these pools; by a
+    clock that is `ahead` of the server's."""
     online = await _online(client, pools)
     processes = await asyncio.to_thread(_processes)
-    return Owners(root, host, await server_time(client) + ahead, online, processes)
+    return Owners(root, *names, await server_time(client) + ahead, online, processes)
 
 
 async def server_time(client: PrefectClient) -> datetime:

@@ -26,7 +26,7 @@ from flows.worker.owners import Owners, is_present, owners
 from flows.worker.run_notes import read_runs
 from flows.workspace.logs import Logger
 
-_BEGUN = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+_BEGUN = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED)
 # What Prefect's worker tells as a crash it tells twice, and what follows comes after the second.
 _CRASHED_SECONDS = 20.0
 _CRASHED_LATELY = timedelta(days=1)
@@ -118,8 +118,8 @@ async def _jobs_without_owner(host: SweptHost) -> Mapping[str, FlowRun | None]:
     known = set(await asyncio.to_thread(open_jobs, host.settings.workdir))
     begun = {str(run.id): run for run in await read_runs(host.client, *_BEGUN)}
     pools = {run.work_pool_name for run in begun.values() if run.work_pool_name}
-    where = host.settings.workdir, host.settings.worker
-    found = await owners(host.client, *where, pools, host.ahead)
+    names = host.settings.worker, host.worker
+    found = await owners(host.client, host.settings.workdir, names, pools, host.ahead)
     lost: dict[str, FlowRun | None] = dict.fromkeys(known - begun.keys())
     lost |= {
         job_id: run

@@ -7,8 +7,9 @@ there, and only then sets a state. One that dies in between leaves the rest to t
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -45,6 +46,7 @@ LOOK_SECONDS = 10.0
 # long one run may take.
 _TURN_SECONDS, _RUN_SECONDS = 20.0, 15.0
 _AT_ONCE = 10
+_READ_SECONDS = 60.0
 _BEGUN = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
@@ -68,6 +70,9 @@ class Silence:
         self._clock = clock
         self._gap_seconds = gap_seconds
         self._looks: dict[str, _SeenHeartbeat] = {}
+
+    def now(self) -> float:
+        return self._clock()
 
     def seconds(self, worker: str, heartbeat: datetime | None) -> float:
         """Take a look: the worker's last heartbeat now. For how long it has been silent."""
@@ -98,6 +103,9 @@ class TakeOver:
         self._patience_seconds = patience_seconds
         self._silence = silence or Silence()
         self._seen: Mapping[UUID, UUID | None] = {}
+        # Workers of these runs that the server has no heartbeats of.
+        self._unlisted: Set[str] = frozenset()
+        self._read_at = -math.inf
 
     async def look(self) -> list[str]:
         """Take the runs of silent hosts that it is this worker's turn to; a sentence each.
@@ -105,20 +113,20 @@ class TakeOver:
         One that cannot be taken keeps it from no other.
         """
         heartbeats = await _heartbeats(self._client, self._pool)
-        runs = await read_runs(self._client, *_BEGUN)
-        # Those that wait, and of which something may be where they ran before.
-        runs += await read_runs(self._client, StateType.SCHEDULED, has_begun=True)
-        runs = [run for run in runs if self._is_elsewhere(run)]
-        names = {*heartbeats, *map(worker_of, runs)}
+        names = {*heartbeats, *self._unlisted}
         silent = {name: self._silence.seconds(name, heartbeats.get(name)) for name in names}
         heard = {name for name in heartbeats if silent[name] <= self._patience_seconds}
         turn = sorted({self.worker, *heard}).index(self.worker)
         due = self._patience_seconds + turn * _TURN_SECONDS
+        if not self._is_time_to_read(silent.values(), due):
+            return []
+        runs = await self._runs_elsewhere()
+        self._unlisted = {worker_of(run) for run in runs} - heartbeats.keys()
         # A state that is new may be one whose labels are still on their way.
         lost = [
             run
             for run in runs
-            if silent[worker_of(run)] > due and self._seen.get(run.id) == run.state_id
+            if silent.get(worker_of(run), 0.0) > due and self._seen.get(run.id) == run.state_id
         ]
         self._seen = {run.id: run.state_id for run in runs}
         at_once = asyncio.Semaphore(_AT_ONCE)
@@ -126,6 +134,22 @@ class TakeOver:
             *(self._take(run, heartbeats.get(worker_of(run)), at_once) for run in lost)
         )
         return [sentence for sentence in told if sentence]
+
+    def _is_time_to_read(self, silent: Iterable[float], due: float) -> bool:
+        """Whether to ask for runs: each minute, and at every look while a worker becomes silent."""
+        now, soon = self._silence.now(), self._patience_seconds - _GAP_SECONDS
+        if now - self._read_at < _READ_SECONDS and not any(
+            soon <= seconds <= due + 2 * _READ_SECONDS for seconds in silent
+        ):
+            return False
+        self._read_at = now
+        return True
+
+    async def _runs_elsewhere(self) -> list[FlowRun]:
+        runs = await read_runs(self._client, *_BEGUN)
+        # Those that wait, and of which something may be where they ran before.
+        runs += await read_runs(self._client, StateType.SCHEDULED, has_begun=True)
+        return [run for run in runs if self._is_elsewhere(run)]
 
     def _is_elsewhere(self, run: FlowRun) -> bool:
         is_labelled = bool(worker_of(run)) and worker_of(run) != self.worker

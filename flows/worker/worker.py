@@ -12,6 +12,7 @@ from uuid import UUID
 
 import anyio
 from anyio.abc import TaskStatus
+from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -37,6 +38,7 @@ from flows.worker.owners import NameTaken, present_in_turn
 from flows.worker.queue import PoolQueues
 from flows.worker.reconcile import Reconciler
 from flows.worker.run_notes import label_host, reject
+from flows.worker.standstill import stand_still_unless_heard
 from flows.worker.sweep import SweptHost
 from flows.worker.takeover import TakeOver
 
@@ -135,6 +137,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._exit_stack.enter_context(present)
         # The base class asks Prefect for its client.
         await self._exit_stack.enter_async_context(RunClientContext())
+        await stand_still_unless_heard(get_client(), self._host, self._logger)
         await super().setup()
 
     async def _sync_and_initialize(self) -> None:

@@ -103,7 +103,7 @@ async def test_a_run_of_a_silent_host_goes_back_into_its_queue_behind_a_fence(
     assert await pool.pass_by(STEP, worker) == [f"{run.id}: its host its-host is silent"]
     found, now = await pool.read(run)
     assert (now.type, now.name, now.message) == ("SCHEDULED", "AwaitingRetry", TAKEN_OVER)
-    assert (fence_of(found), host_of(found)) == (1, None)
+    assert (fence_of(found), host_of(found)) == (1, "its-host")
     assert "Crashed" not in [each.name for each in await pool.client.read_flow_run_states(run.id)]
 
 
@@ -145,7 +145,7 @@ async def _nothing() -> list[str]:
 async def test_what_one_left_half_done_the_next_does(pool: Pool) -> None:
     run = await pool.run(Pending(message=CLAIM), Running())
     # Its taker died between the fence and the state.
-    await pool.client.update_flow_run_labels(run.id, {FENCE_LABEL: 1, HOST_LABEL: ""})
+    await pool.client.update_flow_run_labels(run.id, {FENCE_LABEL: 1})
     assert await pool.pass_by(PATIENCE + 20, pool.worker("one")) != []
     found, now = await pool.read(run)
     assert (now.message, fence_of(found)) == (TAKEN_OVER, 2)

@@ -25,7 +25,6 @@ from flows.runtime.elsewhere import attempts_elsewhere
 from flows.runtime.lifecycle import RecordView
 from flows.runtime.run_states import (
     FENCE_LABEL,
-    HOST_LABEL,
     TAKER_LABEL,
     cancelled_state,
     fence_of,
@@ -183,10 +182,10 @@ class TakeOver:
         run = await self._client.read_flow_run(seen.id)
         if (run.state_id, worker_of(run)) != (seen.state_id, worker_of(seen)):
             return None
-        # Whoever takes it next need not leave it to the host that had it.
+        # Its host stays its label's: heard of again, it goes on with what is not taken after all.
         fence = fence_of(run) + 1
         mark: dict[str, bool | int | float | str]
-        mark = {FENCE_LABEL: fence, TAKER_LABEL: self.worker, HOST_LABEL: ""}
+        mark = {FENCE_LABEL: fence, TAKER_LABEL: self.worker}
         await self._client.update_flow_run_labels(run.id, mark)
         heartbeats = await _heartbeats(self._client, self._pool)
         fenced = await self._client.read_flow_run(run.id)

@@ -178,21 +178,22 @@ def _up(seed: int, end: float, keep: Path | None) -> Iterator[Soak]:
 def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
     """Counts, and violations."""
     planned = tasks(up.seed, count)
-    calm = planned[round(count * (1 - _CALM)) :]
+    stormy, *calm = _split(planned)
     storm, began = Storm(up.stack, up.machines, up.seed, _tell), time.monotonic()
     for machine in up.machines:
         machine.start_worker()
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         with storm.raging():
-            up.submit(planned[: -len(calm)], progress)
+            up.submit(stormy, progress)
         up.finish(progress)
-        left = up.left()
-        before = up.levels()
-        up.submit(calm, progress)
-        up.finish(progress)
-    left = sorted({*left, *up.left()})
-    after = up.levels()
+        left, levels = up.left(), list[dict[str, Level]]()
+        for lap in calm:
+            up.submit(lap, progress)
+            up.finish(progress)
+            left += [name for name in up.left() if name not in left]
+            levels.append(up.levels())
+    before, after = levels
     lost = [(host.name, second) for host in storm.hosts for second in host.disks_lost]
     evidence = list(up.evidence(lost))
     # For whoever looks for the cause; it stays where a folder is named to keep it in.
@@ -208,9 +209,15 @@ def _soaked(up: Soak, count: int) -> tuple[dict[str, Any], list[str]]:
     found += [f"{n}: {risen}" for n in before for risen in rises(before[n], after[n])]
     return _facts(up, storm, evidence, found) | {
         "seconds": round(time.monotonic() - began),
-        **{f"{name} after the storm": str(level) for name, level in before.items()},
-        **{f"{name} at the end": str(level) for name, level in after.items()},
+        **{f"{name} after a calm lap": str(level) for name, level in before.items()},
+        **{f"{name} after two": str(level) for name, level in after.items()},
     }, found
+
+
+def _split(planned: Sequence[Task]) -> tuple[Sequence[Task], Sequence[Task], Sequence[Task]]:
+    """Those of the storm, and two laps without: what a first use makes is there after one."""
+    lap = max(1, round(len(planned) * _CALM / 2))
+    return planned[: -2 * lap], planned[-2 * lap : -lap], planned[-lap:]
 
 
 def _tell(sentence: str) -> None:

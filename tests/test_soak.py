@@ -95,8 +95,13 @@ def test_all_payloads_but_the_rejected_are_taken(kind: Kind) -> None:
                  said=((Word.RETRY, 10.0),),
                  told=(*TOLD, ("started", 2, ""), ("finished", 2, "succeeded")),
                  seen=(*WORKED, (11.0, "two", "b", "begin"))),
+        evidence(*DONE[:3], f"FAILED Failed {PERSON} set-failed.", "RUNNING Running",
+                 f"FAILED Failed {PERSON} set-failed.", said=((Word.SET_FAILED, 5.0),)),
+        evidence(*DONE, told=(*TOLD, ("started", 2, ""), ("finished", 2, "succeeded")),
+                 seen=(*WORKED, (11.0, "two", "b", "begin"))),
     ],
-    ids=["success", "failure", "rejected", "cancelled", "settled", "deleted", "retried"],
+    ids=["success", "failure", "rejected", "cancelled", "settled", "deleted", "retried",
+         "set again", "begun anew"],
 )  # fmt: skip
 def test_what_went_as_it_must_violates_nothing(run: Evidence) -> None:
     assert list(violations(run)) == []

@@ -21,7 +21,6 @@ _OUTCOMES = {
     "TimedOut": "timed-out",
     "OutOfMemory": "out-of-memory",
 }
-_TYPES = {Word.SET_FAILED: "FAILED", Word.SET_COMPLETED: "COMPLETED", Word.CANCEL: "CANCELLED"}
 _ENDING = {Word.CANCEL, Word.DELETE, Word.SET_FAILED, Word.SET_COMPLETED, Word.SET_CANCELLED}
 
 
@@ -43,6 +42,16 @@ class Evidence:
     @property
     def is_deleted(self) -> bool:
         return not self.history
+
+    @property
+    def lost(self) -> set[str]:
+        """Containers that were there before their host's disk was lost."""
+        return {
+            seen.container
+            for seen in self.seen
+            for host, second in self.disks_lost
+            if seen.host == host and seen.second < second
+        }
 
     @property
     def asked_again(self) -> list[Said]:
@@ -81,19 +90,21 @@ def _told_wrongly(run: Evidence) -> Iterator[str]:
             yield f"attempt {attempt}: {counts[0]} started, {counts[1]} finished"
     started = len({attempt for attempt, name in told if name == "started"})
     # With a disk goes the count of a run's attempts.
-    lost = {
-        seen.container
-        for seen in run.seen
-        for host, second in run.disks_lost
-        if seen.host == host and seen.second < second
-    }
-    containers = {seen.container for seen in run.seen} - lost
+    containers = {seen.container for seen in run.seen} - run.lost
     if len(containers) > started:
         yield f"{len(containers)} containers, {started} attempts told as started"
     outcomes = Counter(event.outcome for event in run.events if event.name == "finished")
     verdicts = sum(outcomes[outcome] for outcome in _OUTCOMES.values())
-    if verdicts > (allowed := run.task.kind.verdicts * (1 + len(run.asked_again))):
+    starts = 1 + len(run.asked_again) + _moves(run)
+    if verdicts > (allowed := run.task.kind.verdicts * starts):
         yield f"{verdicts} attempts with a verdict of their own, not {allowed}"
+
+
+def _moves(run: Evidence) -> int:
+    """How often it had to begin anew: on another host, or where its host's disk was lost."""
+    hosts = [seen.host for seen in run.seen]
+    moved = sum(before != after for before, after in pairwise(hosts))
+    return moved + len(run.lost)
 
 
 def _worked_on(run: Evidence) -> Iterator[str]:
@@ -114,9 +125,16 @@ def late_seconds(run: Evidence) -> float:
 
 
 def _changed_after_its_end(history: Sequence[State]) -> Iterator[str]:
-    for before, after in pairwise(history):
-        if before.type in FINAL and not (after.is_a_persons or _asks(after)):
+    for number, (before, after) in enumerate(pairwise(history)):
+        if before.type not in FINAL or after.is_a_persons:
+            continue
+        # What an answer that was lost on its way to a host did is undone.
+        if not (before.is_a_persons and _is_set_again(before, history[number + 2 :])):
             yield f"{before.name} ({before.message}) became {after.name} ({after.message})"
+
+
+def _is_set_again(state: State, later: Sequence[State]) -> bool:
+    return any((each.type, each.name) == (state.type, state.name) for each in later)
 
 
 def _ends_wrongly(run: Evidence) -> Iterator[str]:
@@ -124,7 +142,7 @@ def _ends_wrongly(run: Evidence) -> Iterator[str]:
     ended = f"{last.name} ({last.message})"
     settled = [state for state in words if state.type in FINAL]
     if settled:
-        if not last.is_a_persons:
+        if last.type not in {state.type for state in settled}:
             yield f"a person set it {settled[0].name}, and it is {ended}"
         return
     if any(state.type == "CANCELLING" for state in run.answer):

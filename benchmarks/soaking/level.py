@@ -8,8 +8,8 @@ import psutil
 
 from benchmarks.measures import MIB, memory_bytes
 
-# What a first use makes once: a pool's connections, its threads, a cache.
-_ONCE = {"descriptors": 12, "threads": 12, "MiB": 30}
+# What comes and goes: a pool's connections, its threads, a cache.
+_SWING = {"descriptors": 12, "threads": 12, "MiB": 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Level:
 
 
 def rises(before: Level, after: Level) -> Iterator[str]:
-    """What has risen by more than a first use explains."""
+    """What has risen by more than what comes and goes, over a lap like the one before."""
     grown = {
         "descriptors": after.descriptors - before.descriptors,
         "threads": after.threads - before.threads,
         "MiB": after.memory_mib - before.memory_mib,
     }
     for name, more in grown.items():
-        if more > _ONCE[name]:
-            yield f"{more} {name} more after the lap without a storm: {before}; then {after}"
+        if more > _SWING[name]:
+            yield f"{more} {name} more after another lap: {before}; then {after}"

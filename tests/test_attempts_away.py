@@ -191,3 +191,18 @@ async def test_a_disk_without_room_for_a_note_keeps_no_container_and_replaces_no
     assert case.said_of("could not be noted") > 0
     assert case.engine.containers == {}
     assert case.store.last() == replace(case.attempt, executed=None), "nothing more had room"
+
+
+async def test_an_engine_that_fails_by_itself_holds_up_nobody_who_does_not_wait(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def fails(_: object) -> bool:
+        asked.append("find")
+        raise EngineUnavailable("Docker failed while looking for the container")
+
+    monkeypatch.setattr(case.engine, "find", fails)
+    with pytest.raises(EngineUnavailable):
+        await EngineWait(0.0).ask(lambda: case.engine.find(case.spec))
+    assert len(asked) == 1

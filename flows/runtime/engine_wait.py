@@ -114,7 +114,8 @@ class _Absence:
         now = time.monotonic()
         if not isinstance(_error(state), EngineSilent):
             self._failing_since = self._failing_since or now
-            return self._is_brief or now - self._failing_since >= PATIENCE_SECONDS
+            is_long = now - self._failing_since >= PATIENCE_SECONDS
+            return self._is_brief or is_long or now >= self._until
         is_long = now - (self._silent_since or now) >= PATIENCE_SECONDS
         return now >= self._until or (self._is_brief and is_long)
 

@@ -192,24 +192,25 @@ class Deed:
 
 
 _MOMENT, _WHILE, _LONG = (0.0, 3.0), (10.0, 40.0), (90.0, 150.0)
+# A host is in bad weather for a third of the time, so that tasks get on.
 _TO_A_HOST = (
-    (4, What.KILL_WORKER, _MOMENT),
-    (3, What.STOP_WORKER, _MOMENT),
-    (2, What.CUT_API, _MOMENT),
-    (2, What.REFUSE_API, _WHILE),
+    (12, What.KILL_WORKER, _MOMENT),
+    (9, What.STOP_WORKER, _MOMENT),
+    (6, What.CUT_API, _MOMENT),
+    (6, What.REFUSE_API, _WHILE),
     (1, What.REFUSE_API, _LONG),
-    (2, What.HANG_API, _WHILE),
+    (6, What.HANG_API, _WHILE),
     (1, What.HANG_API, _LONG),
-    (2, What.LOSE_API, _WHILE),
-    (2, What.CUT_ENGINE, _MOMENT),
-    (2, What.REFUSE_ENGINE, _WHILE),
+    (6, What.LOSE_API, _WHILE),
+    (6, What.CUT_ENGINE, _MOMENT),
+    (6, What.REFUSE_ENGINE, _WHILE),
     (1, What.REFUSE_ENGINE, _LONG),
-    (2, What.HANG_ENGINE, _WHILE),
+    (6, What.HANG_ENGINE, _WHILE),
     (1, What.HANG_ENGINE, _LONG),
-    (2, What.LOSE_ENGINE, _WHILE),
-    (1, What.RESTART_ENGINE, _MOMENT),
-    (1, What.KILL_ENGINE, _MOMENT),
-    (1, What.DIE, _WHILE),
+    (6, What.LOSE_ENGINE, _WHILE),
+    (3, What.RESTART_ENGINE, _MOMENT),
+    (3, What.KILL_ENGINE, _MOMENT),
+    (2, What.DIE, _WHILE),
     (1, What.DIE, _LONG),
     (1, What.LOSE_DISK, _WHILE),
 )
@@ -219,7 +220,7 @@ _TO_THE_SERVER = ((2, What.RESTART_SERVER, _MOMENT), (1, What.KILL_SERVER, (10.0
 def deeds(seed: int, whom: str) -> Iterator[Deed]:
     """Without an end, what is done to a host, or to the `server`."""
     chance = random.Random(f"storm {seed} {whom}")
-    table, pauses = (_TO_THE_SERVER, (60, 180)) if whom == "server" else (_TO_A_HOST, (5, 25))
+    table, pauses = (_TO_THE_SERVER, (120, 360)) if whom == "server" else (_TO_A_HOST, (10, 40))
     while True:
         (row,) = chance.choices(table, [weight for weight, _, _ in table])
         yield Deed(chance.uniform(*pauses), row[1], chance.uniform(*row[2]))

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import State, StateType
 
+from flows.outcome import UNHEARD
 from flows.runtime import history, lifecycle
 from flows.runtime.cancellation import Reason
 from flows.runtime.lifecycle import Claim, Container, Phase, RunView
@@ -87,7 +88,8 @@ class Judge:
             return
         if self.decide.crashes_in_passing and state.type is StateType.CRASHED:
             return
-        if state.type is StateType.CANCELLED and not self.hosts[author].has_engine:
+        is_cancelled = state.type is StateType.CANCELLED
+        if state.message == UNHEARD or (is_cancelled and not self.hosts[author].has_engine):
             return
         if any(host.running() for host in self.hosts.values()):
             raise Broken(f"I2: {name_of(state)} is set while a container runs")

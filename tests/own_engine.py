@@ -123,6 +123,8 @@ class OwnEngine:
         if self._process is not None:
             shared = self._task_network()
             self.end(signal.SIGTERM)
+            # An engine that was killed may have left one that no later one knows.
+            _kill(_shims(self._folder))
             _forget(shared)
         _ip("link", "delete", self._bridge)
         # On most file systems it mounts its folder on itself, and leaves that.

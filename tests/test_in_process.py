@@ -19,6 +19,7 @@ from prefect.workers.base import BaseJobConfiguration
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import AttemptStore, known_jobs
 from flows.settings import HostSettings
+from flows.worker.claim import claim
 from flows.worker.in_process import InProcessRunner, NotOurs, RunThreads
 from flows.worker.worker import ContainerTaskWorker
 from tests.finished import finished
@@ -104,6 +105,21 @@ async def test_a_final_state_that_somebody_sets_before_the_flow_begins_stands(
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert state.message == "I say so"
+
+
+@pytest.mark.parametrize("said", [Failed, Completed])
+async def test_a_final_state_that_a_claim_came_after_is_set_again_and_nothing_begins(
+    client: PrefectClient, in_process: InProcessRunner, said: Callable[..., State[Any]]
+) -> None:
+    run = await submitted(client)
+    await client.set_flow_run_state(run.id, said(message="I say so"))
+    # The server lets a claim pass whose worker had asked before that was said.
+    assert await claim(client, run, "Claimed by a test on this host") is None
+    assert await final(client, run.id) == "Pending"
+    await in_process.run(client, run, Cancellation(), LOGGER)
+    state = (await client.read_flow_run(run.id)).state
+    assert state is not None
+    assert (state.type, state.message) == (said().type, "I say so")
 
 
 async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(

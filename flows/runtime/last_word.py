@@ -12,7 +12,9 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.history import replaced
 from flows.runtime.lifecycle import Claim, RunView, why_stop
+from flows.runtime.run_states import history_of
 from flows.workspace.logs import Logger
 
 _LOOK_SECONDS = 10.0
@@ -30,6 +32,18 @@ async def last_word(client: PrefectClient, run_id: UUID) -> Reason | None:
     except ObjectNotFound:
         return Reason.DELETED
     return reason_in(state)
+
+
+async def word_on_claimed(client: PrefectClient, run_id: UUID) -> Reason | None:
+    """The same, of a run that was claimed and has not begun, by all its states: a final state that
+    the claim came after is set again, for the server lets Pending follow it."""
+    states = await history_of(client, run_id)
+    if not states:
+        return Reason.DELETED
+    if (before := replaced(states)) is not None:
+        await client.set_flow_run_state(run_id, before)
+        return Reason.SETTLED
+    return reason_in(states[-1])
 
 
 async def last_word_if_told(client: PrefectClient, run_id: UUID, logger: Logger) -> Reason | None:

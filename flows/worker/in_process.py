@@ -28,7 +28,7 @@ from flows.report.names import FLOW_NAME
 from flows.runtime.api_client import RunClientContext, on_begun
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies, InjectedFlow, Job
-from flows.runtime.last_word import last_word
+from flows.runtime.last_word import last_word, word_on_claimed
 from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.leased_engine import under_permit
 from flows.runtime.run_states import cancelled_state, request_of_claimed
@@ -90,7 +90,7 @@ class InProcessRunner:
             flow = flow.bind(self._dependencies(flow_run, cancellation))
         task = _Task.of(flow_run, logger) if flow.name == FLOW_NAME else None
         # The server lets Running follow what a person said meanwhile.
-        reason = await last_word(client, flow_run.id)
+        reason = await word_on_claimed(client, flow_run.id)
         if reason is None:
             work = partial(_run_flow, flow, flow_run, cancellation, note)
             running = asyncio.ensure_future(self._threads.run(work))

@@ -6,6 +6,7 @@ Hooks, the sweep and whoever lets go of a run call it; of two that do, one holds
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -21,6 +22,7 @@ from flows.runtime import lifecycle, steps
 from flows.runtime.api_client import is_refused_as_claim, propose
 from flows.runtime.context import Job
 from flows.runtime.elsewhere import attempts_elsewhere
+from flows.runtime.engine_wait import EngineWait
 from flows.runtime.lifecycle import Claim, Container, Phase, RecordView, Step
 from flows.runtime.ownership import claim_id
 from flows.runtime.run_states import (
@@ -146,9 +148,11 @@ async def _container_of(job: Job, attempt: Attempt | None, record: RecordView) -
     spec = attempt.prepared.spec
     try:
         async with job.open_engine(None) as engine:
-            if not await engine.find(spec):
+            # At once, also where the engine takes questions and gives no answers.
+            wait = EngineWait(0.0)
+            if not await wait.ask(partial(engine.find, spec)):
                 return Container.ABSENT
-            state = await engine.inspect(spec)
+            state = await wait.ask(partial(engine.inspect, spec))
     except ContainerGone:
         return Container.ABSENT
     except EngineError:

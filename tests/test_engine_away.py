@@ -3,13 +3,14 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flows.engine.contract import Measured
 from flows.engine.types import Pong
-from flows.errors import EngineSilent
+from flows.errors import EngineSilent, EngineUnavailable
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.engine_wait import EngineWait
@@ -229,3 +230,22 @@ def test_no_clock_makes_a_containers_life_longer(left: timedelta, longest: float
     most = task.limit_seconds + EXPIRY_SLACK_SECONDS
     assert seconds_to_live(task, expires_at - left) == (longest or most)
     assert seconds_to_live(task, expires_at + left) == 0
+
+
+async def test_faults_on_both_sides_of_a_silence_are_no_minute_of_faults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(
+        "flows.runtime.engine_wait.time", SimpleNamespace(monotonic=lambda: clock.now)
+    )
+    fault, silence = EngineUnavailable("Docker failed: shutting down"), EngineSilent("no answer")
+    answers = iter([fault, silence, silence, fault, True])
+
+    async def question() -> bool:
+        clock.now += 100.0 if (answer := next(answers)) is silence else 0.0
+        if isinstance(answer, EngineUnavailable):
+            raise answer
+        return True
+
+    assert await EngineWait(3600.0).ask(question)

@@ -121,7 +121,11 @@ class _Absence:
 
     def note(self, state: RetryCallState) -> None:
         error = _error(state)
-        if isinstance(error, EngineSilent) and self._silent_since is None:
+        if not isinstance(error, EngineSilent):
+            return
+        # One that shut down, and fails anew while it starts, has not failed all that time.
+        self._failing_since = None
+        if self._silent_since is None:
             self._silent_since = time.monotonic()
             self._told.away(error)
 

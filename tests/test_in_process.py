@@ -20,7 +20,8 @@ from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.store import AttemptStore, known_jobs
 from flows.settings import HostSettings
 from flows.worker.claim import claim
-from flows.worker.in_process import InProcessRunner, NotOurs, RunThreads
+from flows.worker.in_process import InProcessRunner, NotOurs
+from flows.worker.run_threads import RunThreads
 from flows.worker.worker import ContainerTaskWorker
 from tests.finished import finished
 from tests.runs import shell

@@ -1,22 +1,16 @@
 """Run flows in this process: a thread and an event loop each, handed over when the worker ends."""
 
 import asyncio
-import contextlib
-import contextvars
-import logging
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import anyio
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import ObjectNotFound, PrefectSignal
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
@@ -25,7 +19,7 @@ from flows.attempt import Attempt
 from flows.engine.selection import open_engine
 from flows.payload.parse import secrets_of
 from flows.report.names import FLOW_NAME
-from flows.runtime.api_client import RunClientContext, on_begun
+from flows.runtime.api_client import on_begun
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies, InjectedFlow, Job
 from flows.runtime.last_word import last_word, word_on_claimed
@@ -35,16 +29,13 @@ from flows.runtime.run_states import cancelled_state, request_of_claimed
 from flows.runtime.stopping import NO_STATE, stop
 from flows.runtime.store import AttemptStore, IsRunning, RecordUnreadable, runs_nothing
 from flows.settings import HostSettings
+from flows.worker.run_threads import RunThreads
 from flows.workspace.logs import Logger
 
 # What a worker that is told to end gives runs to end by themselves, and then to be handed over.
 _DRAIN_SECONDS = 5.0
 _LET_GO_SECONDS = 15.0
 _PACKAGE = "flows."
-# How many threads wait for the next run, rather than end.
-_MOST_IDLE = 8
-T = TypeVar("T")
-_Job = tuple[Callable[[], Coroutine[Any, Any, Any]], Future[Any]]
 
 
 class NotOurs(Exception):
@@ -215,93 +206,3 @@ def _end_of(running: asyncio.Future[State[Any]], logger: Logger) -> State[Any] |
     if error is not None or running.cancelled():
         raise BrokenOff(f"the run broke off: {error!r}") from error
     return running.result()
-
-
-class RunThreads:
-    """Pool of daemon threads, each with an event loop that runs one coroutine at a time.
-
-    All runs of a thread share Prefect's client, and all threads its blocking one.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._idle = 0
-        self._context: contextvars.Context | None = None
-
-    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of `work()`. A caller that is cancelled leaves it running."""
-        done: Future[T] = Future()
-        with self._lock:
-            is_served, self._idle = self._idle > 0, max(0, self._idle - 1)
-        if not is_served:
-            # A daemon: a run that will not end must not keep its worker.
-            threading.Thread(target=self._serve, daemon=True, name="flow run").start()
-        self._jobs.put((work, done))
-        return await asyncio.shield(asyncio.wrap_future(done))
-
-    def close(self) -> None:
-        """End the idle threads."""
-        with self._lock:
-            for _ in range(self._idle):
-                self._jobs.put(None)
-            self._idle = 0
-
-    def _serve(self) -> None:
-        # Taken first of all: a thread that cannot have a loop, for lack of descriptors, still has
-        # somebody who waits for its first job.
-        job = self._jobs.get()
-        try:
-            self._serve_from(job)
-        except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
-            if job is not None and not job[1].done():
-                job[1].set_exception(raised)
-
-    def _serve_from(self, job: _Job | None) -> None:
-        context, clients = self._copied_context(), contextlib.AsyncExitStack()
-        with asyncio.Runner() as loop:
-            while job is not None:
-                work, done = job
-                result = error = None
-                try:
-                    result = loop.run(_run_alone(work, clients), context=context)
-                except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
-                    error = raised
-                with self._lock:
-                    is_reusable = error is None and self._idle < _MOST_IDLE
-                    self._idle += is_reusable
-                if error is None:
-                    done.set_result(result)
-                else:
-                    done.set_exception(error)
-                job = self._jobs.get() if is_reusable else None
-            loop.run(clients.aclose(), context=context)
-
-    def _copied_context(self) -> contextvars.Context:
-        with self._lock:
-            try:
-                if self._context is None:
-                    context = contextvars.copy_context()
-                    context.run(SyncClientContext().__enter__)
-                    self._context = context
-                return self._context.copy()
-            except Exception as error:  # noqa: BLE001 - the run will say what is wrong with the server
-                logging.getLogger(__name__).warning("No API client to share: %s", error)
-                return contextvars.copy_context()
-
-
-async def _run_alone(
-    work: Callable[[], Coroutine[Any, Any, T]], clients: contextlib.AsyncExitStack
-) -> T:
-    """The result of `work()`, after which nothing of it is left in the loop."""
-    try:
-        context = AsyncClientContext.get()
-        if context is None or context.client.loop is not asyncio.get_running_loop():
-            # In this task's context, which all runs of the thread copy.
-            await clients.enter_async_context(RunClientContext())
-        return await asyncio.create_task(work())
-    finally:
-        strays = asyncio.all_tasks() - {asyncio.current_task()}
-        for stray in strays:
-            stray.cancel()
-        await asyncio.gather(*strays, return_exceptions=True)

@@ -171,6 +171,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         self._claims = claims = ClaimLoop(self._claimant(), self._claimed)
         log = self._logger
         host = SweptHost(self.client, self._host, log, self._is_running, worker=self.name)
+        names, patience = (self._host.worker, self.name), self._host.patience_seconds
+        take_over = TakeOver(self.client, log, self._work_pool_name, names, patience)
         for service in (
             partial(keep_lease, self._lease, self._send_heartbeat, self._reconciler.look, log),
             partial(
@@ -179,15 +181,10 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
             self._reconciler.look_when_told,
             claims.look_when_woken,
             partial(services.sweep_every_minute, host),
-            partial(services.take_over_always, self._take_over(), log),
+            partial(services.take_over_always, take_over, log),
             partial(services.tidy_every_minute, host),
         ):
             self._spawn(self._serve, service)
-
-    def _take_over(self) -> TakeOver:
-        names = (self._host.worker, self.name)
-        patience = self._host.patience_seconds
-        return TakeOver(self.client, self._logger, self._work_pool_name, names, patience)
 
     async def _send_heartbeat(self) -> None:
         await self.client.send_worker_heartbeat(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -117,7 +118,10 @@ class Worker:
             run_logger=lambda _: LOGGER,
             carry=self._carry,
         )
-        gate = EngineGate(settings, LOGGER, pool.engine.opened)
+        self.hours = 0
+        gate = EngineGate(
+            settings, LOGGER, pool.engine.opened, lambda: time.monotonic() + 3600 * self.hours
+        )
         self.loop = ClaimLoop(who, self.claimed, gate)
 
     def _carry(self, claimed: ClaimedRun) -> bool:
@@ -178,6 +182,18 @@ async def test_an_engine_that_is_away_claims_nothing_and_leaves_all_to_another_h
     assert await worker.look() == []
     pool.engine = Engineer()
     assert sorted(await pool.worker("host-2").look()) == sorted(runs)
+
+
+async def test_an_engine_that_failed_some_in_a_row_is_given_one_however_many_wait(
+    pool: Pool,
+) -> None:
+    for _ in range(3):
+        await pool.submit()
+    worker = pool.worker()
+    for _ in range(3):
+        worker.loop.gate.note_end(engine_failed=True)
+    worker.hours += 1
+    assert len(await worker.look()) == 1
 
 
 async def test_a_burst_is_claimed_as_fast_as_it_begins(pool: Pool) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,9 +12,13 @@ import pytest
 from flows.engine.contract import Engine
 from flows.engine.selection import open_engine
 from flows.errors import EngineUnavailable
+from flows.outcome import FailureClass, failed
+from flows.runtime.run_states import final_state
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.units import Resources
-from flows.worker.gate import EngineGate
+from flows.worker.gate import EngineGate, is_engines_fault
+from tests.finished import finished
 
 
 class Clock:
@@ -111,3 +116,17 @@ async def test_failures_between_which_a_task_ends_are_the_tasks(site: Site) -> N
         site.fail(2)
         site.gate.note_end(engine_failed=False)
     assert await site.gate.opens()
+
+
+@pytest.mark.parametrize(
+    ("why", "is_its_fault"), [(FailureClass.ENGINE, True), (FailureClass.WORKSPACE, False)]
+)
+def test_a_repository_that_is_away_is_no_fault_of_the_engine(
+    tmp_path: Path, why: FailureClass, is_its_fault: bool
+) -> None:
+    attempt = finished(tmp_path)
+    assert attempt.executed is not None
+    store = AttemptStore(tmp_path, attempt.prepared.spec.job_id)
+    outcome = failed(why, "it failed")
+    store.put(replace(attempt, executed=replace(attempt.executed, outcome=outcome)))
+    assert is_engines_fault(final_state(outcome), store) is is_its_fault

@@ -8,8 +8,11 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import AwaitingRetry, Running, Scheduled
 
+from flows.runtime.history import HANDED_OVER
+from flows.runtime.run_states import HOST_LABEL
 from flows.settings import HostSettings
 from flows.units import Resources
 from flows.worker.admission import QueuedTask
@@ -134,3 +137,26 @@ def test_the_servers_clock_counts_where_it_cannot_be_ones_own(told: int, ahead: 
     clock, now = ServerClock(), datetime.now(UTC).replace(microsecond=0)
     clock.hear(format_datetime(now + timedelta(seconds=told)), now, now)
     assert (clock.now() - datetime.now(UTC)).total_seconds() == pytest.approx(ahead, abs=0.1)
+
+
+async def test_what_may_still_be_on_another_host_is_left_to_it_however_long_it_waits(
+    host: HostSettings,
+) -> None:
+    clock = Clock()
+    known = Judgements(host, clock)
+    run = waiting(labels={HOST_LABEL: "host-2"}, run_count=1)
+    history: list[State[Any]] = [Scheduled(), Running(), AwaitingRetry(message=HANDED_OVER)]
+    server = cast(PrefectClient, _History(history))
+    for clock.now in (0, 2 * host.patience_seconds):
+        (task,) = await known.tasks(server, [run])
+        assert task.other_host == "host-2"
+
+
+class _History:
+    """A server that knows the states of one run."""
+
+    def __init__(self, states: list[State[Any]]) -> None:
+        self._states = states
+
+    async def read_flow_run_states(self, run_id: object) -> list[State[Any]]:
+        return self._states

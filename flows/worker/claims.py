@@ -168,7 +168,9 @@ class ClaimLoop:
             places = min(places, self._who.limit - len(self._claimed))
         if self.gate.at_most is not None:
             places = min(places, self.gate.at_most)
-        return 0 if self._is_over else max(0, places)
+        # Where the engine failed those before, one is begun and then waited for.
+        is_shut = self._is_over or self.gate.seconds_to_try > 0
+        return 0 if is_shut else max(0, places)
 
     async def _settle_doubtful(self) -> None:
         doubtful, self._doubtful = self._doubtful, {}

@@ -4,10 +4,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Any
+
+from prefect.client.schemas.objects import State
 
 from flows.engine.contract import Engine
 from flows.engine.selection import OpenEngine, open_engine
 from flows.errors import EngineError, EngineRefused
+from flows.outcome import FailureClass, OutcomeName
+from flows.report.names import outcome_of_state
+from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.units import NOTHING, Resources
 from flows.workspace.logs import Logger
@@ -105,3 +111,13 @@ class EngineGate:
         )
         self._logger.info("%s has %s for tasks", self._host.worker, total)
         return total
+
+
+def is_engines_fault(state: State[Any], store: AttemptStore) -> bool:
+    """Whether the run that `store` knows ended in `state` by the engine's fault, and not by that of
+    its repository or of the host's disk."""
+    if outcome_of_state(state.type.value, state.name or "") is not OutcomeName.INFRASTRUCTURE:
+        return False
+    newest = store.last()
+    executed = newest.executed if newest else None
+    return bool(executed and executed.outcome.failure_class is FailureClass.ENGINE)

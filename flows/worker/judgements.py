@@ -57,7 +57,7 @@ class Judgements:
                 self._known[run.id] = known
             known.seen = moment
             if moment >= known.again_at:
-                tasks.append(self._aged(known, moment))
+                tasks.append(replace(known.task, waited_seconds=moment - known.since))
         return tasks
 
     async def _judged(
@@ -68,11 +68,6 @@ class Judgements:
             # Called late, put off or given back: it waits as it did.
             return replace(before, state_id=run.state_id, task=task)
         return _Judgement(run.state_id, run.run_count, task, since=moment, seen=moment)
-
-    def _aged(self, known: _Judgement, moment: float) -> QueuedTask:
-        waited = moment - known.since
-        other_host = known.task.other_host if waited < self._host.patience_seconds else None
-        return replace(known.task, waited_seconds=waited, other_host=other_host)
 
     def _forget(self, moment: float) -> None:
         gone = [key for key, each in self._known.items() if moment - each.seen > _FORGET_SECONDS]

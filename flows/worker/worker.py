@@ -18,9 +18,7 @@ from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from flows.errors import HostMisconfigured
-from flows.outcome import OutcomeName
 from flows.payload.parse import secrets_of
-from flows.report.names import outcome_of_state
 from flows.runtime.api_client import RunClientContext
 from flows.runtime.cancellation import Reason
 from flows.runtime.context import Job
@@ -32,6 +30,7 @@ from flows.runtime.store import AttemptStore
 from flows.settings import HostSettings
 from flows.worker import services
 from flows.worker.claims import Claimant, ClaimedRun, ClaimLoop
+from flows.worker.gate import is_engines_fault
 from flows.worker.in_process import InProcessRunner, NotOurs
 from flows.worker.lease import keep_lease
 from flows.worker.owners import NameTaken, present_in_turn
@@ -233,8 +232,8 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         try:
             state = await self._carry(claimed)
             if state is not None:
-                outcome = outcome_of_state(state.type.value, state.name or "")
-                claims.gate.note_end(engine_failed=outcome is OutcomeName.INFRASTRUCTURE)
+                store = self._job(claimed.flow_run).store
+                claims.gate.note_end(engine_failed=is_engines_fault(state, store))
         except Exception as error:  # noqa: BLE001 - what broke off here must be gone on with
             self.get_flow_run_logger(claimed.flow_run).exception("The run broke off")
             if claimed.begun.is_set():
@@ -250,6 +249,9 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
     async def _carry(self, claimed: ClaimedRun) -> State[Any] | None:
         flow_run, client = claimed.flow_run, self.client
         logger = self.get_flow_run_logger(flow_run)
+        if not self._lease.is_held:
+            logger.info("Another host may have taken it over since it was claimed")
+            return None
         loop = asyncio.get_running_loop()
 
         def note_begun() -> None:

@@ -3,13 +3,22 @@
 Each word is a state: `asked` of a person, `late` and `slot` of the server, ours and the flow's.
 """
 
+from itertools import product
 from uuid import UUID
 
 import pytest
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from flows.runtime.history import HANDED_OVER, RESTARTED, TAKEN_OVER, deaths, request_of
+from flows.runtime.history import (
+    GIVEN_BACK,
+    HANDED_OVER,
+    RESTARTED,
+    TAKEN_OVER,
+    deaths,
+    request_of,
+)
 from flows.runtime.lifecycle import Phase, RecordView
+from flows.runtime.run_states import request_of_claimed
 
 STATES = {
     "asked": (StateType.SCHEDULED, "Scheduled", None),
@@ -18,6 +27,7 @@ STATES = {
     "resumed": (StateType.SCHEDULED, "Resuming", None),
     "again": (StateType.SCHEDULED, "AwaitingRetry", RESTARTED),
     "elsewhere": (StateType.SCHEDULED, "AwaitingRetry", TAKEN_OVER),
+    "back": (StateType.SCHEDULED, "Scheduled", GIVEN_BACK),
     "over": (StateType.SCHEDULED, "AwaitingRetry", HANDED_OVER),
     "pending": (StateType.PENDING, "Pending", None),
     "running": (StateType.RUNNING, "Running", None),
@@ -84,3 +94,41 @@ def test_a_run_answers_to_the_newest_state_by_which_somebody_asked_for_it(
 )
 def test_deaths_are_counted_since_somebody_asked_for_the_run(words: str, times: int) -> None:
     assert deaths(states(words)) == times
+
+
+WAITS = ["asked", "late", "slot", "back", "over", "again", "resumed"]
+
+
+@pytest.mark.parametrize("before", ["pending", "pending running", "pending running failed"])
+@pytest.mark.parametrize("paused", ["", "paused"])
+def test_what_is_told_by_the_state_that_was_claimed_is_what_all_states_tell(
+    before: str, paused: str
+) -> None:
+    assert request_of_claimed(claimed("asked")) == UUID(int=0)
+    for waits in product(WAITS, repeat=2):
+        words = f"asked {before} {paused} {' '.join(waits)}"
+        told_at_once = request_of_claimed(claimed(words))
+        # Of one that never ran, a person's own state alone cannot tell: see below.
+        if words.endswith("asked") and "running" not in words:
+            continue
+        assert told_at_once in (None, request_of(states(words))), words
+
+
+def claimed(words: str) -> FlowRun:
+    """A run that is claimed in the last of these states."""
+    past = states(words)
+    times = sum(state.is_running() for state in past)
+    return FlowRun(flow_id=UUID(int=99), state=past[-1], run_count=times)
+
+
+@pytest.mark.parametrize("waits", ["late", "slot", "asked", "late asked"])
+def test_an_attempt_made_for_a_run_that_was_given_back_answers_it_at_every_later_look(
+    waits: str,
+) -> None:
+    words = f"asked pending back {waits}"
+    made_for = request_of_claimed(claimed(words)) or request_of(states(words))
+    assert made_for is not None
+    record = RecordView(Phase.BEGAN, answers=made_for)
+    for later in ("", "over pending running", "late over pending", "paused asked pending"):
+        past = states(f"{words} pending running {later}")
+        assert request_of(past, record) == made_for, later

@@ -48,18 +48,19 @@ def since_request(states: Sequence[State]) -> tuple[Sequence[State], Sequence[St
 def request_of(states: Sequence[State], record: RecordView = _NO_RECORD) -> UUID | None:
     """The id of the state, of these oldest first, by which somebody last asked for the run.
 
-    A stretch of scheduled states is one request: where the record answers to one of it, to that.
-    One that nobody knows the request of answers to the newest, unless the run has ended before it.
+    A stretch of scheduled states is one request, and those that only go on with it are no other:
+    where the record answers to one of these, to that. One that nobody knows the request of answers
+    to the newest of the stretch, unless the run has ended before it.
     """
-    asked, _ = since_request(states)
+    asked, after = since_request(states)
     if not asked:
         return None
     if record.answers is None and record.phase is not Phase.NONE:
         before = states[: list(states).index(asked[0])]
         if not any(map(State.is_final, before)):
             return None
-    ids = [state.id for state in asked]
-    return record.answers if record.answers in ids else ids[-1]
+    ids = {state.id for state in (*asked, *after)}
+    return record.answers if record.answers in ids else asked[-1].id
 
 
 def deaths(states: Sequence[State]) -> int:

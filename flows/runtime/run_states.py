@@ -79,9 +79,9 @@ def fence_of(run: FlowRun) -> int:
 
 
 def request_of_claimed(run: FlowRun) -> UUID | None:
-    """What a run answers to, by the state that a worker claimed it in; None where that is not
-    enough to tell, see `lifecycle.request_of`."""
-    if run.state is None or not is_request(run.state, is_first=not run.run_count):
+    """What a run that never ran answers to, by the state that a worker claimed it in; None where
+    that is not enough to tell: what came before it is, see `history.request_of`."""
+    if run.state is None or run.run_count or not is_request(run.state):
         return None
     return run.state.id
 

@@ -107,18 +107,42 @@ async def test_an_attempt_whose_engine_stays_away_past_its_death_date_ends_as_in
     assert case.store.last() == executed
 
 
-@pytest.mark.parametrize(("unfinished", "stopping"), [(CANCELED, "cancel"), (OVERDUE, None)])
+@pytest.mark.parametrize("unfinished", [CANCELED, OVERDUE])
 async def test_an_attempt_is_ended_by_nobody_while_its_engine_is_away(
-    case: Case, unfinished: Outcome, stopping: StoppedBy | None
+    case: Case, unfinished: Outcome
 ) -> None:
     with pytest.raises(EngineSilent):
         await finish_attempt(case.job, case.attempt, unfinished)
     kept = case.store.last()
     assert kept is not None
-    assert (kept.executed, kept.stopping) == (None, stopping)
+    assert (kept.executed, kept.stopping) == (None, None)
     case.engine.is_away = False
     assert (await finish_attempt(case.job, kept, unfinished)).outcome.name == unfinished.name
     assert case.engine.containers == {}
+
+
+async def test_a_cancellation_is_noted_before_the_container_that_runs_is_stopped(
+    case: Case,
+) -> None:
+    case.engine.is_away = False
+    case.engine.leaves_at = "stop"
+    with pytest.raises(EngineSilent):
+        await finish_attempt(case.job, case.attempt, CANCELED)
+    kept = case.store.last()
+    assert kept is not None
+    assert (kept.executed, kept.stopping) == (None, StoppedBy.CANCEL)
+
+
+async def test_a_container_that_had_ended_before_its_run_was_cancelled_tells_its_own_end(
+    tmp_path: Path,
+) -> None:
+    case = Case(tmp_path, "0")
+    await case.begin()
+    case.engine.is_away = False
+    assert await case.engine.wait(case.spec, 60.0)
+    finished = await finish_attempt(case.job, case.attempt, CANCELED)
+    assert (finished.outcome.name, finished.outcome.exit_code) == ("succeeded", 0)
+    assert finished.stopping is None
 
 
 async def test_an_overdue_attempt_is_ended_when_its_engine_is_back(case: Case) -> None:

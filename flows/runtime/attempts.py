@@ -17,7 +17,7 @@ from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
 from flows.errors import ContainerTaskError, EngineError, EngineSilent
 from flows.masking import Masker
-from flows.outcome import LOST, Outcome, OutcomeName, StoppedBy, outcome_of, unreached
+from flows.outcome import LOST, Outcome, StoppedBy, outcome_of, unreached
 from flows.payload.image_reference import ImageName
 from flows.payload.policy import Policy
 from flows.report.names import PULL_PROGRESS_KEY, state_message
@@ -218,14 +218,15 @@ async def finish_attempt(
 ) -> Attempt:
     """Stop and remove the container of an attempt that no process goes on with.
 
-    Where nobody knows its secrets any more, its log stays as it is, masked. Raises `EngineSilent`
-    as `finish` does; without `wait` at once.
+    Where nobody knows its secrets any more, its log stays as it is, masked. Raises as `finish`.
     """
     prepared, spec, known = attempt.prepared, attempt.prepared.spec, job.secrets is not None
-    canceled = unfinished.name is OutcomeName.CANCELED
     wait = wait or EngineWait(0.0)
-    if canceled and attempt.began and attempt.stopping is None:
-        attempt = job.store.keep(replace(attempt, stopping=StoppedBy.CANCEL), job.logger.warning)
+
+    def note(stopped_by: StoppedBy) -> None:
+        nonlocal attempt
+        attempt = job.store.keep(replace(attempt, stopping=stopped_by), job.logger.warning)
+
     async with job.open_engine(None) as engine:
         anew = known and await _exists(engine, spec, wait)
         values = await wait.ask(partial(engine.secrets, spec)) if anew else {}
@@ -235,7 +236,7 @@ async def finish_attempt(
             sink = logs.runner_log if anew else _Nowhere()
             masker = logs.masker if anew or (known and not spec.secrets) else None
             collect = partial(collect_results, engine, job, prepared, masker)
-            outcome = await finish(engine, attempt, sink, unfinished, collect, wait)
+            outcome = await finish(engine, attempt, sink, unfinished, collect, wait, note)
             outcome = await with_files_back(engine, prepared, outcome)
             return await _store_outcome(job, attempt, outcome, logs)
 

@@ -29,6 +29,8 @@ from flows.threads import to_the_end
 
 # Decides on an outcome by what the container left, once it has stopped; raises nothing.
 Collect = Callable[[Outcome], Awaitable[Outcome]]
+# Notes for whom a container is about to be stopped; raises nothing.
+NoteStopping = Callable[[StoppedBy], None]
 _CLOCKS_APART = timedelta(seconds=5)
 
 
@@ -39,15 +41,17 @@ async def finish(
     unfinished: Outcome,
     collect: Collect | None = None,
     wait: EngineWait | None = None,
+    note: NoteStopping | None = None,
 ) -> Outcome:
     """Stop and remove the container of an attempt whose process is no more; the outcome.
 
     It is `unfinished`, with what the engine knows, unless the container has ended by itself. Raises
-    `EngineSilent` where that is out of reach when `wait` is over, before the death date.
+    `EngineSilent` where that is out of reach when `wait` is over, before the death date. `note` is
+    called right before one that runs is stopped for a cancellation.
     """
     spec, wait = attempt.prepared.spec, wait or EngineWait(0.0)
     try:
-        outcome = await _finished_outcome(engine, attempt, sink, unfinished, wait)
+        outcome = await _finished_outcome(engine, attempt, sink, unfinished, wait, note)
         outcome = await with_results(outcome, collect)
     except EngineSilent as error:
         if seconds_to_live(spec, datetime.now(UTC)):
@@ -60,9 +64,15 @@ async def finish(
 
 
 async def _finished_outcome(
-    engine: Engine, attempt: Attempt, sink: Sink, unfinished: Outcome, wait: EngineWait
+    engine: Engine,
+    attempt: Attempt,
+    sink: Sink,
+    unfinished: Outcome,
+    wait: EngineWait,
+    note: NoteStopping | None,
 ) -> Outcome:
     spec, stopping = attempt.prepared.spec, attempt.stopping
+    canceled = unfinished.name is OutcomeName.CANCELED
     if not await wait.ask(partial(engine.find, spec)):
         return unfinished
     async with AsyncExitStack() as stack:
@@ -70,9 +80,12 @@ async def _finished_outcome(
         tailed = await wait.ask(lambda: stack.enter_async_context(tail()))
         ran_on = (await wait.ask(partial(engine.inspect, spec))).running
         if ran_on:
+            if canceled and stopping is None:
+                stopping = StoppedBy.CANCEL
+                if note is not None:
+                    note(stopping)
             await wait.stop(engine, spec)
     if (await wait.ask(partial(engine.inspect, spec))).started_at is None:
-        canceled = unfinished.name is OutcomeName.CANCELED
         return ended_early(StoppedBy.CANCEL) if canceled else unfinished
     stopped_by = stopping or (StoppedBy.CANCEL if ran_on else StoppedBy.CONTAINER)
     ended = replace(

@@ -21,6 +21,7 @@ from flows.runtime.context import Job
 from flows.runtime.ending import require_gone
 from flows.runtime.engine_wait import EngineWait, Nobody
 from flows.runtime.store import AttemptStore
+from flows.runtime.suspension import pause
 from flows.spec import Run
 from flows.workspace.folder import Workspace
 from tests.behaviours import busybox
@@ -230,3 +231,29 @@ async def test_an_engine_that_fails_by_itself_holds_up_nobody_who_does_not_wait(
     with pytest.raises(EngineUnavailable):
         await EngineWait(0.0).ask(lambda: case.engine.find(case.spec))
     assert len(asked) == 1
+
+
+async def test_a_pause_that_an_engine_is_away_at_is_asked_for_again(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    await case.begin()
+    case.engine.is_away, case.engine.leaves_at = False, "pause"
+    pausing = asyncio.create_task(pause(case.job, case.attempt))
+    await has_waited(case.engine, pausing)
+    case.engine.is_away = False
+    await pausing
+    (container,) = case.engine.containers.values()
+    assert container.state.paused
+    assert "stop" not in case.engine.calls
+
+
+async def test_a_container_runs_on_whose_engine_does_not_say_that_it_cannot_pause_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.runtime.suspension.CANCEL_SECONDS", 0.2)
+    case = Case(tmp_path)
+    await case.begin()
+    case.engine.is_away, case.engine.leaves_at = False, "pause"
+    with pytest.raises(EngineSilent):
+        await pause(case.job, case.attempt)
+    (container,) = case.engine.containers.values()
+    assert container.state.running

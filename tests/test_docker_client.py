@@ -2,20 +2,24 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import docker.errors
 import pytest
+import requests
 from prefect_docker import DockerHost
 
-from flows.engine.docker.client import negotiated
+from flows.engine.docker.client import Connection, negotiated
 from flows.engine.docker.engine import DockerEngine
 from flows.engine.docker.images import PullConnection
 from flows.engine.docker.stats import Sampler
-from flows.errors import EngineUnavailable
+from flows.errors import EngineError, EngineRefused, EngineSilent, EngineUnavailable
+from tests.runs import payload
+from tests.specs import compiled
 
 
 @contextmanager
@@ -123,3 +127,55 @@ def test_a_sampler_that_is_stopped_ends_no_connection_of_another_run() -> None:
     sampler.stop()
     closed.assert_alone_is_shut_down()
     assert sampler.join(60)
+
+
+class Freezer:
+    """An engine's answers to `pause`, the last one for ever, and of a container that runs on."""
+
+    api_version = "1.41"
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    def pause(self, name: str) -> None:
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        if isinstance(answer, Exception):
+            raise answer
+        if answer != 204:
+            response = requests.Response()
+            response.status_code = answer
+            raise docker.errors.APIError("words", response, "cannot pause container")
+
+    def inspect_container(self, name: str) -> Mapping[str, Any]:
+        never = "0001-01-01T00:00:00Z"
+        told = {"Status": "running", "Running": True, "Paused": False, "OOMKilled": False}
+        return {"State": told | {"Error": "", "StartedAt": never, "FinishedAt": never}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ([requests.ConnectionError("reset")], EngineSilent),
+        ([503], EngineSilent),
+        ([500, 502], EngineSilent),
+        ([500], EngineRefused),
+        ([403], EngineRefused),
+        ([500, 204], None),
+    ],
+)
+async def test_only_a_lasting_answer_of_the_engines_own_says_that_it_cannot_pause(
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[int | Exception],
+    kind: type[EngineError] | None,
+) -> None:
+    monkeypatch.setattr("flows.engine.docker.pausing._FAULT_PAUSES_SECONDS", (0.0, 0.0))
+    api, engine = Freezer(*answers), DockerEngine()
+    monkeypatch.setattr(Connection, "client", SimpleNamespace(api=api, close=lambda: None))
+    raised: Exception | None = None
+    try:
+        await engine.pause(compiled(payload("sleep")))
+    except EngineError as error:
+        raised = error
+    assert type(raised) is (kind or type(None))

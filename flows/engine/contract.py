@@ -101,8 +101,9 @@ class Engine(Protocol):
 
     async def pause(self, spec: ContainerSpec) -> None:
         """Freeze the container's processes, which keep their memory. Safe on one that is paused,
-        has stopped or was never started. Raises `ContainerGone`, or `EngineRefused` where the
-        engine cannot. `stop` and `destroy` end one that is paused as any other."""
+        has stopped or was never started. Raises `ContainerGone`, `EngineRefused` where the engine
+        cannot, or `EngineUnavailable` where it does not say whether it can. `stop` and `destroy`
+        end one that is paused as any other."""
 
     async def unpause(self, spec: ContainerSpec) -> None:
         """Let the container's processes go on. Safe on one that is not paused; raises as `pause`

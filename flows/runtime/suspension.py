@@ -6,27 +6,33 @@ container was paused is none of its `timeoutSeconds`.
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from flows.attempt import Attempt, Executed
 from flows.engine.contract import Engine
 from flows.errors import ContainerGone, EngineRefused
 from flows.outcome import SUSPENDED
 from flows.runtime.context import Job
+from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait
 from flows.runtime.store import AttemptStore
 from flows.workspace.logs import LogFacts
 
 
 async def pause(job: Job, attempt: Attempt) -> None:
-    """Pause the attempt's container where it runs; for whoever holds the job's lock."""
+    """Pause the attempt's container where it runs; for whoever holds the job's lock.
+
+    Raises `EngineUnavailable` where the engine stays out of reach: whether it can is not known.
+    """
     if not attempt.began or attempt.executed is not None:
         return
     spec = attempt.prepared.spec
+    wait = EngineWait.of(spec).at_most(CANCEL_SECONDS)
     async with job.open_engine(None) as engine:
         try:
-            if not (await engine.inspect(spec)).running:
+            if not (await wait.ask(partial(engine.inspect, spec))).running:
                 return
             note_begin(job.store, attempt)
-            await engine.pause(spec)
+            await wait.ask(partial(engine.pause, spec))
         except ContainerGone:
             # The next process finds that as well, and says so.
             return

@@ -24,6 +24,7 @@ from flows.engine.docker.logs import Attachment
 from flows.engine.docker.network import ensure_task_network
 from flows.engine.docker.options import create_arguments
 from flows.engine.docker.ownership import list_owned, remove_own, shows_a_job
+from flows.engine.docker.pausing import set_paused
 from flows.engine.docker.state import state_of
 from flows.engine.docker.stats import Sampler
 from flows.engine.docker.volumes import (
@@ -34,7 +35,7 @@ from flows.engine.docker.volumes import (
 )
 from flows.engine.images.pull import PullOptions, PullRequest, ensure_image
 from flows.engine.types import ContainerState, Evidence, HelperImage, Image, Pong, Reclaim
-from flows.errors import ContainerGone, EngineError, EngineRefused, WorkdirMissing
+from flows.errors import EngineError, EngineRefused, WorkdirMissing
 from flows.payload.policy import Policy
 from flows.spec import LABEL_JOB_ID, LABEL_SPEC, TASK_NETWORK, ContainerSpec, Owned
 from flows.threads import in_thread
@@ -171,25 +172,10 @@ class DockerEngine(Engine):
             )
 
     async def pause(self, spec: ContainerSpec) -> None:
-        await self._set_paused(spec, True)
+        await set_paused(self._docker, spec.name, lambda: self.inspect(spec), True)
 
     async def unpause(self, spec: ContainerSpec) -> None:
-        await self._set_paused(spec, False)
-
-    async def _set_paused(self, spec: ContainerSpec, paused: bool) -> None:
-        def ask(api: docker.APIClient) -> None:
-            (api.pause if paused else api.unpause)(spec.name)
-
-        try:
-            await self._docker.call("pausing or unpausing the container", ask, spec.name)
-        except ContainerGone:
-            raise
-        except EngineError as error:
-            # The engine has the same answer for one that has stopped, or is so already, as for a
-            # host whose kernel gives it no freezer.
-            state = await self.inspect(spec)
-            if state.running and state.paused is not paused:
-                raise EngineRefused(str(error)) from error
+        await set_paused(self._docker, spec.name, lambda: self.inspect(spec), False)
 
     @asynccontextmanager
     async def measured(self, spec: ContainerSpec) -> AsyncIterator[Measured]:

@@ -13,7 +13,13 @@ from uuid import uuid4
 import pytest
 
 from flows.attempt import Attempt, Executed, Prepared, RetryRules
-from flows.errors import EngineSilent, EngineUnavailable
+from flows.errors import (
+    ContainerGone,
+    EngineError,
+    EngineRefused,
+    EngineSilent,
+    EngineUnavailable,
+)
 from flows.outcome import CANCELED, OVERDUE, Outcome, OutcomeName, StoppedBy
 from flows.runtime.attempts import execute_attempt, finish_attempt
 from flows.runtime.cancellation import Cancellation, Reason
@@ -106,6 +112,36 @@ async def test_an_attempt_whose_engine_stays_away_past_its_death_date_ends_as_in
     executed = await execute_attempt(case.job, case.attempt)
     assert (executed.outcome.name, executed.outcome.unreached) == ("infrastructure", True)
     assert case.store.last() == executed
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "unreached"),
+    [
+        (EngineUnavailable("Docker failed: a fault of its own"), "a fault of its own", True),
+        (EngineRefused("Docker refused: no such thing"), "no such thing", True),
+        (ContainerGone("the container is gone"), "vanished", False),
+    ],
+)
+@pytest.mark.parametrize("asked", ["find", "secrets"])
+async def test_an_attempt_that_cannot_be_adopted_ends_as_infrastructure(
+    case: Case,
+    asked: str,
+    error: EngineError,
+    words: str,
+    unreached: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(_: object) -> Any:
+        raise error
+
+    case.engine.is_away = False
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(case.engine, asked, fails)
+    executed = await execute_attempt(case.job, case.attempt)
+    assert (executed.outcome.name, executed.outcome.unreached) == ("infrastructure", unreached)
+    assert words in (executed.outcome.error or "")
+    assert case.store.last() == executed
+    assert "stop" not in case.engine.calls
 
 
 @pytest.mark.parametrize("unfinished", [CANCELED, OVERDUE])

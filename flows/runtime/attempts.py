@@ -15,7 +15,7 @@ from flows.engine.contract import Engine, Measured
 from flows.engine.images.auth import Login
 from flows.engine.images.pull import PullOptions
 from flows.engine.types import Image
-from flows.errors import ContainerTaskError, EngineError, EngineSilent
+from flows.errors import ContainerGone, ContainerTaskError, EngineError
 from flows.masking import Masker
 from flows.outcome import LOST, Outcome, StoppedBy, outcome_of, unreached
 from flows.payload.image_reference import ImageName
@@ -115,8 +115,9 @@ async def execute_attempt(
         try:
             adopt = attempt.began and await wait.ask(partial(engine.find, spec))
             values, refusal = await _secret_values(engine, attempt, wait, adopt=adopt)
-        except EngineSilent as error:
-            adopt, values, refusal = False, {}, unreached(error)
+        except EngineError as error:
+            is_gone = isinstance(error, ContainerGone)
+            adopt, values, refusal = False, {}, None if is_gone else unreached(error)
         secrets = *(job.secrets or ()), *values.values()
         with _open_logs(attempt, job.logger, secrets, anew=adopt) as logs:
             absences.say = logs.journal.say
@@ -251,8 +252,7 @@ async def _exists(engine: Engine, spec: ContainerSpec, wait: EngineWait) -> bool
     try:
         return await wait.ask(partial(engine.find, spec))
     except EngineError:
-        # Whatever follows will say so.
-        return False
+        return False  # Whatever follows will say so.
 
 
 async def with_files_back(engine: Engine, prepared: Prepared, outcome: Outcome) -> Outcome:

@@ -13,10 +13,20 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Cancelling, Completed, Failed, Pending
+from prefect.states import (
+    AwaitingRetry,
+    Cancelled,
+    Cancelling,
+    Completed,
+    Failed,
+    Pending,
+    Running,
+)
 from prefect.workers.base import BaseJobConfiguration
 
 from flows.runtime.cancellation import Cancellation, Reason
+from flows.runtime.history import HANDED_OVER
+from flows.runtime.run_states import HOST_LABEL
 from flows.runtime.store import AttemptStore, known_jobs
 from flows.settings import HostSettings
 from flows.worker.claim import claim
@@ -121,6 +131,22 @@ async def test_a_final_state_that_a_claim_came_after_is_set_again_and_nothing_be
     state = (await client.read_flow_run(run.id)).state
     assert state is not None
     assert (state.type, state.message) == (said().type, "I say so")
+
+
+async def test_a_run_that_waits_for_another_host_is_put_back_where_a_claim_came_late(
+    client: PrefectClient, in_process: InProcessRunner
+) -> None:
+    run = await submitted(client)
+    waits: State[Any] = AwaitingRetry(message=HANDED_OVER)
+    for state in (Running(), waits):
+        await client.set_flow_run_state(run.id, state)
+    await client.update_flow_run_labels(run.id, {HOST_LABEL: "another-host"})
+    run = await client.read_flow_run(run.id)
+    assert await claim(client, run, "Claimed by a test on this host") is None
+    await in_process.run(client, run, Cancellation(), LOGGER)
+    now = (await client.read_flow_run(run.id)).state
+    assert now is not None
+    assert (now.name, now.message) == (waits.name, waits.message)
 
 
 async def test_a_run_that_is_cancelled_as_it_ends_does_not_stay_cancelling(

@@ -8,13 +8,14 @@ from uuid import UUID
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.history import replaced
 from flows.runtime.lifecycle import Claim, RunView, why_stop
-from flows.runtime.run_states import history_of
+from flows.runtime.ownership import is_claimable
+from flows.runtime.run_states import HOST_LABEL, history_of
 from flows.workspace.logs import Logger
 
 _LOOK_SECONDS = 10.0
@@ -34,15 +35,24 @@ async def last_word(client: PrefectClient, run_id: UUID) -> Reason | None:
     return reason_in(state)
 
 
-async def word_on_claimed(client: PrefectClient, run_id: UUID) -> Reason | None:
-    """The same, of a run that was claimed and has not begun, by all its states: a final state that
-    the claim came after is set again, for the server lets Pending follow it."""
-    states = await history_of(client, run_id)
+async def word_on_claimed(client: PrefectClient, run: FlowRun, host: str) -> Reason | None:
+    """The same, of a run that `host` claimed as it was then and has not begun, by all its states.
+
+    The server takes a claim that comes late: a final state that it came after, or one in which the
+    run waits for another host, is set again.
+    """
+    states = await history_of(client, run.id)
     if not states:
         return Reason.DELETED
-    if (before := replaced(states)) is not None:
-        await client.set_flow_run_state(run_id, before)
+    before = states[-2] if len(states) > 1 else None
+    if (ended := replaced(states)) is not None:
+        await client.set_flow_run_state(run.id, ended)
         return Reason.SETTLED
+    if before is not None and states[-1].is_pending() and before.is_scheduled():
+        label = (run.labels or {}).get(HOST_LABEL)
+        if not is_claimable(states[:-1], str(label or "") or None, run.id, host):
+            await client.set_flow_run_state(run.id, before)
+            return Reason.TAKEN
     return reason_in(states[-1])
 
 

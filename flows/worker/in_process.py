@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,6 +46,9 @@ class BrokenOff(Exception):
     """A run ended without an end; `str()` says how."""
 
 
+async def _nothing() -> None: ...
+
+
 class InProcessRunner:
     """Runs flows of this package, each run in a thread of its own; serves a worker for its life."""
 
@@ -62,13 +65,14 @@ class InProcessRunner:
         cancellation: Cancellation,
         logger: Logger,
         note_begun: Callable[[], None] = lambda: None,
+        before_begin: Callable[[], Awaitable[None]] = _nothing,
     ) -> State[Any] | None:
         """Run the flow to its end, of a task its state; `cancellation` ends it early. Raises
         `NotOurs`, `BrokenOff`.
 
-        `note_begun` is called, from another thread, once the run's state is Running. A caller that
-        is cancelled returns once the run has ended or is handed over, within 20 s; one that has not
-        begun by then does not begin.
+        `before_begin` is awaited once it may begin; `note_begun` is called, from another thread,
+        once the run's state is Running. A caller that is cancelled returns once the run has ended
+        or is handed over, within 20 s; one that has not begun by then does not begin.
         """
         begun = threading.Event()
 
@@ -81,8 +85,9 @@ class InProcessRunner:
             flow = flow.bind(self._dependencies(flow_run, cancellation))
         task = _Task.of(flow_run, logger) if flow.name == FLOW_NAME else None
         # The server lets Running follow what a person said meanwhile.
-        reason = await word_on_claimed(client, flow_run.id)
+        reason = await word_on_claimed(client, flow_run, HostSettings().worker)
         if reason is None:
+            await before_begin()
             work = partial(_run_flow, flow, flow_run, cancellation, note)
             running = asyncio.ensure_future(self._threads.run(work))
             await _ended_or_handed_over(running, cancellation, begun)

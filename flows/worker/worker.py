@@ -230,8 +230,7 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if claims is None:
             return
         try:
-            state = await self._carry(claimed)
-            if state is not None:
+            if (state := await self._carry(claimed)) is not None:
                 store = self._job(claimed.flow_run).store
                 claims.gate.note_end(engine_failed=is_engines_fault(state, store))
         except Exception as error:  # noqa: BLE001 - what broke off here must be gone on with
@@ -252,20 +251,22 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         if not self._lease.is_held:
             logger.info("Another host may have taken it over since it was claimed")
             return None
-        loop = asyncio.get_running_loop()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._wake_for_more)
 
         def note_begun() -> None:
             claimed.begun.set()
-            loop.call_soon_threadsafe(self._wake_for_more)
+            wake()
+
+        async def label() -> None:
+            # By these others judge whose the run is, from the state Running on.
+            await label_host(client, flow_run, self.name, self._host.worker, claimed.had_tag)
+            carried.is_labelled = True
 
         try:
             with self._reconciler.carrying(flow_run, claimed.cancellation) as carried:
-                # First: by these others judge whose the run is, from the state Running on.
-                labels = (self.name, self._host.worker)
-                await label_host(client, flow_run, *labels, claimed.had_tag)
-                carried.is_labelled = True
-                cancellation = claimed.cancellation
-                return await self._runner.run(client, flow_run, cancellation, logger, note_begun)
+                return await self._runner.run(
+                    client, flow_run, claimed.cancellation, logger, note_begun, label
+                )
         except NotOurs as error:
             await reject(client, flow_run, str(error))
             return None

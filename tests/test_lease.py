@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +21,7 @@ from flows.runtime.lease import UNBOUNDED, Lease, Permit
 from flows.runtime.leased_engine import under_permit
 from flows.runtime.store import AttemptStore
 from flows.spec import ContainerSpec
-from flows.testing import FakeEngine
+from flows.testing import FakeEngine, Process
 from flows.worker.lease import keep_lease
 from tests.behaviours import behave, busybox
 from tests.finished import finished
@@ -75,24 +77,21 @@ def test_the_time_without_a_lease_is_counted() -> None:
     assert UNBOUNDED.lost_seconds == 0
 
 
-async def test_a_limit_leaves_out_the_time_without_a_lease() -> None:
+async def test_a_limit_leaves_out_the_time_without_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     lease = held(clock)
+    slept: list[float] = []
 
-    async def sleep() -> float:
-        await lease.sleep(10)
-        return clock.now
+    async def pass_by(seconds: float) -> None:
+        slept.append(seconds)
+        assert len(slept) <= 3, slept
+        clock.now += seconds
+        lease.renew(clock.now)
 
-    # The loop's own clock, which is real, must pass as fast as that of the lease.
-    clock.now += 45 + 100
-    sleeping = asyncio.ensure_future(sleep())
-    await asyncio.sleep(0)
-    clock.now += 1000
-    lease.renew(clock.now)
-    assert not sleeping.done()
-    sleeping.cancel()
-    with suppress(asyncio.CancelledError):
-        await sleeping
+    monkeypatch.setattr("flows.runtime.lease.asyncio", SimpleNamespace(sleep=pass_by))
+    await lease.sleep(100)
+    # Each begins with a lease of 45 s, and what is beyond that is slept again.
+    assert slept == [100, 55, 10]
 
 
 class Server:
@@ -190,17 +189,32 @@ def paused(engine: FakeEngine) -> list[bool]:
     return [container.state.paused for container in engine.containers.values()]
 
 
+def until_told(goes_on: threading.Event) -> FakeEngine:
+    """An engine whose containers run until then."""
+
+    def program(process: Process) -> None:
+        while not goes_on.is_set():
+            process.sleep(0.01)
+
+    return FakeEngine(program, images=(BUSYBOX,))
+
+
 async def test_a_container_stands_still_without_a_lease_and_its_time_limit_with_it(
-    heard: Heard,
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = busybox()
-    running = asyncio.ensure_future(heard.run(engine, "sleep", "1.5", seconds=3))
+    clock, goes_on = Clock(), threading.Event()
+    monkeypatch.setattr("flows.runtime.leased_engine.time", SimpleNamespace(monotonic=clock))
+    engine = until_told(goes_on)
+    running = asyncio.ensure_future(heard.run(engine, "wait", seconds=30))
     await until_async(lambda: "wait" in engine.calls)
     heard.lapse()
     await until_async(lambda: paused(engine) == [True])
-    await asyncio.sleep(3)
-    assert not running.done(), "its time limit is over, but for the time in which it stood still"
+    # More than its time limit, in which it stands still.
+    clock.now += 40
+    assert not running.done()
     heard.is_heard = True
+    await until_async(lambda: engine.calls.count("wait") == 2)
+    goes_on.set()
     outcome = await running
     assert outcome.name is OutcomeName.SUCCEEDED, outcome
     assert engine.calls.count("unpause") == 1
@@ -209,8 +223,10 @@ async def test_a_container_stands_still_without_a_lease_and_its_time_limit_with_
 async def test_for_how_long_it_stood_still_is_noted_for_a_process_that_takes_it_up(
     heard: Heard, tmp_path: Path
 ) -> None:
-    engine, store = busybox(), AttemptStore(tmp_path, finished(tmp_path).prepared.spec.job_id)
-    running = asyncio.ensure_future(heard.run(engine, "sleep", "1", store=store))
+    goes_on = threading.Event()
+    engine = until_told(goes_on)
+    store = AttemptStore(tmp_path, finished(tmp_path).prepared.spec.job_id)
+    running = asyncio.ensure_future(heard.run(engine, "wait", store=store))
     await until_async(lambda: "wait" in engine.calls)
     heard.lapse()
     await until_async(lambda: paused(engine) == [True])
@@ -218,6 +234,8 @@ async def test_for_how_long_it_stood_still_is_noted_for_a_process_that_takes_it_
     assert noted.paused_at is not None
     await asyncio.sleep(0.2)
     heard.is_heard = True
+    await until_async(lambda: engine.calls.count("wait") == 2)
+    goes_on.set()
     await running
     (noted,) = store.attempts()
     assert noted.paused_at is None

@@ -75,13 +75,13 @@ def test_a_run_that_is_cancelled_while_its_engine_is_out_of_reach_is_cancelled_a
     run_id = remote.begin()
     remote.lose(run_id)
     remote.weather.cancel(run_id)
-    # Prefect gives a run so long; the rest is for a machine that has other work.
-    ended = remote.weather.end(run_id, 60)
+    ended = remote.weather.end(run_id)
     assert (ended["state_type"], ended["state"]["message"]) == ("CANCELLED", UNHEARD)
     assert _is_running(run_id), "nobody could stop it"
     remote.engine.clear()
     until(lambda: left_on_engine(run_id) == [], 120, what="the sweep")
     remote.weather.assert_told_once(run_id)
+    until(lambda: remote.said(run_id, "Published"), what="its report")
     facts = remote.weather.run_json(run_id)
     assert (facts["outcome"], facts["exitCode"]) == ("canceled", 143)
     assert remote.weather.end(run_id)["state"]["message"] == UNHEARD

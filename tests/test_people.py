@@ -1,6 +1,8 @@
 """What a person says of a run that runs, on a real server and engine: it is done, and stands."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,12 +19,20 @@ RUNS = [*SAID, "deleted", "suspended and resumed", "suspended and cancelled"]
 
 
 @pytest.fixture(scope="module")
-def runs(weather: Weather) -> dict[str, str]:
+def runs(weather: Weather) -> Iterator[dict[str, str]]:
     """The ids of runs whose containers all run, one for each thing to be said."""
     runs = {said: weather.submit(shell(ENDLESS, **RETRIED)) for said in RUNS}
     for run_id in runs.values():
         until(lambda: "line 1\n" in weather.output(run_id), what="the first line")  # noqa: B023
-    return runs
+    yield runs
+    # Of a test that failed, or was not chosen, the container still runs, or is paused for good.
+    for run_id in runs.values():
+        with suppress(OSError):
+            weather.let_end(run_id)
+        for container in left_on_engine(run_id):
+            if docker("inspect", "--format", "{{.State.Status}}", container) == "paused":
+                docker("rm", "--force", container)
+        until(lambda: left_on_engine(run_id) == [], what="nothing left")  # noqa: B023
 
 
 def say(weather: Weather, run_id: str, kind: str, **state: object) -> dict[str, Any]:
@@ -46,8 +56,14 @@ def states(weather: Weather, run_id: str) -> list[str]:
 def docker_state(run_id: str) -> str:
     """The status of the run's one container."""
     (container,) = left_on_engine(run_id)
-    command = ["docker", "inspect", "--format", "{{.State.Status}}", container]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return docker("inspect", "--format", "{{.State.Status}}", container)
+
+
+def docker(*words: str) -> str:
+    """What the command says; empty where the container is gone."""
+    return subprocess.run(
+        ["docker", *words], capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize("said", SAID)

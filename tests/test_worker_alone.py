@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -17,8 +18,12 @@ from tests.runs import until_async
 
 
 async def test_a_worker_outlives_every_failure_of_its_heartbeats(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    # What it sets of its process and does on its host is not for the process of the tests.
+    monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path))
+    monkeypatch.setattr("flows.worker.services.allow_descriptors", lambda _: None)
+    monkeypatch.setattr("flows.worker.services.cancel_on_sigterm", lambda *_: None)
     nobody = {
         PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api",
         PREFECT_CLIENT_MAX_RETRIES: 0,

@@ -198,7 +198,7 @@ def test_a_host_that_is_cut_off_stands_still_while_another_takes_over_and_lets_g
         run_id = first.submit_and_see(shell(ENDLESS), "line 1\n")
         second = hosts.start("second")
         api.refuse()
-        until(lambda: "line 1\n" in second.output(run_id), 180, what="the other's container")
+        until(lambda: "line 1\n" in second.output(run_id), 400, what="the other's container")
         assert _container(run_id, hosts.engine.url) == "paused", "one of them runs, never two"
         seen = first.output(run_id)
         api.clear()
@@ -232,7 +232,7 @@ def test_an_absence_of_the_server_costs_no_run_more_than_its_time(hosts: Hosts) 
         runner = first if first.output(run_id) else second
         engine = hosts.engine.url if runner is first else DEFAULT
         api.refuse()
-        until(lambda: _container(run_id, engine) == "paused", 120, what="its standing still")
+        until(lambda: _container(run_id, engine) == "paused", 300, what="its standing still")
         seen = runner.output(run_id)
         api.clear()
         until(lambda: len(runner.output(run_id)) > len(seen), what="its going on")
@@ -264,7 +264,7 @@ async def test_what_a_dead_worker_left_stands_still_where_the_next_is_not_heard_
     assert _container(run_id, hosts.engine.url) == "paused"
     seen = first.output(run_id)
     hosts.start("first")
-    until(lambda: len(first.output(run_id)) > len(seen), 90, what="its going on")
+    until(lambda: len(first.output(run_id)) > len(seen), 300, what="its going on")
     first.let_end(run_id)
     assert first.end(run_id)["state_type"] == "COMPLETED"
     first.assert_counted(run_id)

@@ -15,7 +15,7 @@ from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 from prefect.flow_engine import run_flow
-from prefect.states import Cancelling, Failed, Pending, Suspended
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Pending, Suspended
 
 from flows.attempt import Attempt
 from flows.container_task import container_task
@@ -23,6 +23,7 @@ from flows.engine.types import Evidence
 from flows.errors import EngineRefused
 from flows.runtime.cancellation import Cancellation, Reason
 from flows.runtime.context import Dependencies
+from flows.runtime.history import HANDED_OVER
 from flows.runtime.store import AttemptStore
 from flows.runtime.suspension import gone_on
 from flows.settings import HostSettings
@@ -176,6 +177,47 @@ async def test_a_final_state_that_somebody_sets_as_the_run_ends_stands(prefect_a
     with pytest.raises(Abort, match="somebody set its final state, which stands"):
         await run.to_its_end()
     assert (await run.state()).message == "I say so"
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (Completed(message="I say so"), None),
+        (Failed(message="I say so"), None),
+        (Cancelled(message="I say so"), None),
+        (Suspended(message="I say so"), "paused"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+async def test_what_a_person_said_right_before_a_hand_over_stands_and_is_done(
+    prefect_api: None, said: State[Any], left: str | None
+) -> None:
+    engine = FakeEngine(sleeps)
+    run = Ran(engine)
+    ending = asyncio.create_task(run.to_its_end())
+    await until_async(lambda: "wait" in engine.calls)
+    await run.say(said, Reason.HAND_OVER)
+    with pytest.raises(Abort):
+        await ending
+    assert (await run.state()).message == "I say so"
+    assert [each.state.paused for each in engine.containers.values()] == ([True] if left else [])
+
+
+async def test_a_hand_over_waits_for_no_server_that_does_not_say_what_a_person_said(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("flows.runtime.last_word.last_word", nothing)
+    monkeypatch.setattr("flows.runtime.stopping._HAND_OVER_SECONDS", 0.01)
+    engine = FakeEngine(sleeps)
+    run = Ran(engine)
+    ending = asyncio.create_task(run.to_its_end())
+    await until_async(lambda: "wait" in engine.calls)
+    run.cancellation.request(Reason.HAND_OVER)
+    assert (await ending).message == HANDED_OVER
+    assert len(engine.containers) == 1
 
 
 async def test_a_suspended_run_leaves_its_container_paused_and_goes_on_in_the_next_process(

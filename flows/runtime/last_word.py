@@ -56,12 +56,17 @@ async def word_on_claimed(client: PrefectClient, run: FlowRun, host: str) -> Rea
     return reason_in(states[-1])
 
 
-async def last_word_if_told(client: PrefectClient, run_id: UUID, logger: Logger) -> Reason | None:
-    """The same; None also where the server is away, for the state that follows waits for it too."""
+async def last_word_if_told(
+    client: PrefectClient, run_id: UUID, logger: Logger, seconds: float | None = None
+) -> Reason | None:
+    """The same; None also where the server is away, for the state that follows waits for it too,
+    or says nothing for some `seconds`."""
     try:
-        return await last_word(client, run_id)
+        async with asyncio.timeout(seconds):
+            return await last_word(client, run_id)
     except Exception as error:  # noqa: BLE001 - of a server that is away comes almost anything
-        logger.warning("Could not ask whether the run is still wanted: %s", error)
+        said = str(error) or "it does not answer"
+        logger.warning("Could not ask whether the run is still wanted: %s", said)
         return None
 
 

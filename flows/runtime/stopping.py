@@ -27,17 +27,23 @@ NO_STATE = {
     Reason.TAKEN: "it is another's now",
 }
 
+# For the server's answer, of the 20 s in which a worker that stops hands its runs over.
+_HAND_OVER_SECONDS = 5.0
+
 
 async def state_to_set(
     job: Job, run_id: UUID, reason: Reason | None, state: State[Any] | None
 ) -> State[Any]:
     """The state that a run's process sets at its end: `state`, which it came to by itself, unless
-    it was told to stop for a `reason`. Raises `Abort` where it sets none."""
+    it was told to stop for a `reason`, or somebody said so at the server, of which a hand-over
+    hears here alone. Raises `Abort` where it sets none."""
     async with get_client() as client:
-        if state is not None and reason in (None, Reason.HAND_OVER):
-            reason = await last_word_if_told(client, run_id, job.logger)
-            if reason is None:
+        if reason in (None, Reason.HAND_OVER):
+            seconds = _HAND_OVER_SECONDS if reason else None
+            said = await last_word_if_told(client, run_id, job.logger, seconds)
+            if said is None and state is not None:
                 return state
+            reason = said or reason
         reason = reason or Reason.CANCEL
         stopped = await stop(job, reason, client)
     if stopped is None:

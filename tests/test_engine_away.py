@@ -13,7 +13,7 @@ from flows.engine.types import Pong
 from flows.errors import EngineSilent, EngineUnavailable
 from flows.outcome import FailureClass, Outcome, OutcomeName, StoppedBy
 from flows.runtime.cancellation import Cancellation, Reason
-from flows.runtime.engine_wait import EngineWait
+from flows.runtime.engine_wait import Again, EngineWait
 from flows.runtime.execution import RunOptions, run
 from flows.runtime.observer import Observer
 from flows.spec import EXPIRY_SLACK_SECONDS, LABEL_EXPIRES_AT, seconds_to_live
@@ -249,3 +249,44 @@ async def test_faults_on_both_sides_of_a_silence_are_no_minute_of_faults(
         return True
 
     assert await EngineWait(3600.0).ask(question)
+
+
+@pytest.mark.parametrize("step", ["create", "start"])
+async def test_an_engine_that_answers_all_but_one_request_is_asked_ever_more_slowly_for_a_minute(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.runtime.engine_wait.PATIENCE_SECONDS", 0.3)
+    engine, asked = busybox(), 0
+
+    async def loses(*_: object) -> None:
+        nonlocal asked
+        if (asked := asked + 1) > 100:
+            raise AssertionError("asked without a pause")
+        raise EngineSilent("a proxy answers 503")
+
+    monkeypatch.setattr(engine, step, loses)
+    outcome = await run(engine, spec("print", "hi"), Nowhere())
+    assert (outcome.name, outcome.unreached) == ("infrastructure", False)
+    assert "a proxy answers 503" in (outcome.error or "")
+    assert asked > 1
+    assert engine.containers == {}
+
+
+async def test_pauses_before_a_lost_request_is_made_again_grow_and_are_a_minute_in_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("flows.runtime.engine_wait._LONGEST_PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr("flows.runtime.engine_wait.asyncio.sleep", sleep)
+    again, lost = Again(), EngineSilent("a proxy answers 503")
+    while sum(slept) < 60.0:
+        await again.after(lost)
+    with pytest.raises(EngineUnavailable, match="503") as raised:
+        await again.after(lost)
+    assert not isinstance(raised.value, EngineSilent)
+    assert slept[:6] == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+    assert sum(slept) < 62.0

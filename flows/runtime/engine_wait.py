@@ -27,6 +27,7 @@ CANCEL_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 # After which a request for the end of a container is no longer believed to be on its way.
 _LOOK_SECONDS = 5.0
+_SHORTEST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
@@ -79,7 +80,7 @@ class EngineWait:
         absence = _Absence(self._until, self._told, brief=brief)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(EngineUnavailable),
-            wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
+            wait=wait_exponential(multiplier=_SHORTEST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
             stop=absence.is_too_long,
             before_sleep=absence.note,
             reraise=True,
@@ -132,6 +133,23 @@ class _Absence:
     def end(self) -> None:
         if self._silent_since is not None:
             self._told.back(time.monotonic() - self._silent_since)
+
+
+class Again:
+    """Pauses before a request is made again that an engine lost which answers others: ever longer,
+    and for a minute in all, however long the engine was away in between."""
+
+    def __init__(self) -> None:
+        self._pause = _SHORTEST_PAUSE_SECONDS
+        self._left = PATIENCE_SECONDS
+
+    async def after(self, lost: EngineSilent) -> None:
+        """Pause, once more. Raises `EngineUnavailable` when the minute is over."""
+        if self._left <= 0.0:
+            raise EngineUnavailable(str(lost)) from lost
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self._left -= pause
+        await asyncio.sleep(pause)
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -28,7 +28,7 @@ from flows.outcome import (
 )
 from flows.runtime.cancellation import Cancellation, CancellationRequested, Reason
 from flows.runtime.ending import Collect, destroy, read_outcome, with_results
-from flows.runtime.engine_wait import CANCEL_SECONDS, EngineWait, clock
+from flows.runtime.engine_wait import CANCEL_SECONDS, Again, EngineWait, clock
 from flows.runtime.observer import Observer
 from flows.spec import ContainerSpec
 from flows.threads import apart, to_the_end
@@ -95,6 +95,7 @@ class _Execution:
         self._image: Image | None = None
         self._may_exist = options.adopt
         self._is_answer_lost = False
+        self._again = Again()
         self._stages: dict[str, float] = {}
 
     async def run(self) -> Outcome:
@@ -150,9 +151,12 @@ class _Execution:
         step = engine.create(spec, image, self._options.secrets)
         try:
             await _to_its_end(step, self._options.cancellation)
-        except EngineSilent:
+        except EngineSilent as lost:
             self._is_answer_lost = True
-            return await self._unless_requested(self._ask(engine.find))
+            if await self._unless_requested(self._ask(engine.find)):
+                return True
+            await self._unless_requested(self._again.after(lost))
+            return False
         except EngineError:
             # The name may be taken by what became of the request before.
             if not (self._is_answer_lost and await self._ask(engine.find)):
@@ -235,6 +239,7 @@ class _Execution:
     async def _start(self) -> float:
         """Start the container where nobody has yet; the seconds that its time limit leaves it."""
         engine, spec, may_run = self._engine, self._spec, self._options.adopt
+        lost: EngineSilent | None = None
         while True:
             if may_run and (began := (state := await self._ask(engine.inspect)).started_at):
                 if state.paused:
@@ -242,10 +247,12 @@ class _Execution:
                 elapsed = (await self._clock() - began).total_seconds()
                 left = spec.timeout_seconds - elapsed + self._options.paused_seconds
                 return min(spec.timeout_seconds, max(0.0, left))
+            if lost:
+                await self._again.after(lost)
             try:
                 await engine.start(spec)
-            except EngineSilent:
-                may_run = True
+            except EngineSilent as error:
+                may_run, lost = True, error
             else:
                 return spec.timeout_seconds
 

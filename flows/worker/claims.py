@@ -7,7 +7,7 @@ does not begin is given back.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from uuid import UUID
@@ -94,6 +94,8 @@ class ClaimLoop:
         self._has_news = True
         self._wants_more = False
         self._is_over = False
+        self._begun = 0
+        self._released = asyncio.Event()
         self._limits: set[asyncio.Timeout] = set()
         self._turn = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -136,6 +138,19 @@ class ClaimLoop:
             self._has_news = True
             self._who.logger.warning("Could not ask for work: %s", error)
 
+    async def until_idle(self, poll: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Poll, each time nothing is carried any more and at least every so many seconds, until
+        nothing was begun since the last time."""
+        before = -1
+        while self._claimed or self._begun != before:
+            before = self._begun
+            await poll()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while self._claimed:
+                        self._released.clear()
+                        await self._released.wait()
+
     def note_begun(self) -> None:
         """Take that a claimed run has begun: there is a place for the next."""
         if self._wants_more:
@@ -144,6 +159,7 @@ class ClaimLoop:
     def release(self, run_id: UUID) -> None:
         """Give the room of a run that is over to the next."""
         del self._claimed[run_id]
+        self._released.set()
         self.wake(has_news=False)
 
     async def give_back(self, flow_run: FlowRun) -> None:
@@ -239,6 +255,7 @@ class ClaimLoop:
         if await self._is_claimed(flow_run):
             self.gate.note_begun()
             if not self._is_over and self._who.carry(claimed):
+                self._begun += 1
                 return True
             await self.give_back(flow_run)
         del self._claimed[run_id]

@@ -14,6 +14,7 @@ import anyio
 from anyio.abc import TaskStatus
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.types._datetime import now
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
@@ -108,18 +109,25 @@ class ContainerTaskWorker(BaseWorker[BaseJobConfiguration, BaseVariables, Contai
         """Poll for runs that wait, and for what was said of those here: the backstop of events."""
         if not self._has_successfully_synced:
             return []
+        if self._is_run_once and self._claims is not None:
+            # Prefect ends the services after its one poll, and what runs needs them.
+            await self._claims.until_idle(self._poll, PREFECT_WORKER_QUERY_SECONDS.value())
+        else:
+            await self._poll()
+        return []
+
+    async def _poll(self) -> None:
         # That it polls, for the health check: it may ask for nothing while all its slots are taken.
         self._last_polled_time = now("UTC")
         try:
             await self._reconciler.look()
         except Exception as error:  # noqa: BLE001 - what runs here must not end for a failed poll
             self._logger.warning("Could not ask for work: %s", error)
-            return []
+            return
         if self._claims is not None:
             self._claims.wake()
             if self._is_run_once:
                 await self._claims.look()
-        return []
 
     async def start(self, run_once: bool = False, *words: Any, **settings: Any) -> None:
         """Run until told to stop; with `run_once`, until what waits now has ended."""

@@ -21,13 +21,8 @@ from prefect.states import Completed
 from pydantic_core import PydanticUndefined
 
 from flows.attempt import Attempt, backoff_seconds, is_retried
-from flows.errors import ContainerTaskError, PayloadError
-from flows.outcome import (
-    OVERDUE,
-    Outcome,
-    OutcomeName,
-    outcome_of,
-)
+from flows.errors import ContainerTaskError, EngineError, PayloadError
+from flows.outcome import OVERDUE, Outcome, OutcomeName, outcome_of
 from flows.payload.models import TaskPayload
 from flows.payload.parse import PAYLOAD, parsed_if_valid, secrets_of
 from flows.report import page
@@ -181,7 +176,9 @@ async def prepare(payload: object, job: Job, asked: Asked) -> Attempt | Outcome:
     try:
         return await prepare_attempt(payload, _in_task(job), asked)
     except ContainerTaskError as error:
-        outcome = outcome_of(error)
+        # Of earlier attempts' containers, some may run on.
+        may_be_left = unfinished is not None and isinstance(error, EngineError)
+        outcome = replace(outcome_of(error), unreached=may_be_left)
         faults = error.faults if isinstance(error, PayloadError) else ()
         await acreate_markdown_artifact(page.rejection_markdown(outcome, faults), key=REPORT_KEY)
         return _with_state(outcome, outcome)

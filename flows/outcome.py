@@ -187,6 +187,8 @@ def failed(failure_class: FailureClass, error: str, stopped_by: StoppedBy | None
 
 
 UNHEARD = "canceled while the engine was out of reach; its container is stopped when it is back"
+# Ends the message of any other final state that was set while the container may run on.
+LEFT = "What is left of it is on its host"
 CANCELED = failed(
     FailureClass.CANCELED, "canceled while its container ran, which was stopped", StoppedBy.CANCEL
 )

@@ -3,12 +3,16 @@
 Each word is a state: `asked` of a person, `late` and `slot` of the server, ours and the flow's.
 """
 
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
+from flows.errors import EngineSilent
+from flows.outcome import unreached
 from flows.runtime.history import (
     GIVEN_BACK,
     HANDED_OVER,
@@ -18,7 +22,9 @@ from flows.runtime.history import (
     request_of,
 )
 from flows.runtime.lifecycle import Phase, RecordView
-from flows.runtime.run_states import request_of_claimed
+from flows.runtime.ownership import claim_id, home_of
+from flows.runtime.run_states import cancelled_state, final_state, request_of_claimed
+from tests.finished import finished
 
 STATES = {
     "asked": (StateType.SCHEDULED, "Scheduled", None),
@@ -132,3 +138,20 @@ def test_an_attempt_made_for_a_run_that_was_given_back_answers_it_at_every_later
     for later in ("", "over pending running", "late over pending", "paused asked pending"):
         past = states(f"{words} pending running {later}")
         assert request_of(past, record) == made_for, later
+
+
+@pytest.mark.parametrize("is_unreached", [True, False])
+@pytest.mark.parametrize("told_by", ["end", "cancellation"])
+def test_a_run_that_ended_while_its_container_may_run_is_retried_on_its_own_host(
+    tmp_path: Path, is_unreached: bool, told_by: str
+) -> None:
+    attempt = finished(tmp_path)
+    assert attempt.executed is not None
+    outcome = unreached(EngineSilent("no answer"))
+    if not is_unreached:
+        outcome = replace(outcome, unreached=False)
+    attempt = replace(attempt, executed=replace(attempt.executed, outcome=outcome))
+    end = final_state(outcome, attempt) if told_by == "end" else cancelled_state(attempt)
+    end.state_details.transition_id = claim_id(UUID(int=99))
+    past = [*states("asked pending running"), end, *states("asked")]
+    assert home_of(past, "host-1", UUID(int=99)) == ("host-1" if is_unreached else None)

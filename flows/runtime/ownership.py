@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 from prefect.client.schemas.objects import State, StateType
 
-from flows.outcome import UNHEARD
+from flows.outcome import LEFT, UNHEARD
 from flows.runtime.history import TAKEN_OVER
 from flows.runtime.lifecycle import RunView
 
@@ -60,7 +60,8 @@ def home_of(states: Sequence[State], label: str | None, run_id: UUID) -> str | N
     if before is None:
         return None
     has_ended = before.state_details.transition_id == claim_id(run_id)
-    return None if has_ended and before.message != UNHEARD else label
+    is_left = (before.message or "").endswith((UNHEARD, LEFT))
+    return None if has_ended and not is_left else label
 
 
 def _waits(state: State) -> bool:

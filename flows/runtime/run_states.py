@@ -11,9 +11,17 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Failed, Scheduled
 
-from flows.attempt import Attempt
+from flows.attempt import Attempt, Upload
 from flows.errors import PayloadError
-from flows.outcome import UNHEARD, FailureClass, Outcome, OutcomeName, StoppedBy, ended_early
+from flows.outcome import (
+    LEFT,
+    UNHEARD,
+    FailureClass,
+    Outcome,
+    OutcomeName,
+    StoppedBy,
+    ended_early,
+)
 from flows.payload.container import Retry
 from flows.payload.parse import parse
 from flows.report.names import state_message, state_name
@@ -26,6 +34,7 @@ from flows.runtime.history import (
     request_of,
 )
 from flows.runtime.lifecycle import RecordView, RunView
+from flows.workspace.logs import LogFacts
 
 # Labels of a flow run: the host that runs it, or did last; how often another host took it over.
 HOST_LABEL = "moonmind.host"
@@ -118,7 +127,7 @@ def starts_allowed(payload: object) -> int:
 def final_state(outcome: Outcome, attempt: Attempt | None = None) -> State[Any]:
     """The flow run's final state, as its newest attempt ended."""
     log = attempt.executed.log if attempt and attempt.executed else None
-    message = state_message(outcome, log, attempt.upload if attempt else None)
+    message = _message(outcome, log, attempt.upload if attempt else None)
     if outcome.name is OutcomeName.SUCCEEDED:
         return Completed(message=message)
     if outcome.name is OutcomeName.CANCELED:
@@ -134,7 +143,13 @@ def cancelled_state(attempt: Attempt | None) -> State[Any]:
         return Cancelled(message=UNHEARD)
     if attempt is None or attempt.executed is None or attempt.taken:
         return Cancelled(message=ended_early(StoppedBy.CANCEL).error)
-    return Cancelled(message=state_message(attempt.outcome))
+    return Cancelled(message=_message(attempt.outcome))
+
+
+def _message(outcome: Outcome, log: LogFacts | None = None, upload: Upload | None = None) -> str:
+    """What a final state says; of a container that may run on, `ownership.home_of` reads it."""
+    message = state_message(outcome, log, upload)
+    return f"{message}. {LEFT}" if outcome.unreached else message
 
 
 def restarted_state() -> State[Any]:

@@ -273,6 +273,48 @@ async def test_a_run_that_is_another_hosts_by_then_never_runs_on(heard: Heard, s
     assert ("start" in engine.calls) is (step == "wait")
 
 
+class LosesAnswer(FakeEngine):
+    """Is away as soon as it has paused a container, before anybody hears of that."""
+
+    async def pause(self, spec: ContainerSpec) -> None:
+        await super().pause(spec)
+        if self.calls.count("pause") == 1:
+            self.is_away = True
+            self._require_reach()
+
+
+@pytest.mark.parametrize("step", ["pause", "its answer", "unpause"])
+async def test_a_container_that_stands_still_goes_on_also_where_its_engine_was_away_then(
+    heard: Heard, step: str
+) -> None:
+    may_end = threading.Event()
+
+    def program(process: Process) -> int:
+        while not may_end.is_set():
+            process.sleep(0.01)
+        return 0
+
+    engine = (LosesAnswer if step == "its answer" else FakeEngine)(program, leaves_at=step)
+    running = asyncio.ensure_future(heard.run(engine, "anything", seconds=2))
+    await until_async(lambda: "wait" in engine.calls)
+    heard.lapse()
+    if step == "unpause":
+        await until_async(lambda: paused(engine) == [True])
+        heard.is_heard = True
+    await until_async(lambda: engine.refused > 2)
+    # Past its time limit, of which standing still is no part.
+    await asyncio.sleep(2)
+    if step != "unpause":
+        engine.is_away = False
+        await until_async(lambda: engine.calls.count("pause") > 1, 10)
+        assert paused(engine) == [True]
+        heard.is_heard = True
+    may_end.set()
+    engine.is_away = False
+    outcome = await asyncio.wait_for(running, 10)
+    assert outcome.name is OutcomeName.SUCCEEDED, outcome
+
+
 NO_FREEZER = "the kernel has no freezer"
 
 

@@ -54,6 +54,11 @@ class Engine(Protocol):
     before the objects exist.
     """
 
+    @property
+    def stood_seconds(self) -> float:
+        """For how long it has kept its container from running, which is no part of any limit."""
+        return 0.0
+
     async def find(self, spec: ContainerSpec) -> bool:
         """Whether a container made for this very spec exists: name, job, fingerprint and the mount
         of the job's folder agree."""

@@ -259,10 +259,10 @@ class _Execution:
     async def _wait_for_end(self, seconds: float) -> tuple[bool, datetime | None]:
         """Whether the container stopped within `seconds`, and when its engine last came back."""
         engine, spec, back_at = self._engine, self._spec, None
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds - engine.stood_seconds
         pause, longest = _PAUSES_SECONDS
         while True:
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, deadline + engine.stood_seconds - time.monotonic())
             try:
                 return await engine.wait(spec, left), back_at
             except EngineUnavailable:

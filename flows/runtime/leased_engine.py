@@ -15,7 +15,7 @@ from flows.attempt import Attempt
 from flows.engine.contract import Engine
 from flows.engine.selection import OpenEngine
 from flows.engine.types import Image
-from flows.errors import EngineError, EngineRefused, WorkspaceError
+from flows.errors import EngineError, EngineRefused, EngineUnavailable, WorkspaceError
 from flows.payload.policy import Policy
 from flows.runtime import suspension
 from flows.runtime.lease import Permit
@@ -43,6 +43,8 @@ class LeasedEngine:
         self._engine = engine
         self._permit = permit
         self._store = store
+        self._stands_since: float | None = None
+        self._stood_seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -59,15 +61,24 @@ class LeasedEngine:
         await self._permit.given()
         await self._engine.unpause(spec)
 
+    @property
+    def stood_seconds(self) -> float:
+        """For how long it has kept its container from running, since it was opened."""
+        since = self._stands_since
+        return self._stood_seconds + (0.0 if since is None else time.monotonic() - since)
+
     async def wait(self, spec: ContainerSpec, seconds: float) -> bool:
-        """Wait, at most `seconds` in which the container may run."""
+        """Wait, at most `seconds` in which the container may run. One that stands still when an
+        absence of the engine breaks this goes on at the next call, as soon as it may."""
         while True:
+            if self._stands_since is not None:
+                await self._stand_still(spec)
             began = time.monotonic()
             has_stopped = await self._wait_while_held(spec, seconds)
             if has_stopped is not None:
                 return has_stopped
-            seconds = max(0.0, seconds - (time.monotonic() - began))
-            await self._stand_still(spec)
+            self._stands_since = time.monotonic()
+            seconds = max(0.0, seconds - (self._stands_since - began))
 
     async def _wait_while_held(self, spec: ContainerSpec, seconds: float) -> bool | None:
         """None where the lease ran out before that."""
@@ -81,8 +92,20 @@ class LeasedEngine:
             losing.cancel()
 
     async def _stand_still(self, spec: ContainerSpec) -> None:
-        """Pause the container, and let it go on once there is leave again."""
+        """Have the container paused until there is leave again, and then go on."""
         self._note(suspension.note_begin)
+        if not self._permit.lease.is_held:
+            await self._pause(spec)
+        await self._permit.given()
+        self._note(suspension.note_end)
+        try:
+            await self._engine.unpause(spec)
+        except EngineUnavailable:
+            self._note(suspension.note_begin)
+            raise
+        self._stood_seconds, self._stands_since = self.stood_seconds, None
+
+    async def _pause(self, spec: ContainerSpec) -> None:
         try:
             await self._engine.pause(spec)
         except EngineRefused as error:
@@ -92,9 +115,6 @@ class LeasedEngine:
                 "Prefect's server was out of reach for so long that another host may have the run "
                 f"by now, and the container, which could not be paused, was stopped: {error}"
             ) from error
-        await self._permit.given()
-        self._note(suspension.note_end)
-        await self._engine.unpause(spec)
 
     def _note(self, what: Callable[[AttemptStore, Attempt], object]) -> None:
         """For a process that takes the container up, should this one die."""

@@ -129,8 +129,8 @@ class ClaimLoop:
         has_news, self._has_news = self._has_news, False
         try:
             async with self._turn:
+                await self._settle_doubtful()
                 if self._places() and await self.gate.opens():
-                    await self._settle_doubtful()
                     await self._claim_what_fits(has_news=has_news)
                 else:
                     self._wants_more = self._has_news = True

@@ -1,7 +1,7 @@
 """A worker that is started with `--run-once`: its services live as long as its runs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ class Runs:
         cancellation: Cancellation,
         _: object,
         note_begun: Callable[[], None],
+        before_begin: Callable[[], Awaitable[None]],
     ) -> None:
+        await before_begin()
         is_first, self.first = not self.first, self.first or str(flow_run.id)
         await client.set_flow_run_state(flow_run.id, Running())
         if is_first:
@@ -65,6 +67,8 @@ async def test_its_services_live_until_nothing_is_left_to_run(
 ) -> None:
     monkeypatch.setenv("MOONMIND_WORKDIR", str(tmp_path))
     monkeypatch.setattr("flows.worker.services.sweep_every_minute", nothing)
+    for name in ("allow_descriptors", "cancel_on_sigterm"):
+        monkeypatch.setattr(f"flows.worker.services.{name}", lambda *_: None)
     monkeypatch.setattr("flows.worker.claims._BEGINNING", BEGINNING)
     gate = EngineGate(HostSettings.from_environment(), LOGGER, Engineer().opened)
     monkeypatch.setattr("flows.worker.worker.ClaimLoop", partial(ClaimLoop, gate=gate))

@@ -74,7 +74,7 @@ async def test_its_services_live_until_nothing_is_left_to_run(
     monkeypatch.setattr("flows.worker.worker.ClaimLoop", partial(ClaimLoop, gate=gate))
     async with get_client() as client:
         pool = await Pool(client, tmp_path).made()
-        submitted = [await pool.submit() for _ in range(RUNS)]
+        submitted = [await pool.submit(seconds=-60) for _ in range(RUNS)]
         with temporary_settings({PREFECT_WORKER_QUERY_SECONDS: 0.5}):
             worker = ContainerTaskWorker(work_pool_name=pool.name, name="once")
             monkeypatch.setattr(worker, "_runner", Runs())
